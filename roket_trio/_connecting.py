@@ -1,0 +1,365 @@
+"""``connect_tcp``, ``connect_unix`` and the makers of listeners.
+
+AnyIO's ``connect_tcp`` cannot be used as it is: on asyncio it puts the socket into a transport, which reads ahead and
+owns the descriptor. What is sound to reuse is its name resolution (``anyio.getaddrinfo``), and the race of RFC 8305 is
+small.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import ssl
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv6Address
+from typing import Any, Literal, final, overload
+
+import anyio
+from anyio.streams.tls import TLSStream
+
+from ._closing import ClosePolicy
+from ._errors import ConnectionFailed, NameResolutionFailed, connection_failed, describe
+from ._loops import current_loop
+from ._sockets import DEFAULT_POLICY, SocketStream, UNIXSocketStream
+
+IPAddress = str | IPv4Address | IPv6Address
+
+# How long connect_unix leaves a full listen queue alone before it tries again (seconds): connect(2) gives EAGAIN there,
+# and nothing tells when there is room.
+_QUEUE_FULL_FIRST = 0.001
+_QUEUE_FULL_MOST = 0.1
+
+
+@overload
+async def connect_tcp(
+    remote_host: IPAddress,
+    remote_port: int,
+    *,
+    local_host: IPAddress | None = ...,
+    local_port: int | None = ...,
+    ssl_context: ssl.SSLContext | None = ...,
+    tls_standard_compatible: bool = ...,
+    tls_hostname: str,
+    happy_eyeballs_delay: float = ...,
+    close_policy: ClosePolicy = ...,
+) -> TLSStream: ...
+
+
+@overload
+async def connect_tcp(
+    remote_host: IPAddress,
+    remote_port: int,
+    *,
+    local_host: IPAddress | None = ...,
+    local_port: int | None = ...,
+    ssl_context: ssl.SSLContext,
+    tls_standard_compatible: bool = ...,
+    tls_hostname: str | None = ...,
+    happy_eyeballs_delay: float = ...,
+    close_policy: ClosePolicy = ...,
+) -> TLSStream: ...
+
+
+@overload
+async def connect_tcp(
+    remote_host: IPAddress,
+    remote_port: int,
+    *,
+    local_host: IPAddress | None = ...,
+    local_port: int | None = ...,
+    tls: Literal[True],
+    ssl_context: ssl.SSLContext | None = ...,
+    tls_standard_compatible: bool = ...,
+    tls_hostname: str | None = ...,
+    happy_eyeballs_delay: float = ...,
+    close_policy: ClosePolicy = ...,
+) -> TLSStream: ...
+
+
+@overload
+async def connect_tcp(
+    remote_host: IPAddress,
+    remote_port: int,
+    *,
+    local_host: IPAddress | None = ...,
+    local_port: int | None = ...,
+    tls: Literal[False],
+    ssl_context: None = ...,
+    tls_standard_compatible: bool = ...,
+    tls_hostname: None = ...,
+    happy_eyeballs_delay: float = ...,
+    close_policy: ClosePolicy = ...,
+) -> SocketStream: ...
+
+
+@overload
+async def connect_tcp(
+    remote_host: IPAddress,
+    remote_port: int,
+    *,
+    local_host: IPAddress | None = ...,
+    local_port: int | None = ...,
+    happy_eyeballs_delay: float = ...,
+    close_policy: ClosePolicy = ...,
+) -> SocketStream: ...
+
+
+async def connect_tcp(
+    remote_host: IPAddress,
+    remote_port: int,
+    *,
+    local_host: IPAddress | None = None,
+    local_port: int | None = None,
+    tls: bool = False,
+    ssl_context: ssl.SSLContext | None = None,
+    tls_standard_compatible: bool = True,
+    tls_hostname: str | None = None,
+    happy_eyeballs_delay: float = 0.25,
+    close_policy: ClosePolicy = DEFAULT_POLICY,
+) -> SocketStream | TLSStream:
+    """Connect to a TCP server.
+
+    A name with several addresses is raced by RFC 8305 (Happy Eyeballs): IPv6 and IPv4 in turn, the next one when the
+    one before has failed or has not answered for ``happy_eyeballs_delay``; the first that connects wins, the others are
+    dropped.
+
+    :param remote_host: a name or an address
+    :param remote_port: 1 to 65535
+    :param local_host: the local address, or a name of it, to connect from
+    :param local_port: the local port to connect from; needs ``local_host``
+    :param tls: do a TLS handshake and return a TLS stream; implied by ``ssl_context`` and ``tls_hostname``
+    :param ssl_context: the context to use instead of the default one, which verifies the server
+    :param tls_standard_compatible: demand the closing handshake; a stream that ends without it is truncated
+    :param tls_hostname: the name that the certificate must be for, if it is not ``remote_host``
+    :param happy_eyeballs_delay: seconds between the starts of two attempts
+    :param close_policy: how the stream will close
+    :raises ConnectionFailed: no address, or none that answers; the reasons are its cause
+    :raises ValueError: a port out of range, an empty host, a negative delay; nothing was sent
+    :raises ssl.SSLError: the handshake failed
+
+    Cancellation: no connection is left behind.
+    """
+    host = checked_host(remote_host)
+    check_port(remote_port, least=1)
+    if local_port is not None:
+        check_port(local_port)
+        if local_host is None:
+            raise ValueError("local_port needs local_host")
+    if not happy_eyeballs_delay >= 0:
+        raise ValueError(f"happy_eyeballs_delay must not be negative: {happy_eyeballs_delay}")
+    local = None if local_host is None else (await resolve(checked_host(local_host), local_port))[0]
+    family = socket.AF_UNSPEC if local is None else local.family
+    targets = _interleaved(await resolve(host, remote_port, family))
+    sock = await _race(targets, local, happy_eyeballs_delay, f"{host} port {remote_port}")
+    stream = SocketStream._adopt(sock, close_policy)
+    if not (tls or tls_hostname or ssl_context):
+        return stream
+    try:
+        return await TLSStream.wrap(
+            stream,
+            server_side=False,
+            hostname=tls_hostname or host,
+            ssl_context=ssl_context,
+            standard_compatible=tls_standard_compatible,
+        )
+    except BaseException:
+        stream.abort()
+        raise
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Target:
+    """An address of one family, as the socket module takes it."""
+
+    family: int
+    address: Any
+
+    def __str__(self) -> str:
+        host, port = self.address[:2]
+        return f"[{host}]:{port}" if self.family == socket.AF_INET6 else f"{host}:{port}"
+
+
+async def resolve(
+    host: str | None, port: int | None, family: int = socket.AF_UNSPEC, *, passive: bool = False
+) -> list[Target]:
+    """The addresses of a host, in the system's order (RFC 6724); of this host, to listen on, if ``passive``.
+
+    :raises ConnectionFailed: it has none
+    """
+    flags = socket.AI_PASSIVE | socket.AI_ADDRCONFIG if passive else 0
+    try:
+        # Not asked for SOCK_STREAM alone: uvloop then loses the zone of a link-local address (MagicStack/uvloop 539).
+        found = await anyio.getaddrinfo(host, port, family=family, flags=flags)
+    except (OSError, UnicodeError) as error:
+        # UnicodeError: a label that is empty or longer than 63 characters (the idna codec).
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        raise NameResolutionFailed(getattr(error, "errno", None) or socket.EAI_NONAME, f"{host}: {reason}") from error
+    # glibc can return an address twice (https://sourceware.org/bugzilla/show_bug.cgi?id=14969).
+    streams = [(found_family, address) for found_family, kind, *_, address in found if kind == socket.SOCK_STREAM]
+    return list(dict.fromkeys(Target(found_family, _with_zone(address)) for found_family, address in streams))
+
+
+def _with_zone(address: tuple[Any, ...]) -> tuple[Any, ...]:
+    """``("fe80::1%2", port)``, as AnyIO shows a link-local address, as the socket module takes it."""
+    host, zone = address[0].partition("%")[::2]
+    return (host, address[1], 0, int(zone)) if zone else address
+
+
+def _interleaved(targets: list[Target]) -> list[Target]:
+    """Families in turn, the system's first choice first (RFC 8305, section 4)."""
+    first = [target for target in targets if target.family == targets[0].family]
+    others = [target for target in targets if target.family != targets[0].family]
+    mixed = [target for pair in zip(first, others, strict=False) for target in pair]
+    return mixed + first[len(others) :] + others[len(first) :]
+
+
+async def _race(targets: list[Target], local: Target | None, delay: float, what: str) -> socket.socket:
+    """Connect to the first of ``targets`` that answers."""
+    winner: socket.socket | None = None
+    failures: list[OSError] = []
+
+    async def attempt(target: Target, over: anyio.Event) -> None:
+        nonlocal winner
+        try:
+            sock = await _connect(target, local)
+        except OSError as error:
+            failures.append(OSError(error.errno, f"{target}: {error.strerror or error}"))
+        else:
+            if winner is None:
+                winner = sock
+                tasks.cancel_scope.cancel()
+            else:
+                sock.close()
+        finally:
+            over.set()
+
+    try:
+        async with anyio.create_task_group() as tasks:
+            for target in targets:
+                over = anyio.Event()
+                tasks.start_soon(attempt, target, over)
+                with anyio.move_on_after(delay if target is not targets[-1] else None):
+                    await over.wait()
+    except BaseException:
+        if winner is not None:
+            winner.close()
+        raise
+    if winner is not None:
+        return winner
+    raise _all_failed(what, failures)
+
+
+def _all_failed(what: str, failures: list[OSError]) -> ConnectionFailed:
+    """The one exception for them all; made apart, so that no frame of its traceback holds it, which were a cycle."""
+    code = failures[0].errno if len({error.errno for error in failures}) == 1 else None
+    failure = connection_failed(f"cannot connect to {what}: " + "; ".join(describe(error) for error in failures), code)
+    failure.__cause__ = failures[0] if len(failures) == 1 else ExceptionGroup("no address answered", failures)
+    return failure
+
+
+async def _connect(target: Target, local: Target | None = None) -> socket.socket:
+    """Connect one non-blocking socket; it is closed unless it is returned."""
+    sock = socket.socket(target.family, socket.SOCK_STREAM)
+    try:
+        sock.setblocking(False)
+        if local is not None:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            sock.bind(local.address)
+        await connect_socket(sock, target.address)
+        # A connect to a free port of this host's ephemeral range can connect a socket to itself (RFC 9293, section
+        # 3.5: simultaneous open). Nobody listens there, so that is what the caller hears.
+        if sock.family != getattr(socket, "AF_UNIX", None) and sock.getsockname() == sock.getpeername():
+            raise OSError(errno.ECONNREFUSED, os.strerror(errno.ECONNREFUSED))
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+async def connect_socket(sock: socket.socket, address: Any) -> None:
+    """connect(2) without blocking."""
+    loop = current_loop()
+    await loop.checkpoint()
+    try:
+        sock.connect(address)
+        return
+    except BlockingIOError as error:
+        if (
+            error.errno != errno.EINPROGRESS
+        ):  # EAGAIN: a UNIX listener's queue is full, and nothing tells when it is not
+            raise
+    readiness = loop.readiness(sock.fileno())
+    try:
+        await readiness.wait_writable()
+    finally:
+        readiness.close()
+    if code := sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
+        raise OSError(code, os.strerror(code))
+
+
+async def connect_unix(
+    path: str | bytes | os.PathLike[Any], *, close_policy: ClosePolicy = DEFAULT_POLICY
+) -> UNIXSocketStream:
+    """Connect to a UNIX stream socket.
+
+    When the server's listen queue is full, wait for room.
+
+    :param path: the socket's path; an abstract name begins with a NUL (Linux)
+    :param close_policy: how the stream will close
+    :raises ConnectionFailed: nobody listens there, or it may not be reached
+    :raises ValueError: an empty path, or one that is too long for the system (107 bytes on Linux)
+
+    Cancellation: no connection is left behind.
+    """
+    name = checked_path(path)
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        sock.setblocking(False)
+        pause = _QUEUE_FULL_FIRST
+        while True:
+            try:
+                await connect_socket(sock, name)
+                break
+            except BlockingIOError:
+                await anyio.sleep(pause)
+                pause = min(2 * pause, _QUEUE_FULL_MOST)
+            except OSError as error:
+                raise connection_failed(f"cannot connect to {name}: {describe(error)}", error.errno) from error
+        return UNIXSocketStream._adopt(sock, close_policy)
+    except BaseException:
+        sock.close()
+        raise
+
+
+def checked_host(host: IPAddress) -> str:
+    """A host as getaddrinfo takes it.
+
+    :raises ValueError: it is empty, or holds a NUL
+    """
+    name = str(host)
+    if not name or "\0" in name:
+        raise ValueError(f"not a host: {name!r}")
+    return name
+
+
+def check_port(port: int, *, least: int = 0) -> None:
+    """:raises ValueError: it is no TCP port"""
+    if not isinstance(port, int) or isinstance(port, bool):
+        raise TypeError(f"a port is an int, not {type(port).__name__}")
+    if not least <= port <= 65535:
+        raise ValueError(f"the port must be {least} to 65535, not {port}")
+
+
+def checked_path(path: str | bytes | os.PathLike[Any]) -> str:
+    """The path of a UNIX socket.
+
+    :raises ValueError: it is empty, or longer than ``sockaddr_un`` holds (unix(7))
+    """
+    name = os.fsdecode(path)
+    if not name:
+        raise ValueError("the path of a UNIX socket must not be empty")
+    if len(os.fsencode(name)) > 107:
+        raise ValueError(f"the path of a UNIX socket is at most 107 bytes long: {name}")
+    return name

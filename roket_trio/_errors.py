@@ -1,0 +1,96 @@
+"""The exceptions, each of them both libraries' class of the same name, and the one place that translates
+``OSError``."""
+
+from __future__ import annotations
+
+import functools
+import os
+import socket
+from typing import final
+
+import anyio
+import trio
+
+# AnyIO's own: Trio has none of that name, and a program that says ``except roket_trio.EndOfStream`` must catch the ones
+# of AnyIO's wrappers (TLS, buffered, text) too.
+from anyio import EndOfStream as EndOfStream
+
+
+@final
+class ClosedResourceError(anyio.ClosedResourceError, trio.ClosedResourceError):
+    """The stream was closed on this side, before the call or while it waited."""
+
+
+class BrokenResourceError(anyio.BrokenResourceError, trio.BrokenResourceError):
+    """The stream cannot go on: the peer reset it, the network lost it, the disk failed, or a send on it was cut.
+
+    ``errno`` is the kernel's error number where the kernel gave one, otherwise ``None``; it stands in the message too.
+    """
+
+    errno: int | None = None
+
+
+@final
+class BusyResourceError(anyio.BusyResourceError, trio.BusyResourceError):
+    """Another task is already doing the same thing with this stream."""
+
+
+class ConnectionFailed(anyio.ConnectionFailed):
+    """No connection could be made. An ``OSError``; ``errno`` is set when there was one reason."""
+
+
+@final
+class NameResolutionFailed(ConnectionFailed, socket.gaierror):
+    """The host name has no address: a :class:`ConnectionFailed` that is a :class:`socket.gaierror` too."""
+
+
+@final
+class TruncatedError(BrokenResourceError):
+    """The data ended before it was complete.
+
+    ``bytes_moved`` is the number of bytes that did arrive. ``position`` is the offset in the file just after the last
+    of them, where a file was the sink, otherwise ``None``; ``path`` is that file's path where it has one.
+    """
+
+    def __init__(self, message: str, *, bytes_moved: int, position: int | None = None, path: str | None = None) -> None:
+        super().__init__(message)
+        self.bytes_moved = bytes_moved
+        self.position = position
+        self.path = path
+
+
+@final
+class PeerGoneError(BrokenResourceError):
+    """The peer has finished and nothing has moved for as long as its budget allows."""
+
+
+def connection_failed(message: str, code: int | None) -> ConnectionFailed:
+    """A :class:`ConnectionFailed` that is Python's own class for its errno too.
+
+    AnyIO's ``connect_unix`` lets those through, so programs have ``except FileNotFoundError`` around it.
+    """
+    failure = _connection_failed_as(code)(message)
+    failure.errno = code
+    return failure
+
+
+@functools.cache
+def _connection_failed_as(code: int | None) -> type[ConnectionFailed]:
+    kind = type(OSError(code, ""))
+    if kind is OSError:
+        return ConnectionFailed
+    return type(ConnectionFailed.__name__, (ConnectionFailed, kind), {"__doc__": ConnectionFailed.__doc__})
+
+
+def describe(error: OSError) -> str:
+    """``[Errno 104] Connection reset by peer``: the number and the system's words for it, without a file name."""
+    if error.errno is None:
+        return str(error) or type(error).__name__
+    return f"[Errno {error.errno}] {error.strerror or os.strerror(error.errno)}"
+
+
+def broken(doing: str, error: OSError) -> BrokenResourceError:
+    """Translate the kernel's refusal into the streams' exception; raise the result ``from error``."""
+    translated = BrokenResourceError(f"{doing}: {describe(error)}")
+    translated.errno = error.errno
+    return translated

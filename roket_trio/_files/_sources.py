@@ -1,0 +1,411 @@
+"""Where the bytes of a file come from: one class for each way to read without ever blocking the event loop.
+
+A source first offers what can be had at once, by a plain call (:meth:`Source.read_now`), and only then an ``await``
+(:meth:`Source.read`): the fast path costs no coroutine. Regular files are here; pipes and terminals are in ``_polled``,
+objects without a descriptor of their own in ``_objects``.
+
+Ways to give out a cached chunk of 64 KiB as ``bytes``, against a blocking ``readinto`` of it (Python 3.13, 128 MiB):
+``os.read`` after asking whether the last page is cached 1.26-1.30, ``preadv2(RWF_NOWAIT)`` into a ``BytesIO`` whose value
+is taken 1.39, into one scratch buffer that is copied 1.52-1.56, into a fresh ``bytearray`` that is copied 1.78. So it is
+asked for one byte, then read. Into the caller's buffer the kernel's own word on every page is free (1.03).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import mmap
+import os
+from abc import ABC, abstractmethod
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import final
+
+from .._kernel import pagecache
+from .._opened import OpenFile
+from ._worker import Worker
+
+# The most that is copied in the event loop at a time (70 µs). Who asks for more gets it from a worker thread, in one piece.
+AT_ONCE = 1 << 20
+
+# How far ahead a reader that goes straight on asks (1 µs) whether the pages are cached. The answer holds until the task is
+# next suspended, a millisecond at most. Asking for each chunk of 64 KiB: 1.52 x the blocking loop; so: 1.39.
+_ASK_AHEAD = 128 << 10
+
+# What a worker thread fetches beyond the chunk that was asked for: doubled each time while the reader goes straight on,
+# nothing after a seek. At 4 MiB the hop (100 µs) is 2 % of what a disk of 1 GB/s takes.
+_FIRST_WINDOW = 256 << 10
+_LAST_WINDOW = 4 << 20
+
+# Where the file system cannot tell, what was read ahead lies in memory: a transfer may use half a MiB.
+_LAST_PRIVATE_WINDOW = 512 << 10
+_PIECE = 64 << 10
+
+
+@final
+@dataclass(slots=True)
+class ReadCounts:
+    """What a source has done so far."""
+
+    received_bytes: int = 0
+    cached_reads: int = 0
+    thread_hops: int = 0
+    fallbacks: int = 0
+
+
+class Source(ABC):
+    """Bytes to be read, by one task at a time. ``OSError`` is raised as it comes."""
+
+    __slots__ = ("counts",)
+
+    def __init__(self) -> None:
+        self.counts = ReadCounts()
+
+    @abstractmethod
+    def read_now(self, max_bytes: int, turn: float) -> bytes | None:
+        """Up to ``max_bytes`` that can be had without waiting; ``b""`` at the end; ``None``: use :meth:`read`.
+
+        :param turn: a number that stays the same as long as the calling task is not suspended
+        """
+
+    @abstractmethod
+    async def read(self, max_bytes: int, worker: Worker) -> bytes:
+        """Up to ``max_bytes``; ``b""`` at the end. Waits in a worker thread, or for readiness."""
+
+    @abstractmethod
+    def readinto_now(self, buffer: memoryview) -> int | None:
+        """As :meth:`read_now`, into ``buffer``."""
+
+    @abstractmethod
+    async def readinto(self, buffer: memoryview, worker: Worker) -> int:
+        """As :meth:`read`, into ``buffer``."""
+
+    @abstractmethod
+    def tell(self) -> int:
+        """Where the next read begins. May block unless :attr:`seeks_inline`."""
+
+    @abstractmethod
+    def seek(self, position: int, whence: int) -> int:
+        """Go elsewhere; returns the new absolute position. May block unless :attr:`seeks_inline`."""
+
+    @property
+    def seeks_inline(self) -> bool:
+        """Whether :meth:`seek` and :meth:`tell` never block."""
+        return True
+
+    def wake(self) -> None:
+        """The stream is being closed: whoever waits must come back with :class:`ClosedResourceError`."""
+
+    def release(self) -> None:
+        """Close what the source has opened for itself. Nobody uses it any more. Idempotent."""
+
+
+class RegularSource(Source):
+    """A file with positions. They are the descriptor's own, so that whoever has the file object stands where we stand."""
+
+    __slots__ = ("_flush", "file", "is_shared", "moves", "position")
+
+    def __init__(self, file: OpenFile, offset: int | None = None) -> None:
+        """Read ``file`` from where its owner stands, and move that; with ``offset``, from there, and leave it alone."""
+        super().__init__()
+        self.file = file
+        self.moves = offset is None
+        # Whether others may move the descriptor: it is looked at before each read (0.25 µs).
+        self.is_shared = self.moves
+        self._flush: Callable[[], None] | None = file.owner.flush if type(file.owner) is io.BufferedRandom else None
+        self.position = file.settle() if offset is None else offset
+
+    def settle(self) -> None:
+        """Follow the owner if it has moved since, and see what it has written."""
+        if self._flush is not None:
+            self._flush()
+        if os.lseek(self.file.fd, 0, os.SEEK_CUR) != self.position:
+            self.position = self.file.settle()
+            self.moved_elsewhere()
+
+    def moved_elsewhere(self) -> None:
+        """The next read is not where the last one ended."""
+
+    def tell(self) -> int:
+        if self.is_shared:
+            self.settle()
+        return self.position
+
+    def seek(self, position: int, whence: int) -> int:
+        if self.is_shared:
+            self.settle()
+        self.position = os.lseek(self.file.fd, position, whence)
+        self.moved_elsewhere()
+        return self.position
+
+    @property
+    def seeks_inline(self) -> bool:
+        return False
+
+    def clip(self, count: int) -> int:
+        """In a worker thread: ``count``, or what the file still has if that is less, so that no memory is wasted."""
+        if count <= AT_ONCE:
+            return count
+        return max(AT_ONCE, min(count, os.fstat(self.file.fd).st_size - self.position))
+
+
+@final
+class PagedSource(RegularSource):
+    """A regular file whose file system tells what is cached (ext4, XFS, Btrfs...)."""
+
+    __slots__ = ("_known_in", "_known_to", "_next_window", "_probe", "_size")
+
+    def __init__(self, file: OpenFile, offset: int | None = None) -> None:
+        super().__init__(file, offset)
+        self._probe = bytearray(1)
+        # The pages before this position were seen to be cached, in this turn of the task.
+        self._known_to = -1
+        self._known_in = 0.0
+        self._size = file.size
+        self._next_window = _FIRST_WINDOW
+
+    def moved_elsewhere(self) -> None:
+        self._known_to = -1
+        self._next_window = 0
+
+    def read_now(self, max_bytes: int, turn: float) -> bytes | None:
+        if max_bytes > AT_ONCE:
+            return None
+        if self.is_shared:
+            self.settle()
+        fd = self.file.fd
+        position = self.position
+        end = position + max_bytes
+        if end > self._size:
+            # These file systems know a file's size without asking anybody, and it is the truth about the end: a read
+            # with RWF_NOWAIT may return a false 0 (kernels 5.9, 5.10). A file of size 0 may be generated: read it.
+            self._size = os.fstat(fd).st_size
+            if position >= self._size > 0:
+                return b""
+            end = min(end, self._size)
+            if end <= position:
+                return None
+        if end > self._known_to or turn != self._known_in:
+            if not self._is_cached(position, end):
+                return None
+            self._known_in = turn
+        data = os.read(fd, max_bytes) if self.moves else os.pread(fd, max_bytes, position)
+        self.position = position + len(data)
+        self.counts.cached_reads += 1
+        return data
+
+    def _is_cached(self, start: int, end: int) -> bool:
+        """Whether a read from ``start`` to ``end`` will very likely not wait; notes up to where that holds."""
+        # After a page that was cached the next one most likely is; at a new place it is asked for.
+        position = start + _ASK_AHEAD if self._known_to == start else start
+        for page in range(position, end, _ASK_AHEAD):
+            if not self._has(page):
+                return False
+        ahead = max(end, min(start + _ASK_AHEAD, self._size))
+        if ahead > end and not self._has(ahead - 1):
+            ahead = end
+        self._known_to = ahead
+        return ahead > end or self._has(end - 1)
+
+    def _has(self, offset: int) -> bool:
+        return bool(pagecache.read_cached(self.file.fd, self._probe, offset))
+
+    async def read(self, max_bytes: int, worker: Worker) -> bytes:
+        self.counts.thread_hops += 1
+        data = await worker.run(self._read_and_fetch, max_bytes, self._open_window())
+        self._advance(len(data))
+        return data
+
+    def _read_and_fetch(self, max_bytes: int, window: int) -> bytes:
+        """In a worker thread: the chunk, and then the next ones into the page cache."""
+        fd, count = self.file.fd, self.clip(max_bytes)
+        data = os.read(fd, count) if self.moves else os.pread(fd, count, self.position)
+        self._fetch(len(data), window)
+        return data
+
+    def readinto_now(self, buffer: memoryview) -> int | None:
+        if buffer.nbytes > AT_ONCE:
+            return None
+        if self.is_shared:
+            self.settle()
+        # At offset -1 preadv2 reads at the descriptor's own position, and moves it.
+        count = pagecache.read_cached(self.file.fd, buffer, -1 if self.moves else self.position)
+        if not count:
+            return 0 if count == 0 and self.position >= os.fstat(self.file.fd).st_size > 0 else None
+        self.position += count
+        self.counts.cached_reads += 1
+        return count
+
+    async def readinto(self, buffer: memoryview, worker: Worker) -> int:
+        self.counts.thread_hops += 1
+        count = await worker.run(self._readinto_and_fetch, buffer, self._open_window())
+        self._advance(count)
+        return count
+
+    def _readinto_and_fetch(self, buffer: memoryview, window: int) -> int:
+        """In a worker thread, as :meth:`_read_and_fetch`."""
+        fd = self.file.fd
+        count = os.readv(fd, (buffer,)) if self.moves else os.preadv(fd, (buffer,), self.position)
+        self._fetch(count, window)
+        return count
+
+    def _fetch(self, done: int, window: int) -> None:
+        if 0 < done < window:
+            with contextlib.suppress(OSError):  # nobody has asked for these bytes yet; who does will be told
+                pagecache.fetch(self.file.fd, self.position + done, window - done)
+
+    def _open_window(self) -> int:
+        window = self._next_window
+        self._next_window = min(max(2 * window, _FIRST_WINDOW), _LAST_WINDOW)
+        return window
+
+    def _advance(self, count: int) -> None:
+        self._known_to = self.position = self.position + count
+
+
+@final
+class AheadSource(RegularSource):
+    """A regular file whose system cannot tell what is cached (tmpfs, /proc, NFS, overlays, O_DIRECT; no RWF_NOWAIT).
+
+    A worker thread reads it, several chunks in a hop, each into the very object that will be given out. (Not tmpfs in
+    the event loop either: its pages may lie in swap.) 128 MiB on tmpfs in chunks of 64 KiB: 0.3 of the time of a hop a
+    chunk.
+    """
+
+    __slots__ = ("_chunks", "_next_window", "_taken")
+
+    def __init__(self, file: OpenFile, offset: int | None = None) -> None:
+        super().__init__(file, offset)
+        self._chunks: deque[bytes] = deque()
+        self._taken = 0  # of the first chunk
+        self._next_window = _FIRST_WINDOW
+
+    def moved_elsewhere(self) -> None:
+        self._chunks.clear()
+        self._taken = 0
+        self._next_window = 0
+
+    def read_now(self, max_bytes: int, turn: float) -> bytes | None:
+        if self.is_shared:
+            self.settle()
+        return self._take(max_bytes) if self._chunks else None
+
+    async def read(self, max_bytes: int, worker: Worker) -> bytes:
+        if not await self._fill(max_bytes, worker):
+            return b""
+        return self._take(max_bytes)
+
+    def readinto_now(self, buffer: memoryview) -> int | None:
+        data = self.read_now(buffer.nbytes, 0.0)
+        if data is None:
+            return None
+        buffer[: len(data)] = data
+        return len(data)
+
+    async def readinto(self, buffer: memoryview, worker: Worker) -> int:
+        if buffer.nbytes < _FIRST_WINDOW or self.file.direct:
+            data = await self.read(buffer.nbytes, worker)
+            buffer[: len(data)] = data
+            return len(data)
+        self._count_hop()
+        count = await worker.run(os.preadv, self.file.fd, (buffer,), self.position)
+        self._advance(count)
+        return count
+
+    def _take(self, max_bytes: int) -> bytes:
+        chunk = self._chunks[0]
+        if self._taken or len(chunk) > max_bytes:
+            data = chunk[self._taken : self._taken + max_bytes]
+        else:
+            data = chunk
+        self._taken += len(data)
+        if self._taken == len(chunk):
+            self._chunks.popleft()
+            self._taken = 0
+        self._advance(len(data))
+        return data
+
+    def _advance(self, count: int) -> None:
+        self.position += count
+        if self.moves:
+            os.lseek(self.file.fd, self.position, os.SEEK_SET)
+
+    def _count_hop(self) -> None:
+        self.counts.thread_hops += 1
+        self.counts.fallbacks += 1
+
+    async def _fill(self, max_bytes: int, worker: Worker) -> bool:
+        window = self._next_window
+        self._next_window = min(max(2 * window, _FIRST_WINDOW), _LAST_PRIVATE_WINDOW)
+        self._count_hop()
+        read = self._read_direct if self.file.direct else self._read_ahead
+        chunks = await worker.run(read, max_bytes, window)
+        self._chunks.extend(chunks)
+        return bool(chunks)
+
+    def _read_ahead(self, max_bytes: int, window: int) -> list[bytes]:
+        """In a worker thread: chunks of ``max_bytes``, as many as fit into ``window``, but at least one."""
+        chunks: list[bytes] = []
+        position = self.position
+        size = self.clip(max_bytes) if not window else max(self.clip(max_bytes), _PIECE)
+        while not chunks or position - self.position + size <= window:
+            try:
+                data = os.pread(self.file.fd, size, position)
+            except OSError:
+                if chunks:  # nobody has asked for these bytes yet; who does will be told
+                    break
+                raise
+            if not data:
+                break
+            chunks.append(data)
+            position += len(data)
+        return chunks
+
+    def _read_direct(self, max_bytes: int, window: int) -> list[bytes]:
+        """In a worker thread: whole blocks into an aligned buffer (open(2), O_DIRECT), of which the bytes are cut."""
+        fd = self.file.fd
+        block = max(mmap.PAGESIZE, os.fstat(fd).st_blksize)
+        before = self.position % block
+        wanted = before + max(self.clip(max_bytes), window)
+        with mmap.mmap(-1, -(-wanted // block) * block) as area, memoryview(area) as view:
+            count = os.preadv(fd, (view,), self.position - before)
+            return [bytes(view[before:count])] if count > before else []
+
+
+@final
+class BlockingSource(Source):
+    """A device that is always ready, or as good as (/dev/zero, a disk): read in a worker thread, where it stands."""
+
+    __slots__ = ("_file",)
+
+    def __init__(self, file: OpenFile) -> None:
+        super().__init__()
+        self._file = file
+
+    def read_now(self, max_bytes: int, turn: float) -> bytes | None:
+        return None
+
+    async def read(self, max_bytes: int, worker: Worker) -> bytes:
+        self.counts.thread_hops += 1
+        return await worker.run(os.read, self._file.fd, min(max_bytes, AT_ONCE))
+
+    def readinto_now(self, buffer: memoryview) -> int | None:
+        return None
+
+    async def readinto(self, buffer: memoryview, worker: Worker) -> int:
+        self.counts.thread_hops += 1
+        return await worker.run(os.readv, self._file.fd, (buffer[:AT_ONCE],))
+
+    def tell(self) -> int:
+        return os.lseek(self._file.fd, 0, os.SEEK_CUR)
+
+    def seek(self, position: int, whence: int) -> int:
+        return os.lseek(self._file.fd, position, whence)
+
+
+def regular_source(file: OpenFile, offset: int | None = None) -> RegularSource:
+    """The source for a regular file, from where its owner stands or from ``offset`` (see :class:`RegularSource`)."""
+    if not file.direct and pagecache.can_tell(file.fd):
+        return PagedSource(file, offset)
+    return AheadSource(file, offset)

@@ -1,0 +1,93 @@
+"""What the page cache holds, read without ever waiting for a disk.
+
+The only call that tells the truth about a page is a read with ``RWF_NOWAIT`` (preadv2(2), Linux 4.14): cachestat(2) and
+mincore(2) count pages whose read-ahead is still under way, and a read of those waits. Measured (Linux 6.18, ext4):
+after ``POSIX_FADV_WILLNEED`` on 8 MiB cachestat reports all 2,048 pages at once while ``RWF_NOWAIT`` refuses 7 of 8
+MiB.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+
+RWF_NOWAIT: int | None = getattr(os, "RWF_NOWAIT", None)
+
+# How far apart the pages are that is_cached() asks for. Read-ahead arrives in whole requests, and a page costs 1.1 µs
+# to ask for, so a MiB costs 10 µs (of about 200 that it takes to send).
+_PROBE_EVERY = 128 * 1024
+
+# What a worker thread reads at a time to fetch pages: large enough for a disk, small enough to be scratch.
+_FETCH_CHUNK = 256 * 1024
+
+
+def read_cached(fd: int, buffer: bytearray | memoryview, offset: int) -> int | None:
+    """Read from a regular file at ``offset`` into ``buffer`` what is in the page cache, without waiting.
+
+    :returns: the bytes read; fewer than asked where the rest is not cached or the file ends; ``None`` when nothing is
+        cached there, or the file system cannot tell. 0 means the end of the file *or* a kernel that errs (5.9 and 5.10
+        returned a false 0): confirm it.
+    :raises OSError: what a plain read would have raised
+    """
+    if RWF_NOWAIT is None:
+        return None
+    try:
+        return os.preadv(fd, (buffer,), offset, RWF_NOWAIT)
+    except OSError as error:
+        # EOPNOTSUPP: tmpfs, /proc. EINVAL: O_DIRECT and an unaligned buffer. EIO: kernel 5.9; a plain read tells.
+        if error.errno in (errno.EAGAIN, errno.EOPNOTSUPP, errno.EINVAL, errno.EIO):
+            return None
+        raise
+
+
+def can_tell(fd: int) -> bool:
+    """Whether the file's system says what is cached; tmpfs, /proc, NFS and O_DIRECT do not."""
+    if RWF_NOWAIT is None:
+        return False
+    try:
+        os.preadv(fd, (bytearray(1),), 0, RWF_NOWAIT)
+    except OSError as error:
+        return error.errno in (errno.EAGAIN, errno.EIO)  # nothing cached there; kernel 5.9's way of saying so
+    return True
+
+
+def is_cached(fd: int, offset: int, count: int) -> bool:
+    """Whether a read of ``count`` bytes at ``offset`` would very likely not wait for a disk.
+
+    Asks for one byte each 128 KiB and for the last one. A single page missing between two that are there (evicted,
+    never read) goes unnoticed and costs one disk access. False where the file system cannot tell.
+    """
+    if count <= 0:
+        return True
+    probe = bytearray(1)
+    end = offset + count
+    for position in range(offset, end, _PROBE_EVERY):
+        if not read_cached(fd, probe, position):
+            return False
+    return bool(read_cached(fd, probe, end - 1))
+
+
+def fetch(fd: int, offset: int, count: int) -> int:
+    """For a worker thread: read ``count`` bytes at ``offset`` and drop them, so that they are cached when it returns.
+
+    :returns: the bytes there were, fewer at the end of the file
+    :raises OSError: the disk's error
+    """
+    scratch = memoryview(bytearray(min(count, _FETCH_CHUNK)))
+    advise_will_need(fd, offset, count)
+    done = 0
+    while done < count:
+        got = os.preadv(fd, (scratch[: count - done],), offset + done)
+        if got == 0:
+            break
+        done += got
+    return done
+
+
+def advise_will_need(fd: int, offset: int, count: int) -> None:
+    """For a worker thread: ask for read-ahead (posix_fadvise(2)); it may itself wait for a busy disk (2 ms for 8
+    MiB)."""
+    if hasattr(os, "posix_fadvise"):
+        with contextlib.suppress(OSError):  # only advice: pipes and some file systems refuse it
+            os.posix_fadvise(fd, offset, count, os.POSIX_FADV_WILLNEED)

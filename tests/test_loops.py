@@ -1,0 +1,109 @@
+"""The canary: each loop parameter really runs that loop, and the interface over it keeps its word."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import anyio
+import pytest
+import trio
+
+from roket_trio._loops import current_loop
+
+
+def test_the_named_loop_is_the_one_that_runs(run: Callable[..., Any], loop_name: str) -> None:
+    async def main() -> str:
+        if trio.lowlevel.in_trio_task():
+            return "trio"
+        module = type(asyncio.get_running_loop()).__module__
+        return "uvloop" if module.startswith("uvloop") else "asyncio"
+
+    assert run(main) == loop_name
+
+
+def test_a_thread_that_was_lent_something_is_waited_for_when_the_caller_is_cancelled(run: Callable[..., Any]) -> None:
+    release, finished = threading.Event(), threading.Event()
+
+    def work() -> str:
+        release.wait(10)
+        finished.set()
+        return "result"
+
+    async def main() -> None:
+        results = []
+        with anyio.CancelScope() as scope:
+            async with anyio.create_task_group() as tasks:
+
+                async def cancel_then_release() -> None:
+                    scope.cancel()
+                    release.set()
+
+                tasks.start_soon(cancel_then_release)
+                results.append(await current_loop().run_in_thread(work))
+                assert finished.is_set()
+                await current_loop().checkpoint_if_cancelled()
+                raise AssertionError("the cancellation was lost")
+        assert results == ["result"]
+
+    run(main)
+
+
+@pytest.mark.parametrize("use_uvloop", [False, True], ids=["asyncio", "uvloop"])
+def test_a_native_asyncio_cancellation_waits_for_the_thread_too(use_uvloop: bool) -> None:
+    finished = threading.Event()
+
+    def work() -> int:
+        time.sleep(0.05)  # the thread's work; nothing hopes for its length
+        finished.set()
+        return 7
+
+    async def main() -> None:
+        results = []
+
+        async def worker() -> None:
+            results.append(await current_loop().run_in_thread(work))
+            await asyncio.sleep(3600)
+
+        task = asyncio.ensure_future(worker())
+        await asyncio.sleep(0.01)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert finished.is_set()
+        assert results == [7]
+        async with asyncio.timeout(5):  # the request was counted once: no stray cancellation is left behind
+            await asyncio.sleep(0)
+
+    if use_uvloop and sys.platform == "win32":
+        pytest.skip("uvloop does not exist for Windows")
+    anyio.run(main, backend="asyncio", backend_options={"use_uvloop": use_uvloop})
+
+
+def test_work_that_never_waits_lets_the_others_run_within_a_few_milliseconds(run: Callable[..., Any]) -> None:
+    async def main() -> None:
+        ticks = 0
+
+        async def ticker() -> None:
+            nonlocal ticks
+            while True:
+                ticks += 1
+                await anyio.lowlevel.checkpoint()
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(ticker)
+            loop = current_loop()
+            await loop.let_others_run()
+            until = time.monotonic() + 0.1
+            seen = ticks
+            while time.monotonic() < until:
+                if loop.yield_is_due():
+                    await loop.let_others_run()
+            assert ticks - seen >= 10
+            tasks.cancel_scope.cancel()
+
+    run(main)
