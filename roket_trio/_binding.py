@@ -6,6 +6,7 @@ import errno
 import os
 import socket
 import stat
+from contextlib import suppress
 from typing import Any, cast, final
 
 import anyio
@@ -15,6 +16,7 @@ from anyio.streams.stapled import MultiListener
 
 from ._closing import ClosePolicy
 from ._connecting import IPAddress, Target, check_port, checked_host, checked_path, resolve
+from ._errors import BusyResourceError, ClosedResourceError
 from ._listening import SocketListener
 from ._loops import current_loop
 from ._sockets import DEFAULT_POLICY, SocketStream
@@ -42,6 +44,8 @@ class TCPListener(MultiListener[SocketStream], trio.abc.Listener[SocketStream]):
                 stream = await listener.accept_waiting()
                 if stream is not None:
                     return stream
+            for listener in sockets:
+                listener.check_free()
             async with anyio.create_task_group() as tasks:
                 for listener in sockets:
                     tasks.start_soon(_wait_then_cancel, listener, tasks.cancel_scope)
@@ -57,7 +61,9 @@ class TCPListener(MultiListener[SocketStream], trio.abc.Listener[SocketStream]):
 
 
 async def _wait_then_cancel(listener: SocketListener, scope: anyio.CancelScope) -> None:
-    await listener.wait_connection()
+    # A task group would wrap what it raises; the next turn of the loop in accept() raises the same thing bare.
+    with suppress(BusyResourceError, ClosedResourceError):
+        await listener.wait_connection()
     scope.cancel()
 
 
@@ -89,6 +95,7 @@ async def create_tcp_listener(
         raise ValueError(f"backlog must be positive, not {backlog}")
     backlog = min(backlog, _BACKLOG_MOST)
     host = None if local_host is None else checked_host(local_host)
+    await current_loop().checkpoint()
     if host is None and family == socket.AF_UNSPEC and socket.has_dualstack_ipv6():
         target = Target(socket.AF_INET6, ("::", local_port))
         both = _listening(target, backlog, reuse_port=reuse_port, dual_stack=True)

@@ -143,7 +143,7 @@ RECEIVING = {
 class Lifecycle:
     """Where a connection stands, and what may be done with it there."""
 
-    __slots__ = ("_cut", "_loss", "may_receive", "may_send", "phase", "receiving", "sending")
+    __slots__ = ("_cut", "_cut_by", "_loss", "may_receive", "may_send", "phase", "receiving", "sending")
 
     def __init__(self) -> None:
         self.phase = Phase.LIVE
@@ -153,6 +153,7 @@ class Lifecycle:
         self.sending = Direction.OPEN
         self.receiving = Direction.OPEN
         self._cut = ""
+        self._cut_by: object = None
         self._loss: BrokenResourceError | None = None
 
     def happened(self, event: Event) -> None:
@@ -171,11 +172,20 @@ class Lifecycle:
         self.may_send = is_live and self.sending is Direction.OPEN
         self.may_receive = is_live and self.receiving is not Direction.RESET
 
-    def stopped(self, sent: int, total: int | None) -> None:
-        """A send stopped after ``sent`` of ``total`` bytes: a cut, unless nothing or everything had gone."""
-        if sent and sent != total:
+    def stopped(self, sent: int, total: int | None, by: object = None) -> None:
+        """A send stopped after ``sent`` of ``total`` bytes: a cut, unless nothing or everything had gone.
+
+        :param by: who may go on with it (:meth:`resume`)
+        """
+        if sent and sent != total and self.sending is Direction.OPEN:
+            self._cut_by = by
             self._cut = f"{sent} of {'an unknown number of' if total is None else total} bytes"
             self.happened(Event.SEND_STOPPED)
+
+    def resume(self, by: object) -> None:
+        """Who was stopped goes on from where it was: the cut is lifted."""
+        if self.sending is Direction.CUT and by is not None and by is self._cut_by:
+            self.happened(Event.SEND_RESUMED)
 
     def send_failed(self, loss: BrokenResourceError) -> None:
         """A send learnt that the connection is gone. The first reason is kept: the kernel tells it only once."""
@@ -195,7 +205,7 @@ class Lifecycle:
 
         :raises BrokenResourceError: the connection is gone, and the peer had not finished
         """
-        if self._loss is not None and self._loss.errno != errno.EPIPE:
+        if self._loss is not None and not self.sender_saw_eof:
             self.happened(Event.RECEIVE_FAILED)
             self._raise_loss()
         self.happened(Event.EOF_RECEIVED)
@@ -214,6 +224,16 @@ class Lifecycle:
     def has_peer_finished(self) -> bool:
         """Whether the peer's FIN was received, or the connection is known to be gone."""
         return self.receiving is not Direction.OPEN or self._loss is not None
+
+    @property
+    def has_received_eof(self) -> bool:
+        """Whether the peer's FIN was received."""
+        return self.receiving is Direction.EOF
+
+    @property
+    def sender_saw_eof(self) -> bool:
+        """Whether the loss that a send met tells that the peer's FIN had come before (see :meth:`received_nothing`)."""
+        return self._loss is not None and self._loss.errno == errno.EPIPE
 
     @property
     def loss(self) -> BrokenResourceError | None:

@@ -22,7 +22,7 @@ from ._closing import ClosePolicy, CloseReport, Event, Lifecycle, Phase
 from ._errors import BusyResourceError, ClosedResourceError, broken
 from ._kernel import edge, tcp
 from ._lingering import Ledger, LingeringClose, is_tcp
-from ._loops import Loop, Readiness, current_loop
+from ._loops import Loop, Readiness, current_loop, wait_uninterrupted
 
 A = TypeVar("A")
 R = TypeVar("R")
@@ -41,7 +41,9 @@ class Connection:
         "__weakref__",
         "_closed_event",
         "_closing",
+        "_loans",
         "_opened_at",
+        "_returned",
         "_watchers",
         "fallbacks",
         "is_receiving",
@@ -82,27 +84,36 @@ class Connection:
         self._closing: LingeringClose | None = None
         self._closed_event: anyio.Event | None = None
         self._watchers: set[Readiness] = set()
+        # How to call back those who work on the descriptor in a worker thread.
+        self._loans: set[Callable[[], None]] = set()
+        self._returned: anyio.Event | None = None
         self._opened_at = opened_at()
         self.loop: Loop = current_loop()
         self.readiness = self.loop.readiness(sock.fileno())
 
     # --- sending -----------------------------------------------------------------------------------------------------
 
-    def begin_sending(self, total: int | None) -> None:
-        """Become the one sender, of an item of ``total`` bytes. Pair it with :meth:`end_sending`."""
+    def begin_sending(self, total: int | None, *, sent: int = 0, by: object = None) -> None:
+        """Become the one sender, of an item of ``total`` bytes. Pair it with :meth:`end_sending`.
+
+        :param sent: how much of it was sent before it was stopped; going on lifts the cut that this was
+        :param by: who sends: only the same one may go on
+        """
+        if sent and not self.is_sending:
+            self.life.resume(by)
         if not self.life.may_send:
             self.life.check_sending()
         if self.is_sending:
             raise BusyResourceError("sending to")
         self.is_sending = True
-        self.sent_of_item = 0
+        self.sent_of_item = sent
         self.to_send = total
 
-    def end_sending(self) -> None:
+    def end_sending(self, by: object = None) -> None:
         """Stop being the sender. An item that is not complete is a cut."""
         self.is_sending = False
         if self.sent_of_item != self.to_send:
-            self.life.stopped(self.sent_of_item, self.to_send)
+            self.life.stopped(self.sent_of_item, self.to_send, by)
 
     def sent(self, count: int) -> None:
         """The kernel has taken ``count`` more bytes of the item."""
@@ -125,7 +136,8 @@ class Connection:
         :param first: how to send the first bytes, instead of ``send``: with descriptors, say
         """
         total = len(item) if type(item) is bytes else memoryview(item).nbytes
-        # The hot path of small messages: begin_sending(), sent() and end_sending() written out, 1 µs of a 50 µs round trip.
+        # The hot path of small messages: begin_sending(), sent() and end_sending() written out, 1 µs of a 50 µs round
+        # trip.
         life = self.life
         if not life.may_send:
             life.check_sending()
@@ -178,7 +190,7 @@ class Connection:
         self.begin_sending(0)
         try:
             await self.loop.checkpoint()
-            while not _polls_writable(self.sock):
+            while not _polls(self.sock, select.POLLOUT):
                 await self.readiness.wait_writable()
         finally:
             self.end_sending()
@@ -195,8 +207,9 @@ class Connection:
         self.life.check_sending()
         try:
             self.sock.shutdown(socket.SHUT_WR)
-        except OSError as error:
-            raise self.send_failed(error) from error
+        except OSError as error:  # ENOTCONN: it is gone. The reason waits in the socket, and tells a reset from EPIPE
+            reason = self.sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+            raise self.send_failed(OSError(reason, os.strerror(reason)) if reason else error) from error
         self.life.happened(Event.EOF_SENT)
 
     # --- receiving ---------------------------------------------------------------------------------------------------
@@ -278,28 +291,65 @@ class Connection:
                 if not self.sock.recv(1, socket.MSG_PEEK):
                     return
             except BlockingIOError:
-                await self.readiness.wait_readable()
-            except OSError:
+                pass
+            except OSError as error:  # the kernel tells it once, and has told it to us
+                self.send_failed(error)
                 return
-            else:
-                await anyio.sleep(_PEEK_EVERY)
-                self.life.check_open()
+            # Readiness is the receiver's alone to wait for.
+            await anyio.sleep(_PEEK_EVERY)
+            self.life.check_open()
+
+    # --- lending the descriptor to a worker thread -------------------------------------------------------------------
+
+    def lend(self, call_back: Callable[[], None]) -> None:
+        """Let a worker thread use the descriptor until :meth:`take_back`; a close waits for that.
+
+        :param call_back: makes the thread let go soon; called in the event loop when the connection is being closed
+        """
+        self._loans.add(call_back)
+
+    def take_back(self, call_back: Callable[[], None]) -> None:
+        """The thread has let go."""
+        self._loans.discard(call_back)
+        if self._loans:
+            return
+        if self.life.phase is Phase.CLOSED:
+            self.sock.close()  # the last borrower closes what was reset meanwhile
+        if self._returned is not None:
+            self._returned.set()
+
+    async def _call_back_loans(self) -> None:
+        self._returned = anyio.Event()
+        for call_back in tuple(self._loans):
+            call_back()
+        await wait_uninterrupted(self._returned)
 
     # --- closing -----------------------------------------------------------------------------------------------------
 
     async def aclose(self) -> None:
         """Close as the contract says; whatever happens, the descriptor is released before this returns or raises."""
         if self.life.phase is Phase.CLOSED:
+            if self._loans:  # it was reset; the descriptor is closed by who still holds it
+                await self._call_back_loans()
             await self.loop.checkpoint()
             return
         if self._closing is not None:  # another task closes; wait for it
             if self._closed_event is None:
                 self._closed_event = anyio.Event()
-            await self._closed_event.wait()
+            try:
+                await self._closed_event.wait()
+            finally:
+                if self.report is None:  # cancelled: this call too releases the descriptor before it raises
+                    self._closing.interrupt()
+                    self._finish(self._closing.release())
             return
         closing = self._begin_closing()
         try:
-            if self.life.is_cut:
+            if self._loans:
+                await self._call_back_loans()
+            if self.report is not None:  # another task has reset it meanwhile
+                pass
+            elif self.life.is_cut:
                 self._finish(closing.reset())
             elif closing.begin():
                 self._finish(closing.release())
@@ -316,7 +366,13 @@ class Connection:
             return
         closing = self._begin_closing() if self._closing is None else self._closing
         closing.interrupt()
-        self._finish(closing.reset())
+        if not self._loans:
+            self._finish(closing.reset())
+            return
+        # The peer hears of it at once; the descriptor is closed by who still holds it.
+        self._finish(closing.reset(close=False))
+        for call_back in tuple(self._loans):
+            call_back()
 
     def _begin_closing(self) -> LingeringClose:
         """Refuse new calls, wake those that wait, and see whether this stops a send in the middle of its item."""
@@ -326,7 +382,11 @@ class Connection:
         self.readiness.close()
         for watcher in tuple(self._watchers):
             watcher.close()
-        self._closing = LingeringClose(self.sock, self.ledger, self.policy, lost=self.life.loss is not None)
+        life = self.life
+        peer_closed = life.has_received_eof or (life.sender_saw_eof and is_tcp(self.sock))
+        self._closing = LingeringClose(
+            self.sock, self.ledger, self.policy, lost=life.loss is not None, peer_closed=peer_closed
+        )
         return self._closing
 
     def _finish(self, report: CloseReport) -> None:
@@ -366,8 +426,12 @@ def opened_at() -> str:
     return f"{frame.f_code.co_filename}:{frame.f_lineno}"
 
 
-def _polls_writable(sock: socket.socket) -> bool:
-    """Whether a send would be accepted now, or fail at once."""
+def polls_readable(sock: socket.socket) -> bool:
+    """Whether a receive would have an answer now."""
+    return _polls(sock, select.POLLIN)
+
+
+def _polls(sock: socket.socket, events: int) -> bool:
     poll = select.poll()
-    poll.register(sock, select.POLLOUT)
+    poll.register(sock, events)
     return bool(poll.poll(0))

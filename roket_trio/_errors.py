@@ -25,9 +25,14 @@ class BrokenResourceError(anyio.BrokenResourceError, trio.BrokenResourceError):
     """The stream cannot go on: the peer reset it, the network lost it, the disk failed, or a send on it was cut.
 
     ``errno`` is the kernel's error number where the kernel gave one, otherwise ``None``; it stands in the message too.
+    Of a transfer: ``side`` is ``"source"`` or ``"sink"``, whichever failed; ``bytes_moved`` is how many bytes the sink
+    has, ``bytes_lost`` how many had left the source and reached nobody.
     """
 
     errno: int | None = None
+    side: str | None = None
+    bytes_moved: int | None = None
+    bytes_lost: int = 0
 
 
 @final
@@ -54,7 +59,8 @@ class TruncatedError(BrokenResourceError):
 
     def __init__(self, message: str, *, bytes_moved: int, position: int | None = None, path: str | None = None) -> None:
         super().__init__(message)
-        self.bytes_moved = bytes_moved
+        self.side = "source"
+        self.bytes_moved: int = bytes_moved
         self.position = position
         self.path = path
 

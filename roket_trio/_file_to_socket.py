@@ -14,7 +14,7 @@ from typing import Any, final
 import anyio
 
 from ._connection import Connection
-from ._errors import BrokenResourceError, TruncatedError, broken
+from ._errors import BrokenResourceError, TruncatedError
 from ._files import source_for
 from ._files._objects import ObjectSource, check_object
 from ._files._sources import Source
@@ -22,11 +22,14 @@ from ._files._worker import Worker
 from ._kernel import pagecache, sendfile
 from ._kernel.fd import REFUSALS, FileKind
 from ._opened import OpenFile
+from ._pace import Pace
+from ._route import Route
+from ._shares import SLICE, shares_of
 
-# How much is sent between two questions whether the pages are cached: the question costs 10 µs a MiB.
-SLICE = 1 << 20
+# How much is asked for at once whether it is cached: the question costs 10 µs a MiB.
+ASK = 1 << 20
 
-# How much a worker thread fetches in one hop (110-190 µs). The kernel's read-ahead runs on while the loop sends.
+# How much a worker thread fetches in one hop (40-190 µs). The kernel's read-ahead runs on while the loop sends.
 FETCH_WINDOW = 4 << 20
 
 # The buffer of the plain route.
@@ -51,135 +54,147 @@ _SOCKET_ERRORS = frozenset(
 
 
 @final
-class FileToSocket:
-    """One transfer of a part of a file to a connection. ``bytes_moved`` and ``route`` may be read at any time."""
+class FileToSocket(Route):
+    """The transfer of a part of a file to a connection."""
 
-    __slots__ = ("_connection", "_count", "_file", "_name", "_object", "_offset", "bytes_moved", "fallbacks", "route")
+    __slots__ = ("_connection", "_count", "_file", "_name", "_object", "_offset", "_total", "_unsent")
 
-    def __init__(self, connection: Connection, file: OpenFile | Any, offset: int, count: int | None) -> None:
+    def __init__(
+        self, connection: Connection, file: OpenFile | Any, offset: int, count: int | None, pace: Pace
+    ) -> None:
         """Send ``count`` bytes (``None``: all there are) of ``file`` from ``offset``.
 
         :param file: as :func:`~roket_trio._lending.lent_to_read` lends it
-
         :raises ValueError: a negative number, an offset beyond the end, or an offset into what has none
         """
+        super().__init__("sendfile", pace)
         if offset < 0 or (count is not None and count < 0):
             raise ValueError(f"offset and count must not be negative: {offset}, {count}")
         self._file = file if isinstance(file, OpenFile) else None
         self._object: Any = None if isinstance(file, OpenFile) else file
         self._name = file.name if isinstance(file, OpenFile) else type(file).__name__
-        if self._file is None:
-            check_object(file, "read")
-        else:
-            if offset and self._file.kind is not FileKind.REGULAR:
-                raise ValueError(f"{self._name} is no regular file; it has no offsets")
-            if self._file.size and offset > self._file.size:
-                raise ValueError(
-                    f"offset {offset} is beyond the end of {self._name}, which has {self._file.size} bytes"
-                )
         self._connection = connection
         self._offset = offset
         self._count = count
-        self.bytes_moved = 0
-        self.fallbacks = 0
-        self.route = "read-send"
+        # How many bytes there will be, if that is known. A regular file is sent to the size it has now; one of size 0
+        # may be generated (/proc), and only reading tells.
+        self._total: int | None = None
+        # What was read from a source that cannot be read again, and not yet sent when it was interrupted.
+        self._unsent = b""
+        if self._file is None:
+            check_object(file, "read")
+        elif self._file.kind is not FileKind.REGULAR:
+            if offset:
+                raise ValueError(f"{self._name} is no regular file; it has no offsets")
+        elif self._file.size:
+            rest = self._file.size - offset
+            if rest < 0:
+                raise ValueError(f"offset {offset} is beyond the end of {self._name}: it has {self._file.size} bytes")
+            self._total = rest if count is None else min(rest, count)
+        # With O_DIRECT nothing can be fetched into the page cache, and the kernel may refuse in the middle.
+        is_direct = self._file is not None and self._file.direct
+        if self._total is None or is_direct or not sendfile.AVAILABLE:
+            self.name = "read-send"
 
     async def run(self) -> None:
-        """Send it all.
+        """Send what is left to be sent.
 
         :raises TruncatedError: the file has become shorter meanwhile
         :raises BrokenResourceError: the socket or the file failed; the message says which, and how far it was
         """
         connection = self._connection
-        # A regular file is sent to the size it has now. One of size 0 may be generated (/proc): only reading tells.
-        file = self._file
-        sized = file is not None and file.kind is FileKind.REGULAR and file.size > 0
-        total = self._count
-        if sized:
-            assert file is not None
-            rest = file.size - self._offset
-            total = rest if total is None else min(total, rest)
-        connection.begin_sending(total)
+        connection.begin_sending(self._count if self._total is None else self._total, sent=self.bytes_moved, by=self)
         try:
             await connection.loop.step()
             connection.life.check_open()
-            if sized and sendfile.AVAILABLE:
-                self.route = "sendfile"
-                assert file is not None
-                assert total is not None
-                if await self._sendfile(file.fd, total):
+            if self.name == "sendfile":
+                assert self._file is not None
+                assert self._total is not None
+                if await self._sendfile(self._file.fd, self._total):
                     return
-                self.fallbacks += 1
                 connection.fallbacks["sendfile"] += 1
-            self.route = "read-send"
-            await self._read_and_send(total, sized=sized)
+                self.fall_back("read-send")
+            await self._read_and_send()
             connection.to_send = connection.sent_of_item
         finally:
             if self.bytes_moved:
-                connection.routes[self.route] += 1
-            connection.end_sending()
+                connection.routes[self.name] += 1
+            connection.end_sending(by=self)
 
     async def _sendfile(self, source: int, total: int) -> bool:
         """Send all by sendfile, or return False where the kernel refuses; ``bytes_moved`` says how far it came."""
         connection = self._connection
-        loop = connection.loop
+        shares = shares_of(connection.loop)
         sink = connection.sock.fileno()
-        offset, end = self._offset, self._offset + total
-        cached_to = offset
-        while offset < end:
+        cached_to = 0
+        while self.bytes_moved < total:
+            offset = self._offset + self.bytes_moved
             if offset >= cached_to:
-                cached_to = await self._make_cached(source, offset, end)
-                connection.life.check_open()  # another task may have closed it while the disk was waited for
+                cached_to = await self._make_cached(source, offset, self._offset + total)
+            await self.pace.wait()
+            await shares.take()
             try:
-                count = sendfile.sendfile(sink, source, offset, cached_to - offset)
+                connection.life.check_open()  # another task may have closed it while this one waited
+                count = sendfile.sendfile(sink, source, offset, self.pace.at_once(min(cached_to - offset, SLICE)))
             except BlockingIOError:
-                await connection.readiness.wait_writable()
-                continue
+                count = -1
             except OSError as error:
                 if error.errno in REFUSALS:
                     return False
                 raise self._failed(error) from error
-            if count == 0:
+            finally:
+                shares.give_back()
+            if count > 0:
+                self.bytes_moved += count
+                connection.sent(count)
+                self.pace.moved(count)
+            elif count == 0:
                 raise self._truncated(total)
-            offset += count
-            self.bytes_moved += count
-            connection.sent(count)
-            if loop.yield_is_due():
-                await loop.checkpoint()
-                connection.life.check_open()
+            else:
+                await connection.readiness.wait_writable()
         return True
 
     async def _make_cached(self, source: int, offset: int, end: int) -> int:
-        """See to it that a slice from ``offset`` on is in the page cache; returns where it ends."""
-        slice_end = min(end, offset + SLICE)
-        if pagecache.is_cached(source, offset, slice_end - offset):
-            return slice_end
+        """See to it that a piece from ``offset`` on is in the page cache; returns where it ends."""
+        piece_end = min(end, offset + ASK)
+        if pagecache.is_cached(source, offset, piece_end - offset):
+            return piece_end
         window = min(end - offset, FETCH_WINDOW)
         try:
             fetched = await self._connection.loop.run_in_thread(pagecache.fetch, source, offset, window)
         except OSError as error:
             raise self._failed(error) from error
         # Nothing there: sendfile will say so too.
-        return offset + fetched if fetched else slice_end
+        return offset + fetched if fetched else piece_end
 
-    async def _read_and_send(self, total: int | None, *, sized: bool) -> None:
+    async def _read_and_send(self) -> None:
         """The plain route, from the byte that the fast one reached."""
+        total = self._count if self._total is None else self._total
         buffer = memoryview(bytearray(BUFFER if total is None else max(1, min(BUFFER, total))))
-        worker = Worker(self._connection.loop)
         async with self._plain_source() as source:
-            while total is None or self.bytes_moved < total:
-                room = len(buffer) if total is None else min(len(buffer), total - self.bytes_moved)
-                count = await self._read(source, buffer[:room], worker)
-                if not count:
-                    if sized and total is not None:
-                        raise self._truncated(total)
-                    return
-                await self._send(buffer[:count])
+            worker = Worker(self._connection.loop)
+            try:
+                await self._send(memoryview(self._unsent))
+                self._unsent = b""
+                while total is None or self.bytes_moved < total:
+                    room = len(buffer) if total is None else min(len(buffer), total - self.bytes_moved)
+                    await self.pace.wait()
+                    count = await self._read(source, buffer[: self.pace.at_once(room)], worker)
+                    if not count:
+                        if self._total is not None:
+                            raise self._truncated(self._total)
+                        if total is not None and self._file is not None and self._file.kind is FileKind.STREAM:
+                            raise self._truncated(total)
+                        return
+                    await self._send(buffer[:count])
+                    self.pace.moved(count)
+            finally:
+                worker.end()
 
     @asynccontextmanager
     async def _plain_source(self) -> AsyncIterator[Source]:
         """The file from the byte that was reached, however it has to be read; its own position is left alone."""
-        start = self._offset + self.bytes_moved
+        start = self._offset + self.bytes_moved if self._can_be_read_again else self._offset
         if self._file is not None:
             source = source_for(self._file, start if self._file.kind is FileKind.REGULAR else None)
             try:
@@ -198,13 +213,10 @@ class FileToSocket:
                     await loop.run_in_thread(self._object.seek, home)
 
     async def _read(self, source: Source, buffer: memoryview, worker: Worker) -> int:
-        loop = self._connection.loop
         try:
             count = source.readinto_now(buffer)
             if count is None:
                 count = await source.readinto(buffer, worker)
-            if loop.yield_is_due():
-                await loop.checkpoint()
         except OSError as error:
             raise self._failed(error) from error
         self._connection.life.check_open()
@@ -212,28 +224,48 @@ class FileToSocket:
 
     async def _send(self, data: memoryview) -> None:
         connection = self._connection
-        while data:
-            try:
-                count = connection.sock.send(data)
-            except BlockingIOError:
-                await connection.readiness.wait_writable()
-                continue
-            except OSError as error:
-                raise self._failed(error) from error
-            self.bytes_moved += count
-            connection.sent(count)
-            data = data[count:]
+        shares = shares_of(connection.loop)
+        try:
+            while data:
+                await shares.take()
+                try:
+                    connection.life.check_open()
+                    count = connection.sock.send(data)
+                except BlockingIOError:
+                    count = 0
+                except OSError as error:
+                    raise self._failed(error) from error
+                finally:
+                    shares.give_back()
+                if count:
+                    self.bytes_moved += count
+                    connection.sent(count)
+                    data = data[count:]
+                else:
+                    await connection.readiness.wait_writable()
+        finally:
+            if not self._can_be_read_again:
+                self._unsent = bytes(data)
+
+    @property
+    def _can_be_read_again(self) -> bool:
+        if self._file is not None:
+            return self._file.kind is FileKind.REGULAR
+        return bool(self._object.seekable())
 
     def _failed(self, error: OSError) -> Exception:
-        if error.errno in _SOCKET_ERRORS:
-            failure = self._connection.send_failed(error)
-            failure.add_note(f"{self.bytes_moved} bytes of {self._name} had been sent")
-            return failure
-        return broken(f"reading {self._name} failed after {self.bytes_moved} bytes had been sent", error)
+        if error.errno not in _SOCKET_ERRORS:
+            return self.failed("source", self._name, error)
+        failure = self._connection.send_failed(error)
+        if isinstance(failure, BrokenResourceError):
+            failure.side = "sink"
+            failure.bytes_moved = self.bytes_moved
+        failure.add_note(f"{self.bytes_moved} bytes of {self._name} had been sent")
+        return failure
 
     def _truncated(self, total: int) -> BrokenResourceError:
         return TruncatedError(
-            f"{self._name} became shorter while it was sent: {self.bytes_moved} of {total} bytes were there",
+            f"{self._name} ended early: {self.bytes_moved} of {total} bytes were there",
             bytes_moved=self.bytes_moved,
             position=self._offset + self.bytes_moved,
             path=self._name,

@@ -6,9 +6,19 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import anyio
+
+from ._errors import ClosedResourceError
 from ._files import FileReadStream, FileWriteStream
 from ._files._base import FileStream
 from ._opened import OpaqueFileError, OpenFile, open_file, unwrap
+
+_VERBS_OF_STREAMS = ("receive", "receive_some", "send", "send_all")
+
+
+def is_file(end: object) -> bool:
+    """Whether an end of a transfer is to be lent as a file: our file streams, files, descriptors; not other streams."""
+    return isinstance(end, FileStream) or not any(hasattr(end, verb) for verb in _VERBS_OF_STREAMS)
 
 
 @contextmanager
@@ -17,23 +27,29 @@ def lent_to_read(file: Any) -> Iterator[OpenFile | Any]:
 
     :returns: an :class:`OpenFile`, or the object itself if only its own ``read`` knows the bytes
     :raises TypeError, ValueError, OSError: see :func:`~roket_trio._opened.open_file`
+    :raises ClosedResourceError: the stream was closed meanwhile
     """
     with _turn_of(file, FileReadStream, "reading from") as plain:
-        try:
-            lent = open_file(plain, writable=False)
-        except OpaqueFileError:
-            lent = unwrap(plain)
-        yield lent
+        yield _opened(plain, writable=False)
 
 
 @contextmanager
-def lent_to_write(file: Any) -> Iterator[OpenFile]:
-    """Lend ``file``, which no other task may write meanwhile if it is a stream of ours.
-
-    :raises TypeError, ValueError, OSError: see :func:`~roket_trio._opened.open_file`
-    """
+def lent_to_write(file: Any) -> Iterator[OpenFile | Any]:
+    """Lend ``file`` to be written; otherwise as :func:`lent_to_read`."""
     with _turn_of(file, FileWriteStream, "writing to") as plain:
-        yield open_file(plain, writable=True)
+        try:
+            yield _opened(plain, writable=True)
+        except BaseException:
+            if isinstance(file, FileWriteStream):
+                file._is_incomplete = True  # what is atomic is all or nothing
+            raise
+
+
+def _opened(file: Any, *, writable: bool) -> OpenFile | Any:
+    try:
+        return open_file(file, writable=writable)
+    except OpaqueFileError:
+        return unwrap(file)
 
 
 @contextmanager
@@ -46,6 +62,11 @@ def _turn_of(file: Any, kind: type[FileStream], doing: str) -> Iterator[Any]:
     turn = file._turn
     turn.take(doing)
     try:
-        yield file._file_is_handed_out()
+        with anyio.CancelScope() as scope:
+            turn.interrupt = scope.cancel
+            yield file._file_is_handed_out()
     finally:
+        turn.interrupt = None
         turn.give_back()
+    if scope.cancelled_caught:
+        raise ClosedResourceError("the file was closed on this side")

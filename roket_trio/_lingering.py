@@ -32,6 +32,9 @@ FIN_WAIT_SECONDS = 5.0
 _DISCARD_A_PASS = 4 << 20
 _DISCARD_AT_LAST = 64 << 20
 
+# Only where no edge can be had (no epoll, no descriptor left): how often to look (seconds).
+_LOOK_EVERY = 0.02
+
 _FIN_UNACKED = (TCPState.FIN_WAIT1, TCPState.CLOSING, TCPState.LAST_ACK)
 
 
@@ -59,6 +62,8 @@ class Ledger:
             return 0  # a UNIX socket's send puts the bytes into the peer's own queue
         if self._before is None:
             return None
+        if sock.fileno() < 0:  # somebody closed it behind our back
+            return None
         state = tcp.tcp_state(sock)
         if state == TCPState.CLOSE:  # the queue is gone; the counter is not, and may count our FIN
             return max(0, self._before + self.sent_bytes - (tcp.acked_bytes(sock) or 0))
@@ -74,6 +79,7 @@ class LingeringClose:
         "_began",
         "_discarded",
         "_heard_at",
+        "_is_drained",
         "_ledger",
         "_peer_closed",
         "_policy",
@@ -83,14 +89,21 @@ class LingeringClose:
         "_waiter",
     )
 
-    def __init__(self, sock: socket.socket, ledger: Ledger, policy: ClosePolicy, *, lost: bool) -> None:
-        """``lost``: a send or receive has learnt already that the connection is gone, which the kernel tells once."""
+    def __init__(
+        self, sock: socket.socket, ledger: Ledger, policy: ClosePolicy, *, lost: bool, peer_closed: bool
+    ) -> None:
+        """Nothing is done yet.
+
+        :param lost: a send or receive has learnt already that the connection is gone, which the kernel tells once
+        :param peer_closed: one of them has learnt that the peer's FIN has arrived
+        """
         self._sock = sock
         self._ledger = ledger
         self._policy = policy
         self._began = self._heard_at = monotonic()
         self._discarded = 0
-        self._peer_closed = False
+        self._is_drained = False
+        self._peer_closed = peer_closed
         self._reset = lost
         self._waiter: Readiness | None = None
         self._report: CloseReport | None = None
@@ -108,9 +121,13 @@ class LingeringClose:
 
     async def wait(self, loop: Loop) -> None:
         """Wait until the close is complete, as the policy defines that, or until one of its bounds is met."""
-        watch = edge.EdgeWatch(self._sock, edge.ANY_CHANGE) if edge.AVAILABLE else None
-        self._waiter = loop.readiness(self._sock.fileno() if watch is None else watch.fileno())
+        watch: edge.EdgeWatch | None = None
         try:
+            if edge.AVAILABLE:
+                # Out of descriptors, it is looked at now and then instead; a close does not fail.
+                with contextlib.suppress(OSError):
+                    watch = edge.EdgeWatch(self._sock, edge.ANY_CHANGE)
+                    self._waiter = loop.readiness(watch.fileno())
             while True:
                 if watch is not None:
                     watch.take()
@@ -121,17 +138,21 @@ class LingeringClose:
                 if not drained:  # there is more to discard, and no edge will tell
                     await loop.checkpoint()
                     continue
-                with anyio.move_on_after(seconds_left):
-                    await self._waiter.wait_readable()
+                if self._waiter is None:
+                    await anyio.sleep(min(seconds_left, _LOOK_EVERY))
+                else:
+                    with anyio.move_on_after(seconds_left):
+                        await self._waiter.wait_readable()
         except ClosedResourceError:  # interrupt()
             return
         finally:
-            self._waiter.close()
+            if self._waiter is not None:
+                self._waiter.close()
             if watch is not None:
                 watch.close()
 
     def interrupt(self) -> None:
-        """Make :meth:`wait` return at once: another task resets the connection."""
+        """Make :meth:`wait` return at once: another task ends it."""
         if self._waiter is not None:
             self._waiter.close()
 
@@ -145,8 +166,9 @@ class LingeringClose:
             return self._report
         try:
             self._look(_DISCARD_AT_LAST)
-            unacked = self._ledger.unacked(self._sock)
             fin_acked = self._fin_is_acked()
+            # The FIN comes last. (Asked in this order: what is acknowledged in between cannot contradict the outcome.)
+            unacked = 0 if fin_acked else self._ledger.unacked(self._sock)
             if not fin_acked and not self._reset:
                 tcp.bound_orphan(self._sock, ORPHAN_SECONDS, FIN_WAIT_SECONDS)
             if not is_tcp(self._sock):
@@ -169,21 +191,26 @@ class LingeringClose:
         )
         return self._report
 
-    def reset(self) -> CloseReport:
+    def reset(self, *, close: bool = True) -> CloseReport:
         """Reset the connection instead and release the descriptor: what was not sent is dropped, the peer sees RST.
+
+        :param close: False leaves the descriptor to a thread that still holds it; the peer sees RST all the same
 
         A UNIX socket has no RST: the peer sees the end of the stream, and unread data is dropped first, since it would
         give the peer ECONNRESET at one time and not at another.
         """
-        unacked = self._ledger.unacked(self._sock)
         try:
-            if is_tcp(self._sock):
+            self._look(_DISCARD_AT_LAST)
+            unacked = self._ledger.unacked(self._sock)
+            if not is_tcp(self._sock):
+                self._close_receiving()
+            elif close:
                 tcp.discard_on_close(self._sock)
             else:
-                self._look(_DISCARD_AT_LAST)
-                self._close_receiving()
+                tcp.disconnect(self._sock)
         finally:
-            self._sock.close()
+            if close:
+                self._sock.close()
         self._report = CloseReport(
             outcome=CloseOutcome.ABORTED,
             acked=unacked == 0,
@@ -198,23 +225,31 @@ class LingeringClose:
         """Make a UNIX peer's next write fail, and drop what it wrote until now: unread data at close is ECONNRESET."""
         with contextlib.suppress(OSError):
             self._sock.shutdown(socket.SHUT_RDWR)
-        self._look(_DISCARD_AT_LAST)
+        # Not _look(): from now on the end of the queue is our own doing, and says nothing about the peer.
+        self._discarded += discard_received(self._sock, limit=_DISCARD_AT_LAST).dropped
 
     def _look(self, limit: int) -> bool:
         """Discard what has arrived and see whether the peer has finished. False when the limit stopped it."""
-        if self._peer_closed or self._reset:
-            return True
-        try:
-            count, self._peer_closed = discard_received(self._sock, limit=limit)
-        except OSError:  # ECONNRESET, ETIMEDOUT...: the connection is gone, the outcome says so
-            self._reset = True
-            return True
-        if count:
-            self._discarded += count
-            self._heard_at = monotonic()
-        if self._peer_closed and self._sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
-            self._reset = True  # reset after its FIN, while ours was on the way
-        return count < limit
+        if not self._is_drained:
+            found = discard_received(self._sock, limit=limit)
+            if found.dropped:
+                self._discarded += found.dropped
+                self._heard_at = monotonic()
+            if found.error is not None:  # ECONNRESET, ETIMEDOUT...: the connection is gone, the outcome says so
+                self._reset = self._is_drained = True
+            elif found.reached_end:
+                self._is_drained = True
+                if not self._reset:  # an error that a send has consumed reads like EOF; it is none
+                    self._peer_closed = True
+            elif found.dropped >= limit:
+                return False
+        self._see_whether_it_is_gone()
+        return True
+
+    def _see_whether_it_is_gone(self) -> None:
+        """After the peer's FIN no receive reports a reset, while our own data and FIN are on the way: ask for it."""
+        if self._peer_closed and not self._reset:
+            self._reset = bool(self._sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR))
 
     def _pass_limit(self) -> int:
         if self._policy.max_bytes is None:
@@ -229,7 +264,12 @@ class LingeringClose:
             return True
         if not tcp.HAVE_TCP_INFO:
             return False
-        return tcp.tcp_state(self._sock) not in _FIN_UNACKED
+        state = tcp.tcp_state(self._sock)
+        if state != TCPState.CLOSE:
+            return state not in _FIN_UNACKED
+        # Both have finished, or the connection is gone since the last look.
+        self._reset = bool(self._sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR))
+        return not self._reset
 
     def _is_complete(self) -> bool:
         if self._reset:

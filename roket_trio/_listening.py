@@ -86,7 +86,10 @@ class SocketListener(anyio.abc.SocketListener, trio.abc.Listener[SocketStream]):
         :raises ValueError: it is no socket, not of type SOCK_STREAM, not bound, connected, or closed; it stays the
             caller's
         :raises TypeError: it is neither a socket nor an int
+
+        Cancellation: it stays the caller's.
         """
+        await current_loop().checkpoint()
         sock = adopted_socket(sock_or_fd)
         try:
             if not _is_bound(sock):
@@ -152,9 +155,7 @@ class SocketListener(anyio.abc.SocketListener, trio.abc.Listener[SocketStream]):
         :raises ClosedResourceError: the listener was closed, before or meanwhile
         :raises BusyResourceError: another task waits
         """
-        self._check_open()
-        if self._waiting:
-            raise BusyResourceError("accepting connections from")
+        self.check_free()
         self._waiting = True
         try:
             await self._readiness.wait_readable()
@@ -202,6 +203,12 @@ class SocketListener(anyio.abc.SocketListener, trio.abc.Listener[SocketStream]):
     def _check_open(self) -> None:
         if self._closed:
             raise ClosedResourceError("the listener was closed on this side")
+
+    def check_free(self) -> None:
+        """What :meth:`wait_connection` would raise."""
+        self._check_open()
+        if self._waiting:
+            raise BusyResourceError("accepting connections from")
 
     def __del__(self) -> None:
         if getattr(self, "_readiness", None) is not None and not self._closed:

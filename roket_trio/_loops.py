@@ -396,6 +396,19 @@ class _AsyncioLoop(Loop):
         return work.result()
 
 
+async def wait_uninterrupted(event: anyio.Event) -> None:
+    """Wait for ``event`` even if the task is cancelled; the cancellation is delivered at the next checkpoint."""
+    interruption: asyncio.CancelledError | None = None
+    with anyio.CancelScope(shield=True):
+        while not event.is_set():
+            try:
+                await event.wait()
+            except asyncio.CancelledError as error:
+                interruption = error
+    if interruption is not None:
+        _deliver_later(interruption)
+
+
 def _deliver_later(interruption: asyncio.CancelledError) -> None:
     """Give a native cancellation (``Task.cancel``), which pierces AnyIO's shields, back to the next await."""
     if (task := asyncio.current_task()) is not None:

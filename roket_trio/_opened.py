@@ -77,9 +77,12 @@ class OpenFile:
         owner = self.owner
         if type(owner) in _BUFFERED:
             position = owner.tell()
-            # A seek that stays within what was read ahead would not move the descriptor; one from the end drops it.
-            owner.seek(0, os.SEEK_END)
-            owner.seek(position)
+            try:
+                # A seek that stays within what was read ahead would not move the descriptor; one from the end drops it.
+                owner.seek(0, os.SEEK_END)
+                owner.seek(position)
+            except OSError:  # generated files have no end to seek from; what the owner read ahead it keeps
+                os.lseek(self.fd, position, os.SEEK_SET)
         return os.lseek(self.fd, 0, os.SEEK_CUR)
 
 

@@ -1,123 +1,288 @@
-"""Socket → file: received into one reused buffer, written in a worker thread.
+"""Socket → file: splice through a pipe, in a worker thread while data flows, in the event loop while it does not.
 
 A write into the page cache waits when there are too many dirty pages (``balance_dirty_pages``), so it never runs in the
-event loop; and nothing received is held back while the next bytes are waited for, so a cancellation loses none.
+event loop. The thread takes what has arrived and writes it until nothing has come for a millisecond, then gives its
+place up; the loop waits. Measured (128 MiB, against a blocking splice loop): 1.07 so, 1.31 with a hop for each pipe's
+fill, 1.37 with ``recv_into`` and a hop for each MiB.
+
+The thread never returns while the pipe holds something, and holds nothing back while the next bytes are waited for: a
+cancellation loses nothing that had arrived.
 """
 
 from __future__ import annotations
 
+import errno
 import os
-from typing import final
+import select
+from time import monotonic
+from typing import Any, final
 
-from ._connection import Connection
-from ._errors import BrokenResourceError, TruncatedError, broken
-from ._kernel.fd import FileKind
+from ._connection import Connection, polls_readable
+from ._errors import BrokenResourceError, TruncatedError
+from ._files import sink_for
+from ._files._objects import check_object
+from ._files._sinks import ObjectSink
+from ._files._worker import Worker
+from ._kernel import splice
+from ._kernel.fd import REFUSALS, FileKind
 from ._opened import OpenFile
+from ._pace import Pace
+from ._route import Route
 
-# One hop to a worker thread (110-190 µs) a MiB: a quarter of what the write itself takes.
+# The buffer of the plain route.
 BUFFER = 1 << 20
+
+# How long the thread waits for more before it gives its place up (milliseconds), and after how much time it does in any
+# case (seconds), so that a cancellation and the other transfers wait no longer than that.
+_IDLE_MS = 1
+_TURN_SECONDS = 0.02
 
 
 @final
-class SocketToFile:
-    """One transfer from a connection into a file. ``bytes_moved`` counts what the file has; read it at any time."""
+class SocketToFile(Route):
+    """The transfer from a connection into a file. ``bytes_moved`` counts what the file has."""
 
-    __slots__ = ("_connection", "_count", "_file", "_offset", "bytes_moved", "route")
+    __slots__ = (
+        "_called_back",
+        "_connection",
+        "_count",
+        "_ended",
+        "_file",
+        "_lost",
+        "_name",
+        "_object",
+        "_offset",
+        "_room",
+    )
 
-    def __init__(self, connection: Connection, file: OpenFile, offset: int | None, count: int | None) -> None:
+    def __init__(
+        self, connection: Connection, file: OpenFile | Any, offset: int | None, count: int | None, pace: Pace
+    ) -> None:
         """Receive ``count`` bytes (``None``: up to EOF) into ``file`` at ``offset`` (``None``: where it stands).
 
         :raises ValueError: a negative number, or an offset into what has none
         """
+        super().__init__("splice", pace)
         if (offset or 0) < 0 or (count is not None and count < 0):
             raise ValueError(f"offset and count must not be negative: {offset}, {count}")
-        if offset is not None and (file.kind is not FileKind.REGULAR or file.append):
-            raise ValueError(f"{file.name} is written at its end only; it takes no offset")
+        self._file = file if isinstance(file, OpenFile) else None
+        self._object: Any = None if isinstance(file, OpenFile) else file
+        self._name = file.name if isinstance(file, OpenFile) else type(file).__name__
         self._connection = connection
-        self._file = file
-        self._offset = offset
         self._count = count
-        self.bytes_moved = 0
-        self.route = "read-send"
+        self._offset: int | None = None
+        if self._file is None:
+            check_object(file, "write")
+        elif self._file.kind is FileKind.REGULAR and not self._file.append:
+            self._offset = self._file.settle() if offset is None else offset
+        if offset is not None and self._offset is None:
+            raise ValueError(f"{self._name} is written where it stands only; it takes no offset")
+        # What the thread finds, for the loop to see when it is back.
+        self._ended = False
+        self._lost = 0
+        self._room = 0
+        self._called_back = False
+        if not splice.AVAILABLE or self._file is None or self._offset is None or self._file.direct:
+            self.name = "read-send"
+
+    @property
+    def position(self) -> int | None:
+        """Where the next byte will stand in the file; ``None`` if it has no positions."""
+        return None if self._offset is None else self._offset + self.bytes_moved
 
     async def run(self) -> None:
-        """Receive it all.
+        """Receive what is left to be received.
 
         :raises TruncatedError: EOF came before ``count`` bytes
         :raises BrokenResourceError: the connection or the file failed; the message says which and how far it was
         """
         connection = self._connection
         connection.begin_receiving()
+        before = self.bytes_moved
         try:
-            await self._run()
+            await connection.loop.step()
+            connection.life.check_receiving()
+            if self.name == "splice" and not await self._splice():
+                connection.fallbacks["splice"] += 1
+                self.fall_back("read-send")
+            if self.name == "read-send" and self._left() and not self._ended:
+                await self._receive_and_write()
         finally:
             connection.is_receiving = False
+            connection.received_bytes += self.bytes_moved - before + self._lost
             if self.bytes_moved:
-                connection.routes[self.route] += 1
-
-    async def _run(self) -> None:
-        left = self._count
-        buffer = memoryview(bytearray(BUFFER if left is None else max(1, min(BUFFER, left))))
-        while left is None or left > 0:
-            room = len(buffer) if left is None else min(len(buffer), left)
-            received = await self._receive(buffer[:room])
-            if not received:
-                if left is None:
-                    break
-                raise self._truncated()
-            await self._write(buffer[:received])
-            if left is not None:
-                left -= received
-
-    async def _receive(self, buffer: memoryview) -> int:
-        """What has arrived, as soon as something has; 0 at EOF."""
-        connection = self._connection
-        await connection.loop.step()
-        while True:
-            connection.life.check_receiving()  # it may have been closed while the file was written
-            try:
-                count = connection.sock.recv_into(buffer)
-                break
-            except BlockingIOError:
-                await connection.readiness.wait_readable()
-            except OSError as error:
-                raise connection.receive_failed(error) from error
-        connection.receive_calls += 1
-        connection.received_bytes += count
-        if not count:
+                connection.routes[self.name] += 1
+        if self._ended:
             connection.life.received_nothing()
-        return count
+            if self._count is not None and self.bytes_moved < self._count:
+                raise self._truncated()
 
-    async def _write(self, data: memoryview) -> None:
-        progress = [0]
+    def _left(self) -> int:
+        """How much may still come; a large number when nobody knows."""
+        return 1 << 62 if self._count is None else self._count - self.bytes_moved
+
+    # --- splice ------------------------------------------------------------------------------------------------------
+
+    async def _splice(self) -> bool:
+        """Take turns with a worker thread until all is done, or return False where the kernel refuses."""
+        connection = self._connection
+        pipe = splice.Pipe()
+        worker = Worker(connection.loop)
         try:
-            await self._connection.loop.run_in_thread(self._write_all, data, progress)
-        except OSError as error:
-            lost = len(data) - progress[0]
-            raise broken(
-                f"writing {self._file.name} failed; it has {self.bytes_moved + progress[0]} bytes, "
-                f"and {lost} that had been received are lost",
-                error,
-            ) from error
+            while self._left() and not self._ended:
+                await self.pace.wait()
+                connection.life.check_open()
+                moved = self.bytes_moved
+                self._room = self.pace.at_once(self._left())
+                connection.lend(self._call_back)
+                try:
+                    outcome = await worker.run(self._pump, pipe)
+                finally:
+                    connection.take_back(self._call_back)
+                self.pace.moved(self.bytes_moved - moved)
+                if outcome == "refused":
+                    await self._write_out(pipe.take_out(), worker)
+                    return False
+                connection.life.check_open()
+                # Asked again, here: what came since the thread looked may have been told to the loop already.
+                if outcome == "idle" and not polls_readable(connection.sock):
+                    await connection.readiness.wait_readable()
+                else:
+                    await connection.loop.step()
+            return True
         finally:
-            self.bytes_moved += progress[0]
+            worker.end()
+            pipe.close()
 
-    def _write_all(self, data: memoryview, progress: list[int]) -> None:
-        """In a worker thread: write it all, however short the writes are."""
-        absolute = self._offset is not None and self._file.kind is FileKind.REGULAR and not self._file.append
-        while progress[0] < len(data):
-            rest = data[progress[0] :]
-            if absolute:
-                assert self._offset is not None
-                progress[0] += os.pwrite(self._file.fd, rest, self._offset + self.bytes_moved + progress[0])
-            else:
-                progress[0] += os.write(self._file.fd, rest)
+    def _call_back(self) -> None:
+        """The connection is being closed."""
+        self._called_back = True
+
+    def _pump(self, pipe: splice.Pipe) -> str:
+        """In a worker thread: socket → pipe → file, for one turn. Returns why it ended."""
+        sock = self._connection.sock.fileno()
+        until = monotonic() + _TURN_SECONDS
+        poll: select.poll | None = None
+        while self._room and not self._called_back:
+            try:
+                taken = pipe.fill(sock, self._room)
+            except BlockingIOError:
+                if poll is None:
+                    poll = select.poll()
+                    poll.register(sock, select.POLLIN)
+                if not poll.poll(_IDLE_MS):
+                    return "idle"
+                continue
+            except OSError as error:
+                if error.errno in REFUSALS and not self._called_back:
+                    return "refused"
+                raise self._source_failed(error) from error
+            if not taken:
+                self._ended = True
+                break
+            self._connection.receive_calls += 1
+            self._room -= taken
+            if not self._empty(pipe):
+                return "refused"
+            if monotonic() >= until:
+                break
+        return "turn over"
+
+    def _empty(self, pipe: splice.Pipe) -> bool:
+        """In a worker thread: write what the pipe holds. False where the kernel refuses."""
+        assert self._file is not None
+        assert self._offset is not None
+        while pipe.held:
+            try:
+                self.bytes_moved += pipe.empty_into_file(self._file.fd, self._offset + self.bytes_moved)
+            except OSError as error:
+                if error.errno in REFUSALS:
+                    return False
+                raise self._write_failed(error, pipe.held) from error
+        return True
+
+    # --- the plain route ---------------------------------------------------------------------------------------------
+
+    async def _receive_and_write(self) -> None:
+        connection = self._connection
+        buffer = memoryview(bytearray(max(1, min(BUFFER, self._left()))))
+        worker = Worker(connection.loop)
+        try:
+            while self._left():
+                await self.pace.wait()
+                await connection.loop.step()
+                connection.life.check_open()
+                try:
+                    count = connection.sock.recv_into(buffer[: self.pace.at_once(min(len(buffer), self._left()))])
+                except BlockingIOError:
+                    await connection.readiness.wait_readable()
+                    continue
+                except OSError as error:
+                    raise self._source_failed(error) from error
+                if not count:
+                    self._ended = True
+                    return
+                connection.receive_calls += 1
+                await self._write_out(buffer[:count], worker)
+                self.pace.moved(count)
+        finally:
+            worker.end()
+
+    async def _write_out(self, data: memoryview | bytes, worker: Worker) -> None:
+        """Write it all where the file was left; what cannot be written is lost, and counted."""
+        view = memoryview(data)
+        if not view:
+            return
+        if self._offset is not None:
+            await worker.run(self._write_at, view)
+            return
+        sink = sink_for(self._file) if self._file is not None else ObjectSink(self._object)
+        try:
+            await sink.write(view, worker)
+        except OSError as error:
+            self.bytes_moved += sink.progress
+            raise self._write_failed(error, len(view) - sink.progress) from error
+        except BaseException:
+            self.bytes_moved += sink.progress
+            self._lost = len(view) - sink.progress
+            raise
+        else:
+            self.bytes_moved += len(view)
+        finally:
+            sink.release()
+
+    def _write_at(self, view: memoryview) -> None:
+        """In a worker thread."""
+        assert self._file is not None
+        assert self._offset is not None
+        done = 0
+        while done < len(view):
+            try:
+                count = os.pwrite(self._file.fd, view[done:], self._offset + self.bytes_moved)
+                if not count:  # pwrite(2) does not say that it may; to ask again could go on for ever
+                    raise OSError(errno.EIO, "the file takes no more bytes")
+            except OSError as error:
+                raise self._write_failed(error, len(view) - done) from error
+            done += count
+            self.bytes_moved += count
+
+    def _source_failed(self, error: OSError) -> Exception:
+        failure = self._connection.receive_failed(error)
+        if isinstance(failure, BrokenResourceError):
+            failure.side = "source"
+            failure.bytes_moved = self.bytes_moved
+        return failure
+
+    def _write_failed(self, error: OSError, lost: int) -> BrokenResourceError:
+        failure = self.failed("sink", self._name, error)
+        failure.bytes_lost = self._lost = lost
+        failure.add_note(f"the file has {self.bytes_moved} bytes; {lost} that had been received are lost")
+        return failure
 
     def _truncated(self) -> BrokenResourceError:
-        position = None if self._offset is None else self._offset + self.bytes_moved
         return TruncatedError(
             f"the peer finished after {self.bytes_moved} of {self._count} bytes",
             bytes_moved=self.bytes_moved,
-            position=position,
-            path=self._file.name,
+            position=self.position,
+            path=self._name,
         )

@@ -23,6 +23,9 @@ from ._errors import ClosedResourceError, EndOfStream
 from ._file_to_socket import FileToSocket
 from ._kernel.tcp import KernelView
 from ._lending import lent_to_read, lent_to_write
+from ._loops import current_loop
+from ._opened import OpenFile
+from ._pace import Pace
 from ._socket_to_file import SocketToFile
 
 DEFAULT_POLICY = ClosePolicy()
@@ -84,7 +87,10 @@ class SocketStream(anyio.abc.SocketStream, trio.abc.HalfCloseableStream):
         :param sock_or_fd: a TCP or UNIX socket of type SOCK_STREAM, or its descriptor; it is made non-blocking
         :raises ValueError: it is no socket, not of type SOCK_STREAM, not connected, or closed; it stays the caller's
         :raises TypeError: it is neither a socket nor an int
+
+        Cancellation: it stays the caller's.
         """
+        await current_loop().checkpoint()
         return cls._adopt(_connected_socket(sock_or_fd), close_policy)
 
     @classmethod
@@ -218,7 +224,7 @@ class SocketStream(anyio.abc.SocketStream, trio.abc.HalfCloseableStream):
         """
         self._connection.life.check_sending()
         with lent_to_read(file) as lent:
-            transfer = FileToSocket(self._connection, lent, offset, count)
+            transfer = FileToSocket(self._connection, lent, offset, count, Pace(None))
             await transfer.run()
         return transfer.bytes_moved
 
@@ -238,8 +244,12 @@ class SocketStream(anyio.abc.SocketStream, trio.abc.HalfCloseableStream):
         """
         self._connection.life.check_receiving()
         with lent_to_write(file) as lent:
-            transfer = SocketToFile(self._connection, lent, offset, count)
-            await transfer.run()
+            transfer = SocketToFile(self._connection, lent, offset, count, Pace(None))
+            try:
+                await transfer.run()
+            finally:
+                if offset is None and transfer.position is not None and isinstance(lent, OpenFile):
+                    lent.seek(transfer.position)
         return transfer.bytes_moved
 
     # --- Trio's face -------------------------------------------------------------------------------------------------
@@ -354,6 +364,7 @@ class UNIXSocketStream(SocketStream, anyio.abc.UNIXSocketStream):
         cls, sock_or_fd: socket.socket | int, *, close_policy: ClosePolicy = DEFAULT_POLICY
     ) -> UNIXSocketStream:
         """As :meth:`SocketStream.from_socket`, for a UNIX socket."""
+        await current_loop().checkpoint()
         return cls._adopt(_connected_socket(sock_or_fd, socket.AF_UNIX), close_policy)
 
     async def send_fds(self, message: bytes, fds: Collection[int | IOBase]) -> None:

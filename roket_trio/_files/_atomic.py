@@ -1,7 +1,7 @@
 """A file that takes its target's place in one step, when it is complete, or never.
 
-(A file without a name, O_TMPFILE, cannot do it: linkat(2) does not replace. So it has a name that tells.) Everything here
-blocks: it is for worker threads.
+(A file without a name, O_TMPFILE, cannot do it: linkat(2) does not replace. So it has a name that tells.) Everything
+here blocks: it is for worker threads.
 """
 
 from __future__ import annotations

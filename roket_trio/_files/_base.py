@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import stat
-import sys
 import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -30,11 +29,13 @@ class Turn:
     in ``finally``, and looks at ``is_closing`` after each wait: a closing task waits for it.
     """
 
-    __slots__ = ("_free", "is_closing", "is_taken")
+    __slots__ = ("_free", "interrupt", "is_closing", "is_taken")
 
     def __init__(self) -> None:
         self.is_taken = False
         self.is_closing = False
+        self.interrupt: Callable[[], None] | None = None
+        """How to make a mover let go soon; called by who closes the stream."""
         self._free: anyio.Event | None = None
 
     def take(self, doing: str) -> None:
@@ -59,6 +60,8 @@ class Turn:
         """Forbid new turns, and wait for the one under way; not to be cancelled."""
         self.is_closing = True
         if self.is_taken:
+            if self.interrupt is not None:
+                self.interrupt()
             self._free = anyio.Event()
             await wait_whatever_comes(self._free)
 
@@ -81,6 +84,8 @@ class FileStream:
     """A file that is closed once, after whoever uses it has let go."""
 
     def __init__(self, file: Any, *, writable: bool) -> None:
+        if isinstance(file, int):
+            raise TypeError("expected a binary file object, not a descriptor; open(fd, 'rb', buffering=0) makes one")
         self._file = file
         # How to reach the bytes without the object; None where only the object can.
         self._opened: OpenFile | None
@@ -89,8 +94,6 @@ class FileStream:
         except OpaqueFileError:
             self._opened = None
             self._file = unwrap(file)
-        if isinstance(file, int):
-            raise TypeError("expected a binary file object, not a descriptor; open(fd, 'rb', buffering=0) makes one")
         self._name = self._opened.name if self._opened is not None else _name_of(self._file)
         self._path: str | None = None if self._name_is_made_up() else self._name
         self._turn = Turn()
@@ -222,10 +225,7 @@ class FileStream:
 
     def _collected(self) -> None:
         """Nobody closed it, and it is ours."""
-        try:
-            self._close_file()
-        except OSError as error:
-            print(f"closing {self._name} failed: {error}", file=sys.stderr)
+        self._close_file()  # Python shows what a collector raises
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {'closed' if self._is_closed() else 'open'} {self._name}>"

@@ -1,10 +1,10 @@
 """Pipes, FIFOs, terminals and what else makes its reader wait: polled, then read or written without blocking.
 
 The description that a caller has opened is usually shared: with the shell, with a child, between standard input and
-output. So O_NONBLOCK is not set on it; the pipe or terminal is opened once more, through /proc/self/fd, and that private
-description is non-blocking. (``preadv2(RWF_NOWAIT)`` needs no flag, but FIFOs and terminals refuse it with EOPNOTSUPP,
-Linux 6.18.) Where that cannot be done (sockets, the master of a pty, which would open another pty) the flag is set on the
-caller's description until the stream is closed.
+output. So O_NONBLOCK is not set on it; the pipe or terminal is opened once more, through /proc/self/fd, and that
+private description is non-blocking. (``preadv2(RWF_NOWAIT)`` needs no flag, but FIFOs and terminals refuse it with
+EOPNOTSUPP, Linux 6.18.) Where that cannot be done (sockets, the master of a pty, which would open another pty) the flag
+is set on the caller's description until the stream is closed.
 """
 
 from __future__ import annotations

@@ -13,13 +13,15 @@ import anyio.abc
 import trio
 
 from .._errors import EndOfStream, broken
+from .._kernel import pagecache
 from .._kernel.fd import FileKind
 from .._loops import Loop, current_loop
 from .._opened import OpenFile, opened_at
 from ._base import FileStream, open_nonblocking
 from ._objects import ObjectSource, check_object
 from ._polled import PolledSource
-from ._sources import BlockingSource, RegularSource, Source, regular_source
+from ._sources import PagedSource, RegularSource, Source
+from ._uncached import AheadSource, BlockingSource, GeneratedSource
 
 DEFAULT_MAX_BYTES = 65536
 
@@ -43,12 +45,12 @@ class FileReadStatistics:
 class FileReadStream(FileStream, anyio.abc.ByteReceiveStream, trio.abc.ReceiveStream):
     """Reads a file: an :class:`anyio.abc.ByteReceiveStream` and a :class:`trio.abc.ReceiveStream`.
 
-    What is in the page cache is read at once, the rest by a worker thread with read-ahead, so the event loop never waits
-    for a disk. Pipes, FIFOs and terminals are waited for without a thread; objects whose bytes are not their descriptor's
-    (``GzipFile``, ``BytesIO``...) are read through their own methods. One task at a time may read.
+    What is in the page cache is read at once, the rest by a worker thread with read-ahead, so the event loop never
+    waits for a disk. Pipes, FIFOs and terminals are waited for without a thread; objects whose bytes are not their
+    descriptor's (``GzipFile``, ``BytesIO``...) are read through their own methods. One task at a time may read.
 
-    The position is the file's own: what has wrapped an open file object finds that where the stream stands, and may move
-    it between two reads. A pipe is not to be read through the object meanwhile.
+    The position is the file's own: what has wrapped an open file object finds that where the stream stands, and may
+    move it between two reads. A pipe is not to be read through the object meanwhile.
     """
 
     def __init__(self, file: Any) -> None:
@@ -229,9 +231,7 @@ class FileReadStream(FileStream, anyio.abc.ByteReceiveStream, trio.abc.ReceiveSt
     def statistics(self) -> FileReadStatistics:
         """What the stream has done so far."""
         counts = self._source.counts
-        return FileReadStatistics(
-            counts.received_bytes, counts.cached_reads, counts.thread_hops, counts.fallbacks
-        )
+        return FileReadStatistics(counts.received_bytes, counts.cached_reads, counts.thread_hops, counts.fallbacks)
 
     def _check_usable(self) -> None:
         self._check_open()
@@ -258,7 +258,10 @@ def source_for(file: OpenFile, offset: int | None = None) -> Source:
     ``offset`` is for regular files; the others have no place to leave.
     """
     if file.kind is FileKind.REGULAR:
-        return regular_source(file, offset)
+        if not file.direct and pagecache.can_tell(file.fd):
+            return PagedSource(file, offset)
+        # Pages of O_DIRECT files are not cached; a file of size 0 is generated, or will only have content later.
+        return AheadSource(file, offset) if file.direct or file.size else GeneratedSource(file, offset)
     return PolledSource(file) if file.kind is FileKind.STREAM else BlockingSource(file)
 
 

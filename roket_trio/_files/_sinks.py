@@ -1,7 +1,8 @@
 """Where the bytes of a file go: one class for each way to write without ever blocking the event loop.
 
 A write into the page cache waits when there are too many dirty pages (``balance_dirty_pages``), so a worker thread does
-it. (``pwritev2(RWF_NOWAIT)`` would tell beforehand on XFS and Btrfs; ext4 and tmpfs refuse it with EOPNOTSUPP, Linux 6.18.)
+it. (``pwritev2(RWF_NOWAIT)`` would tell beforehand on XFS and Btrfs; ext4 and tmpfs refuse it with EOPNOTSUPP, Linux
+6.18.)
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ class WriteCounts:
 
 
 class Sink(ABC):
-    """Takes bytes, from one task at a time. ``OSError`` is raised as it comes; :attr:`progress` tells how far it came."""
+    """Takes bytes, from one task at a time. ``OSError`` is raised as it comes; :attr:`progress` says how far it was."""
 
     __slots__ = ("counts", "progress")
 
@@ -60,10 +61,10 @@ class Sink(ABC):
         self.progress += count
         self.counts.sent_bytes += count
 
-    def wake(self) -> None:
+    def wake(self) -> None:  # noqa: B027 - most have nobody to wake
         """The stream is being closed: whoever waits must come back with :class:`ClosedResourceError`."""
 
-    def release(self) -> None:
+    def release(self) -> None:  # noqa: B027 - most have nothing of their own
         """Close what the sink has opened for itself. Nobody uses it any more. Idempotent."""
 
 

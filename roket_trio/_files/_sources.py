@@ -1,23 +1,26 @@
 """Where the bytes of a file come from: one class for each way to read without ever blocking the event loop.
 
 A source first offers what can be had at once, by a plain call (:meth:`Source.read_now`), and only then an ``await``
-(:meth:`Source.read`): the fast path costs no coroutine. Regular files are here; pipes and terminals are in ``_polled``,
+(:meth:`Source.read`): the fast path costs no coroutine. The page cache is here, files without it in ``_uncached``; pipes and terminals are in ``_polled``,
 objects without a descriptor of their own in ``_objects``.
 
 Ways to give out a cached chunk of 64 KiB as ``bytes``, against a blocking ``readinto`` of it (Python 3.13, 128 MiB):
-``os.read`` after asking whether the last page is cached 1.26-1.30, ``preadv2(RWF_NOWAIT)`` into a ``BytesIO`` whose value
-is taken 1.39, into one scratch buffer that is copied 1.52-1.56, into a fresh ``bytearray`` that is copied 1.78. So it is
-asked for one byte, then read. Into the caller's buffer the kernel's own word on every page is free (1.03).
+``os.read`` after asking whether the last page is cached 1.26-1.30, ``preadv2(RWF_NOWAIT)`` into a ``BytesIO`` whose
+value is taken 1.39, into one scratch buffer that is copied 1.52-1.56, into a fresh ``bytearray`` that is copied 1.78.
+So it is asked for one byte, then read. Into the caller's buffer the kernel's own word on every page is free (1.03).
+
+Once a reader has come to cold pages the scratch buffer is worth its copy: while read-ahead is under way the page that
+was asked for may be there and one before it not yet. With ``os.read`` a cold file took 2.1-2.3 times the blocking loop,
+and the event loop lagged by up to 38 ms; with the scratch buffer 1.3-1.6, and 2-8 ms (128 MiB, 3 GB/s, read-ahead of 8
+MiB).
 """
 
 from __future__ import annotations
 
 import contextlib
 import io
-import mmap
 import os
 from abc import ABC, abstractmethod
-from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import final
@@ -26,21 +29,20 @@ from .._kernel import pagecache
 from .._opened import OpenFile
 from ._worker import Worker
 
-# The most that is copied in the event loop at a time (70 µs). Who asks for more gets it from a worker thread, in one piece.
+# The most that is copied in the event loop at a time (70 µs). Who asks for more gets it from a worker thread, in one
+# piece.
 AT_ONCE = 1 << 20
 
-# How far ahead a reader that goes straight on asks (1 µs) whether the pages are cached. The answer holds until the task is
-# next suspended, a millisecond at most. Asking for each chunk of 64 KiB: 1.52 x the blocking loop; so: 1.39.
+# How far ahead a reader that goes straight on asks (1 µs) whether the pages are cached. The answer holds until the task
+# is next suspended, a millisecond at most. Asking for each chunk of 64 KiB: 1.52 x the blocking loop; so: 1.39.
 _ASK_AHEAD = 128 << 10
 
 # What a worker thread fetches beyond the chunk that was asked for: doubled each time while the reader goes straight on,
 # nothing after a seek. At 4 MiB the hop (100 µs) is 2 % of what a disk of 1 GB/s takes.
-_FIRST_WINDOW = 256 << 10
+FIRST_WINDOW = 256 << 10
 _LAST_WINDOW = 4 << 20
 
-# Where the file system cannot tell, what was read ahead lies in memory: a transfer may use half a MiB.
-_LAST_PRIVATE_WINDOW = 512 << 10
-_PIECE = 64 << 10
+_SCRATCH = 128 << 10
 
 
 @final
@@ -94,15 +96,15 @@ class Source(ABC):
         """Whether :meth:`seek` and :meth:`tell` never block."""
         return True
 
-    def wake(self) -> None:
+    def wake(self) -> None:  # noqa: B027 - most have nobody to wake
         """The stream is being closed: whoever waits must come back with :class:`ClosedResourceError`."""
 
-    def release(self) -> None:
+    def release(self) -> None:  # noqa: B027 - most have nothing of their own
         """Close what the source has opened for itself. Nobody uses it any more. Idempotent."""
 
 
 class RegularSource(Source):
-    """A file with positions. They are the descriptor's own, so that whoever has the file object stands where we stand."""
+    """A file with positions. They are the descriptor's own: whoever has the file object stands where we stand."""
 
     __slots__ = ("_flush", "file", "is_shared", "moves", "position")
 
@@ -154,7 +156,7 @@ class RegularSource(Source):
 class PagedSource(RegularSource):
     """A regular file whose file system tells what is cached (ext4, XFS, Btrfs...)."""
 
-    __slots__ = ("_known_in", "_known_to", "_next_window", "_probe", "_size")
+    __slots__ = ("_known_in", "_known_to", "_next_window", "_probe", "_scratch", "_size")
 
     def __init__(self, file: OpenFile, offset: int | None = None) -> None:
         super().__init__(file, offset)
@@ -163,10 +165,12 @@ class PagedSource(RegularSource):
         self._known_to = -1
         self._known_in = 0.0
         self._size = file.size
-        self._next_window = _FIRST_WINDOW
+        self._scratch: memoryview | None = None  # since the reader has come to cold pages
+        self._next_window = FIRST_WINDOW
 
     def moved_elsewhere(self) -> None:
         self._known_to = -1
+        self._scratch = None
         self._next_window = 0
 
     def read_now(self, max_bytes: int, turn: float) -> bytes | None:
@@ -174,6 +178,10 @@ class PagedSource(RegularSource):
             return None
         if self.is_shared:
             self.settle()
+        if self._scratch is not None:
+            buffer = self._scratch[:max_bytes]
+            count = self.readinto_now(buffer)
+            return None if count is None else bytes(buffer[:count])
         fd = self.file.fd
         position = self.position
         end = position + max_bytes
@@ -213,6 +221,8 @@ class PagedSource(RegularSource):
 
     async def read(self, max_bytes: int, worker: Worker) -> bytes:
         self.counts.thread_hops += 1
+        if self._scratch is None:
+            self._scratch = memoryview(bytearray(_SCRATCH))
         data = await worker.run(self._read_and_fetch, max_bytes, self._open_window())
         self._advance(len(data))
         return data
@@ -257,155 +267,8 @@ class PagedSource(RegularSource):
 
     def _open_window(self) -> int:
         window = self._next_window
-        self._next_window = min(max(2 * window, _FIRST_WINDOW), _LAST_WINDOW)
+        self._next_window = min(max(2 * window, FIRST_WINDOW), _LAST_WINDOW)
         return window
 
     def _advance(self, count: int) -> None:
         self._known_to = self.position = self.position + count
-
-
-@final
-class AheadSource(RegularSource):
-    """A regular file whose system cannot tell what is cached (tmpfs, /proc, NFS, overlays, O_DIRECT; no RWF_NOWAIT).
-
-    A worker thread reads it, several chunks in a hop, each into the very object that will be given out. (Not tmpfs in
-    the event loop either: its pages may lie in swap.) 128 MiB on tmpfs in chunks of 64 KiB: 0.3 of the time of a hop a
-    chunk.
-    """
-
-    __slots__ = ("_chunks", "_next_window", "_taken")
-
-    def __init__(self, file: OpenFile, offset: int | None = None) -> None:
-        super().__init__(file, offset)
-        self._chunks: deque[bytes] = deque()
-        self._taken = 0  # of the first chunk
-        self._next_window = _FIRST_WINDOW
-
-    def moved_elsewhere(self) -> None:
-        self._chunks.clear()
-        self._taken = 0
-        self._next_window = 0
-
-    def read_now(self, max_bytes: int, turn: float) -> bytes | None:
-        if self.is_shared:
-            self.settle()
-        return self._take(max_bytes) if self._chunks else None
-
-    async def read(self, max_bytes: int, worker: Worker) -> bytes:
-        if not await self._fill(max_bytes, worker):
-            return b""
-        return self._take(max_bytes)
-
-    def readinto_now(self, buffer: memoryview) -> int | None:
-        data = self.read_now(buffer.nbytes, 0.0)
-        if data is None:
-            return None
-        buffer[: len(data)] = data
-        return len(data)
-
-    async def readinto(self, buffer: memoryview, worker: Worker) -> int:
-        if buffer.nbytes < _FIRST_WINDOW or self.file.direct:
-            data = await self.read(buffer.nbytes, worker)
-            buffer[: len(data)] = data
-            return len(data)
-        self._count_hop()
-        count = await worker.run(os.preadv, self.file.fd, (buffer,), self.position)
-        self._advance(count)
-        return count
-
-    def _take(self, max_bytes: int) -> bytes:
-        chunk = self._chunks[0]
-        if self._taken or len(chunk) > max_bytes:
-            data = chunk[self._taken : self._taken + max_bytes]
-        else:
-            data = chunk
-        self._taken += len(data)
-        if self._taken == len(chunk):
-            self._chunks.popleft()
-            self._taken = 0
-        self._advance(len(data))
-        return data
-
-    def _advance(self, count: int) -> None:
-        self.position += count
-        if self.moves:
-            os.lseek(self.file.fd, self.position, os.SEEK_SET)
-
-    def _count_hop(self) -> None:
-        self.counts.thread_hops += 1
-        self.counts.fallbacks += 1
-
-    async def _fill(self, max_bytes: int, worker: Worker) -> bool:
-        window = self._next_window
-        self._next_window = min(max(2 * window, _FIRST_WINDOW), _LAST_PRIVATE_WINDOW)
-        self._count_hop()
-        read = self._read_direct if self.file.direct else self._read_ahead
-        chunks = await worker.run(read, max_bytes, window)
-        self._chunks.extend(chunks)
-        return bool(chunks)
-
-    def _read_ahead(self, max_bytes: int, window: int) -> list[bytes]:
-        """In a worker thread: chunks of ``max_bytes``, as many as fit into ``window``, but at least one."""
-        chunks: list[bytes] = []
-        position = self.position
-        size = self.clip(max_bytes) if not window else max(self.clip(max_bytes), _PIECE)
-        while not chunks or position - self.position + size <= window:
-            try:
-                data = os.pread(self.file.fd, size, position)
-            except OSError:
-                if chunks:  # nobody has asked for these bytes yet; who does will be told
-                    break
-                raise
-            if not data:
-                break
-            chunks.append(data)
-            position += len(data)
-        return chunks
-
-    def _read_direct(self, max_bytes: int, window: int) -> list[bytes]:
-        """In a worker thread: whole blocks into an aligned buffer (open(2), O_DIRECT), of which the bytes are cut."""
-        fd = self.file.fd
-        block = max(mmap.PAGESIZE, os.fstat(fd).st_blksize)
-        before = self.position % block
-        wanted = before + max(self.clip(max_bytes), window)
-        with mmap.mmap(-1, -(-wanted // block) * block) as area, memoryview(area) as view:
-            count = os.preadv(fd, (view,), self.position - before)
-            return [bytes(view[before:count])] if count > before else []
-
-
-@final
-class BlockingSource(Source):
-    """A device that is always ready, or as good as (/dev/zero, a disk): read in a worker thread, where it stands."""
-
-    __slots__ = ("_file",)
-
-    def __init__(self, file: OpenFile) -> None:
-        super().__init__()
-        self._file = file
-
-    def read_now(self, max_bytes: int, turn: float) -> bytes | None:
-        return None
-
-    async def read(self, max_bytes: int, worker: Worker) -> bytes:
-        self.counts.thread_hops += 1
-        return await worker.run(os.read, self._file.fd, min(max_bytes, AT_ONCE))
-
-    def readinto_now(self, buffer: memoryview) -> int | None:
-        return None
-
-    async def readinto(self, buffer: memoryview, worker: Worker) -> int:
-        self.counts.thread_hops += 1
-        return await worker.run(os.readv, self._file.fd, (buffer[:AT_ONCE],))
-
-    def tell(self) -> int:
-        return os.lseek(self._file.fd, 0, os.SEEK_CUR)
-
-    def seek(self, position: int, whence: int) -> int:
-        return os.lseek(self._file.fd, position, whence)
-
-
-def regular_source(file: OpenFile, offset: int | None = None) -> RegularSource:
-    """The source for a regular file, from where its owner stands or from ``offset`` (see :class:`RegularSource`)."""
-    if not file.direct and pagecache.can_tell(file.fd):
-        return PagedSource(file, offset)
-    return AheadSource(file, offset)

@@ -1,9 +1,9 @@
 """A thread of the stream's own, for files that keep one busy.
 
 A hop to a worker thread of the loop and back takes 100 µs on Trio, 125 on asyncio, 92 on uvloop (AnyIO's own: 106, 80,
-55); to this one 37, 35 and 15, since it wakes the loop by an eventfd that is watched all the time. With it a write of 1 MiB
-costs 1.23 times the blocking one, without 1.55. It begins at the third hop, so that a small file never starts a thread,
-and it ends with the stream. There are a few at most: a thousand streams share the loop's threads.
+55); to this one 37, 35 and 15, since it wakes the loop by an eventfd that is watched all the time. With it a write of 1
+MiB costs 1.23 times the blocking one, without 1.55. It begins at the third hop, so that a small file never starts a
+thread, and it ends with the stream. There are a few at most: a thousand streams share the loop's threads.
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ import trio
 from .._errors import BrokenResourceError, BusyResourceError, broken
 from .._kernel.fd import FileKind
 from .._loops import Loop, current_loop
-from .._opened import opened_at
+from .._opened import OpenFile, opened_at
 from ._atomic import Replacement
 from ._base import FileStream, open_nonblocking
 from ._objects import check_object
@@ -44,8 +44,9 @@ class FileWriteStatistics:
 class FileWriteStream(FileStream, anyio.abc.ByteSendStream, trio.abc.SendStream):
     """Writes a file: an :class:`anyio.abc.ByteSendStream` and a :class:`trio.abc.SendStream`.
 
-    A worker thread writes, since a write may wait for the disk. Pipes, FIFOs and terminals are waited for without a thread;
-    objects whose bytes are not their descriptor's are written through their own methods. One task at a time may send.
+    A worker thread writes, since a write may wait for the disk. Pipes, FIFOs and terminals are waited for without a
+    thread; objects whose bytes are not their descriptor's are written through their own methods. One task at a time may
+    send.
     """
 
     def __init__(self, file: Any) -> None:
@@ -68,11 +69,7 @@ class FileWriteStream(FileStream, anyio.abc.ByteSendStream, trio.abc.SendStream)
         if self._opened is None:
             check_object(self._file, "write")
             return ObjectSink(self._file)
-        if self._opened.kind is FileKind.STREAM:
-            return PolledSink(self._opened)
-        if self._opened.kind is FileKind.REGULAR and not self._opened.append:
-            self._opened.settle()
-        return ThreadSink(self._opened)
+        return sink_for(self._opened)
 
     @classmethod
     async def from_path(
@@ -82,8 +79,8 @@ class FileWriteStream(FileStream, anyio.abc.ByteSendStream, trio.abc.SendStream)
 
         :param append: go on at its end; otherwise it is emptied
         :param atomic: write beside it, in the same directory (``.NAME.xxxxxxxx.roket-part``), and put that in its place
-            on a clean close, synced to the disk, with the mode that it had. After a send that failed or was cancelled, an
-            error that leaves ``async with``, a cancelled close, :meth:`discard`, or no close at all, nothing is left
+            on a clean close, synced to the disk, with the mode that it had. After a send that failed or was cancelled,
+            an error that leaves ``async with``, a cancelled close, :meth:`discard`, or no close at all, nothing is left
             behind and the file is as it was. After a crash of the process the new file may be left.
         :raises ValueError: both at once; ``atomic`` for what is no regular file
         :raises OSError: as :func:`open`
@@ -98,7 +95,7 @@ class FileWriteStream(FileStream, anyio.abc.ByteSendStream, trio.abc.SendStream)
         replacement: Replacement | None = None
         if atomic:
             replacement = await loop.run_in_thread(Replacement, name)
-            file = open(replacement.fd, "wb", buffering=0)
+            file = _over(replacement.fd)
         else:
             while True:
                 try:
@@ -122,8 +119,8 @@ class FileWriteStream(FileStream, anyio.abc.ByteSendStream, trio.abc.SendStream)
         :raises ClosedResourceError: the stream is closed, or was closed while this waited for a pipe
         :raises BusyResourceError: another task is sending
 
-        Cancellation: checked before anything is written; a worker thread that writes is waited for. Only a send that waits
-        for a pipe is cancelled in the middle; it cuts the stream: later sends fail.
+        Cancellation: checked before anything is written; a worker thread that writes is waited for. Only a send that
+        waits for a pipe is cancelled in the middle; it cuts the stream: later sends fail.
         """
         await self._send(item, at_once=False)
 
@@ -188,8 +185,8 @@ class FileWriteStream(FileStream, anyio.abc.ByteSendStream, trio.abc.SendStream)
         :raises BrokenResourceError: flushing, syncing, closing or replacing failed; or there is nothing to replace the
             target with, since a send had failed or was cancelled. The descriptor is gone nevertheless.
 
-        Cancellation: the descriptor is gone before ``Cancelled`` is raised; an ``atomic`` file that has not yet begun to
-        replace its target is discarded.
+        Cancellation: the descriptor is gone before ``Cancelled`` is raised; an ``atomic`` file that has not yet begun
+        to replace its target is discarded.
         """
         loop = self._running_loop()
         if self._replacement is None:
@@ -278,9 +275,22 @@ class FileWriteStream(FileStream, anyio.abc.ByteSendStream, trio.abc.SendStream)
             super()._collected()
 
 
+def sink_for(file: OpenFile) -> Sink:
+    """The way to write ``file`` where it stands, or at its end."""
+    if file.kind is FileKind.STREAM:
+        return PolledSink(file)
+    if file.kind is FileKind.REGULAR and not file.append:
+        file.settle()
+    return ThreadSink(file)
+
+
 def _open_to_write(path: str, append: bool) -> Any:
     """In a worker thread: open without waiting for the other end of a FIFO."""
     return open(path, "ab" if append else "wb", buffering=0, opener=open_nonblocking)
+
+
+def _over(fd: int) -> Any:
+    return open(fd, "wb", buffering=0)
 
 
 def _is_fifo(path: str) -> bool:

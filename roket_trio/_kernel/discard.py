@@ -4,20 +4,30 @@ from __future__ import annotations
 
 import socket
 import sys
+from typing import NamedTuple
 
 _AT_ONCE = 1 << 18
 _scratch = bytearray(_AT_ONCE)
 
 
-def discard_received(sock: socket.socket, *, limit: int | None = None) -> tuple[int, bool]:
+class Discarded(NamedTuple):
+    """What :func:`discard_received` dropped, and what it came upon."""
+
+    dropped: int
+    """The number of bytes dropped."""
+    reached_end: bool
+    """Whether the peer's FIN was reached."""
+    error: OSError | None
+    """ECONNRESET and the like, which the kernel tells once, after the last byte."""
+
+
+def discard_received(sock: socket.socket, *, limit: int | None = None) -> Discarded:
     """Take what has arrived off ``sock`` and drop it, without waiting.
 
     On TCP ``MSG_TRUNC`` frees the queue without copying it (tcp(7), Linux 2.4); a UNIX socket ignores the flag and
     copies into a scratch buffer.
 
     :param limit: stop after this many bytes, so that a peer that never stops cannot hold the caller
-    :returns: the number of bytes dropped, and whether the peer's FIN was reached
-    :raises OSError: ECONNRESET and the like, once the queue is empty
     """
     flags = socket.MSG_TRUNC if sys.platform == "linux" and sock.family != socket.AF_UNIX else 0
     dropped = 0
@@ -25,8 +35,10 @@ def discard_received(sock: socket.socket, *, limit: int | None = None) -> tuple[
         try:
             count = sock.recv_into(_scratch, 0, flags)
         except BlockingIOError:
-            return dropped, False
+            break
+        except OSError as error:
+            return Discarded(dropped, False, error)
         if count == 0:
-            return dropped, True
+            return Discarded(dropped, True, None)
         dropped += count
-    return dropped, False
+    return Discarded(dropped, False, None)

@@ -22,6 +22,9 @@ _PROBE_EVERY = 128 * 1024
 _FETCH_CHUNK = 256 * 1024
 
 
+_FAR_BEYOND = 1 << 62
+
+
 def read_cached(fd: int, buffer: bytearray | memoryview, offset: int) -> int | None:
     """Read from a regular file at ``offset`` into ``buffer`` what is in the page cache, without waiting.
 
@@ -46,7 +49,8 @@ def can_tell(fd: int) -> bool:
     if RWF_NOWAIT is None:
         return False
     try:
-        os.preadv(fd, (bytearray(1),), 0, RWF_NOWAIT)
+        # Far beyond any end: a question about a page that is not there would begin to fetch it.
+        os.preadv(fd, (bytearray(1),), _FAR_BEYOND, RWF_NOWAIT)
     except OSError as error:
         return error.errno in (errno.EAGAIN, errno.EIO)  # nothing cached there; kernel 5.9's way of saying so
     return True
@@ -71,14 +75,19 @@ def is_cached(fd: int, offset: int, count: int) -> bool:
 def fetch(fd: int, offset: int, count: int) -> int:
     """For a worker thread: read ``count`` bytes at ``offset`` and drop them, so that they are cached when it returns.
 
-    :returns: the bytes there were, fewer at the end of the file
-    :raises OSError: the disk's error
+    :returns: the bytes there were, fewer at the end of the file and before a place that cannot be read
+    :raises OSError: the disk's error at the first of them
     """
     scratch = memoryview(bytearray(min(count, _FETCH_CHUNK)))
     advise_will_need(fd, offset, count)
     done = 0
     while done < count:
-        got = os.preadv(fd, (scratch[: count - done],), offset + done)
+        try:
+            got = os.preadv(fd, (scratch[: count - done],), offset + done)
+        except OSError:
+            if done:  # it will come again when these bytes are asked for; those before them are good
+                break
+            raise
         if got == 0:
             break
         done += got

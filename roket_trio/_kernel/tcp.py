@@ -12,7 +12,7 @@ import socket
 import struct
 import sys
 from dataclasses import dataclass
-from typing import final
+from typing import Any, final
 
 from .fd import ioctl_int
 
@@ -25,7 +25,7 @@ _RTT = struct.Struct("=I")
 _BYTES_ACKED = struct.Struct("=Q")
 _RTT_OFFSET = 68
 _BYTES_ACKED_OFFSET = 120
-_NOTSENT_OFFSET = 160
+_NOTSENT_OFFSET = 144
 _ENOUGH_FOR_ALL = 192
 
 
@@ -129,3 +129,22 @@ def discard_on_close(sock: socket.socket) -> None:
     """Make ``close`` drop what was not sent and reset the connection: ``SO_LINGER`` with a time of 0 (socket(7))."""
     with contextlib.suppress(OSError):  # the peer was faster
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+
+
+def disconnect(sock: socket.socket) -> None:
+    """Reset the connection at once, even while another thread holds the descriptor in a system call.
+
+    ``close`` with a linger time of 0 sends nothing as long as anybody else holds the open file; ``connect`` to an
+    address of family AF_UNSPEC dissolves the association instead (connect(2)), which on TCP sends RST
+    (``tcp_disconnect``).
+    """
+    import ctypes
+
+    global _connect
+    if _connect is None:
+        _connect = ctypes.CDLL(None, use_errno=True).connect
+    address = struct.pack("H14x", socket.AF_UNSPEC)
+    _connect(sock.fileno(), address, len(address))  # ENOTCONN: the peer was faster
+
+
+_connect: Any = None

@@ -1,0 +1,16 @@
+"""How fast roket_trio is, against the machine's own limit and against the usual ways: ``python -m benchmarks run``.
+
+==================  ===================================================================================================
+``__main__``        the command line
+``cases/``          what is measured: one file for each job, with every way to do it and the limits that it is held to
+``sinks``           who receives, in a process of its own
+``workshop``        the files and the sink that the jobs share
+``loops``           Trio, asyncio and uvloop by name
+``measure``         rounds in random order, wall and CPU time
+``compare``         medians, ratios, limits
+``report``          the table and the JSON file
+``fingerprint``     the machine and the versions
+==================  ===================================================================================================
+
+Figures from two runs, or two machines, are not to be compared: the ratios within one run are.
+"""

@@ -1,0 +1,103 @@
+"""64 bytes go to the other end of a connection and back. Both ends are tasks of one loop: the loop is what costs."""
+
+from __future__ import annotations
+
+import socket
+from typing import Protocol
+
+import anyio
+import trio
+from anyio.abc import SocketStream as AnyIOSocketStream
+
+from roket_trio import SocketStream
+
+from ..loops import LOOPS
+from ..measure import Case, Done, Limits, Watch, Way
+from ..workshop import Workshop
+
+MESSAGE = bytes(64)
+
+
+def round_trips(shop: Workshop) -> int:
+    """2,000 in a run of full size."""
+    return max(10, shop.size >> 16)
+
+
+def pair() -> tuple[socket.socket, socket.socket]:
+    """A TCP connection over loopback, both ends of it."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        client = socket.create_connection(listener.getsockname())
+        server, _ = listener.accept()
+    for sock in (client, server):
+        sock.setblocking(False)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return client, server
+
+
+class Stream(Protocol):
+    """AnyIO's verbs."""
+
+    async def send(self, item: bytes, /) -> None: ...
+    async def receive(self, max_bytes: int = ..., /) -> bytes: ...
+
+
+async def _ping(client: Stream, server: Stream, times: int, watch: Watch) -> Done:
+    async def echo() -> None:
+        for _ in range(times):
+            await server.send(await server.receive(65536))
+
+    moved = 0
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(echo)
+        with watch:
+            for _ in range(times):
+                await client.send(MESSAGE)
+                moved += len(await client.receive(65536))
+    return Done(moved)
+
+
+async def trio_echo(shop: Workshop, watch: Watch) -> Done:
+    times = round_trips(shop)
+    client, server = (trio.SocketStream(trio.socket.from_stdlib_socket(sock)) for sock in pair())
+
+    async def echo() -> None:
+        for _ in range(times):
+            await server.send_all(await server.receive_some(65536))
+
+    moved = 0
+    async with client, server, trio.open_nursery() as nursery:
+        nursery.start_soon(echo)
+        with watch:
+            for _ in range(times):
+                await client.send_all(MESSAGE)
+                moved += len(await client.receive_some(65536))
+    return Done(moved)
+
+
+async def anyio_echo(shop: Workshop, watch: Watch) -> Done:
+    one, other = pair()
+    async with await AnyIOSocketStream.from_socket(one) as client, await AnyIOSocketStream.from_socket(other) as server:
+        return await _ping(client, server, round_trips(shop), watch)
+
+
+async def roket_echo(shop: Workshop, watch: Watch) -> Done:
+    one, other = pair()
+    async with await SocketStream.from_socket(one) as client, await SocketStream.from_socket(other) as server:
+        return await _ping(client, server, round_trips(shop), watch)
+
+
+CASES = [
+    Case(
+        "echo",
+        "64-byte echo round trip, both ends on one loop",
+        (
+            Way("trio.SocketStream", "idiom", "trio", trio_echo),
+            *(Way(f"AnyIO's SocketStream on {loop}", "idiom", loop, anyio_echo) for loop in LOOPS),
+            *(Way(f"roket_trio on {loop}", "roket", loop, roket_echo) for loop in LOOPS),
+        ),
+        Limits(times_faster=1, times_trio=None),
+        size=lambda shop: round_trips(shop) * len(MESSAGE),
+        unit="round trip",
+        divisor=round_trips,
+    ),
+]

@@ -1,0 +1,98 @@
+"""A file is read to its end: in pieces of 64 KiB that are handed out as bytes, and into one buffer of 256 KiB."""
+
+from __future__ import annotations
+
+import trio
+from anyio.streams.file import FileReadStream as AnyIOFileReadStream
+
+from roket_trio import EndOfStream, FileReadStream
+
+from ..loops import LOOPS
+from ..measure import Case, Done, Limits, Watch, Way
+from ..workshop import Workshop
+
+PIECE = 64 << 10
+BUFFER = 256 << 10
+
+
+def readinto(size: int) -> Way:
+    """The ceiling: one buffer, and a plain loop."""
+
+    def job(shop: Workshop, watch: Watch) -> Done:
+        buffer = bytearray(size)
+        moved = 0
+        with watch, open(shop.source, "rb", buffering=0) as file:
+            while count := file.readinto(buffer):
+                moved += count
+        return Done(moved)
+
+    return Way("blocking readinto", "ceiling", "none", job)
+
+
+async def trio_open_file(shop: Workshop, watch: Watch) -> Done:
+    moved = 0
+    with watch:
+        async with await trio.open_file(shop.source, "rb") as file:
+            while piece := await file.read(PIECE):
+                moved += len(piece)
+    return Done(moved)
+
+
+async def anyio_stream(shop: Workshop, watch: Watch) -> Done:
+    moved = 0
+    with watch:
+        async with await AnyIOFileReadStream.from_path(shop.source) as file:
+            async for piece in file:
+                moved += len(piece)
+    return Done(moved)
+
+
+def _route(file: FileReadStream) -> str:
+    counts = file.statistics()
+    return f"{counts.cached_reads} cached, {counts.thread_hops} hops"
+
+
+async def roket_receive(shop: Workshop, watch: Watch) -> Done:
+    moved = 0
+    with watch:
+        async with await FileReadStream.from_path(shop.source) as file:
+            try:
+                while True:
+                    moved += len(await file.receive(PIECE))
+            except EndOfStream:
+                pass
+    return Done(moved, _route(file))
+
+
+async def roket_receive_into(shop: Workshop, watch: Watch) -> Done:
+    buffer = bytearray(BUFFER)
+    moved = 0
+    with watch:
+        async with await FileReadStream.from_path(shop.source) as file:
+            try:
+                while True:
+                    moved += await file.receive_into(buffer)
+            except EndOfStream:
+                pass
+    return Done(moved, _route(file))
+
+
+CASES = [
+    Case(
+        "file-read",
+        "file read, receive(65536)",
+        (
+            readinto(PIECE),
+            Way("trio.open_file", "idiom", "trio", trio_open_file),
+            *(Way(f"AnyIO's FileReadStream on {loop}", "idiom", loop, anyio_stream) for loop in LOOPS),
+            *(Way(f"roket_trio on {loop}", "roket", loop, roket_receive) for loop in LOOPS),
+        ),
+        Limits(times_ceiling=1.6, times_faster=10),
+    ),
+    Case(
+        "file-read-into",
+        "file read, receive_into, 256 KiB",
+        (readinto(BUFFER), *(Way(f"roket_trio on {loop}", "roket", loop, roket_receive_into) for loop in LOOPS)),
+        Limits(times_ceiling=1.3),
+    ),
+]

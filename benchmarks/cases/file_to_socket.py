@@ -1,0 +1,76 @@
+"""A file goes over a TCP connection to another process, until that has counted every byte. Timed as in socket_write."""
+
+from __future__ import annotations
+
+import socket
+
+import anyio
+import trio
+
+from roket_trio import connect_tcp
+
+from ..loops import LOOPS
+from ..measure import Case, Done, Limits, Watch, Way
+from ..sinks import COUNT, bound
+from ..workshop import Workshop
+
+PIECE = 64 << 10
+
+
+def blocking_sendfile(shop: Workshop, watch: Watch) -> Done:
+    with socket.create_connection(shop.sink) as sock:
+        sock.settimeout(None)
+        bound(sock)
+        with watch:
+            with open(shop.source, "rb") as file:
+                sock.sendfile(file)
+            sock.shutdown(socket.SHUT_WR)
+            counted = sock.recv(COUNT.size)
+    return Done(COUNT.unpack(counted)[0], "sendfile")
+
+
+async def trio_loop(shop: Workshop, watch: Watch) -> Done:
+    async with await trio.open_tcp_stream(*shop.sink) as stream:
+        with watch:
+            async with await trio.open_file(shop.source, "rb") as file:
+                while piece := await file.read(PIECE):
+                    await stream.send_all(piece)
+            await stream.send_eof()
+            counted = await stream.receive_some(COUNT.size)
+    return Done(COUNT.unpack(counted)[0])
+
+
+async def anyio_loop(shop: Workshop, watch: Watch) -> Done:
+    async with await anyio.connect_tcp(*shop.sink) as stream:
+        with watch:
+            async with await anyio.open_file(shop.source, "rb") as file:
+                while piece := await file.read(PIECE):
+                    await stream.send(piece)
+            await stream.send_eof()
+            counted = await stream.receive(COUNT.size)
+    return Done(COUNT.unpack(counted)[0])
+
+
+async def roket_send_file(shop: Workshop, watch: Watch) -> Done:
+    async with await connect_tcp(*shop.sink) as stream:
+        with watch:
+            with open(shop.source, "rb") as file:
+                await stream.send_file(file)
+            await stream.send_eof()
+            counted = await stream.receive(COUNT.size)
+    return Done(COUNT.unpack(counted)[0], "+".join(stream.statistics().routes))
+
+
+CASES = [
+    Case(
+        "file-to-socket",
+        "file → socket",
+        (
+            Way("blocking socket.sendfile", "ceiling", "none", blocking_sendfile),
+            Way("trio.open_file + send_all, 64 KiB", "idiom", "trio", trio_loop),
+            *(Way(f"AnyIO's file + send, 64 KiB, on {loop}", "idiom", loop, anyio_loop) for loop in LOOPS),
+            *(Way(f"roket_trio on {loop}", "roket", loop, roket_send_file) for loop in LOOPS),
+        ),
+        Limits(times_ceiling=1.3, times_faster=12),
+    ),
+]

@@ -1,0 +1,36 @@
+"""Trio, asyncio and uvloop by name."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable, Coroutine
+from typing import Any, TypeVar
+
+import anyio
+
+T = TypeVar("T")
+
+LOOPS = ("trio", "asyncio", "uvloop")
+
+# No job takes longer, on any machine that is worth a figure (seconds).
+LIMIT = 120
+
+
+def available() -> list[str]:
+    """The loops that can be run here."""
+    return [loop for loop in LOOPS if loop != "uvloop" or importlib.util.find_spec("uvloop")]
+
+
+def run_on(loop: str, job: Callable[..., Coroutine[Any, Any, T]], *args: object) -> T:
+    """Run ``job(*args)`` to its end on the named loop.
+
+    :raises TimeoutError: it took longer than :data:`LIMIT`
+    """
+
+    async def bounded() -> T:
+        with anyio.fail_after(LIMIT):
+            return await job(*args)
+
+    if loop == "trio":
+        return anyio.run(bounded, backend="trio")
+    return anyio.run(bounded, backend="asyncio", backend_options={"use_uvloop": loop == "uvloop"})

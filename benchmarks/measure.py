@@ -1,0 +1,134 @@
+"""Rounds: every way to do a job, in random order, again and again, so that what disturbs one disturbs all alike."""
+
+from __future__ import annotations
+
+import gc
+import random
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import TYPE_CHECKING, Literal
+
+from .loops import run_on
+
+if TYPE_CHECKING:
+    from collections.abc import Coroutine
+    from typing import Any
+
+    from .workshop import Workshop
+
+Role = Literal["ceiling", "idiom", "roket"]
+
+
+class WrongCountError(Exception):
+    """A way to do a job did not move what it should have: its time means nothing."""
+
+
+class Watch:
+    """What one run took: ``with watch:`` around what counts. It may be entered once."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+        self.cpu_seconds = 0.0
+
+    def __enter__(self) -> None:
+        # The whole process, worker threads included; the sink's share is nobody's.
+        self._cpu = time.process_time()
+        self._wall = time.perf_counter()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
+    ) -> None:
+        self.seconds = time.perf_counter() - self._wall
+        self.cpu_seconds = time.process_time() - self._cpu
+
+
+@dataclass(frozen=True)
+class Done:
+    """What a job did: the bytes that arrived (asked of who received them), and the way they took."""
+
+    moved: int
+    route: str = ""
+
+
+@dataclass(frozen=True)
+class Way:
+    """One way to do a job."""
+
+    name: str
+    role: Role
+    loop: str
+    """The loop it runs on; "none" for blocking code."""
+    job: Callable[[Workshop, Watch], Done] | Callable[[Workshop, Watch], Coroutine[Any, Any, Done]]
+
+    def run(self, shop: Workshop) -> Sample:
+        """Once."""
+        watch = Watch()
+        done = self.job(shop, watch) if self.loop == "none" else run_on(self.loop, self.job, shop, watch)  # type: ignore[arg-type]
+        assert isinstance(done, Done)
+        return Sample(watch.seconds, watch.cpu_seconds, done.moved, done.route)
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One run of one way."""
+
+    seconds: float
+    cpu_seconds: float
+    moved: int
+    route: str
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What the design asks of roket_trio; ``None`` where it asks nothing."""
+
+    times_ceiling: float | None = None
+    """At most so many times what the ceiling takes."""
+    times_faster: float | None = None
+    """At least so many times faster than each idiom on the same loop."""
+    times_trio: float | None = 1.3
+    """On the other loops, at most so many times what it takes on Trio."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """A job, and the ways to do it."""
+
+    name: str
+    title: str
+    ways: tuple[Way, ...]
+    limits: Limits
+    size: Callable[[Workshop], int] = field(default=lambda shop: shop.size)
+    """How many bytes have to arrive."""
+    unit: Literal["transfer", "round trip"] = "transfer"
+    """What the figures are for: the whole job, or each of its round trips."""
+    divisor: Callable[[Workshop], int] = field(default=lambda shop: 1)
+    """How many of these one run has."""
+
+    def on(self, loops: Sequence[str]) -> Case:
+        """The case without the loops that are not wanted."""
+        kept = tuple(way for way in self.ways if way.loop in (*loops, "none"))
+        return Case(self.name, self.title, kept, self.limits, self.size, self.unit, self.divisor)
+
+
+def measure(
+    case: Case, shop: Workshop, rounds: int, *, shuffle: random.Random | None = None
+) -> dict[Way, list[Sample]]:
+    """Every way ``rounds`` times, after one run of each that does not count.
+
+    :raises WrongCountError: something else arrived than was to be sent
+    """
+    order = shuffle or random.Random()
+    samples: dict[Way, list[Sample]] = {way: [] for way in case.ways}
+    for number in range(rounds + 1):
+        for way in order.sample(case.ways, len(case.ways)):
+            shop.warm()
+            gc.collect()
+            sample = way.run(shop)
+            if sample.moved != case.size(shop):
+                raise WrongCountError(f"{case.name}, {way.name}: {sample.moved} of {case.size(shop)} bytes arrived")
+            if number:
+                samples[way].append(sample)
+    return samples

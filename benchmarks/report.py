@@ -1,0 +1,87 @@
+"""The table for people, the JSON for programs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from .compare import Ratio, Row
+from .measure import Case
+
+SCHEMA = 1
+
+_HEADINGS = ("", "median", "min", "max", "avg", "CPU s/GiB", "× ceiling", "× faster", "× trio", "route")
+
+
+def heading(fingerprint: Mapping[str, str], size: int, rounds: int, sink: str) -> str:
+    """What is measured where, and how to read the table."""
+    lines = [f"{name}: {value}" for name, value in fingerprint.items()]
+    lines.append(f"{size >> 20} MiB, {rounds} rounds in random order, warm page cache, loopback, the sink: {sink}")
+    lines.append("× ceiling: times what blocking code takes. × faster: than the fastest idiom on the same loop.")
+    lines.append(
+        "× trio: times what the same takes on Trio. A figure's limit stands beside it; ! where it is not kept."
+    )
+    return "\n".join(lines)
+
+
+def table(case: Case, rows: Sequence[Row]) -> str:
+    """One case."""
+    unit, factor = ("ms", 1e3) if case.unit == "transfer" else ("µs a round trip", 1e6)
+    cells = [list(_HEADINGS), *(_cells(row, factor) for row in rows)]
+    widths = [max(len(line[column]) for line in cells) for column in range(len(_HEADINGS))]
+    lines = [f"{case.title} ({case.name}), {unit}"]
+    for line in cells:
+        name, *figures, route = line
+        padded = (figure.rjust(width) for figure, width in zip(figures, widths[1:-1], strict=True))
+        lines.append("  ".join(["  " + name.ljust(widths[0]), *padded, route]).rstrip())
+    return "\n".join(lines)
+
+
+def _cells(row: Row, factor: float) -> list[str]:
+    times = (row.median, row.minimum, row.maximum, row.average)
+    return [
+        row.way,
+        *(f"{seconds * factor:.1f}" for seconds in times),
+        f"{row.cpu_seconds_per_gib:.2f}" if row.unit == "transfer" else "",
+        _ratio(row.times_ceiling, "≤"),
+        _ratio(row.times_faster, "≥"),
+        _ratio(row.times_trio, "≤"),
+        row.route,
+    ]
+
+
+def _ratio(ratio: Ratio | None, sign: str) -> str:
+    if ratio is None:
+        return ""
+    if ratio.limit is None:
+        return f"{ratio.value:.2f}"
+    return f"{ratio.value:.2f} {sign} {ratio.limit:g}" + ("" if ratio.holds else " !")
+
+
+def verdict(rows: Sequence[Row]) -> str:
+    """What the limits say, in a line or a few."""
+    missed = list(_missed(rows))
+    asked = sum(ratio.holds is not None for row in rows for ratio in row.ratios() if ratio is not None)
+    if not missed:
+        return f"All {asked} limits hold."
+    return "\n".join([f"{len(missed)} of {asked} limits do not hold:", *missed])
+
+
+def _missed(rows: Sequence[Row]) -> Iterator[str]:
+    for row in rows:
+        for ratio, sign, of in zip(row.ratios(), "≤≥≤", ("× ceiling", "× faster", "× trio"), strict=True):
+            if ratio is not None and ratio.holds is False:
+                yield f"  {row.case}, {row.way}: {ratio.value:.2f} {of}, limit {sign} {ratio.limit:g}"
+
+
+def as_json(fingerprint: Mapping[str, str], size: int, rounds: int, sink: str, results: Sequence[Row]) -> str:
+    """One object: schema, fingerprint, settings, rows."""
+    document: dict[str, Any] = {
+        "schema": SCHEMA,
+        "fingerprint": dict(fingerprint),
+        "settings": {"bytes": size, "rounds": rounds, "sink": sink},
+        "rows": [asdict(row) for row in results],
+    }
+    return json.dumps(document, indent=1, ensure_ascii=False) + "\n"

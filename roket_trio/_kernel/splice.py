@@ -1,0 +1,74 @@
+"""Socket to pipe to socket or file without user space: splice(2)."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import sys
+from typing import final
+
+AVAILABLE = sys.platform == "linux" and hasattr(os, "splice")
+
+# How much a pipe is asked to hold: 256 KiB relays as fast as 1 MiB (0.69 and 0.68 of a blocking relay's time with 1
+# MiB), and a user's thousand pipes stay below /proc/sys/fs/pipe-user-pages-soft. Where more is not allowed the kernel's
+# 64 KiB do.
+PIPE_BYTES = 256 << 10
+
+_FLAGS = os.SPLICE_F_NONBLOCK | os.SPLICE_F_MOVE if AVAILABLE else 0
+# Not SPLICE_F_MORE: it holds the last bytes back for 200 ms (https://github.com/golang/go/issues/10948).
+
+
+@final
+class Pipe:
+    """A pipe of our own, for one transfer: made empty, never pooled."""
+
+    __slots__ = ("_read", "_write", "held")
+
+    def __init__(self) -> None:
+        self._read, self._write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        self.held = 0
+        """How many bytes are in it."""
+        with contextlib.suppress(OSError):  # EPERM: the user's pipes hold too much already
+            fcntl.fcntl(self._write, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
+
+    def fill(self, sock: int, count: int) -> int:
+        """Take up to ``count`` bytes that ``sock`` has received.
+
+        :returns: the bytes taken; 0 at EOF
+        :raises BlockingIOError: nothing has arrived (or the pipe is full)
+        """
+        taken = os.splice(sock, self._write, min(count, PIPE_BYTES), flags=_FLAGS)
+        self.held += taken
+        return taken
+
+    def empty_into_socket(self, sock: int) -> int:
+        """Give what it holds to the non-blocking ``sock``.
+
+        :returns: the bytes accepted
+        :raises BlockingIOError: the socket's buffer is full
+        """
+        given = os.splice(self._read, sock, self.held, flags=_FLAGS)
+        self.held -= given
+        return given
+
+    def empty_into_file(self, file: int, offset: int) -> int:
+        """For a worker thread: write what it holds to the regular ``file`` at ``offset``, leaving its position
+        alone."""
+        given = os.splice(self._read, file, self.held, offset_dst=offset)
+        self.held -= given
+        return given
+
+    def take_out(self) -> bytes:
+        """What it still holds, as bytes."""
+        pieces = []
+        while self.held:
+            piece = os.read(self._read, self.held)
+            self.held -= len(piece)
+            pieces.append(piece)
+        return b"".join(pieces)
+
+    def close(self) -> None:
+        """Drop what it holds."""
+        os.close(self._read)
+        os.close(self._write)

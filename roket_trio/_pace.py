@@ -1,0 +1,49 @@
+"""How fast a transfer may go."""
+
+from __future__ import annotations
+
+from time import monotonic
+from typing import final
+
+import anyio
+
+# The shortest time over which the rate holds (seconds): what is moved at once is what this allows.
+_GRAIN = 0.01
+
+
+@final
+class Pace:
+    """A limit in bytes a second, smooth at 10 ms; or none.
+
+    A pause is made up for by one grain at most, so that a stall is not followed by a burst.
+    """
+
+    __slots__ = ("_free_at", "_rate")
+
+    def __init__(self, rate: float | None) -> None:
+        """:raises ValueError: the rate is not positive"""
+        if rate is not None and not rate > 0:
+            raise ValueError(f"rate_limit must be positive, not {rate}")
+        self._rate = rate
+        self._free_at = 0.0
+
+    @property
+    def is_limited(self) -> bool:
+        """Whether there is a limit at all."""
+        return self._rate is not None
+
+    def at_once(self, wanted: int) -> int:
+        """How much of ``wanted`` may be moved in one step."""
+        if self._rate is None:
+            return wanted
+        return max(1, min(wanted, int(self._rate * _GRAIN)))
+
+    def moved(self, count: int) -> None:
+        """Note what a step has moved."""
+        if self._rate is not None:
+            self._free_at = max(self._free_at, monotonic() - _GRAIN) + count / self._rate
+
+    async def wait(self) -> None:
+        """Wait until the next step is allowed. A checkpoint if it has to."""
+        if self._rate is not None and (seconds := self._free_at - monotonic()) > 0:
+            await anyio.sleep(seconds)

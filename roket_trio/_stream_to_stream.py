@@ -1,0 +1,324 @@
+"""Any source of bytes → any sink: read and send with one reused buffer.
+
+For everything that has no route of its own: TLS, buffered and other wrappers, memory, process pipes, other libraries'
+sockets. A wrapped stream is read and written through its own methods only, so what it has buffered goes first.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any, final
+
+import anyio
+import anyio.abc
+
+from ._connection import Connection
+from ._errors import BrokenResourceError, TruncatedError
+from ._files import sink_for, source_for
+from ._files._objects import ObjectSource
+from ._files._sinks import ObjectSink, Sink
+from ._files._sources import Source
+from ._files._worker import Worker
+from ._kernel.fd import FileKind
+from ._loops import current_loop
+from ._opened import OpenFile
+from ._pace import Pace
+from ._route import Route
+
+_BUFFER = 64 << 10
+# A file's chunk in a worker thread: a hop costs 40-190 µs.
+_FILE_BUFFER = 256 << 10
+
+
+class Reader(ABC):
+    """A source, read as far as a transfer needs it."""
+
+    name: str
+    is_ours = False
+    may_be_short = False
+    """A file with positions: it gives what it has, and is put back to the first byte that was not moved."""
+
+    @abstractmethod
+    async def read(self, room: int) -> bytes | memoryview:
+        """At most ``room`` bytes (if the source can be asked for so few); nothing at EOF."""
+
+    def close(self) -> None:  # noqa: B027 - most ends need nothing
+        """The transfer is over, or interrupted."""
+
+
+class Writer(ABC):
+    """A sink, written as far as a transfer needs it."""
+
+    name: str
+    is_ours = False
+
+    @abstractmethod
+    async def write(self, data: memoryview) -> None:
+        """Write it all; :attr:`written` tells how far it came."""
+
+    def __init__(self) -> None:
+        self.written = 0
+
+    def begin(self, total: int | None, moved: int) -> None:  # noqa: B027
+        """The transfer begins, or goes on."""
+
+    def end(self, *, complete: bool) -> None:  # noqa: B027
+        """It is over, or interrupted."""
+
+
+@final
+class StreamToStream(Route):
+    """The transfer between two ends of whatever kind."""
+
+    __slots__ = ("_count", "_is_interrupted", "_reader", "_unsent", "_writer")
+
+    def __init__(self, reader: Reader, writer: Writer, count: int | None, pace: Pace, name: str) -> None:
+        """Move ``count`` bytes (``None``: up to EOF)."""
+        super().__init__(name, pace)
+        self._reader = reader
+        self._writer = writer
+        self._count = count
+        self._unsent = b""
+        self._is_interrupted = False
+
+    async def run(self) -> None:
+        """Move what is left to be moved.
+
+        :raises TruncatedError: EOF came before ``count`` bytes
+        :raises BrokenResourceError: one side failed; ``side`` says which
+        """
+        if self._is_interrupted and not (self._reader.is_ours and self._writer.is_ours):
+            raise BrokenResourceError(
+                "the transfer was interrupted and cannot be resumed: what a foreign stream took or gave is unknown"
+            )
+        self._is_interrupted = True
+        complete = False
+        self._writer.begin(self._count, self.bytes_moved)
+        try:
+            await current_loop().step()
+            await self._run()
+            complete = True
+        finally:
+            self._writer.end(complete=complete)
+            self._reader.close()
+        self._is_interrupted = False
+
+    async def _run(self) -> None:
+        await self._write(memoryview(self._unsent))
+        while self._count is None or self.bytes_moved < self._count:
+            await self.pace.wait()
+            room = _FILE_BUFFER if self._count is None else min(_FILE_BUFFER, self._count - self.bytes_moved)
+            try:
+                data = await self._reader.read(self.pace.at_once(room))
+            except OSError as error:
+                raise self.failed("source", self._reader.name, error) from error
+            except anyio.BrokenResourceError as error:
+                _blame("source", error, self.bytes_moved)
+                raise
+            if not data:
+                if self._count is None or self._reader.may_be_short:
+                    return
+                raise TruncatedError(
+                    f"the source ended after {self.bytes_moved} of {self._count} bytes", bytes_moved=self.bytes_moved
+                )
+            self.pace.moved(len(data))
+            await self._write(memoryview(data))
+
+    async def _write(self, data: memoryview) -> None:
+        writer = self._writer
+        writer.written = 0
+        try:
+            await writer.write(data)
+        except OSError as error:
+            raise self.failed("sink", writer.name, error) from error
+        except anyio.BrokenResourceError as error:
+            _blame("sink", error, self.bytes_moved + writer.written)
+            raise
+        finally:
+            self.bytes_moved += writer.written
+            self._unsent = b"" if self._reader.may_be_short else bytes(data[writer.written :])
+
+
+def _blame(side: str, error: anyio.BrokenResourceError, moved: int) -> None:
+    if isinstance(error, BrokenResourceError):
+        error.side = side
+        error.bytes_moved = moved
+    error.add_note(f"the {side} failed after {moved} bytes were moved")
+
+
+# --- the ends that are ours ------------------------------------------------------------------------------------------
+
+
+@final
+class FileReader(Reader):
+    """A file, pipe or device, or an object that reads like one."""
+
+    is_ours = True
+
+    def __init__(self, file: OpenFile | Any) -> None:
+        self.name = file.name if isinstance(file, OpenFile) else type(file).__name__
+        self._file = file
+        self._source: Source | None = None
+        self._worker: Worker | None = None
+        self._buffer = memoryview(b"")
+        self.may_be_short = isinstance(file, OpenFile) and file.kind is FileKind.REGULAR
+
+    async def read(self, room: int) -> memoryview:
+        loop = current_loop()
+        if self._source is None:
+            self._source = source_for(self._file) if isinstance(self._file, OpenFile) else ObjectSource(self._file)
+            self._worker = Worker(loop)
+            self._buffer = memoryview(bytearray(_FILE_BUFFER))
+        assert self._worker is not None
+        await loop.step()
+        count = self._source.readinto_now(self._buffer[:room])
+        if count is None:
+            count = await self._source.readinto(self._buffer[:room], self._worker)
+        return self._buffer[:count]
+
+    def close(self) -> None:
+        if self._source is not None and self._worker is not None:
+            self._source.release()
+            self._worker.end()
+            self._source = None
+
+
+@final
+class FileWriter(Writer):
+    """A file, pipe or device, or an object that writes like one."""
+
+    is_ours = True
+
+    def __init__(self, file: OpenFile | Any) -> None:
+        super().__init__()
+        self.name = file.name if isinstance(file, OpenFile) else type(file).__name__
+        self._file = file
+        self._sink: Sink | None = None
+        self._worker: Worker | None = None
+
+    async def write(self, data: memoryview) -> None:
+        if not data:
+            return
+        if self._sink is None:
+            self._sink = sink_for(self._file) if isinstance(self._file, OpenFile) else ObjectSink(self._file)
+            self._worker = Worker(current_loop())
+        assert self._worker is not None
+        self._sink.progress = 0
+        try:
+            await self._sink.write(data, self._worker)
+        finally:
+            self.written = self._sink.progress
+
+    def end(self, *, complete: bool) -> None:
+        if self._sink is not None and self._worker is not None:
+            self._sink.release()
+            self._worker.end()
+            self._sink = None
+
+
+@final
+class ConnectionReader(Reader):
+    """One of our sockets."""
+
+    is_ours = True
+
+    def __init__(self, connection: Connection) -> None:
+        self.name = "the connection"
+        self._connection = connection
+        self._buffer = memoryview(bytearray(_BUFFER))
+
+    async def read(self, room: int) -> memoryview:
+        connection = self._connection
+        count = await connection.receive(connection.sock.recv_into, self._buffer[:room])
+        connection.received_bytes += count
+        return self._buffer[:count]
+
+
+@final
+class ConnectionWriter(Writer):
+    """One of our sockets: all of the transfer is one item, so that an interruption cuts it."""
+
+    is_ours = True
+
+    def __init__(self, connection: Connection) -> None:
+        super().__init__()
+        self.name = "the connection"
+        self._connection = connection
+
+    def begin(self, total: int | None, moved: int) -> None:
+        self._connection.begin_sending(total, sent=moved, by=self)
+
+    async def write(self, data: memoryview) -> None:
+        connection = self._connection
+        while self.written < len(data):
+            connection.life.check_open()
+            try:
+                count = connection.sock.send(data[self.written :])
+            except BlockingIOError:
+                await connection.readiness.wait_writable()
+                continue
+            except OSError as error:
+                raise connection.send_failed(error) from error
+            connection.sent(count)
+            self.written += count
+            await connection.loop.step()
+
+    def end(self, *, complete: bool) -> None:
+        connection = self._connection
+        if complete:
+            connection.to_send = connection.sent_of_item
+        connection.routes["read-send"] += 1
+        connection.end_sending(by=self)
+
+
+# --- the ends that are not ours --------------------------------------------------------------------------------------
+
+
+@final
+class ForeignReader(Reader):
+    """Another library's stream, or a wrapper: AnyIO's verbs if it has them, else Trio's."""
+
+    def __init__(self, stream: Any) -> None:
+        """:raises TypeError: it is nothing that can be read"""
+        self.name = type(stream).__name__
+        self._takes_size = not isinstance(stream, anyio.abc.ObjectReceiveStream)
+        self._receive = getattr(stream, "receive", None)
+        self._receive_some = getattr(stream, "receive_some", None)
+        if self._receive is None and self._receive_some is None:
+            raise TypeError(f"expected a file or a byte stream to read from, not {type(stream).__name__}")
+
+    @property
+    def takes_size(self) -> bool:
+        """Whether it can be asked for no more than so many bytes; a stream of objects gives what it has."""
+        return self._takes_size
+
+    async def read(self, room: int) -> bytes:
+        if self._receive is None:
+            assert self._receive_some is not None
+            received: bytes = await self._receive_some(min(room, _BUFFER))
+            return received
+        try:
+            received = await (self._receive(min(room, _BUFFER)) if self._takes_size else self._receive())
+        except anyio.EndOfStream:
+            return b""
+        return received
+
+
+@final
+class ForeignWriter(Writer):
+    """Another library's stream, or a wrapper."""
+
+    def __init__(self, stream: Any) -> None:
+        """:raises TypeError: it is nothing that can be written"""
+        super().__init__()
+        self.name = type(stream).__name__
+        send = getattr(stream, "send", None) or getattr(stream, "send_all", None)
+        if send is None:
+            raise TypeError(f"expected a file or a byte stream to write to, not {type(stream).__name__}")
+        self._send = send
+
+    async def write(self, data: memoryview) -> None:
+        if data:
+            # A stream may keep what it is given (a memory stream does); the buffer is reused.
+            await self._send(bytes(data))
+            self.written = len(data)

@@ -1,0 +1,351 @@
+"""The benchmarks measure what they say: every byte is counted, every figure is there, and a wrong one is noticed."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import random
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from argparse import Namespace
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pytest
+
+import roket_trio
+from benchmarks import __main__ as program
+from benchmarks import loops, sinks
+from benchmarks.cases import CASES
+from benchmarks.compare import rows
+from benchmarks.measure import Case, Done, Limits, Role, Sample, Watch, Way, WrongCountError, measure
+from benchmarks.workshop import Workshop, workshop
+from roket_trio._kernel import sendfile
+
+ROOT = Path(__file__).resolve().parent.parent
+LIMIT = 60.0  # seconds, for whatever is waited for
+MIB = 1 << 20
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="the benchmarks' sink is a POSIX process")
+
+
+@pytest.fixture(scope="module")
+def shop() -> Iterator[Workshop]:
+    with workshop(MIB) as open_shop:
+        yield open_shop
+
+
+def environment(**more: str) -> dict[str, str]:
+    """For a child that imports the package that the tests import."""
+    package = os.fspath(Path(roket_trio.__file__).parent.parent)
+    path = os.pathsep.join(filter(None, [package, os.environ.get("PYTHONPATH")]))
+    return {**os.environ, "PYTHONPATH": path, **more}
+
+
+def way(name: str, role: Role, loop: str, job: Callable[..., Any] | None = None) -> Way:
+    def nothing(shop: Workshop, watch: Watch) -> Done:
+        with watch:
+            return Done(shop.size)
+
+    return Way(name, role, loop, job or nothing)
+
+
+# --- the whole program ------------------------------------------------------------------------------------------------
+
+
+def test_one_command_measures_every_case_and_leaves_nothing_but_its_figures(tmp_path: Path) -> None:
+    place = tmp_path / "place"
+    place.mkdir()
+    figures = tmp_path / "figures.json"
+    command = [sys.executable, "-W", "error", "-m", "benchmarks", "run", "--mib", "1", "--rounds", "2"]
+    done = subprocess.run(
+        [*command, "--directory", place, "--json", figures],
+        cwd=ROOT,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=LIMIT,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert not list(place.iterdir())
+
+    document = json.loads(figures.read_text(encoding="utf-8"))
+    assert document["settings"] == {"bytes": MIB, "rounds": 2, "sink": "discard"}
+    asked = {"cpu", "kernel", "congestion control", "file system", "python", "trio", "anyio", "uvloop", "roket-trio"}
+    assert asked <= document["fingerprint"].keys()
+    assert all(document["fingerprint"].values())
+
+    found = {(row["case"], row["way"]): row for row in document["rows"]}
+    expected = {
+        (case.name, way.name): way
+        for case in CASES.values()
+        for way in case.ways
+        if way.loop in (*loops.available(), "none")
+    }
+    assert found.keys() == expected.keys()
+    for key, row in found.items():
+        assert row["role"] == expected[key].role
+        assert row["loop"] == expected[key].loop
+        assert len(row["seconds"]) == 2
+        assert 0 < row["minimum"] <= row["median"] <= row["maximum"]
+        assert row["minimum"] <= row["average"] <= row["maximum"]
+        assert row["cpu_seconds_per_gib"] > 0
+        limits = CASES[row["case"]].limits
+        for ratio, limit in (
+            (row["times_ceiling"], limits.times_ceiling),
+            (row["times_faster"], limits.times_faster),
+            (row["times_trio"], limits.times_trio),
+        ):
+            if ratio is None:  # nothing to compare with: then the design cannot ask for it either
+                assert row["role"] != "roket" or limit is None or row["loop"] == "trio"
+                continue
+            assert math.isfinite(ratio["value"])
+            assert ratio["value"] > 0
+            assert ratio["limit"] == (limit if row["role"] == "roket" else None)
+        assert row["case"] in done.stdout
+        assert row["way"] in done.stdout
+
+
+def test_every_roket_row_says_which_way_the_bytes_took(shop: Workshop, loop_name: str) -> None:
+    for name, route in {
+        "file-read": r"\d+ cached, \d+ hops",
+        "file-read-into": r"\d+ cached, \d+ hops",
+        "file-write": r"\d+ hops",
+        "socket-write-64k": r"\d+ sends",
+        "socket-write-1m": r"\d+ sends",
+        "file-to-socket": "sendfile" if sendfile.AVAILABLE else "read-send",
+    }.items():
+        (ours,) = (way for way in CASES[name].ways if (way.role, way.loop) == ("roket", loop_name))
+        sample = ours.run(shop)
+        assert sample.moved == MIB
+        assert re.fullmatch(route, sample.route), name
+
+
+def test_a_route_that_is_not_taken_is_not_reported(shop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
+    (ours,) = (way for way in CASES["file-to-socket"].ways if (way.role, way.loop) == ("roket", "trio"))
+    monkeypatch.setattr(sendfile, "AVAILABLE", False)
+    assert ours.run(shop).route == "read-send"
+
+
+def test_ctrl_c_leaves_no_file_and_no_process(tmp_path: Path) -> None:
+    command = [
+        sys.executable,
+        "-m",
+        "benchmarks",
+        "run",
+        "--directory",
+        os.fspath(tmp_path),
+        "--case",
+        "file-to-socket",
+    ]
+    with subprocess.Popen(
+        command, cwd=ROOT, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as running:
+        try:
+            deadline = time.monotonic() + LIMIT
+            while not any(tmp_path.glob("*/source")):
+                assert time.monotonic() < deadline
+                time.sleep(0.005)
+            (sink,) = children(running.pid)
+            running.send_signal(signal.SIGINT)
+            _, errors = running.communicate(timeout=LIMIT)
+        finally:
+            if running.poll() is None:
+                running.kill()
+    assert running.returncode == 130
+    assert errors == "interrupted\n"
+    assert not list(tmp_path.iterdir())
+    assert not os.path.exists(f"/proc/{sink}")
+
+
+def children(pid: int) -> list[int]:
+    """The processes whose parent is ``pid`` (proc_pid_task_children(5))."""
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def options(**changed: object) -> Namespace:
+    given = program.parser().parse_args(["run", "--mib", "1", "--rounds", "1"])
+    return Namespace(**{**vars(given), **changed})
+
+
+@pytest.mark.parametrize(("limit", "strict", "status"), [(1e9, True, 0), (1e-9, True, 1), (1e-9, False, 0)])
+def test_a_limit_that_is_not_kept_is_named_and_fails_a_strict_run(
+    limit: float, strict: bool, status: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async def job(shop: Workshop, watch: Watch) -> Done:
+        with watch:
+            return Done(shop.size)
+
+    ways = (way("the ceiling", "ceiling", "none"), way("ours", "roket", "trio", job))
+    monkeypatch.setattr(program, "CASES", {"planted": Case("planted", "planted", ways, Limits(times_ceiling=limit))})
+    assert program.run(options(strict=strict)) == status
+    printed = capsys.readouterr().out
+    if limit < 1:
+        assert "1 of 1 limits do not hold:\n  planted, ours: " in printed
+    else:
+        assert "All 1 limits hold." in printed
+
+
+def test_no_rounds_at_all_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    assert program.run(options(rounds=-1)) == 2
+    assert "at least one round" in capsys.readouterr().err
+
+
+# --- measuring --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("off_by", [-1, 1])
+def test_a_wrong_byte_count_raises(off_by: int, shop: Workshop) -> None:
+    def wrong(shop: Workshop, watch: Watch) -> Done:
+        with watch:
+            return Done(shop.size + off_by)
+
+    case = Case("planted", "planted", (way("wrong", "ceiling", "none", wrong),), Limits())
+    with pytest.raises(WrongCountError, match=rf"planted, wrong: {MIB + off_by} of {MIB} bytes"):
+        measure(case, shop, 1)
+
+
+def test_bytes_that_do_not_arrive_are_missed_although_they_were_sent(
+    shop: Workshop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The count is the receiver's: a sender that sends less is found out, whatever it believes.
+    case = CASES["socket-write-64k"].on([])
+    sendall = socket.socket.sendall
+    monkeypatch.setattr(socket.socket, "sendall", lambda sock, data: sendall(sock, data[1:]))
+    with pytest.raises(WrongCountError, match="blocking sendall"):
+        measure(case, shop, 1)
+
+
+def test_a_job_that_does_not_end_is_ended(shop: Workshop, loop_name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def endless(shop: Workshop, watch: Watch) -> Done:
+        await anyio.sleep_forever()
+        raise AssertionError
+
+    monkeypatch.setattr(loops, "LIMIT", 0.01)
+    with pytest.raises(TimeoutError):
+        way("endless", "roket", loop_name, endless).run(shop)
+
+
+def test_rounds_are_interleaved_in_random_order_and_the_first_does_not_count(shop: Workshop) -> None:
+    ran: list[str] = []
+
+    def recorded(name: str) -> Way:
+        def job(shop: Workshop, watch: Watch) -> Done:
+            ran.append(name)
+            with watch:
+                return Done(shop.size)
+
+        return way(name, "ceiling", "none", job)
+
+    ways = tuple(recorded(name) for name in "abc")
+    samples = measure(Case("c", "c", ways, Limits()), shop, 10, shuffle=random.Random(1))
+    rounds = [tuple(ran[start : start + 3]) for start in range(0, len(ran), 3)]
+    assert len(rounds) == 11
+    assert all(sorted(order) == ["a", "b", "c"] for order in rounds)
+    assert len(set(rounds)) > 1
+    assert [len(own) for own in samples.values()] == [10, 10, 10]
+
+
+def test_cpu_time_counts_the_worker_threads_too() -> None:
+    async def main() -> Watch:
+        watch = Watch()
+        with watch:
+            await anyio.to_thread.run_sync(spin)
+        return watch
+
+    def spin() -> None:
+        until = time.thread_time() + 0.05
+        while time.thread_time() < until:
+            pass
+
+    assert anyio.run(main, backend="trio").cpu_seconds >= 0.05
+
+
+def test_loops_that_are_not_wanted_are_left_out() -> None:
+    kept = CASES["file-read"].on(["uvloop"])
+    assert {way.loop for way in kept.ways} == {"none", "uvloop"}
+
+
+# --- comparing --------------------------------------------------------------------------------------------------------
+
+
+def test_ratios_are_of_medians_and_against_the_same_loop(shop: Workshop) -> None:
+    seconds = {
+        way("blocking", "ceiling", "none"): [1.0, 2.0, 90.0],
+        way("slow idiom", "idiom", "trio"): [60.0, 60.0, 60.0],
+        way("quick idiom", "idiom", "trio"): [30.0, 30.0, 30.0],
+        way("idiom elsewhere", "idiom", "asyncio"): [5.0, 5.0, 5.0],
+        way("ours", "roket", "trio"): [3.0, 1.0, 3.0],
+        way("ours elsewhere", "roket", "asyncio"): [6.0, 6.0, 6.0],
+    }
+    samples = {way: [Sample(s, s / 2, MIB, "the route") for s in own] for way, own in seconds.items()}
+    limits = Limits(times_ceiling=1.5, times_faster=10, times_trio=1.3)
+    found = {row.way: row for row in rows(Case("c", "c", tuple(samples), limits), samples, shop)}
+
+    ours = found["ours"]
+    assert (ours.median, ours.minimum, ours.maximum) == (3.0, 1.0, 3.0)
+    assert ours.average == pytest.approx(7 / 3)
+    assert ours.cpu_seconds_per_gib == 1.5 * 1024
+    assert ours.route == "the route"
+    assert ours.times_ceiling is not None
+    assert (ours.times_ceiling.value, ours.times_ceiling.holds) == (1.5, True)
+    assert ours.times_faster is not None
+    assert (ours.times_faster.value, ours.times_faster.holds) == (10.0, True)
+    assert ours.times_trio is None
+    assert not ours.misses
+
+    elsewhere = found["ours elsewhere"]
+    assert elsewhere.times_faster is not None
+    assert elsewhere.times_faster.value == pytest.approx(5 / 6)
+    assert elsewhere.times_trio is not None
+    assert (elsewhere.times_trio.value, elsewhere.times_trio.holds) == (2.0, False)
+    assert elsewhere.misses
+
+    # Nothing is asked of others.
+    assert not any(found[name].misses for name in ("blocking", "slow idiom", "idiom elsewhere"))
+
+
+# --- the sink ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("how", ["discard", "copy"])
+def test_the_sink_counts_every_byte_of_one_connection_after_the_other(how: str) -> None:
+    with sinks.running(how) as address:
+        for size in (0, 1, 300_001):
+            with socket.create_connection(address, LIMIT) as sender:
+                sender.sendall(bytes(size))
+                sender.shutdown(socket.SHUT_WR)
+                assert sender.recv(64) == sinks.COUNT.pack(size)
+                assert sender.recv(64) == b""
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(address, LIMIT)
+
+
+def test_the_sink_ends_with_its_parent() -> None:
+    # The parent is killed, so it cannot say so.
+    code = (
+        "from benchmarks import sinks; import os, signal\n"
+        "with sinks.running('discard') as address:\n"
+        "    print(address[1], flush=True)\n"
+        "    os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, env=environment(), capture_output=True, timeout=LIMIT, check=False
+    )
+    assert done.returncode == -signal.SIGKILL
+    deadline = time.monotonic() + LIMIT
+    while True:
+        try:
+            socket.create_connection(("127.0.0.1", int(done.stdout)), LIMIT).close()
+        except ConnectionRefusedError:
+            break
+        assert time.monotonic() < deadline, "the sink goes on without its parent"
+        time.sleep(0.005)

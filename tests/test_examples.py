@@ -1,0 +1,378 @@
+"""The examples, run as a user runs them: as programs, with each other, and with programs of other people."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import shutil
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+import roket_trio
+
+EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
+LIMIT = 60.0  # seconds, for whatever is waited for
+CONTENT = bytes(range(256)) * 12_345 + b"the end"
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="the examples and their tests use POSIX processes")
+
+
+@contextmanager
+def started(*command: str | Path, **environment: str) -> Iterator[subprocess.Popen[str]]:
+    """A program that is ended, if need be, when the block is left."""
+    program = subprocess.Popen(
+        [os.fspath(part) for part in command],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, **environment},
+    )
+    with program:
+        try:
+            yield program
+        finally:
+            if program.poll() is None:
+                program.kill()
+
+
+def example(name: str, *arguments: str | Path) -> list[str | Path]:
+    """The command that runs an example with every warning an error. Not `-X dev`: asyncio's debug mode has opinions."""
+    return [sys.executable, "-W", "error", EXAMPLES / name, *arguments]
+
+
+@contextmanager
+def running(name: str, *arguments: str | Path, **environment: str) -> Iterator[subprocess.Popen[str]]:
+    """An example; it imports the package that the tests import."""
+    package = os.fspath(Path(roket_trio.__file__).parent.parent)
+    path = os.pathsep.join(filter(None, [package, os.environ.get("PYTHONPATH")]))
+    with started(*example(name, *arguments), PYTHONPATH=path, **environment) as program:
+        yield program
+
+
+def result(program: subprocess.Popen[str]) -> tuple[int, str, str]:
+    """What became of it: exit status, output, errors."""
+    output, errors = program.communicate(timeout=LIMIT)
+    return program.returncode, output, errors
+
+
+def until(condition: Callable[[], object], what: str) -> None:
+    deadline = time.monotonic() + LIMIT
+    while not condition():
+        assert time.monotonic() < deadline, f"{what} did not happen"
+        time.sleep(0.005)
+
+
+def announced_port(receiver: subprocess.Popen[str]) -> int:
+    """Where socket_to_file.py listens; the line is its first."""
+    assert receiver.stderr is not None
+    line = receiver.stderr.readline()
+    found = re.fullmatch(r"listening on 127\.0\.0\.1:(\d+)\n", line)
+    assert found, line
+    return int(found[1])
+
+
+def tool(name: str) -> str:
+    """The path of a program that is not ours; without it the test is skipped, in CI it fails."""
+    found = shutil.which(name)
+    if found is None:
+        if os.environ.get("ROKET_CI"):
+            pytest.fail(f"{name} is missing")
+        pytest.skip(f"{name} is not installed")
+    return found
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port: int = listener.getsockname()[1]
+        return port
+
+
+def is_listening(port: int) -> bool:
+    """Asked of the kernel: a connection would be taken for the one that is waited for."""
+    table = Path("/proc/net/tcp").read_text()
+    return re.search(rf"^ *\d+: \w+:{port:04X} \w+:\w+ 0A ", table, flags=re.MULTILINE) is not None
+
+
+def received_all(peer: socket.socket) -> bytes:
+    """Everything up to FIN; a reset raises."""
+    data = bytearray()
+    while more := peer.recv(1 << 20):
+        data += more
+    return bytes(data)
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    path = tmp_path / "source"
+    path.write_bytes(CONTENT)
+    return path
+
+
+@pytest.fixture
+def target(tmp_path: Path) -> Path:
+    """A file that is to be replaced, alone in its directory."""
+    path = tmp_path / "received" / "file"
+    path.parent.mkdir()
+    path.write_bytes(b"what was there before")
+    return path
+
+
+@pytest.fixture
+def peer() -> Iterator[socket.socket]:
+    """A raw listening socket for file_to_socket.py."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.settimeout(LIMIT)
+        yield listener
+
+
+def test_each_is_small_and_says_what_it_is_for() -> None:
+    scripts = sorted(EXAMPLES.glob("*.py"))
+    assert {script.name for script in scripts} >= {"file_to_socket.py", "socket_to_file.py"}
+    for script in scripts:
+        text = script.read_text(encoding="utf-8")
+        assert text.count("\n") <= 80, script.name
+        assert re.match(r'""".+\.\n(.*\n)+Shows: (.*\n)+Try: (.*\n)+Crude: (.*\n)+"""\n', text), script.name
+
+
+# --- without arguments ------------------------------------------------------------------------------------------------
+
+
+def test_the_demonstration_shows_both_ways_and_that_every_byte_arrived(loop_name: str, tmp_path: Path) -> None:
+    with running("file_to_socket.py", "--mib", "4", "--backend", loop_name, TMPDIR=os.fspath(tmp_path)) as program:
+        status, output, errors = result(program)
+    assert errors == ""
+    assert status == 0
+    ours, usual = output.splitlines()
+    route = "sendfile" if sys.platform == "linux" else r"[\w-]+"
+    assert re.fullmatch(
+        rf"{4 << 20} bytes by {route}, closed (CLEAN|ACKED), \d+ MiB/s; SHA-256 of both sides agrees", ours
+    )
+    assert re.fullmatch(r"the usual loop of plain AnyIO, 64 KiB at a time: \d+ MiB/s, \d+\.\d times slower", usual)
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_demonstration_fails_when_what_arrived_is_not_what_was_sent(tmp_path: Path) -> None:
+    # The receiver alone hashes one byte more than it has.
+    program = f"""
+import hashlib, multiprocessing, runpy, sys
+honest = hashlib.sha256
+hashlib.sha256 = lambda data: honest(data + b"!" if multiprocessing.parent_process() else data)
+multiprocessing.set_start_method("fork")
+sys.argv = ["file_to_socket.py", "--mib", "1"]
+runpy.run_path({os.fspath(EXAMPLES / "file_to_socket.py")!r}, run_name="__main__")
+"""
+    package = os.fspath(Path(roket_trio.__file__).parent.parent)
+    with started(sys.executable, "-c", program, PYTHONPATH=package, TMPDIR=os.fspath(tmp_path)) as liar:
+        status, output, _ = result(liar)
+    assert status == 1
+    assert "SHA-256 of both sides DISAGREES" in output
+
+
+def test_the_receiving_demonstration_shows_a_cut_and_a_whole_file(loop_name: str, tmp_path: Path) -> None:
+    with running("socket_to_file.py", "--backend", loop_name, TMPDIR=os.fspath(tmp_path)) as program:
+        status, output, errors = result(program)
+    assert errors == ""
+    assert status == 0
+    cut, kept, whole = output.splitlines()
+    assert cut.startswith("cut off: ")
+    assert kept == "so the file is what it was"
+    assert re.fullmatch(rf"{8 << 20} bytes by [\w-]+, closed (CLEAN|ACKED), \d+ MiB/s to the disk", whole)
+    assert not list(tmp_path.iterdir())
+
+
+# --- with arguments ---------------------------------------------------------------------------------------------------
+
+
+def test_a_file_goes_to_a_raw_socket_byte_by_byte_and_ends_with_fin(peer: socket.socket, source: Path) -> None:
+    with running("file_to_socket.py", source, "127.0.0.1", str(peer.getsockname()[1])) as program:
+        connection, _ = peer.accept()
+        with connection:
+            connection.settimeout(LIMIT)
+            assert received_all(connection) == CONTENT
+        status, output, errors = result(program)
+    assert (status, errors) == (0, "")
+    assert re.fullmatch(rf"{len(CONTENT)} bytes by [\w-]+, closed (CLEAN|ACKED), \d+ MiB/s\n", output)
+
+
+def test_a_file_comes_from_a_raw_socket_and_takes_the_place_of_the_old_one(target: Path) -> None:
+    with running("socket_to_file.py", "0", target) as program:
+        with socket.create_connection(("127.0.0.1", announced_port(program)), LIMIT) as sender:
+            sender.sendall(CONTENT)
+            assert target.read_bytes() == b"what was there before"
+            sender.shutdown(socket.SHUT_WR)
+            assert sender.recv(1) == b""  # its FIN comes when the file is on the disk
+            assert target.read_bytes() == CONTENT
+        status, output, errors = result(program)
+    assert (status, errors) == (0, "")
+    assert re.fullmatch(rf"{len(CONTENT)} bytes by [\w-]+, closed (CLEAN|ACKED), \d+ MiB/s to the disk\n", output)
+    assert os.listdir(target.parent) == [target.name]
+
+
+def test_the_two_halves_understand_each_other(loop_name: str, source: Path, target: Path) -> None:
+    with running("socket_to_file.py", "--backend", loop_name, "127.0.0.1", "0", target) as receiver:
+        port = str(announced_port(receiver))
+        with running("file_to_socket.py", "--backend", loop_name, source, "127.0.0.1", port) as sender:
+            assert result(sender)[0] == 0
+        assert result(receiver)[0] == 0
+    assert hashlib.sha256(target.read_bytes()).digest() == hashlib.sha256(CONTENT).digest()
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/net/tcp"), reason="the kernel is asked whether the tool listens")
+@pytest.mark.parametrize("name", ["nc", "socat"])
+def test_other_programs_receive_the_file(name: str, source: Path, target: Path) -> None:
+    port = str(free_port())
+    commands = {
+        "nc": ["-l", "127.0.0.1", port],
+        "socat": ["-u", f"TCP-LISTEN:{port},bind=127.0.0.1", "STDOUT"],
+    }
+    command = [tool(name), *commands[name]]
+    with target.open("wb") as file, subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=file) as receiver:
+        try:
+            until(lambda: is_listening(int(port)), f"{name} listens")
+            with running("file_to_socket.py", source, "127.0.0.1", port) as program:
+                status, output, errors = result(program)
+            assert (status, errors) == (0, "")
+            assert f"{len(CONTENT)} bytes" in output
+            assert receiver.wait(LIMIT) == 0
+        finally:
+            receiver.kill()
+    assert target.read_bytes() == CONTENT
+
+
+@pytest.mark.parametrize("name", ["nc", "socat"])
+def test_other_programs_send_the_file(name: str, source: Path, target: Path) -> None:
+    with running("socket_to_file.py", "0", target) as program:
+        port = str(announced_port(program))
+        commands = {"nc": ["-N", "127.0.0.1", port], "socat": ["-u", "STDIN", f"TCP:127.0.0.1:{port}"]}
+        with source.open("rb") as file:
+            subprocess.run([tool(name), *commands[name]], stdin=file, check=True, timeout=LIMIT)
+        status, output, errors = result(program)
+    assert (status, errors) == (0, "")
+    assert f"{len(CONTENT)} bytes" in output
+    assert target.read_bytes() == CONTENT
+
+
+def test_a_sender_that_is_cut_off_leaves_the_old_file(target: Path) -> None:
+    with running("socket_to_file.py", "0", target) as program:
+        with socket.create_connection(("127.0.0.1", announced_port(program)), LIMIT) as sender:
+            sender.sendall(CONTENT)
+            sender.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        status, output, errors = result(program)
+    assert status == 1
+    assert output == ""
+    assert errors.startswith("not received: BrokenResourceError(")
+    assert target.read_bytes() == b"what was there before"
+    assert os.listdir(target.parent) == [target.name]
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "message"),
+    [
+        ("file_to_socket.py", ["no such file", "127.0.0.1", "1"], "not sent: FileNotFoundError("),
+        ("file_to_socket.py", [__file__, "127.0.0.1", "99999"], "not sent: ValueError("),
+        ("file_to_socket.py", [__file__, "127.0.0.1", "ninety"], "not sent: ValueError("),
+        ("file_to_socket.py", [__file__], "not sent: TypeError("),
+        ("socket_to_file.py", ["0", "no such directory/file"], "not received: FileNotFoundError("),
+        ("socket_to_file.py", ["ninety", "file"], "not received: ValueError("),
+        ("socket_to_file.py", ["file"], "not received: ValueError("),
+    ],
+)
+def test_bad_arguments_are_said_in_one_line(name: str, arguments: list[str], message: str) -> None:
+    with running(name, *arguments) as program:
+        status, output, errors = result(program)
+    assert status == 1
+    assert output == ""
+    assert errors.startswith(message)
+    assert errors.count("\n") == 1
+
+
+def test_nobody_there_is_said_in_one_line(source: Path) -> None:
+    with running("file_to_socket.py", source, "127.0.0.1", str(free_port())) as program:
+        status, _, errors = result(program)
+    assert status == 1
+    assert re.fullmatch(r"not sent: ConnectionFailed\(.*refused.*\)\n", errors)
+
+
+# --- Ctrl-C -----------------------------------------------------------------------------------------------------------
+
+
+def processes_with(mark: str) -> list[int]:
+    """The processes whose environment holds ``mark``."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                if mark.encode() in (entry / "environ").read_bytes():
+                    found.append(int(entry.name))
+            except OSError:  # it has ended, or is not ours
+                continue
+    return found
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="/proc tells which processes are left")
+def test_ctrl_c_during_the_demonstration_leaves_no_file_and_no_process(loop_name: str, tmp_path: Path) -> None:
+    mark = f"roket-{os.getpid()}-{time.monotonic_ns()}"
+    size = 128 << 20
+
+    def file_is_written() -> bool:
+        return any(path.stat().st_size == size for path in tmp_path.iterdir())
+
+    options = {"TMPDIR": os.fspath(tmp_path), "ROKET_TEST_MARK": mark}
+    with running("file_to_socket.py", "--backend", loop_name, **options) as program:
+        until(file_is_written, "the file for the demonstration")
+        assert len(processes_with(mark)) == 2
+        program.send_signal(signal.SIGINT)
+        status, output, errors = result(program)
+    assert (status, output) == (1, "")
+    assert errors == "not sent: KeyboardInterrupt()\n"
+    assert not list(tmp_path.iterdir())
+    until(lambda: not processes_with(mark), "the end of the receiver")
+
+
+def test_ctrl_c_half_way_resets_so_that_the_peer_cannot_take_it_for_a_whole_file(
+    loop_name: str, peer: socket.socket, tmp_path: Path
+) -> None:
+    large = tmp_path / "large"
+    with large.open("wb") as file:
+        file.truncate(64 << 20)
+    with running(
+        "file_to_socket.py", "--backend", loop_name, large, "127.0.0.1", str(peer.getsockname()[1])
+    ) as program:
+        connection, _ = peer.accept()
+        with connection:
+            connection.settimeout(LIMIT)
+            assert connection.recv(1)
+            program.send_signal(signal.SIGINT)
+            status, output, errors = result(program)
+            with pytest.raises(ConnectionResetError):
+                received_all(connection)
+    assert (status, output) == (1, "")
+    assert errors == "not sent: KeyboardInterrupt()\n"
+
+
+def test_ctrl_c_while_receiving_leaves_the_old_file_and_nothing_beside_it(loop_name: str, target: Path) -> None:
+    with running("socket_to_file.py", "--backend", loop_name, "0", target) as program:
+        with socket.create_connection(("127.0.0.1", announced_port(program)), LIMIT) as sender:
+            sender.sendall(CONTENT)
+            until(lambda: part_is_growing(target), "the first bytes in the new file")
+            program.send_signal(signal.SIGINT)
+            status, output, errors = result(program)
+    assert (status, output) == (1, "")
+    assert errors == "not received: KeyboardInterrupt()\n"
+    assert target.read_bytes() == b"what was there before"
+    assert os.listdir(target.parent) == [target.name]
+
+
+def part_is_growing(target: Path) -> bool:
+    return any(path.stat().st_size for path in target.parent.iterdir() if path != target)
