@@ -2,22 +2,27 @@
 
 The map of the house, from the street down to the cellar; imports only go down:
 
-==================  ===================================================================================================
-``_binding``        ``create_tcp_listener``, ``create_unix_listener``
-``_connecting``     ``connect_tcp``, ``connect_unix``: name resolution, Happy Eyeballs
-``_listening``      ``SocketListener``: accept
-``_tls``            ``TLSStream``, ``TLSListener``, ``wrap_tls``: AnyIO's, over our streams
-``_sockets``        ``SocketStream``, ``UNIXSocketStream``: the two faces, AnyIO's and Trio's
-``_file_to_socket`` sendfile, with its fallback             ``_socket_to_file`` the way back
-``_connection``     one owned socket: guards, counts, send and receive, the close
-``_lingering``      the graceful close itself: FIN, discard, wait for the acknowledgement, release
-``_files``          ``FileReadStream``, ``FileWriteStream``
-``_opened``         what callers call a file, as a descriptor
-``_closing``        ``ClosePolicy``, ``CloseReport``, the states; pure
-``_loops``          the event loop, as far as the streams need one
-``_errors``         the exceptions, each of them both libraries' class
-``_kernel``         system calls: descriptors and counts in, counts out
-==================  ===================================================================================================
+===================  ==================================================================================================
+``_relaying``        ``relay``: two connections, joined
+``_moving``          ``copy``, ``Transfer``: the route table
+``_file_to_socket``  sendfile, with its fallback; and so on for ``_socket_to_file``, ``_socket_to_socket``,
+                     ``_file_to_file``, and ``_stream_to_stream`` for everything else
+``_binding``         ``create_tcp_listener``, ``create_unix_listener``
+``_connecting``      ``connect_tcp``, ``connect_unix``: name resolution, Happy Eyeballs
+``_listening``       ``SocketListener``: accept
+``_tls``             ``TLSStream``, ``TLSListener``, ``wrap_tls``: AnyIO's, over our streams
+``_sockets``         ``SocketStream``, ``UNIXSocketStream``: the two faces, AnyIO's and Trio's
+``_route``           what the routes have in common; ``_shares`` their fair shares of the loop, ``_pace`` a rate limit
+``_connection``      one owned socket: guards, counts, send and receive, the close
+``_lingering``       the graceful close itself: FIN, discard, wait for the acknowledgement, release
+``_lending``         any file that a caller may name, lent to a route
+``_files``           ``FileReadStream``, ``FileWriteStream``
+``_closing``         ``ClosePolicy``, ``CloseReport``, the states; pure
+``_opened``          what callers call a file, as a descriptor
+``_loops``           the event loop, as far as the streams need one
+``_errors``          the exceptions, each of them both libraries' class
+``_kernel``          system calls: descriptors and counts in, counts out
+===================  ==================================================================================================
 
 The names are handed out on first use (PEP 562), so that importing the package loads neither Trio nor AnyIO.
 """
@@ -45,6 +50,11 @@ if TYPE_CHECKING:
     from ._files import FileReadStream as FileReadStream
     from ._files import FileWriteStream as FileWriteStream
     from ._listening import SocketListener as SocketListener
+    from ._moving import Transfer as Transfer
+    from ._moving import TransferReport as TransferReport
+    from ._moving import copy as copy
+    from ._relaying import RelayReport as RelayReport
+    from ._relaying import relay as relay
     from ._sockets import SocketStream as SocketStream
     from ._sockets import UNIXSocketStream as UNIXSocketStream
     from ._tls import TLSListener as TLSListener
@@ -75,6 +85,11 @@ _ROOM_OF = {
     "connect_unix": "_connecting",
     "create_tcp_listener": "_binding",
     "create_unix_listener": "_binding",
+    "copy": "_moving",
+    "Transfer": "_moving",
+    "TransferReport": "_moving",
+    "relay": "_relaying",
+    "RelayReport": "_relaying",
     "wrap_tls": "_tls",
 }
 

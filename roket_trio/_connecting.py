@@ -12,8 +12,7 @@ import os
 import socket
 import ssl
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv6Address
-from typing import Any, Literal, final, overload
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, final, overload
 
 import anyio
 from anyio.streams.tls import TLSStream
@@ -23,7 +22,10 @@ from ._errors import ConnectionFailed, NameResolutionFailed, connection_failed, 
 from ._loops import current_loop
 from ._sockets import DEFAULT_POLICY, SocketStream, UNIXSocketStream
 
-IPAddress = str | IPv4Address | IPv6Address
+if TYPE_CHECKING:
+    from ipaddress import IPv4Address, IPv6Address
+
+IPAddress: TypeAlias = "str | IPv4Address | IPv6Address"
 
 # How long connect_unix leaves a full listen queue alone before it tries again (seconds): connect(2) gives EAGAIN there,
 # and nothing tells when there is room.

@@ -12,17 +12,20 @@ import socket
 import sys
 import warnings
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from time import monotonic
 from typing import Any, TypeVar, final
 
 import anyio
 
 from ._closing import ClosePolicy, CloseReport, Event, Lifecycle, Phase
-from ._errors import BusyResourceError, ClosedResourceError, broken
+from ._errors import BrokenResourceError, BusyResourceError, ClosedResourceError, broken
 from ._kernel import edge, tcp
 from ._lingering import Ledger, LingeringClose, is_tcp
-from ._loops import Loop, Readiness, current_loop, wait_uninterrupted
+from ._loops import Loop, Readiness, current_loop
+
+_GONE = "the connection is gone"
 
 A = TypeVar("A")
 R = TypeVar("R")
@@ -41,6 +44,7 @@ class Connection:
         "__weakref__",
         "_closed_event",
         "_closing",
+        "_interrupts",
         "_loans",
         "_opened_at",
         "_returned",
@@ -86,6 +90,8 @@ class Connection:
         self._watchers: set[Readiness] = set()
         # How to call back those who work on the descriptor in a worker thread.
         self._loans: set[Callable[[], None]] = set()
+        # What ends the transfers that use this connection but wait for something else.
+        self._interrupts: set[Callable[[], None]] = set()
         self._returned: anyio.Event | None = None
         self._opened_at = opened_at()
         self.loop: Loop = current_loop()
@@ -125,10 +131,8 @@ class Connection:
         """The exception for what a sending system call raised; the connection is lost unless it was closed here."""
         if self.life.phase is not Phase.LIVE:
             return ClosedResourceError("the stream was closed on this side")
-        loss = broken("the connection is gone", error)
-        loss.__cause__ = error
-        self.life.send_failed(loss)
-        return loss
+        self.life.send_failed(_loss(error))
+        return broken(_GONE, error)
 
     async def send(self, item: bytes | bytearray | memoryview, first: Callable[[Any], int] | None = None) -> None:
         """Send the whole item, or raise and remember how much of it went.
@@ -256,10 +260,8 @@ class Connection:
         """The exception for what a receiving system call raised; otherwise as :meth:`send_failed`."""
         if self.life.phase is not Phase.LIVE:
             return ClosedResourceError("the stream was closed on this side")
-        loss = broken("the connection is gone", error)
-        loss.__cause__ = error
-        self.life.receive_failed(loss)
-        return loss
+        self.life.receive_failed(_loss(error))
+        return broken(_GONE, error)
 
     async def wait_peer_closed(self) -> None:
         """Wait until the peer's FIN or RST has arrived, without taking data. Any number of tasks may wait."""
@@ -322,7 +324,7 @@ class Connection:
         self._returned = anyio.Event()
         for call_back in tuple(self._loans):
             call_back()
-        await wait_uninterrupted(self._returned)
+        await self.loop.insist(self._returned.wait)
 
     # --- closing -----------------------------------------------------------------------------------------------------
 
@@ -382,6 +384,8 @@ class Connection:
         self.readiness.close()
         for watcher in tuple(self._watchers):
             watcher.close()
+        for interrupt in tuple(self._interrupts):
+            interrupt()
         life = self.life
         peer_closed = life.has_received_eof or (life.sender_saw_eof and is_tcp(self.sock))
         self._closing = LingeringClose(
@@ -416,6 +420,31 @@ class Connection:
         if self.life.phase is Phase.CLOSED or not is_tcp(self.sock):
             return None
         return tcp.kernel_view(self.sock)
+
+
+def _loss(error: OSError) -> BrokenResourceError:
+    """What is remembered of an error: without the traceback, which would keep the caller's frames alive."""
+    loss = broken(_GONE, error)
+    loss.__cause__ = OSError(error.errno, error.strerror)
+    return loss
+
+
+@contextmanager
+def ended_by_close(*connections: Connection) -> Iterator[None]:
+    """End the body when one of ``connections`` is closed by another task, whatever it waits for.
+
+    :raises ClosedResourceError: that happened
+    """
+    with anyio.CancelScope() as scope:
+        for connection in connections:
+            connection._interrupts.add(scope.cancel)
+        try:
+            yield
+        finally:
+            for connection in connections:
+                connection._interrupts.discard(scope.cancel)
+    if scope.cancelled_caught:
+        raise ClosedResourceError("the stream was closed on this side")
 
 
 def opened_at() -> str:

@@ -13,7 +13,7 @@ from typing import Any, final
 
 import anyio
 
-from ._connection import Connection
+from ._connection import Connection, ended_by_close
 from ._errors import BrokenResourceError, TruncatedError
 from ._files import source_for
 from ._files._objects import ObjectSource, check_object
@@ -105,21 +105,26 @@ class FileToSocket(Route):
         connection = self._connection
         connection.begin_sending(self._count if self._total is None else self._total, sent=self.bytes_moved, by=self)
         try:
-            await connection.loop.step()
-            connection.life.check_open()
-            if self.name == "sendfile":
-                assert self._file is not None
-                assert self._total is not None
-                if await self._sendfile(self._file.fd, self._total):
-                    return
-                connection.fallbacks["sendfile"] += 1
-                self.fall_back("read-send")
-            await self._read_and_send()
+            with ended_by_close(connection):
+                await self._run()
             connection.to_send = connection.sent_of_item
         finally:
             if self.bytes_moved:
                 connection.routes[self.name] += 1
             connection.end_sending(by=self)
+
+    async def _run(self) -> None:
+        connection = self._connection
+        await connection.loop.step()
+        connection.life.check_open()
+        if self.name == "sendfile":
+            assert self._file is not None
+            assert self._total is not None
+            if await self._sendfile(self._file.fd, self._total):
+                return
+            connection.fallbacks["sendfile"] += 1
+            self.fall_back("read-send")
+        await self._read_and_send()
 
     async def _sendfile(self, source: int, total: int) -> bool:
         """Send all by sendfile, or return False where the kernel refuses; ``bytes_moved`` says how far it came."""

@@ -17,7 +17,7 @@ import select
 from time import monotonic
 from typing import Any, final
 
-from ._connection import Connection, polls_readable
+from ._connection import Connection, ended_by_close, polls_readable
 from ._errors import BrokenResourceError, TruncatedError
 from ._files import sink_for
 from ._files._objects import check_object
@@ -100,13 +100,8 @@ class SocketToFile(Route):
         connection.begin_receiving()
         before = self.bytes_moved
         try:
-            await connection.loop.step()
-            connection.life.check_receiving()
-            if self.name == "splice" and not await self._splice():
-                connection.fallbacks["splice"] += 1
-                self.fall_back("read-send")
-            if self.name == "read-send" and self._left() and not self._ended:
-                await self._receive_and_write()
+            with ended_by_close(connection):
+                await self._run()
         finally:
             connection.is_receiving = False
             connection.received_bytes += self.bytes_moved - before + self._lost
@@ -116,6 +111,16 @@ class SocketToFile(Route):
             connection.life.received_nothing()
             if self._count is not None and self.bytes_moved < self._count:
                 raise self._truncated()
+
+    async def _run(self) -> None:
+        connection = self._connection
+        await connection.loop.step()
+        connection.life.check_receiving()
+        if self.name == "splice" and not await self._splice():
+            connection.fallbacks["splice"] += 1
+            self.fall_back("read-send")
+        if self.name == "read-send" and self._left() and not self._ended:
+            await self._receive_and_write()
 
     def _left(self) -> int:
         """How much may still come; a large number when nobody knows."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import final
 
-from ._connection import Connection
+from ._connection import Connection, ended_by_close
 from ._errors import BrokenResourceError, TruncatedError
 from ._kernel import splice
 from ._kernel.fd import REFUSALS
@@ -44,7 +44,8 @@ class SocketToSocket(Route):
         try:
             sink.begin_sending(self._count, sent=self.bytes_moved, by=self)
             try:
-                await self._run()
+                with ended_by_close(source, sink):
+                    await self._run()
                 sink.to_send = sink.sent_of_item
             finally:
                 if self.bytes_moved:

@@ -12,7 +12,7 @@ from typing import Any, final
 import anyio
 import anyio.abc
 
-from ._connection import Connection
+from ._connection import Connection, ended_by_close
 from ._errors import BrokenResourceError, TruncatedError
 from ._files import sink_for, source_for
 from ._files._objects import ObjectSource
@@ -35,6 +35,7 @@ class Reader(ABC):
 
     name: str
     is_ours = False
+    connection: Connection | None = None
     may_be_short = False
     """A file with positions: it gives what it has, and is put back to the first byte that was not moved."""
 
@@ -51,6 +52,7 @@ class Writer(ABC):
 
     name: str
     is_ours = False
+    connection: Connection | None = None
 
     @abstractmethod
     async def write(self, data: memoryview) -> None:
@@ -95,8 +97,11 @@ class StreamToStream(Route):
         complete = False
         self._writer.begin(self._count, self.bytes_moved)
         try:
-            await current_loop().step()
-            await self._run()
+            with ended_by_close(
+                *(end.connection for end in (self._reader, self._writer) if end.connection is not None)
+            ):
+                await current_loop().step()
+                await self._run()
             complete = True
         finally:
             self._writer.end(complete=complete)
@@ -222,13 +227,15 @@ class ConnectionReader(Reader):
 
     is_ours = True
 
+    connection: Connection
+
     def __init__(self, connection: Connection) -> None:
         self.name = "the connection"
-        self._connection = connection
+        self.connection = connection
         self._buffer = memoryview(bytearray(_BUFFER))
 
     async def read(self, room: int) -> memoryview:
-        connection = self._connection
+        connection = self.connection
         count = await connection.receive(connection.sock.recv_into, self._buffer[:room])
         connection.received_bytes += count
         return self._buffer[:count]
@@ -240,16 +247,18 @@ class ConnectionWriter(Writer):
 
     is_ours = True
 
+    connection: Connection
+
     def __init__(self, connection: Connection) -> None:
         super().__init__()
         self.name = "the connection"
-        self._connection = connection
+        self.connection = connection
 
     def begin(self, total: int | None, moved: int) -> None:
-        self._connection.begin_sending(total, sent=moved, by=self)
+        self.connection.begin_sending(total, sent=moved, by=self)
 
     async def write(self, data: memoryview) -> None:
-        connection = self._connection
+        connection = self.connection
         while self.written < len(data):
             connection.life.check_open()
             try:
@@ -264,7 +273,7 @@ class ConnectionWriter(Writer):
             await connection.loop.step()
 
     def end(self, *, complete: bool) -> None:
-        connection = self._connection
+        connection = self.connection
         if complete:
             connection.to_send = connection.sent_of_item
         connection.routes["read-send"] += 1

@@ -35,9 +35,10 @@ from roket_trio import (
     UNIXSocketStream,
 )
 from roket_trio import _lingering as lingering_room
-from roket_trio import _loops as loops_room
+from roket_trio._loops import _asyncio as loops_room
 from roket_trio._closing import Phase
 from roket_trio._kernel import edge, tcp
+from roket_trio._kernel.discard import Discarded
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="what the kernel tells of a close is Linux's")
 
@@ -1079,8 +1080,12 @@ def test_a_peer_that_sends_for_ever_is_left_at_a_bound(run: Run, pair: Pair, bou
     run(main)
 
 
-def test_a_close_that_discards_lets_the_other_tasks_run(run: Run, pair: Pair) -> None:
-    ours, peer = pair
+def test_a_close_that_discards_lets_the_other_tasks_run(run: Run, pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    ours, _ = pair
+
+    def never_empty(sock: socket.socket, *, limit: int) -> Discarded:
+        """A peer that sends as fast as we discard."""
+        return Discarded(limit, False, None)
 
     async def main() -> None:
         stream = await adopt(ours, ClosePolicy(wait_for_peer=True, linger_seconds=0.2))
@@ -1089,16 +1094,32 @@ def test_a_close_that_discards_lets_the_other_tasks_run(run: Run, pair: Pair) ->
         async def tick() -> None:
             nonlocal ticks
             while True:
-                await anyio.sleep(0.001)
+                await anyio.lowlevel.checkpoint()
                 ticks += 1
 
-        async with anyio.create_task_group() as senders:
-            senders.start_soon(other_side, send_for_ever, peer)
-            async with anyio.create_task_group() as tasks:
-                tasks.start_soon(tick)
-                await stream.aclose()
-                tasks.cancel_scope.cancel()
+        monkeypatch.setattr(lingering_room, "discard_received", never_empty)
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(tick)
+            await stream.aclose()
+            tasks.cancel_scope.cancel()
         assert ticks >= 10
+        assert 0.2 <= report_of(stream).seconds < 5
+
+    run(main)
+
+
+def test_a_close_that_gives_up_discarding_empties_the_queue_nevertheless(run: Run, pair: Pair) -> None:
+    ours, peer = pair
+    ours.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4 << 20)
+
+    async def main() -> None:
+        stream = await adopt(ours, ClosePolicy(wait_for_peer=True, linger_seconds=30, max_bytes=1))
+        await stream.send(b"answer")
+        await other_side(peer.sendall, bytes(1_000_000))
+        await until(lambda: unread(ours) == 1_000_000)  # more than one call of recv discards
+        await stream.aclose()
+        assert report_of(stream).discarded_bytes == 1_000_000
+        assert read_to_end(peer) == (b"answer", "FIN")
 
     run(main)
 
@@ -1172,6 +1193,36 @@ def test_a_report_of_a_reset_that_comes_after_the_peers_fin(run: Run, small_pair
         report = report_of(stream)
         assert (report.outcome, report.acked, report.peer_closed) == (CloseOutcome.RESET, False, True)
         assert report.unacked_bytes == missing
+
+    run(main)
+
+
+def test_a_reset_between_the_last_look_and_the_report_is_no_acknowledgement(
+    run: Run, small_pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ours, peer = small_pair
+    ask = tcp.tcp_state
+
+    async def main() -> None:
+        stream = await adopt(ours, ClosePolicy(linger_seconds=0))
+        missing = await send_stuck(stream, peer)
+        asked = 0
+
+        def state_after_a_reset(sock: socket.socket) -> int:
+            nonlocal asked
+            asked += 1
+            if asked == 2:  # the first is to see whether there is anything to wait for
+                reset(peer)
+                deadline = time.monotonic() + BOUND
+                while ask(sock) != tcp.TCPState.CLOSE:
+                    assert time.monotonic() < deadline
+            return ask(sock)
+
+        monkeypatch.setattr(tcp, "tcp_state", state_after_a_reset)
+        await stream.aclose()
+        assert asked >= 2
+        report = report_of(stream)
+        assert (report.outcome, report.acked, report.unacked_bytes) == (CloseOutcome.RESET, False, missing)
 
     run(main)
 

@@ -479,9 +479,10 @@ def test_what_is_not_asked_for_stays_in_the_pipe(run: Run, pair: Pair, buffering
             else:
                 assert os.read(reader, 1) == b"a"
             async with stream_over(pair[0]) as stream:
-                assert await stream.send_file(file, count=0) == 0
-                assert await stream.send_file(file, count=4) == 4
-                assert await stream.send_file(file, count=2) == 2
+                with anyio.fail_after(2):
+                    assert await stream.send_file(file, count=0) == 0
+                    assert await stream.send_file(file, count=4) == 4
+                    assert await stream.send_file(file, count=2) == 2
                 assert read_exactly(pair[1], 6) == b"bcdefg"
             feed.close()
             assert file.read() == b"hij"
@@ -584,8 +585,8 @@ REFUSED: list[tuple[str, Callable[[Path], Any], dict[str, Any], type[Exception],
     ("a truth value", lambda p: True, {}, TypeError, "binary file"),
     ("a negative descriptor", lambda p: -1, {}, ValueError, "negative"),
     ("no descriptor", lambda p: 999_999, {}, OSError, "Bad file descriptor"),
-    ("an offset that is no integer", lambda p: open(p, "rb"), {"offset": 1.5}, TypeError, ""),
-    ("a count that is no integer", lambda p: open(p, "rb"), {"count": "5"}, TypeError, ""),
+    ("an offset that is no integer", lambda p: open(p, "rb"), {"offset": 1.5}, TypeError, "int|float"),
+    ("a count that is no integer", lambda p: open(p, "rb"), {"count": "5"}, TypeError, "int|str"),
 ]
 
 
@@ -666,7 +667,7 @@ KINDS = ["sendfile", "turned off", "refused", "refused in the middle", "partial"
 
 
 @settings(
-    max_examples=30,
+    max_examples=20,
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
@@ -679,8 +680,8 @@ def test_every_route_gives_the_same_bytes_and_the_same_numbers(
     offset = data.draw(st.integers(0, size), "offset")
     count = data.draw(st.none() | st.integers(0, size + 10), "count")
     buffers = {
-        "send_buffer": data.draw(st.sampled_from([0, 4096, 20_000]), "send buffer"),
-        "receive_buffer": data.draw(st.sampled_from([0, 2304, 30_000]), "receive buffer"),
+        "send_buffer": data.draw(st.sampled_from([0, 20_000, 65_536]), "send buffer"),
+        "receive_buffer": data.draw(st.sampled_from([0, 65_536]), "receive buffer"),
     }
     expected = pattern(size)[offset:][:count]
     # How much the peer reads before it stops until the transfer is cancelled; None: it reads all.

@@ -1,7 +1,8 @@
 """The file streams.
 
-Follow a byte that is read: ``_reading`` → ``_sources`` (or ``_uncached``, ``_polled``, ``_objects``); one that is written:
-``_writing`` → ``_sinks`` (and ``_atomic``). What both have in common is in ``_base``, their threads in ``_worker``.
+Follow a byte that is read: ``_reading`` → ``_sources`` (or ``_uncached``, ``_polled``, ``_objects``); one that is
+written: ``_writing`` → ``_sinks`` (and ``_atomic``). What both have in common is in ``_base``, their threads in
+``_worker``.
 """
 
 from __future__ import annotations

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import stat
 import warnings
@@ -12,7 +11,6 @@ from types import TracebackType
 from typing import Any, final
 
 import anyio
-from anyio.streams.file import FileStreamAttribute
 
 from .._errors import BusyResourceError, ClosedResourceError, broken
 from .._kernel.fd import FileKind
@@ -56,28 +54,14 @@ class Turn:
         if self._free is not None:
             self._free.set()
 
-    async def wait_for_end(self) -> None:
+    async def wait_for_end(self, loop: Loop) -> None:
         """Forbid new turns, and wait for the one under way; not to be cancelled."""
         self.is_closing = True
         if self.is_taken:
             if self.interrupt is not None:
                 self.interrupt()
             self._free = anyio.Event()
-            await wait_whatever_comes(self._free)
-
-
-async def wait_whatever_comes(event: anyio.Event) -> None:
-    """Wait for ``event`` even if the task is cancelled; the cancellation is delivered at the next checkpoint."""
-    interruption: asyncio.CancelledError | None = None
-    with anyio.CancelScope(shield=True):
-        while not event.is_set():
-            try:
-                await event.wait()
-            except asyncio.CancelledError as error:  # Task.cancel() pierces AnyIO's shield
-                interruption = error
-    if interruption is not None and (task := asyncio.current_task()) is not None:
-        task.uncancel()  # this request is counted once
-        task.cancel(*interruption.args)
+            await loop.insist(self._free.wait)
 
 
 class FileStream:
@@ -154,6 +138,8 @@ class FileStream:
     @property
     def extra_attributes(self) -> Mapping[Any, Callable[[], Any]]:
         """AnyIO's ``FileStreamAttribute``s: ``file``; ``path`` and ``fileno`` where it has them."""
+        from anyio.streams.file import FileStreamAttribute  # 3 ms that few need
+
         attributes: dict[Any, Callable[[], Any]] = {FileStreamAttribute.file: self._file_is_handed_out}
         path = self._path
         if path is not None:
@@ -187,13 +173,13 @@ class FileStream:
         The descriptor is gone when it returns or raises, whatever comes.
         """
         if self._released is not None:
-            await wait_whatever_comes(self._released)
+            await loop.insist(self._released.wait)
             return
         self._released = anyio.Event()
         try:
             self._turn.is_closing = True
             self._wake()
-            await self._turn.wait_for_end()
+            await self._turn.wait_for_end(loop)
             self._let_go()
             self._end_worker()
             self._is_released = True

@@ -110,16 +110,16 @@ def _is_terminal_proper(status: os.stat_result) -> bool:
     return (os.major(status.st_rdev), os.minor(status.st_rdev)) != (5, 2)  # /dev/ptmx
 
 
-def _take_buffered(file: OpenFile) -> bytes:
-    """What a buffered reader has already taken out of the pipe. Whoever reads through it later takes from us."""
+def _count_buffered(file: OpenFile) -> int:
+    """How much a buffered reader has already taken out of the pipe. It stays the reader's until it is asked for."""
     reader = file.owner
     if not isinstance(reader, io.BufferedReader):
-        return b""
-    # Only a read tells, and it must not wait when there is nothing: for these microseconds the flag is set after all.
+        return 0
+    # Only a peek tells, and it must not wait when there is nothing: for these microseconds the flag is set after all.
     if not file.nonblocking:
         os.set_blocking(file.fd, False)
     try:
-        return reader.read(len(reader.peek(1))) or b""
+        return len(reader.peek(1))
     finally:
         if not file.nonblocking:
             os.set_blocking(file.fd, True)
@@ -129,17 +129,18 @@ def _take_buffered(file: OpenFile) -> bytes:
 class PolledSource(Source):
     """Reads from a :class:`Channel`. A wait that is cancelled has taken nothing."""
 
-    __slots__ = ("_channel", "_file", "_held")
+    __slots__ = ("_buffered", "_channel", "_file")
 
     def __init__(self, file: OpenFile) -> None:
         super().__init__()
         self._file = file
-        self._held = _take_buffered(file)
+        self._buffered = _count_buffered(file)
         self._channel = Channel(file, writable=False)
 
     def read_now(self, max_bytes: int, turn: float) -> bytes | None:
-        if self._held:
-            data, self._held = self._held[:max_bytes], self._held[max_bytes:]
+        if self._buffered:
+            data: bytes = self._file.owner.read(min(max_bytes, self._buffered))
+            self._buffered -= len(data)
             return data
         channel = self._channel
         if not channel.is_ready():
@@ -157,9 +158,9 @@ class PolledSource(Source):
                 return data
 
     def readinto_now(self, buffer: memoryview) -> int | None:
-        if self._held:
-            count = min(len(self._held), buffer.nbytes)
-            buffer[:count], self._held = self._held[:count], self._held[count:]
+        if self._buffered:
+            count: int = self._file.owner.readinto(buffer[: self._buffered])
+            self._buffered -= count
             return count
         channel = self._channel
         if not channel.is_ready():

@@ -8,13 +8,10 @@ thread, and it ends with the stream. There are a few at most: a thousand streams
 
 from __future__ import annotations
 
-import asyncio
 import os
 import threading
 from collections.abc import Callable
 from typing import Any, TypeVar, cast, final
-
-import anyio
 
 from .._loops import Loop, Readiness
 
@@ -89,21 +86,7 @@ class _Thread:
     async def run(self, function: Callable[..., Any], args: tuple[Any, ...]) -> Any:
         self._job = (function, args)
         self._go.release()
-        interruption: asyncio.CancelledError | None = None
-        with anyio.CancelScope(shield=True):
-            while True:
-                try:
-                    os.eventfd_read(self._done)
-                    break
-                except BlockingIOError:
-                    pass
-                try:
-                    await self._readiness.wait_readable()
-                except asyncio.CancelledError as error:  # Task.cancel() pierces AnyIO's shield
-                    interruption = error
-        if interruption is not None and (task := asyncio.current_task()) is not None:
-            task.uncancel()  # this request is counted once
-            task.cancel(*interruption.args)
+        await self.loop.insist(self._wait)
         result, error_of_job = self._result, self._error
         self._result = self._error = None
         if error_of_job is not None:
@@ -112,6 +95,14 @@ class _Thread:
             finally:
                 del error_of_job  # it holds this frame
         return result
+
+    async def _wait(self) -> None:
+        while True:
+            try:
+                os.eventfd_read(self._done)
+                return
+            except BlockingIOError:
+                await self._readiness.wait_readable()
 
     def _work(self) -> None:
         while True:

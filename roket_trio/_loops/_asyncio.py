@@ -1,10 +1,8 @@
-"""The event loop that runs, behind one small interface: readiness of descriptors, checkpoints, worker threads.
+"""asyncio and uvloop: the sockets of a loop share one edge-triggered epoll, the only descriptor that the loop watches.
 
-Trio has all of it and is used as it is. On asyncio and uvloop the sockets of a loop share one edge-triggered epoll
-instance, whose own descriptor is the only one that the loop watches: a wait then costs no ``epoll_ctl`` and no handle.
-Measured with a 64-byte echo, both ends on one loop, µs a round trip (Python 3.13): asyncio 55 so, 94 with
-``anyio.wait_readable``, 83 with ``add_reader`` and ``remove_reader`` a wait, 163 with AnyIO's own stream; uvloop 45,
-86, 75 and 51. Where there is no epoll, AnyIO's functions do it.
+A wait then costs no ``epoll_ctl`` and no handle. Measured with a 64-byte echo, both ends on one loop, µs a round trip
+(Python 3.13): asyncio 55 so, 94 with ``anyio.wait_readable``, 83 with ``add_reader`` and ``remove_reader`` a wait, 163
+with AnyIO's own stream; uvloop 45, 86, 75 and 51. Where there is no epoll, AnyIO's functions do it.
 """
 
 from __future__ import annotations
@@ -14,7 +12,6 @@ import contextlib
 import select
 import threading
 import weakref
-from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable
 from time import monotonic
 from typing import TypeVar, final
@@ -22,182 +19,27 @@ from typing import TypeVar, final
 import anyio
 import anyio.lowlevel
 import anyio.to_thread
-import trio
 
-from ._errors import ClosedResourceError
+from .._errors import ClosedResourceError
+from ._interface import YIELD_EVERY, Loop, Readiness
 
 T = TypeVar("T")
 
-# A task that never has to wait still lets the others run this often (seconds). Trio's full checkpoint costs 5 µs, its
-# check for cancellation 0.4 µs: at one schedule point a millisecond the price of fairness is half a percent.
-YIELD_EVERY = 0.001
-
 USE_SHARED_EPOLL = hasattr(select, "epoll")
 
-
-class Readiness(ABC):
-    """Waits for one descriptor. At most one task waits for each direction; the caller sees to that.
-
-    Wait only after the descriptor has said no (EAGAIN, or a poll): what it would say yes to may have been told before.
-    """
-
-    __slots__ = ()
-
-    @abstractmethod
-    async def wait_readable(self) -> None:
-        """Wait until a read may succeed. Spurious returns are allowed.
-
-        :raises ClosedResourceError: when :meth:`close` is called meanwhile
-        """
-
-    @abstractmethod
-    async def wait_writable(self) -> None:
-        """Wait until a write may succeed; otherwise as :meth:`wait_readable`."""
-
-    @abstractmethod
-    def close(self) -> None:
-        """Wake who waits, with :class:`ClosedResourceError`, and forget the descriptor. Does not close it.
-        Idempotent."""
+_loops: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, AsyncioLoop] = weakref.WeakKeyDictionary()
 
 
-class Loop(ABC):
-    """What the streams need of an event loop. One object for each running loop (:func:`current_loop`)."""
-
-    __slots__ = ("__weakref__", "yield_at")
-
-    def __init__(self) -> None:
-        self.yield_at = 0.0
-
-    @abstractmethod
-    def readiness(self, fd: int) -> Readiness:
-        """Start to look after ``fd``, which must be non-blocking and pollable."""
-
-    checkpoint_if_cancelled: Callable[[], Awaitable[None]]
-    """Raise the cancellation that is due, if one is; otherwise return at once. The library's own function."""
-
-    @abstractmethod
-    async def run_in_thread(self, function: Callable[..., T], *args: object) -> T:
-        """Call ``function(*args)`` in a worker thread and return its result.
-
-        The call always waits for the thread to let go, so what the thread was lent (buffers, descriptors) is free again
-        when it returns. A cancellation that comes meanwhile never loses the result: it is delivered at the next
-        checkpoint.
-        """
-
-    def waited(self) -> None:
-        """Note that the calling task has just been suspended: the others had their turn."""
-        self.yield_at = monotonic() + YIELD_EVERY
-
-    def yield_is_due(self) -> bool:
-        """Whether it is :data:`YIELD_EVERY` since a task of this loop was last suspended in here."""
-        return monotonic() >= self.yield_at
-
-    @abstractmethod
-    async def let_others_run(self) -> None:
-        """A schedule point that a cancellation does not break: what was done before it must be reported.
-
-        The cancellation is delivered at the next checkpoint.
-        """
-
-    @abstractmethod
-    async def checkpoint(self) -> None:
-        """A full checkpoint: raises a cancellation that is due, and lets the others run."""
-
-    async def step(self) -> None:
-        """What precedes every operation: check for cancellation, and let the others run if that is due.
-
-        Before and not after: once bytes have been taken nothing should come between them and the caller.
-        """
-        if monotonic() >= self.yield_at:
-            await self.checkpoint()
-        else:
-            await self.checkpoint_if_cancelled()
-
-
-def current_loop() -> Loop:
+def running_loop() -> AsyncioLoop:
     """The loop that runs the calling task.
 
     :raises RuntimeError: outside of an event loop
     """
-    if trio.lowlevel.in_trio_task():
-        try:
-            loop: Loop = _thread.trio_loop
-        except AttributeError:
-            loop = _thread.trio_loop = _TrioLoop()
-        return loop
     running = asyncio.get_running_loop()
-    found = _asyncio_loops.get(running)
+    found = _loops.get(running)
     if found is None:
-        found = _asyncio_loops[running] = _AsyncioLoop(running)
+        found = _loops[running] = AsyncioLoop(running)
     return found
-
-
-_thread = threading.local()
-_asyncio_loops: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _AsyncioLoop] = weakref.WeakKeyDictionary()
-
-
-# --- Trio ------------------------------------------------------------------------------------------------------------
-
-
-@final
-class _TrioReadiness(Readiness):
-    __slots__ = ("_closed", "_fd", "_loop")
-
-    def __init__(self, loop: _TrioLoop, fd: int) -> None:
-        self._loop = loop
-        self._fd = fd
-        self._closed = False
-
-    async def wait_readable(self) -> None:
-        if self._closed:
-            raise ClosedResourceError
-        try:
-            await trio.lowlevel.wait_readable(self._fd)
-        except trio.ClosedResourceError:
-            raise ClosedResourceError from None
-        self._loop.waited()
-
-    async def wait_writable(self) -> None:
-        if self._closed:
-            raise ClosedResourceError
-        try:
-            await trio.lowlevel.wait_writable(self._fd)
-        except trio.ClosedResourceError:
-            raise ClosedResourceError from None
-        self._loop.waited()
-
-    def close(self) -> None:
-        if not self._closed:
-            self._closed = True
-            # Outside of a Trio run (a stream that outlived its loop, or a collector in another thread) nobody waits.
-            if trio.lowlevel.in_trio_run():
-                trio.lowlevel.notify_closing(self._fd)
-
-
-@final
-class _TrioLoop(Loop):
-    __slots__ = ()
-
-    def readiness(self, fd: int) -> Readiness:
-        return _TrioReadiness(self, fd)
-
-    checkpoint_if_cancelled = staticmethod(trio.lowlevel.checkpoint_if_cancelled)
-
-    async def checkpoint(self) -> None:
-        await trio.lowlevel.checkpoint()
-        self.yield_at = monotonic() + YIELD_EVERY
-
-    async def let_others_run(self) -> None:
-        await trio.lowlevel.cancel_shielded_checkpoint()
-        self.yield_at = monotonic() + YIELD_EVERY
-
-    async def run_in_thread(self, function: Callable[..., T], *args: object) -> T:
-        result: T = await trio.to_thread.run_sync(function, *args)
-        self.waited()
-        return result
-
-
-# --- asyncio and uvloop ----------------------------------------------------------------------------------------------
 
 
 @final
@@ -260,7 +102,7 @@ class _SharedEpoll:
     _READ = select.EPOLLIN | select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR if USE_SHARED_EPOLL else 0
     _WRITE = select.EPOLLOUT | select.EPOLLHUP | select.EPOLLERR if USE_SHARED_EPOLL else 0
 
-    def __init__(self, owner: _AsyncioLoop, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, owner: AsyncioLoop, loop: asyncio.AbstractEventLoop) -> None:
         self.owner = owner
         self.create_future = loop.create_future
         self._loop = loop
@@ -347,7 +189,7 @@ class _AnyIOReadiness(Readiness):
 
 
 @final
-class _AsyncioLoop(Loop):
+class AsyncioLoop(Loop):
     __slots__ = ("_epoll", "_loop")
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -381,6 +223,19 @@ class _AsyncioLoop(Loop):
             _deliver_later(error)
         self.yield_at = monotonic() + YIELD_EVERY
 
+    async def insist(self, attempt: Callable[[], Awaitable[T]]) -> T:
+        interruption: asyncio.CancelledError | None = None
+        with anyio.CancelScope(shield=True):
+            while True:
+                try:
+                    result = await attempt()
+                    break
+                except asyncio.CancelledError as error:
+                    interruption = error
+        if interruption is not None:
+            _deliver_later(interruption)
+        return result
+
     async def run_in_thread(self, function: Callable[..., T], *args: object) -> T:
         work = asyncio.ensure_future(anyio.to_thread.run_sync(function, *args))
         interruption: asyncio.CancelledError | None = None
@@ -394,19 +249,6 @@ class _AsyncioLoop(Loop):
         if interruption is not None:
             _deliver_later(interruption)
         return work.result()
-
-
-async def wait_uninterrupted(event: anyio.Event) -> None:
-    """Wait for ``event`` even if the task is cancelled; the cancellation is delivered at the next checkpoint."""
-    interruption: asyncio.CancelledError | None = None
-    with anyio.CancelScope(shield=True):
-        while not event.is_set():
-            try:
-                await event.wait()
-            except asyncio.CancelledError as error:
-                interruption = error
-    if interruption is not None:
-        _deliver_later(interruption)
 
 
 def _deliver_later(interruption: asyncio.CancelledError) -> None:

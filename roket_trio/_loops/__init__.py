@@ -1,0 +1,34 @@
+"""The event loop that runs, behind one small interface: readiness of descriptors, checkpoints, worker threads."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from importlib import import_module
+
+import trio
+
+from ._interface import YIELD_EVERY as YIELD_EVERY
+from ._interface import Loop as Loop
+from ._interface import Readiness as Readiness
+from ._trio import TrioLoop
+
+_thread = threading.local()
+_find_asyncio_loop: Callable[[], Loop] | None = None
+
+
+def current_loop() -> Loop:
+    """The loop that runs the calling task.
+
+    :raises RuntimeError: outside of an event loop
+    """
+    if trio.lowlevel.in_trio_task():
+        try:
+            loop: Loop = _thread.trio_loop
+        except AttributeError:
+            loop = _thread.trio_loop = TrioLoop()
+        return loop
+    global _find_asyncio_loop
+    if _find_asyncio_loop is None:  # who never runs asyncio need not load it: 13 ms
+        _find_asyncio_loop = import_module("._asyncio", __name__).running_loop
+    return _find_asyncio_loop()

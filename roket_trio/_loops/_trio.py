@@ -1,0 +1,77 @@
+"""Trio has all of it, and is used as it is."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from time import monotonic
+from typing import TypeVar, final
+
+import trio
+
+from .._errors import ClosedResourceError
+from ._interface import YIELD_EVERY, Loop, Readiness
+
+T = TypeVar("T")
+
+
+@final
+class TrioReadiness(Readiness):
+    __slots__ = ("_closed", "_fd", "_loop")
+
+    def __init__(self, loop: TrioLoop, fd: int) -> None:
+        self._loop = loop
+        self._fd = fd
+        self._closed = False
+
+    async def wait_readable(self) -> None:
+        if self._closed:
+            raise ClosedResourceError
+        try:
+            await trio.lowlevel.wait_readable(self._fd)
+        except trio.ClosedResourceError:
+            raise ClosedResourceError from None
+        self._loop.waited()
+
+    async def wait_writable(self) -> None:
+        if self._closed:
+            raise ClosedResourceError
+        try:
+            await trio.lowlevel.wait_writable(self._fd)
+        except trio.ClosedResourceError:
+            raise ClosedResourceError from None
+        self._loop.waited()
+
+    def close(self) -> None:
+        if not self._closed:
+            self._closed = True
+            # Outside of a Trio run (a stream that outlived its loop, or a collector in another thread) nobody waits.
+            if trio.lowlevel.in_trio_run():
+                trio.lowlevel.notify_closing(self._fd)
+
+
+@final
+class TrioLoop(Loop):
+    __slots__ = ()
+
+    def readiness(self, fd: int) -> Readiness:
+        return TrioReadiness(self, fd)
+
+    checkpoint_if_cancelled = staticmethod(trio.lowlevel.checkpoint_if_cancelled)
+
+    async def checkpoint(self) -> None:
+        await trio.lowlevel.checkpoint()
+        self.yield_at = monotonic() + YIELD_EVERY
+
+    async def let_others_run(self) -> None:
+        await trio.lowlevel.cancel_shielded_checkpoint()
+        self.yield_at = monotonic() + YIELD_EVERY
+
+    async def insist(self, attempt: Callable[[], Awaitable[T]]) -> T:
+        with trio.CancelScope(shield=True):
+            return await attempt()
+        raise AssertionError("a shield swallows nothing")
+
+    async def run_in_thread(self, function: Callable[..., T], *args: object) -> T:
+        result: T = await trio.to_thread.run_sync(function, *args)
+        self.waited()
+        return result
