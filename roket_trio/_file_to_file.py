@@ -67,7 +67,7 @@ class FileToFile(Route):
                         f"{self.bytes_moved} of {self._total} bytes were there",
                         bytes_moved=self.bytes_moved,
                         position=self.position,
-                        path=self._sink.name,
+                        path=self._sink.path,
                     )
         finally:
             worker.end()

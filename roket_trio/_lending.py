@@ -30,7 +30,7 @@ def lent_to_read(file: Any) -> Iterator[OpenFile | Any]:
     :raises ClosedResourceError: the stream was closed meanwhile
     """
     with _turn_of(file, FileReadStream, "reading from") as plain:
-        yield _opened(plain, writable=False)
+        yield _opened(plain, file, writable=False)
 
 
 @contextmanager
@@ -38,18 +38,21 @@ def lent_to_write(file: Any) -> Iterator[OpenFile | Any]:
     """Lend ``file`` to be written; otherwise as :func:`lent_to_read`."""
     with _turn_of(file, FileWriteStream, "writing to") as plain:
         try:
-            yield _opened(plain, writable=True)
+            yield _opened(plain, file, writable=True)
         except BaseException:
             if isinstance(file, FileWriteStream):
                 file._is_incomplete = True  # what is atomic is all or nothing
             raise
 
 
-def _opened(file: Any, *, writable: bool) -> OpenFile | Any:
+def _opened(plain: Any, file: Any, *, writable: bool) -> OpenFile | Any:
     try:
-        return open_file(file, writable=writable)
+        opened = open_file(plain, writable=writable)
     except OpaqueFileError:
-        return unwrap(file)
+        return unwrap(plain)
+    if isinstance(file, FileStream):  # it may know better: one that is atomic writes a file without a path of its own
+        opened.name, opened.path = file._name, file._path
+    return opened
 
 
 @contextmanager

@@ -49,6 +49,8 @@ class OpenFile:
     """Whether the descriptor has O_APPEND, so that writes ignore their offset."""
     owner: Any
     """The object that was given, kept alive as long as the descriptor is used; an int for a descriptor."""
+    path: str | None = None
+    """The path that its owner knows; ``None`` for a descriptor."""
     direct: bool = False
     """Whether the descriptor has O_DIRECT, so that buffers, offsets and counts must be aligned."""
     nonblocking: bool = False
@@ -105,7 +107,8 @@ def open_file(file: object, *, writable: bool) -> OpenFile:
             raise ValueError("the file is closed")
     fd = owner if isinstance(owner, int) else _fileno(owner)
     status = os.fstat(fd)
-    name = _name(owner, fd)
+    path = _path(owner)
+    name = path or f"descriptor {fd}"
     if stat.S_ISDIR(status.st_mode):
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), name)
     flags = _flags(owner, fd)
@@ -122,6 +125,7 @@ def open_file(file: object, *, writable: bool) -> OpenFile:
         status.st_size,
         append=bool(flags & os.O_APPEND),
         owner=owner,
+        path=path,
         direct=bool(flags & _O_DIRECT),
         nonblocking=bool(flags & _O_NONBLOCK),
     )
@@ -175,6 +179,6 @@ def _flags(owner: Any, fd: int) -> int:
     return os.O_RDWR if owner.readable() and owner.writable() else os.O_WRONLY if owner.writable() else os.O_RDONLY
 
 
-def _name(owner: Any, fd: int) -> str:
-    name = fd if isinstance(owner, int) else getattr(owner, "name", fd)
-    return f"descriptor {name}" if isinstance(name, int) else os.fsdecode(name)
+def _path(owner: Any) -> str | None:
+    name = getattr(owner, "name", None)  # of what was opened by descriptor it is that
+    return os.fsdecode(name) if isinstance(name, str | bytes | os.PathLike) else None

@@ -276,6 +276,7 @@ class SocketToFile(Route):
         if isinstance(failure, BrokenResourceError):
             failure.side = "source"
             failure.bytes_moved = self.bytes_moved
+        failure.add_note(f"{self.bytes_moved} bytes had been received into {self._name}")
         return failure
 
     def _write_failed(self, error: OSError, lost: int) -> BrokenResourceError:
@@ -289,5 +290,5 @@ class SocketToFile(Route):
             f"the peer finished after {self.bytes_moved} of {self._count} bytes",
             bytes_moved=self.bytes_moved,
             position=self.position,
-            path=self._name,
+            path=None if self._file is None else self._file.path,
         )

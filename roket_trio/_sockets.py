@@ -18,10 +18,10 @@ import anyio.abc
 import trio.abc
 
 from ._closing import ClosePolicy, CloseReport
-from ._connection import Connection
+from ._connection import NOTSENT_LOWAT, Connection
 from ._errors import ClosedResourceError, EndOfStream
 from ._file_to_socket import FileToSocket
-from ._kernel.tcp import KernelView
+from ._kernel.tcp import KernelView, limit_unsent
 from ._lending import lent_to_read, lent_to_write
 from ._loops import current_loop
 from ._opened import OpenFile
@@ -32,10 +32,6 @@ DEFAULT_POLICY = ClosePolicy()
 
 Address = tuple[str, int] | str
 Self = TypeVar("Self", bound="SocketStream")
-
-# What send() leaves unsent in the kernel before it waits (bytes). Measured, 128 MiB over loopback, against none at all:
-# see docs in SocketStream. Trio takes 16 KiB.
-NOTSENT_LOWAT = 128 * 1024
 
 
 @final
@@ -102,8 +98,7 @@ class SocketStream(anyio.abc.SocketStream, trio.abc.HalfCloseableStream):
             if sock.family in (socket.AF_INET, socket.AF_INET6):
                 with suppress(OSError):
                     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                    if hasattr(socket, "TCP_NOTSENT_LOWAT"):
-                        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, NOTSENT_LOWAT)
+                limit_unsent(sock, NOTSENT_LOWAT)
             return cls(Connection(sock, policy), _peer_name(sock) if remote_address is None else remote_address)
         except BaseException:
             sock.close()

@@ -46,7 +46,7 @@ Pair = tuple[socket.socket, socket.socket]
 T = TypeVar("T")
 
 # A peer of these tests never blocks for longer (seconds).
-BOUND = 4.0
+BOUND = 10.0
 
 MIB = 1 << 20
 
@@ -166,7 +166,7 @@ async def until_stalled(stream: SocketStream) -> int:
             sent = stream.statistics().sent_bytes
             if sent != seen or not sent or poll.poll(0):
                 seen, quiet_since = sent, time.monotonic()
-            elif time.monotonic() - quiet_since > 0.1:
+            elif time.monotonic() - quiet_since > 0.05:
                 return sent
             await anyio.sleep(0.005)
 
@@ -365,43 +365,44 @@ SOURCES: list[tuple[Callable[[ExitStack, Path], Source], str | None]] = [
 ]
 
 
-@pytest.mark.parametrize(("make", "takes"), SOURCES, ids=[make.__name__[1:] for make, _ in SOURCES])
-def test_every_kind_of_file_arrives_whole_and_keeps_its_position(
-    run: Run, pair: Pair, tmp_path: Path, spy: Spy, make: Callable[[ExitStack, Path], Source], takes: str | None
+CASES = [(make, is_on) for make, takes in SOURCES for is_on in ((True, False) if takes == "sendfile" else (True,))]
+TAKES = dict(SOURCES)
+
+
+@pytest.mark.parametrize(
+    ("make", "is_on"), CASES, ids=[f"{make.__name__[1:]}-{'on' if is_on else 'off'}" for make, is_on in CASES]
+)
+def test_every_kind_of_file_arrives_whole_and_in_part_and_keeps_its_position(
+    run: Run,
+    pair: Pair,
+    tmp_path: Path,
+    spy: Spy,
+    monkeypatch: pytest.MonkeyPatch,
+    make: Callable[[ExitStack, Path], Source],
+    is_on: bool,
 ) -> None:
+    """With sendfile turned on, and off."""
+    monkeypatch.setattr(sendfile, "AVAILABLE", is_on)
+    takes = TAKES[make] if is_on else "read-send"
+
     async def main() -> None:
         with ExitStack() as stack:
             file, expected, is_where_it_was = make(stack, tmp_path)
+            size = len(expected)
+            middle = size // 3
             async with stream_over(pair[0]) as stream:
                 with thread(read_to_end, pair[1]) as received:
-                    assert await stream.send_file(file) == len(expected)
+                    assert await stream.send_file(file) == size
+                    assert await stream.send_file(file, offset=middle, count=middle) == middle
+                    assert await stream.send_file(file, offset=2 * middle) == size - 2 * middle
                     statistics = stream.statistics()
                     await stream.aclose()
-                assert received.result(0) == (expected, "FIN")
+                assert received.result(0) == (expected + expected[middle:], "FIN")
                 assert is_where_it_was()
-                assert statistics.sent_bytes == len(expected)
-                assert dict(statistics.routes) == ({takes: 1} if takes else {})
+                assert statistics.sent_bytes == 2 * size - middle
+                assert dict(statistics.routes) == ({takes: 3} if takes else {})
                 assert not statistics.fallbacks
-                assert sum(spy.moved) == (len(expected) if takes == "sendfile" else 0)
-
-    run(main)
-
-
-@pytest.mark.parametrize("make", [make for make, _ in SOURCES], ids=[make.__name__[1:] for make, _ in SOURCES])
-def test_every_kind_of_file_is_sent_in_part(
-    run: Run, pair: Pair, tmp_path: Path, route: str, make: Callable[[ExitStack, Path], Source]
-) -> None:
-    async def main() -> None:
-        with ExitStack() as stack:
-            file, expected, is_where_it_was = make(stack, tmp_path)
-            middle = len(expected) // 3
-            async with stream_over(pair[0]) as stream:
-                with thread(read_to_end, pair[1]) as received:
-                    assert await stream.send_file(file, offset=middle, count=middle) == middle
-                    assert await stream.send_file(file, offset=2 * middle) == len(expected) - 2 * middle
-                    await stream.aclose()
-                assert received.result(0) == (expected[middle : 2 * middle] + expected[2 * middle :], "FIN")
-                assert is_where_it_was()
+                assert sum(spy.moved) == (statistics.sent_bytes if takes == "sendfile" else 0)
 
     run(main)
 
@@ -531,34 +532,34 @@ def test_a_file_that_is_open_for_direct_access_is_sent(
 SMALL = pattern(10_000)
 
 
-@pytest.mark.parametrize(
-    ("offset", "count", "expected"),
-    [
-        (0, None, SMALL),
-        (0, 0, b""),
-        (0, 1, SMALL[:1]),
-        (0, 10_000, SMALL),
-        (0, 10_001, SMALL),
-        (0, 1 << 62, SMALL),
-        (1, None, SMALL[1:]),
-        (9_999, None, SMALL[9_999:]),
-        (9_999, 5, SMALL[9_999:]),
-        (10_000, None, b""),
-        (10_000, 5, b""),
-        (4_096, 4_096, SMALL[4_096:8_192]),
-    ],
-)
+PARTS: list[tuple[int, int | None, bytes]] = [
+    (0, None, SMALL),
+    (0, 0, b""),
+    (0, 1, SMALL[:1]),
+    (0, 10_000, SMALL),
+    (0, 10_001, SMALL),
+    (0, 1 << 62, SMALL),
+    (1, None, SMALL[1:]),
+    (9_999, None, SMALL[9_999:]),
+    (9_999, 5, SMALL[9_999:]),
+    (10_000, None, b""),
+    (10_000, 5, b""),
+    (4_096, 4_096, SMALL[4_096:8_192]),
+]
+
+
 @pytest.mark.parametrize("source", ["file", "memory"])
-def test_offset_and_count_say_which_part(
-    run: Run, pair: Pair, tmp_path: Path, route: str, source: str, offset: int, count: int | None, expected: bytes
-) -> None:
+def test_offset_and_count_say_which_part(run: Run, pair: Pair, tmp_path: Path, route: str, source: str) -> None:
     async def main() -> None:
         with io.BytesIO(SMALL) if source == "memory" else open(_file_of(tmp_path, SMALL), "rb") as file:
             async with stream_over(pair[0]) as stream:
-                assert await stream.send_file(file, offset=offset, count=count) == len(expected)
-                assert file.tell() == 0
-                await stream.send(b"|")  # nothing was cut
-                assert await finish_and_read(stream, pair[1]) == (expected + b"|", "FIN")
+                for offset, count, expected in PARTS:
+                    sent = await stream.send_file(file, offset=offset, count=count)
+                    assert (offset, count, sent) == (offset, count, len(expected))
+                    assert file.tell() == 0
+                    await stream.send(b"|")  # nothing was cut
+                    assert read_exactly(pair[1], sent + 1) == expected + b"|"
+                assert await finish_and_read(stream, pair[1]) == (b"", "FIN")
 
     run(main)
 
@@ -667,7 +668,7 @@ KINDS = ["sendfile", "turned off", "refused", "refused in the middle", "partial"
 
 
 @settings(
-    max_examples=20,
+    max_examples=10,
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
@@ -760,7 +761,7 @@ def test_every_route_gives_the_same_bytes_and_the_same_numbers(
     run(main)
 
 
-@pytest.mark.parametrize("number", [errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP], ids=errno.errorcode.get)
+@pytest.mark.parametrize("number", [errno.ENOSYS, errno.EINVAL], ids=errno.errorcode.get)
 @pytest.mark.parametrize("after", [0, 300_000])
 def test_what_the_kernel_refuses_goes_the_plain_way_from_the_byte_reached_and_is_counted(
     run: Run, pair: Pair, tmp_path: Path, spy: Spy, number: int, after: int
@@ -840,7 +841,7 @@ def failing_reads(monkeypatch: pytest.MonkeyPatch, path: Path, number: int, afte
     monkeypatch.setattr(os, "pread", fake_pread)
 
 
-@pytest.mark.parametrize("number", [errno.EIO, errno.ENOMEM, errno.ESTALE], ids=errno.errorcode.get)
+@pytest.mark.parametrize("number", [errno.EIO, errno.ESTALE], ids=errno.errorcode.get)
 def test_a_disk_that_fails_in_the_middle_is_named_and_cuts_the_stream(
     run: Run, pair: Pair, tmp_path: Path, route: str, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:

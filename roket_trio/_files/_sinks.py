@@ -78,7 +78,7 @@ class ThreadSink(Sink):
         super().__init__()
         self._fd = file.fd
         # What the owner has written meanwhile lies before what is sent now.
-        self._flush = None if isinstance(file.owner, io.FileIO) else file.owner.flush
+        self._flush = None if isinstance(file.owner, int | io.FileIO) else file.owner.flush
 
     async def write(self, item: memoryview, worker: Worker) -> None:
         self.counts.thread_hops += 1

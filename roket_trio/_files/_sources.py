@@ -1,17 +1,17 @@
 """Where the bytes of a file come from: one class for each way to read without ever blocking the event loop.
 
 A source first offers what can be had at once, by a plain call (:meth:`Source.read_now`), and only then an ``await``
-(:meth:`Source.read`): the fast path costs no coroutine. The page cache is here, files without it in ``_uncached``; pipes
-and terminals are in ``_polled``, objects without a descriptor of their own in ``_objects``.
+(:meth:`Source.read`): the fast path costs no coroutine. The page cache is here, files without it are in ``_uncached``,
+pipes and terminals in ``_polled``, objects without a descriptor of their own in ``_objects``.
 
 Ways to give out a cached chunk of 64 KiB as ``bytes``, against a blocking ``readinto`` of it (Python 3.13, 128 MiB):
 ``os.read`` after asking whether the last page is cached 1.26-1.30, ``preadv2(RWF_NOWAIT)`` into a ``BytesIO`` whose
 value is taken 1.39, into one scratch buffer that is copied 1.52-1.56, into a fresh ``bytearray`` that is copied 1.78.
 So it is asked for one byte, then read. Into the caller's buffer the kernel's own word on every page is free (1.03).
 
-Once a reader has come to cold pages it uses the scratch buffer all the same: while read-ahead is under way the page that
-was asked for may be there and one before it not yet, and ``os.read`` would wait for that. The copy does not show there
-(interleaved on a cold file of 128 MiB: 84 and 77-84 ms, a plain blocking loop 52-54).
+Once a reader has come to cold pages it uses the scratch buffer all the same: while read-ahead is under way the page
+that was asked for may be there and one before it not yet, and ``os.read`` would wait for that. The copy does not show
+there (interleaved on a cold file of 128 MiB: 84 and 77-84 ms, a plain blocking loop 52-54).
 """
 
 from __future__ import annotations

@@ -125,6 +125,17 @@ def bound_orphan(sock: socket.socket, unacked_seconds: float, fin_wait_seconds: 
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_LINGER2, max(1, round(fin_wait_seconds)))
 
 
+def limit_unsent(sock: socket.socket, count: int) -> None:
+    """Let the kernel hold at most about ``count`` bytes that it has not sent yet: TCP_NOTSENT_LOWAT (tcp(7), Linux
+    3.12).
+
+    What is sent and not acknowledged does not count. Writability is reported when half of it is free.
+    """
+    if hasattr(socket, "TCP_NOTSENT_LOWAT"):
+        with contextlib.suppress(OSError):  # the peer may have reset it already
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, count)
+
+
 def discard_on_close(sock: socket.socket) -> None:
     """Make ``close`` drop what was not sent and reset the connection: ``SO_LINGER`` with a time of 0 (socket(7))."""
     with contextlib.suppress(OSError):  # the peer was faster
