@@ -128,6 +128,8 @@ class FileToSocket(Route):
             if await self._sendfile(self._file.fd, self._total):
                 return
             connection.fallbacks["sendfile"] += 1
+            if self.bytes_moved:
+                connection.routes["sendfile"] += 1
             self.fall_back("read-send")
         await self._read_and_send()
 
@@ -229,6 +231,8 @@ class FileToSocket(Route):
                 count = await source.readinto(buffer, worker)
         except OSError as error:
             raise self._failed(error) from error
+        except EOFError as error:  # a compressed file that was cut short
+            raise TruncatedError(f"{self._name} ended early: {error}", bytes_moved=self.bytes_moved) from error
         self._connection.life.check_open()
         return count
 

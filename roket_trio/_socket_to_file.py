@@ -14,6 +14,7 @@ from __future__ import annotations
 import errno
 import os
 import select
+import socket
 from time import monotonic
 from typing import Any, final
 
@@ -21,7 +22,7 @@ from ._connection import Connection, ended_by_close, polls_readable
 from ._errors import BrokenResourceError, TruncatedError
 from ._files import sink_for
 from ._files._objects import check_object
-from ._files._sinks import ObjectSink
+from ._files._sinks import ObjectSink, PolledSink
 from ._files._worker import Worker
 from ._kernel import splice
 from ._kernel.fd import REFUSALS, FileKind
@@ -29,8 +30,9 @@ from ._opened import OpenFile
 from ._pace import Pace
 from ._route import Route
 
-# The buffer of the plain route.
+# The buffer of the plain route, and what is peeked at a time for a pipe (pipe(7): it holds 64 KiB).
 BUFFER = 1 << 20
+PIPE_BUFFER = 64 << 10
 
 # How long the thread waits for more before it gives its place up (milliseconds), and after how much time it does in any
 # case (seconds), so that a cancellation and the other transfers wait no longer than that.
@@ -119,7 +121,11 @@ class SocketToFile(Route):
         if self.name == "splice" and not await self._splice():
             connection.fallbacks["splice"] += 1
             self.fall_back("read-send")
-        if self.name == "read-send" and self._left() and not self._ended:
+        if self.name == "splice" or not self._left() or self._ended:
+            return
+        if self._file is not None and self._file.kind is FileKind.STREAM:
+            await self._receive_into_pipe(self._file)
+        else:
             await self._receive_and_write()
 
     def _left(self) -> int:
@@ -233,6 +239,41 @@ class SocketToFile(Route):
         finally:
             worker.end()
 
+    async def _receive_into_pipe(self, file: OpenFile) -> None:
+        """Give a pipe what it takes, and only then take that off the socket: a cancellation loses nothing."""
+        connection = self._connection
+        buffer = memoryview(bytearray(min(PIPE_BUFFER, self._left())))
+        sink = PolledSink(file)
+        try:
+            while self._left():
+                await self.pace.wait()
+                await connection.loop.step()
+                connection.life.check_open()
+                room = self.pace.at_once(min(len(buffer), self._left()))
+                try:
+                    count = connection.sock.recv_into(buffer[:room], 0, socket.MSG_PEEK)
+                except BlockingIOError:
+                    await connection.readiness.wait_readable()
+                    continue
+                except OSError as error:
+                    raise self._source_failed(error) from error
+                if not count:
+                    self._ended = True
+                    return
+                try:
+                    written = sink.write_now(buffer[:count])
+                except BlockingIOError:
+                    await sink.wait_writable(connection.loop)
+                    continue
+                except OSError as error:
+                    raise self._write_failed(error, 0) from error
+                connection.sock.recv_into(buffer[:written])
+                connection.receive_calls += 1
+                self.bytes_moved += written
+                self.pace.moved(written)
+        finally:
+            sink.release()
+
     async def _write_out(self, data: memoryview | bytes, worker: Worker) -> None:
         """Write it all where the file was left; what cannot be written is lost, and counted."""
         view = memoryview(data)
@@ -247,14 +288,9 @@ class SocketToFile(Route):
         except OSError as error:
             self.bytes_moved += sink.progress
             raise self._write_failed(error, len(view) - sink.progress) from error
-        except BaseException:
-            self.bytes_moved += sink.progress
-            self._lost = len(view) - sink.progress
-            raise
-        else:
-            self.bytes_moved += len(view)
         finally:
             sink.release()
+        self.bytes_moved += len(view)
 
     def _write_at(self, view: memoryview) -> None:
         """In a worker thread."""

@@ -17,6 +17,7 @@ from typing import Any, final
 import anyio
 
 from .._errors import ClosedResourceError
+from .._loops import Loop
 from .._opened import OpenFile
 from ._objects import ASK_AGAIN
 from ._polled import Channel
@@ -119,6 +120,17 @@ class PolledSink(Sink):
                 await worker.loop.checkpoint()
                 if channel.is_closed:
                     raise ClosedResourceError
+
+    def write_now(self, item: memoryview) -> int:
+        """Write what there is room for.
+
+        :raises BlockingIOError: there is none; :meth:`wait_writable`
+        """
+        return os.write(self._channel.fd, item[:_PIPE_SLICE])
+
+    async def wait_writable(self, loop: Loop) -> None:
+        """Wait until there may be room."""
+        await self._channel.wait(loop, writable=True)
 
     async def wait_ready(self, worker: Worker) -> None:
         while not self._channel.is_ready():

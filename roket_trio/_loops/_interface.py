@@ -58,9 +58,9 @@ class Loop(ABC):
     async def run_in_thread(self, function: Callable[..., T], *args: object) -> T:
         """Call ``function(*args)`` in a worker thread and return its result.
 
-        The call always waits for the thread to let go, so what the thread was lent (buffers, descriptors) is free again
-        when it returns. A cancellation that comes meanwhile never loses the result: it is delivered at the next
-        checkpoint.
+        Not to be cancelled: the call always waits for the thread to let go, so what the thread was lent (buffers,
+        descriptors) is free again when it returns, and its result is never lost. A cancellation is delivered at the
+        next checkpoint.
         """
 
     @abstractmethod

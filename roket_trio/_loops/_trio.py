@@ -72,6 +72,8 @@ class TrioLoop(Loop):
         raise AssertionError("a shield swallows nothing")
 
     async def run_in_thread(self, function: Callable[..., T], *args: object) -> T:
-        result: T = await trio.to_thread.run_sync(function, *args)
-        self.waited()
-        return result
+        with trio.CancelScope(shield=True):  # not even cancelled before the thread begins, where Trio looks once
+            result: T = await trio.to_thread.run_sync(function, *args)
+            self.waited()
+            return result
+        raise AssertionError("a shield swallows nothing")
