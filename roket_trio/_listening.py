@@ -163,9 +163,14 @@ class SocketListener(anyio.abc.SocketListener, trio.abc.Listener[SocketStream]):
             self._waiting = False
 
     async def _wait_out(self, seconds: float) -> None:
-        """Sleep, but wake when the listener is closed."""
-        with anyio.CancelScope() as self._backoff:
-            await anyio.sleep(seconds)
+        """Sleep, but wake when the listener is closed. One task at a time."""
+        self.check_free()
+        self._waiting = True
+        try:
+            with anyio.CancelScope() as self._backoff:
+                await anyio.sleep(seconds)
+        finally:
+            self._waiting = False
 
     async def serve(
         self, handler: Callable[[SocketStream], Any], task_group: anyio.abc.TaskGroup | None = None
