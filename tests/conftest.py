@@ -15,6 +15,8 @@ from typing import Any
 import anyio
 import pytest
 
+import roket_trio
+
 LOOPS = ["trio", "asyncio", "uvloop"]
 
 
@@ -62,6 +64,15 @@ def _descriptors() -> dict[int, str]:
         except OSError:  # the descriptor of the listing itself
             continue
     return found
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _what_is_loaded_is_not_searched_for_leaks() -> None:
+    """Without this a collection takes 80 ms, for the modules of pytest, Hypothesis and Trio; with it 3."""
+    for name in roket_trio.__all__:
+        getattr(roket_trio, name)
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)
