@@ -146,12 +146,12 @@ class Lifecycle:
     __slots__ = ("_cut", "_cut_by", "_loss", "may_receive", "may_send", "phase", "receiving", "sending")
 
     def __init__(self) -> None:
-        self.phase = Phase.LIVE
+        self.phase: Phase = Phase.LIVE
         # Kept beside the states for the hot path: whether check_sending() and check_receiving() would pass.
-        self.may_send = True
-        self.may_receive = True
-        self.sending = Direction.OPEN
-        self.receiving = Direction.OPEN
+        self.may_send: bool = True
+        self.may_receive: bool = True
+        self.sending: Direction = Direction.OPEN
+        self.receiving: Direction = Direction.OPEN
         self._cut = ""
         self._cut_by: object = None
         self._loss: BrokenResourceError | None = None

@@ -75,20 +75,20 @@ class Connection:
     def __init__(self, sock: socket.socket, policy: ClosePolicy) -> None:
         """Take ownership of ``sock``, which must be connected. Call it in the event loop that is to use it."""
         sock.setblocking(False)
-        self.sock = sock
-        self.policy = policy
-        self.life = Lifecycle()
-        self.ledger = Ledger(sock)
-        self.received_bytes = 0
-        self.send_calls = 0
-        self.receive_calls = 0
+        self.sock: socket.socket = sock
+        self.policy: ClosePolicy = policy
+        self.life: Lifecycle = Lifecycle()
+        self.ledger: Ledger = Ledger(sock)
+        self.received_bytes: int = 0
+        self.send_calls: int = 0
+        self.receive_calls: int = 0
         self.routes: Counter[str] = Counter()
         self.fallbacks: Counter[str] = Counter()
         self.report: CloseReport | None = None
-        self.is_sending = False
-        self.is_receiving = False
+        self.is_sending: bool = False
+        self.is_receiving: bool = False
         # The item under way: how much of it the kernel has, of how much. None: nobody knows beforehand.
-        self.sent_of_item = 0
+        self.sent_of_item: int = 0
         self.to_send: int | None = 0
         self._closing: LingeringClose | None = None
         self._closed_event: anyio.Event | None = None
@@ -100,7 +100,7 @@ class Connection:
         self._returned: anyio.Event | None = None
         self._opened_at = opened_at()
         self.loop: Loop = current_loop()
-        self.readiness = self.loop.readiness(sock.fileno())
+        self.readiness: Readiness = self.loop.readiness(sock.fileno())
 
     # --- sending -----------------------------------------------------------------------------------------------------
 
@@ -125,6 +125,10 @@ class Connection:
         self.is_sending = False
         if self.sent_of_item != self.to_send:
             self.life.stopped(self.sent_of_item, self.to_send, by)
+
+    def interrupted(self) -> None:
+        """A KeyboardInterrupt came, maybe between a system call and its count: take it for a cut."""
+        self.sent_of_item = max(1, self.sent_of_item)
 
     def sent(self, count: int) -> None:
         """The kernel has taken ``count`` more bytes of the item."""
@@ -179,6 +183,9 @@ class Connection:
             self.send_calls += 1
             if count != total:
                 await self._send_rest(item, total)
+        except KeyboardInterrupt:
+            self.interrupted()
+            raise
         finally:
             self.is_sending = False
             if self.sent_of_item != total:

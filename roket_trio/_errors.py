@@ -59,8 +59,8 @@ class TruncatedError(BrokenResourceError):
 
     def __init__(self, message: str, *, bytes_moved: int, position: int | None = None, path: str | None = None) -> None:
         super().__init__(message)
-        self.side = "source"
-        self.bytes_moved: int = bytes_moved
+        self.side: str | None = "source"
+        self.bytes_moved: int | None = bytes_moved
         self.position = position
         self.path = path
 

@@ -112,6 +112,9 @@ class FileToSocket(Route):
             with ended_by_close(connection):
                 await self._run()
             connection.to_send = connection.sent_of_item
+        except KeyboardInterrupt:
+            connection.interrupted()
+            raise
         finally:
             tcp.limit_unsent(connection.sock, NOTSENT_LOWAT)
             if self.bytes_moved:

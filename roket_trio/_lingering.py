@@ -50,7 +50,7 @@ class Ledger:
     __slots__ = ("_before", "_is_tcp", "sent_bytes")
 
     def __init__(self, sock: socket.socket) -> None:
-        self.sent_bytes = 0
+        self.sent_bytes: int = 0
         self._is_tcp = is_tcp(sock)
         acked = tcp.acked_bytes(sock) if self._is_tcp else None
         # A socket that is handed over may have sent before: what was acknowledged until now plus what is queued.

@@ -47,6 +47,9 @@ class SocketToSocket(Route):
                 with ended_by_close(source, sink):
                     await self._run()
                 sink.to_send = sink.sent_of_item
+            except KeyboardInterrupt:
+                sink.interrupted()
+                raise
             finally:
                 if self.bytes_moved:
                     sink.routes[self.name] += 1

@@ -15,7 +15,7 @@ import anyio.abc
 from ._connection import Connection, ended_by_close
 from ._errors import BrokenResourceError, TruncatedError
 from ._files import sink_for, source_for
-from ._files._objects import ObjectSource
+from ._files._objects import ObjectSource, check_object
 from ._files._sinks import ObjectSink, Sink
 from ._files._sources import Source
 from ._files._worker import Worker
@@ -161,6 +161,9 @@ class FileReader(Reader):
     is_ours = True
 
     def __init__(self, file: OpenFile | Any) -> None:
+        """:raises TypeError: it cannot be read"""
+        if not isinstance(file, OpenFile):
+            check_object(file, "read")
         self.name = file.name if isinstance(file, OpenFile) else type(file).__name__
         self._file = file
         self._source: Source | None = None
@@ -195,7 +198,10 @@ class FileWriter(Writer):
     is_ours = True
 
     def __init__(self, file: OpenFile | Any) -> None:
+        """:raises TypeError: it cannot be written"""
         super().__init__()
+        if not isinstance(file, OpenFile):
+            check_object(file, "write")
         self.name = file.name if isinstance(file, OpenFile) else type(file).__name__
         self._file = file
         self._sink: Sink | None = None

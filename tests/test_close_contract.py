@@ -35,10 +35,10 @@ from roket_trio import (
     UNIXSocketStream,
 )
 from roket_trio import _lingering as lingering_room
-from roket_trio._loops import _asyncio as loops_room
 from roket_trio._closing import Phase
 from roket_trio._kernel import edge, tcp
 from roket_trio._kernel.discard import Discarded
+from roket_trio._loops import _asyncio as loops_room
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="what the kernel tells of a close is Linux's")
 

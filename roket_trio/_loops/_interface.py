@@ -45,7 +45,7 @@ class Loop(ABC):
     __slots__ = ("__weakref__", "yield_at")
 
     def __init__(self) -> None:
-        self.yield_at = 0.0
+        self.yield_at: float = 0.0
 
     @abstractmethod
     def readiness(self, fd: int) -> Readiness:

@@ -1,0 +1,271 @@
+"""relay: half-closes are passed on, a reset stays a reset, and the second half is bounded. Each case runs both ways
+round."""
+
+from __future__ import annotations
+
+import random
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pytest
+
+from roket_trio import BrokenResourceError, CloseOutcome, PeerGoneError, RelayReport, SocketStream, relay
+from roket_trio._kernel import splice
+
+Run = Callable[..., Any]
+EXAMPLE = Path(__file__).parent.parent / "examples" / "tcp_relay.py"
+DATA = random.Random(3).randbytes(3_000_017)
+
+
+def socket_pair() -> tuple[socket.socket, socket.socket]:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        client = socket.create_connection(listener.getsockname())
+        server, _ = listener.accept()
+    for sock in (client, server):
+        sock.settimeout(30)
+    return client, server
+
+
+@pytest.fixture(params=[False, True], ids=["left", "right"])
+def swapped(request: pytest.FixtureRequest) -> bool:
+    """Whether the peer that acts is on the right."""
+    return bool(request.param)
+
+
+@pytest.fixture(params=["splice", "read-send"])
+def route(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    if request.param == "read-send":
+        monkeypatch.setattr(splice, "AVAILABLE", False)
+    return str(request.param)
+
+
+@contextmanager
+def threads(*works: Callable[[], None]) -> Iterator[None]:
+    started = [threading.Thread(target=work) for work in works]
+    for thread in started:
+        thread.start()
+    try:
+        yield
+    finally:
+        for thread in started:
+            thread.join()
+
+
+def read_all(sock: socket.socket) -> bytes:
+    got = bytearray()
+    try:
+        while chunk := sock.recv(1 << 16):
+            got += chunk
+    except ConnectionResetError:
+        return bytes(got) + b"RST"
+    return bytes(got) + b"FIN"
+
+
+async def relayed(
+    one: socket.socket, other: socket.socket, swapped: bool, wrapped: threading.Event | None = None, **options: Any
+) -> RelayReport:
+    """Relay between two sockets and close both; ``one`` is the right side if ``swapped``."""
+    a, b = await SocketStream.from_socket(one), await SocketStream.from_socket(other)
+    if wrapped is not None:
+        wrapped.set()
+    try:
+        return await relay(*((b, a) if swapped else (a, b)), **options)
+    finally:
+        await a.aclose()
+        await b.aclose()
+
+
+def test_each_half_close_is_passed_on_after_the_last_byte(run: Run, swapped: bool, route: str) -> None:
+    (asker, inner), (outer, answerer) = socket_pair(), socket_pair()
+    heard: dict[str, bytes] = {}
+
+    def ask() -> None:
+        asker.sendall(DATA)
+        asker.shutdown(socket.SHUT_WR)
+        heard["answer"] = read_all(asker)
+
+    def answer() -> None:
+        heard["question"] = read_all(answerer)  # to FIN, and only then
+        answerer.sendall(b"answer" * 1000)
+        answerer.shutdown(socket.SHUT_WR)
+
+    async def main() -> None:
+        report = await relayed(inner, outer, swapped)
+        there, back = report.left_to_right, report.right_to_left
+        if swapped:
+            there, back = back, there
+        assert (there.bytes_moved, back.bytes_moved) == (len(DATA), 6000)
+        assert there.route == back.route == route
+
+    with threads(ask, answer):
+        run(main)
+    asker.close()
+    answerer.close()
+    assert heard == {"question": DATA + b"FIN", "answer": b"answer" * 1000 + b"FIN"}
+
+
+def test_both_directions_at_once(run: Run, route: str) -> None:
+    (one, inner), (outer, other) = socket_pair(), socket_pair()
+    heard: dict[str, bytes] = {}
+
+    def send(sock: socket.socket, data: bytes) -> None:
+        chance = random.Random(len(data))
+        while data:
+            size = chance.randrange(1, 100_000)
+            sock.sendall(data[:size])
+            data = data[size:]
+        sock.shutdown(socket.SHUT_WR)
+
+    with threads(
+        lambda: send(one, DATA),
+        lambda: send(other, DATA[::-1]),
+        lambda: heard.update(one=read_all(one)),
+        lambda: heard.update(other=read_all(other)),
+    ):
+        run(relayed, inner, outer, False)
+    one.close()
+    other.close()
+    assert heard == {"one": DATA[::-1] + b"FIN", "other": DATA + b"FIN"}
+
+
+@pytest.mark.parametrize("when", ["at once", "in the middle", "after the other half has ended"])
+def test_a_reset_stays_a_reset(run: Run, swapped: bool, when: str) -> None:
+    (resetter, inner), (outer, other) = socket_pair(), socket_pair()
+
+    wrapped = threading.Event()
+
+    def reset() -> None:
+        assert wrapped.wait(30)
+        if when == "in the middle":
+            resetter.sendall(DATA)
+        elif when != "at once":
+            other.shutdown(socket.SHUT_WR)
+            assert read_all(resetter) == b"FIN"
+            resetter.sendall(b"x")
+        resetter.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+        resetter.close()
+
+    heard: list[bytes] = []
+
+    async def main() -> None:
+        with pytest.raises(BrokenResourceError) as caught:
+            await relayed(inner, outer, swapped, wrapped)
+        assert caught.value.side in ("source", "sink")
+
+    with threads(reset, lambda: heard.append(read_all(other))):
+        run(main)
+    other.close()
+    assert heard[0].endswith(b"RST"), "a cut never looks like a clean end"
+
+
+def test_a_second_half_that_stands_still_is_bounded(run: Run, swapped: bool) -> None:
+    (finished, inner), (outer, silent) = socket_pair(), socket_pair()
+    finished.shutdown(socket.SHUT_WR)
+
+    async def main() -> None:
+        began = anyio.current_time()
+        with pytest.raises(PeerGoneError):
+            await relayed(inner, outer, swapped, linger_seconds=0.2)
+        assert 0.15 < anyio.current_time() - began < 10
+
+    run(main)
+    assert read_all(silent) in (b"FIN", b"RST")  # the FIN was passed on: that half was whole
+    assert read_all(finished) == b"RST"
+    finished.close()
+    silent.close()
+
+
+def test_a_second_half_that_is_slow_is_not_cut(run: Run) -> None:
+    (finished, inner), (outer, slow) = socket_pair(), socket_pair()
+    finished.shutdown(socket.SHUT_WR)
+    go_on = threading.Event()
+
+    def trickle() -> None:
+        for _ in range(10):
+            slow.sendall(b".")
+            go_on.wait(0.1)  # the peer's pace: less than the bound each, more than the bound in all
+        slow.shutdown(socket.SHUT_WR)
+
+    async def main() -> None:
+        report = await relayed(inner, outer, False, linger_seconds=0.6)
+        assert report.right_to_left.bytes_moved == 10
+
+    with threads(trickle):
+        run(main)
+    assert read_all(finished) == b".........." + b"FIN"
+    finished.close()
+    slow.close()
+
+
+def test_a_cancelled_relay_closes_neither_and_cuts_what_was_under_way(run: Run) -> None:
+    (sender, inner), (outer, receiver) = socket_pair(), socket_pair()
+    sender.sendall(b"part")
+
+    async def main() -> None:
+        a, b = await SocketStream.from_socket(inner), await SocketStream.from_socket(outer)
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(relay, a, b)
+            assert await anyio.to_thread.run_sync(receiver.recv, 4) == b"part"
+            tasks.cancel_scope.cancel()
+        assert a.close_report is b.close_report is None
+        await b.aclose()
+        await a.aclose()
+        assert b.close_report is not None
+        assert b.close_report.outcome is CloseOutcome.ABORTED
+
+    run(main)
+    assert read_all(receiver) == b"RST"
+    sender.close()
+    receiver.close()
+
+
+def test_a_negative_bound_is_refused(run: Run) -> None:
+    async def main() -> None:
+        with pytest.raises(ValueError, match="linger_seconds"):
+            await relay(None, None, linger_seconds=-1)
+
+    run(main)
+
+
+def test_the_example_shows_itself() -> None:
+    done = subprocess.run([sys.executable, str(EXAMPLE)], capture_output=True, text=True, timeout=60, check=True)
+    assert "the receiver's answer, after our FIN: 67108864 bytes" in done.stdout
+    assert "67108864 bytes there, 14 back by splice" in done.stdout
+    assert done.stderr == ""
+
+
+def test_the_example_relays_and_says_when_it_is_refused() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as target:
+        port = target.getsockname()[1]
+        process = subprocess.Popen(
+            [sys.executable, str(EXAMPLE), "0", f"127.0.0.1:{port}"],
+            stderr=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        try:
+            assert process.stderr is not None
+            front = int(process.stderr.readline().rpartition(":")[2])
+            with socket.create_connection(("127.0.0.1", front), timeout=30) as client:
+                server, _ = target.accept()
+                with server:
+                    client.sendall(b"hello")
+                    client.shutdown(socket.SHUT_WR)
+                    assert read_all(server) == b"helloFIN"
+                    server.sendall(b"bye")
+                    server.shutdown(socket.SHUT_WR)
+                    assert read_all(client) == b"byeFIN"
+            target.close()
+            with socket.create_connection(("127.0.0.1", front), timeout=30) as client:
+                assert read_all(client) == b"RST"
+            assert "refused" in process.stderr.readline()
+        finally:
+            process.terminate()
+            process.communicate(timeout=30)
