@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import re
@@ -326,7 +327,9 @@ def test_ctrl_c_during_the_demonstration_leaves_no_file_and_no_process(loop_name
     size = 128 << 20
 
     def file_is_written() -> bool:
-        return any(path.stat().st_size == size for path in tmp_path.iterdir())
+        with contextlib.suppress(FileNotFoundError):  # tempfile tries the directory out
+            return any(path.stat().st_size == size for path in tmp_path.iterdir())
+        return False
 
     options = {"TMPDIR": os.fspath(tmp_path), "ROKET_TEST_MARK": mark}
     with running("file_to_socket.py", "--backend", loop_name, **options) as program:
@@ -335,7 +338,9 @@ def test_ctrl_c_during_the_demonstration_leaves_no_file_and_no_process(loop_name
         program.send_signal(signal.SIGINT)
         status, output, errors = result(program)
     assert (status, output) == (1, "")
-    assert errors == "not sent: KeyboardInterrupt()\n"
+    # A signal between open() and the name for its result leaves that to the collector, which says so (-X dev).
+    assert "not sent: KeyboardInterrupt()" in errors.splitlines()
+    assert "Traceback" not in errors
     assert not list(tmp_path.iterdir())
     until(lambda: not processes_with(mark), "the end of the receiver")
 
