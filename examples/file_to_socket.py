@@ -76,5 +76,5 @@ if __name__ == "__main__":
         began, what = monotonic(), run(send, *given.where)
         print(f"{what}, {os.path.getsize(given.where[0]) / 2**20 / (monotonic() - began):.0f} MiB/s")
         raise SystemExit(not what.endswith((" CLEAN", " ACKED")))
-    except (OSError, TypeError, ValueError, BrokenResourceError, KeyboardInterrupt) as error:
+    except (OSError, TypeError, ValueError, BrokenResourceError, KeyboardInterrupt, BaseExceptionGroup) as error:
         raise SystemExit(f"not sent: {error!r}") from None

@@ -1,11 +1,11 @@
-"""Relay TCP connections: what a port forwarder is when half-closes, resets and cut messages are passed on as they are.
+"""Relay TCP connections: a port forwarder that passes on half-closes and resets as they are.
 
-    python examples/tcp_relay.py 8000 example.org:80        listen on 127.0.0.1:8000, forward to example.org:80
-    python examples/tcp_relay.py 0.0.0.0:8000 HOST:PORT     listen on all interfaces
-    python examples/tcp_relay.py                            show it: a sender, the relay and a receiver on loopback
+    python examples/tcp_relay.py [HOST:]PORT HOST:PORT    listen on the first (127.0.0.1), forward to the second
+    python examples/tcp_relay.py                          a demonstration: a sender, the relay, a receiver
 
-Try: curl through the first; stop either side with Ctrl-C in the middle, and see the other one get a reset instead of a
-clean end. What it leaves crude: no limit on connections, and no graceful shutdown.
+Shows: relay, by which route the bytes went, and how both connections were closed.
+Try: curl through it; Ctrl-C at either side in the middle: the other one sees a reset, not a clean end.
+Crude: no limit on connections, no graceful shutdown.
 """
 
 from __future__ import annotations

@@ -338,9 +338,9 @@ def test_ctrl_c_during_the_demonstration_leaves_no_file_and_no_process(loop_name
         program.send_signal(signal.SIGINT)
         status, output, errors = result(program)
     assert (status, output) == (1, "")
-    # A signal between open() and the name for its result leaves that to the collector, which says so (-X dev).
-    assert "not sent: KeyboardInterrupt()" in errors.splitlines()
-    assert "Traceback" not in errors
+    # It may strike in a nursery, which groups it; or in a finalizer, or between open() and the name for its result, of
+    # which the interpreter says something more.
+    assert re.search(r"^not sent: .*KeyboardInterrupt\(\)", errors, flags=re.MULTILINE)
     assert not list(tmp_path.iterdir())
     until(lambda: not processes_with(mark), "the end of the receiver")
 

@@ -115,7 +115,7 @@ class _Thread:
             self._job = None
             try:
                 self._result = function(*args)
-            except BaseException as error:
+            except BaseException as error:  # noqa: ASYNC103 - raised where it is awaited
                 self._error = error
             del function, args  # the caller's buffer is the caller's again
             os.eventfd_write(self._done, 1)

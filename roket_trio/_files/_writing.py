@@ -102,7 +102,7 @@ class FileWriteStream(FileStream, anyio.abc.ByteSendStream, trio.abc.SendStream)
                     file = await loop.run_in_thread(_open_to_write, name, append)
                     break
                 except OSError as error:
-                    if error.errno != errno.ENXIO or not await loop.run_in_thread(_is_fifo, name):
+                    if error.errno != errno.ENXIO or not await loop.run_in_thread(_is_fifo, name):  # noqa: ASYNC120 - it is raised in any case
                         raise
                 await anyio.sleep(_TRY_AGAIN)
         stream = cls(file)
@@ -204,7 +204,7 @@ class FileWriteStream(FileStream, anyio.abc.ByteSendStream, trio.abc.SendStream)
         try:
             await loop.checkpoint()
         except BaseException:
-            await self._end(loop, self._discard)
+            await self._end(loop, self._discard)  # noqa: ASYNC102 - _end() is shielded
             raise
         await self._end(loop, self._replace_target)
         if not self._is_replaced:
@@ -251,7 +251,7 @@ class FileWriteStream(FileStream, anyio.abc.ByteSendStream, trio.abc.SendStream)
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
         if exc is not None and self._replacement is not None:
-            await self.discard()
+            await self.discard()  # noqa: ASYNC102 - shielded, and only a disk's time
         else:
             await self.aclose()
 

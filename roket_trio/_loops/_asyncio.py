@@ -231,7 +231,7 @@ class AsyncioLoop(Loop):
     async def let_others_run(self) -> None:
         try:
             await anyio.lowlevel.cancel_shielded_checkpoint()
-        except asyncio.CancelledError as error:
+        except asyncio.CancelledError as error:  # noqa: ASYNC103 - see _deliver_later
             _deliver_later(error)
         self.yield_at = monotonic() + YIELD_EVERY
 
@@ -242,7 +242,7 @@ class AsyncioLoop(Loop):
                 try:
                     result = await attempt()
                     break
-                except asyncio.CancelledError as error:
+                except asyncio.CancelledError as error:  # noqa: ASYNC103 - see _deliver_later
                     interruption = error
         if interruption is not None:
             _deliver_later(interruption)
@@ -255,7 +255,7 @@ class AsyncioLoop(Loop):
             while not work.done():
                 try:
                     await asyncio.wait((work,))
-                except asyncio.CancelledError as error:
+                except asyncio.CancelledError as error:  # noqa: ASYNC103 - see _deliver_later
                     interruption = error
         self.waited()
         if interruption is not None:
