@@ -1,14 +1,18 @@
 """Fair shares of one event loop for the transfers that run in it.
 
 A transfer that never has to wait could keep the loop to itself, and a hundred that are ready at once could keep it for
-the length of a hundred slices. So a slice is done only by who holds one of a few places, first come first served: in
-one turn of the loop at most :data:`PLACES` slices run, however many transfers there are. One alone never waits for a
-place.
+the length of a hundred slices. So there are a few places: who has moved a slice in one turn of the loop has used one
+up, and it is free again when that turn is over. In one turn at most :data:`PLACES` slices run, however many transfers
+there are, first come first served; one alone pays one checkpoint for so many slices.
+
+Measured (100 transfers of 20 MB, the worst that another task had to wait): 82-175 ms when a transfer only looked at the
+clock, 3 ms so.
 """
 
 from __future__ import annotations
 
 import weakref
+from collections import deque
 from typing import final
 
 import anyio
@@ -26,28 +30,72 @@ _shares: weakref.WeakKeyDictionary[Loop, Shares] = weakref.WeakKeyDictionary()
 
 @final
 class Shares:
-    """The places of one loop: ``await shares.take()`` before a slice, ``shares.give_back()`` after it."""
+    """The places of one loop: ``await shares.take()`` before a slice, ``shares.give_back()`` after it, and no
+    ``await`` between."""
 
-    __slots__ = ("__weakref__", "_loop", "_places")
+    __slots__ = ("__weakref__", "_free", "_loop", "_queue", "_turn_is_awaited", "_used")
 
     def __init__(self, loop: Loop) -> None:
         self._loop = weakref.ref(loop)
-        self._places = anyio.Semaphore(PLACES, max_value=PLACES, fast_acquire=True)
+        # Each place is free, used up in this turn, or on its way to one that had waited for it.
+        self._free = PLACES
+        self._used = 0
+        self._queue: deque[anyio.Event] = deque()
+        # Somebody waits for the next turn, and will free then what was used in this one.
+        self._turn_is_awaited = False
 
     async def take(self) -> None:
         """Wait for a place. A checkpoint when there is none, or when the loop has not turned for a millisecond."""
         loop = self._loop()
         assert loop is not None
         await loop.step()
-        try:
-            self._places.acquire_nowait()
-        except anyio.WouldBlock:
-            await self._places.acquire()
-            loop.waited()
+        if not self._free and not self._turn_is_awaited:
+            await self._wait_for_the_next_turn(loop)
+        if self._free:
+            self._free -= 1
+            self._pass_on()
+        else:
+            await self._wait_in_the_queue(loop)
 
     def give_back(self) -> None:
-        """Let the next one have it."""
-        self._places.release()
+        """Let the next one have it, in the next turn."""
+        if self._queue:
+            self._queue.popleft().set()
+        else:
+            self._used += 1
+
+    async def _wait_for_the_next_turn(self, loop: Loop) -> None:
+        self._turn_is_awaited = True
+        try:
+            await loop.checkpoint()
+        except BaseException:
+            self._end_turn()
+            self._pass_on()
+            raise
+        self._end_turn()
+
+    def _end_turn(self) -> None:
+        self._turn_is_awaited = False
+        self._free, self._used = self._used, 0
+
+    def _pass_on(self) -> None:
+        while self._free and self._queue:
+            self._free -= 1
+            self._queue.popleft().set()
+
+    async def _wait_in_the_queue(self, loop: Loop) -> None:
+        # Who waits here does not wait for ever: somebody waits for the next turn, or is about to run and give back.
+        mine = anyio.Event()
+        self._queue.append(mine)
+        try:
+            await mine.wait()
+        except BaseException:
+            if mine.is_set():
+                self.give_back()
+            else:
+                self._queue.remove(mine)
+            raise
+        loop.waited()
 
 
 def shares_of(loop: Loop) -> Shares:
