@@ -133,28 +133,40 @@ class FileReadStream(FileStream, anyio.abc.ByteReceiveStream, trio.abc.ReceiveSt
 
         Otherwise as :meth:`receive`. Once a call has failed or was cancelled, what the buffer holds is undefined.
         """
-        with memoryview(buffer) as view, view.cast("B") as flat:
-            if flat.readonly:
-                raise TypeError("the buffer is read-only")
-            if not flat.nbytes:
-                raise ValueError("the buffer is empty")
-            loop = self._loop or self._running_loop()
-            await loop.step()
-            self._check_usable()
-            source = self._source
-            try:
-                count = source.readinto_now(flat)
-                if count is None:
-                    self._turn.take("reading from")
-                    try:
-                        count = await source.readinto(flat, self._worker_of(loop))
-                    finally:
-                        self._turn.give_back()
-            except OSError as error:
-                raise broken(f"reading {self._name} failed", error) from error
+        with memoryview(buffer) as view:
+            if view.format == "B" and view.ndim == 1 and view.contiguous:
+                count = await self._receive_into(view)
+            else:
+                with view.cast("B") as flat:
+                    count = await self._receive_into(flat)
         if not count:
             raise EndOfStream
-        source.counts.received_bytes += count
+        self._source.counts.received_bytes += count
+        return count
+
+    async def _receive_into(self, buffer: memoryview) -> int:
+        if buffer.readonly:
+            raise TypeError("the buffer is read-only")
+        if not buffer.nbytes:
+            raise ValueError("the buffer is empty")
+        loop = self._loop or self._running_loop()
+        if monotonic() >= loop.yield_at:
+            await loop.checkpoint()
+        else:
+            await loop.checkpoint_if_cancelled()
+        turn = self._turn
+        if turn.is_taken or turn.is_closing or self._has_closed.closed:
+            self._check_usable()
+        try:
+            count = self._source.readinto_now(buffer)
+            if count is None:
+                turn.take("reading from")
+                try:
+                    count = await self._source.readinto(buffer, self._worker_of(loop))
+                finally:
+                    turn.give_back()
+        except OSError as error:
+            raise broken(f"reading {self._name} failed", error) from error
         return count
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
@@ -250,6 +262,17 @@ class FileReadStream(FileStream, anyio.abc.ByteReceiveStream, trio.abc.ReceiveSt
     def _let_go(self) -> None:
         if hasattr(self, "_source"):
             self._source.release()
+
+    def _close_may_block(self) -> bool:
+        # Closing what was only read waits for nobody on a local file system (2 µs, 160 by way of a thread), unless it
+        # frees the blocks of a file that has no name any more. NFS and FUSE, which ask a server, cannot tell what is
+        # cached, so they have another source.
+        if not isinstance(self._source, PagedSource) or self._file.writable():
+            return super()._close_may_block()
+        try:
+            return os.fstat(self._file.fileno()).st_nlink == 0
+        except ValueError:  # its owner has closed it
+            return False
 
 
 def source_for(file: OpenFile, offset: int | None = None) -> Source:
