@@ -4,7 +4,11 @@
 ``__main__``        the command line
 ``cases/``          what is measured: one file for each job, with every way to do it and the limits that it is held to
 ``sinks``           who receives, in a process of its own
-``workshop``        the files and the sink that the jobs share
+``sources``         who sends, likewise
+``relays``          our relay as a program that forwards
+``memory``          one transfer alone in a process, weighed
+``processes``       how these are run, and foreign programs too
+``workshop``        the files and the peers that the jobs share
 ``loops``           Trio, asyncio and uvloop by name
 ``measure``         rounds in random order, wall and CPU time
 ``compare``         medians, ratios, limits

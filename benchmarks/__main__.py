@@ -49,7 +49,7 @@ def run(options: argparse.Namespace) -> int:
     where = fingerprint(options.directory or tempfile.gettempdir())
     print(report.heading(where, size, rounds, options.sink), flush=True)
     results: list[Row] = []
-    with workshop(size, sink=options.sink, directory=options.directory) as shop:
+    with workshop(size, receiver=options.sink, directory=options.directory) as shop:
         for name in options.case or CASES:
             case = CASES[name].on(options.loop or available())
             found = rows(case, measure(case, shop, rounds, shuffle=random.Random(options.seed)), shop)

@@ -31,6 +31,15 @@ def run_on(loop: str, job: Callable[..., Coroutine[Any, Any, T]], *args: object)
         with anyio.fail_after(LIMIT):
             return await job(*args)
 
+    return run_forever_on(loop, bounded)
+
+
+def run_forever_on(loop: str, job: Callable[..., Coroutine[Any, Any, T]], *args: object, **keywords: object) -> T:
+    """As :func:`run_on`, without a bound: for a process that ends otherwise."""
+
+    async def run() -> T:
+        return await job(*args, **keywords)
+
     if loop == "trio":
-        return anyio.run(bounded, backend="trio")
-    return anyio.run(bounded, backend="asyncio", backend_options={"use_uvloop": loop == "uvloop"})
+        return anyio.run(run, backend="trio")
+    return anyio.run(run, backend="asyncio", backend_options={"use_uvloop": loop == "uvloop"})

@@ -5,8 +5,8 @@ from __future__ import annotations
 import gc
 import random
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from types import TracebackType
 from typing import TYPE_CHECKING, Literal
 
@@ -50,6 +50,8 @@ class Done:
 
     moved: int
     route: str = ""
+    figures: Mapping[str, float] = field(default_factory=dict)
+    """What the job has measured itself, by name."""
 
 
 @dataclass(frozen=True)
@@ -61,13 +63,18 @@ class Way:
     loop: str
     """The loop it runs on; "none" for blocking code."""
     job: Callable[[Workshop, Watch], Done] | Callable[[Workshop, Watch], Coroutine[Any, Any, Done]]
+    blocking: bool = False
+    """Whether the job is blocking code although there is a loop: another process runs it."""
 
     def run(self, shop: Workshop) -> Sample:
         """Once."""
         watch = Watch()
-        done = self.job(shop, watch) if self.loop == "none" else run_on(self.loop, self.job, shop, watch)  # type: ignore[arg-type]
+        if self.blocking or self.loop == "none":
+            done = self.job(shop, watch)
+        else:
+            done = run_on(self.loop, self.job, shop, watch)  # type: ignore[arg-type]
         assert isinstance(done, Done)
-        return Sample(watch.seconds, watch.cpu_seconds, done.moved, done.route)
+        return Sample(watch.seconds, watch.cpu_seconds, done.moved, done.route, done.figures)
 
 
 @dataclass(frozen=True)
@@ -78,6 +85,15 @@ class Sample:
     cpu_seconds: float
     moved: int
     route: str
+    figures: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Ask:
+    """What the design asks of a figure that the job measures itself; of the median over the rounds."""
+
+    name: str
+    at_most: float
 
 
 @dataclass(frozen=True)
@@ -87,7 +103,9 @@ class Limits:
     times_ceiling: float | None = None
     """At most so many times what the ceiling takes."""
     times_faster: float | None = None
-    """At least so many times faster than each idiom on the same loop."""
+    """At least so many times faster than each idiom on the same loop, and each that has none."""
+    times_less_cpu: float | None = None
+    """At least so many times less CPU time than each idiom on the same loop."""
     times_trio: float | None = 1.3
     """On the other loops, at most so many times what it takes on Trio."""
 
@@ -102,15 +120,18 @@ class Case:
     limits: Limits
     size: Callable[[Workshop], int] = field(default=lambda shop: shop.size)
     """How many bytes have to arrive."""
-    unit: Literal["transfer", "round trip"] = "transfer"
+    unit: Literal["transfer", "round trip", "cancellation"] = "transfer"
     """What the figures are for: the whole job, or each of its round trips."""
     divisor: Callable[[Workshop], int] = field(default=lambda shop: 1)
     """How many of these one run has."""
+    asks: tuple[Ask, ...] = ()
+    rounds_at_most: int | None = None
+    """Where more rounds would only say the same."""
 
     def on(self, loops: Sequence[str]) -> Case:
         """The case without the loops that are not wanted."""
         kept = tuple(way for way in self.ways if way.loop in (*loops, "none"))
-        return Case(self.name, self.title, kept, self.limits, self.size, self.unit, self.divisor)
+        return replace(self, ways=kept)
 
 
 def measure(
@@ -122,6 +143,8 @@ def measure(
     """
     order = shuffle or random.Random()
     samples: dict[Way, list[Sample]] = {way: [] for way in case.ways}
+    if case.rounds_at_most is not None:
+        rounds = min(rounds, case.rounds_at_most)
     for number in range(rounds + 1):
         for way in order.sample(case.ways, len(case.ways)):
             shop.warm()

@@ -10,7 +10,7 @@ from typing import Any
 from .compare import Ratio, Row
 from .measure import Case
 
-SCHEMA = 1
+SCHEMA = 2
 
 _HEADINGS = ("", "median", "min", "max", "avg", "CPU s/GiB", "× ceiling", "× faster", "× trio", "route")
 
@@ -28,7 +28,7 @@ def heading(fingerprint: Mapping[str, str], size: int, rounds: int, sink: str) -
 
 def table(case: Case, rows: Sequence[Row]) -> str:
     """One case."""
-    unit, factor = ("ms", 1e3) if case.unit == "transfer" else ("µs a round trip", 1e6)
+    unit, factor = ("ms", 1e3) if case.unit == "transfer" else (f"µs a {case.unit}", 1e6)
     cells = [list(_HEADINGS), *(_cells(row, factor) for row in rows)]
     widths = [max(len(line[column]) for line in cells) for column in range(len(_HEADINGS))]
     lines = [f"{case.title} ({case.name}), {unit}"]
@@ -36,7 +36,16 @@ def table(case: Case, rows: Sequence[Row]) -> str:
         name, *figures, route = line
         padded = (figure.rjust(width) for figure, width in zip(figures, widths[1:-1], strict=True))
         lines.append("  ".join(["  " + name.ljust(widths[0]), *padded, route]).rstrip())
+    for row in rows:
+        extra = {name: ratio for name, ratio in row.asked().items() if name not in _HEADINGS}
+        if extra:
+            found = ", ".join(f"{name} {_ratio(ratio, _sign(name))}" for name, ratio in extra.items())
+            lines.append(f"    {row.way}: {found}")
     return "\n".join(lines)
+
+
+def _sign(name: str) -> str:
+    return "≥" if name in ("× faster", "× less CPU") else "≤"
 
 
 def _cells(row: Row, factor: float) -> list[str]:
@@ -57,13 +66,13 @@ def _ratio(ratio: Ratio | None, sign: str) -> str:
         return ""
     if ratio.limit is None:
         return f"{ratio.value:.2f}"
-    return f"{ratio.value:.2f} {sign} {ratio.limit:g}" + ("" if ratio.holds else " !")
+    return f"{ratio.value:.2f} {sign} {ratio.limit:.4g}" + ("" if ratio.holds else " !")
 
 
 def verdict(rows: Sequence[Row]) -> str:
     """What the limits say, in a line or a few."""
     missed = list(_missed(rows))
-    asked = sum(ratio.holds is not None for row in rows for ratio in row.ratios() if ratio is not None)
+    asked = sum(ratio.holds is not None for row in rows for ratio in row.asked().values())
     if not missed:
         return f"All {asked} limits hold."
     return "\n".join([f"{len(missed)} of {asked} limits do not hold:", *missed])
@@ -71,9 +80,9 @@ def verdict(rows: Sequence[Row]) -> str:
 
 def _missed(rows: Sequence[Row]) -> Iterator[str]:
     for row in rows:
-        for ratio, sign, of in zip(row.ratios(), "≤≥≤", ("× ceiling", "× faster", "× trio"), strict=True):
-            if ratio is not None and ratio.holds is False:
-                yield f"  {row.case}, {row.way}: {ratio.value:.2f} {of}, limit {sign} {ratio.limit:g}"
+        for name, ratio in row.asked().items():
+            if ratio.holds is False:
+                yield f"  {row.case}, {row.way}: {ratio.value:.2f} {name}, limit {_sign(name)} {ratio.limit:.4g}"
 
 
 def as_json(fingerprint: Mapping[str, str], size: int, rounds: int, sink: str, results: Sequence[Row]) -> str:

@@ -1,35 +1,30 @@
-"""Who receives: ``python -m benchmarks.sinks HOW``, a process of its own, so that its time is not the sender's.
+"""Who receives: ``python -m benchmarks.sinks HOW``. It drops what comes, and at its end answers with the number of
+bytes.
 
-It takes one connection after the other, drops what comes, and at its end answers with the number of bytes: 8 bytes, in
-network order. HOW is ``discard`` (MSG_TRUNC: the kernel frees the queue without copying it, so that nothing but the
-sender can be slow) or ``copy`` (into one buffer, as a program that reads). It ends when its standard input does, and so
-with its parent.
+HOW is ``discard`` (MSG_TRUNC: the kernel frees the queue without copying it, so that nothing but the sender can be
+slow), ``copy`` (into one buffer, as a program that reads), both for one connection after the other, or ``many``: as
+``discard``, for any number of connections at once.
 """
 
 from __future__ import annotations
 
-import os
+import select
 import socket
-import struct
-import subprocess
 import sys
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
+from contextlib import AbstractContextManager
 
-COUNT = struct.Struct("!Q")
+from .processes import COUNT, Address, bound, running, serve
+
 _BUFFER = 256 << 10
-_ENDS_WITHIN = 10.0
+_TRUNC = socket.MSG_TRUNC if sys.platform == "linux" else 0
 
 
-def bound(sock: socket.socket, seconds: int = 60) -> None:
-    """Bound a blocking socket's waits in the kernel (socket(7)); Python's own timeout would make it non-blocking."""
-    for option in (socket.SO_RCVTIMEO, socket.SO_SNDTIMEO):
-        sock.setsockopt(socket.SOL_SOCKET, option, struct.pack("ll", seconds, 0))
+def sink(how: str) -> AbstractContextManager[Address]:
+    """A running sink; yields its address."""
+    return running("sinks", how)
 
 
-def _serve(listener: socket.socket, flags: int) -> None:
+def _one_by_one(listener: socket.socket, flags: int) -> None:
     buffer = bytearray(_BUFFER)
     while True:
         peer, _ = listener.accept()
@@ -44,34 +39,38 @@ def _serve(listener: socket.socket, flags: int) -> None:
                 print(f"sink: {error}", file=sys.stderr)
 
 
-@contextmanager
-def running(how: str) -> Iterator[tuple[str, int]]:
-    """A sink; yields its address."""
-    command = [sys.executable, "-m", "benchmarks.sinks", how]
-    root = Path(__file__).resolve().parent.parent
-    with subprocess.Popen(command, cwd=root, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
-        assert process.stdin is not None
-        assert process.stdout is not None
-        try:
-            yield "127.0.0.1", int(process.stdout.readline())
-        finally:
-            process.stdin.close()
+def _all_at_once(listener: socket.socket) -> None:
+    buffer = bytearray(_BUFFER)
+    peers: dict[int, socket.socket] = {}
+    totals: dict[int, int] = {}
+    epoll = select.epoll()
+    epoll.register(listener, select.EPOLLIN)
+    while True:
+        for fd, _ in epoll.poll():
+            if fd == listener.fileno():
+                peer, _ = listener.accept()
+                peer.setblocking(False)
+                peers[peer.fileno()], totals[peer.fileno()] = peer, 0
+                epoll.register(peer, select.EPOLLIN)
+                continue
+            peer = peers[fd]
             try:
-                process.wait(_ENDS_WITHIN)
-            except subprocess.TimeoutExpired:
-                process.kill()
+                count = peer.recv_into(buffer, 0, _TRUNC)
+                totals[fd] += count
+                if not count:
+                    peer.send(COUNT.pack(totals[fd]))
+            except BlockingIOError:
+                continue
+            except OSError as error:
+                print(f"sink: {error}", file=sys.stderr)
+                count = 0
+            if not count:
+                peers.pop(fd).close()
 
 
 def main() -> None:
-    flags = socket.MSG_TRUNC if sys.argv[1] == "discard" and sys.platform == "linux" else 0
-    listener = socket.create_server(("127.0.0.1", 0))
-    threading.Thread(target=_serve, args=(listener, flags), daemon=True).start()
-    print(listener.getsockname()[1], flush=True)
-    try:
-        sys.stdin.read()
-    except KeyboardInterrupt:  # the parent's to handle
-        pass
-    os._exit(0)
+    how = sys.argv[1]
+    serve(_all_at_once if how == "many" else lambda listener: _one_by_one(listener, _TRUNC if how == "discard" else 0))
 
 
 if __name__ == "__main__":

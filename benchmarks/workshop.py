@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import ctypes
+import mmap
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from . import sinks
+from .processes import Address
+from .sinks import sink
+from .sources import source
 
 FULL = 128 << 20
 """The size of the story's own benchmarks."""
@@ -24,7 +29,12 @@ class Workshop:
     """A file of ``size`` bytes."""
     target: str
     """The name of a file that is not there."""
-    sink: tuple[str, int]
+    sink: Address
+    """Who takes one connection after the other, and counts."""
+    sink_of_many: Address
+    """Who takes any number at once."""
+    sender: Address
+    """Who sends as many bytes as it is told."""
 
     def warm(self) -> None:
         """Put the source into the page cache: an idle one may have been paged out (DAMON)."""
@@ -34,19 +44,48 @@ class Workshop:
                 pass
 
 
+def _resident_share(fd: int) -> float:
+    """How much of a file is in the page cache, 0 to 1 (mincore(2): to ask otherwise would begin to fetch it)."""
+    with mmap.mmap(fd, 0) as mapped:
+        pages = (ctypes.c_ubyte * -(-len(mapped) // mmap.PAGESIZE))()
+        first = ctypes.c_char.from_buffer(mapped)
+        if ctypes.CDLL(None, use_errno=True).mincore(ctypes.byref(first), ctypes.c_size_t(len(mapped)), pages):
+            raise OSError(ctypes.get_errno(), "mincore")
+        del first  # a mapping that is exported cannot be closed
+        return sum(page & 1 for page in pages) / len(pages)
+
+
 @contextmanager
-def workshop(size: int, *, sink: str = "discard", directory: str | None = None) -> Iterator[Workshop]:
+def chilled(shop: Workshop) -> Iterator[tuple[str, float]]:
+    """A copy of the source whose pages are on the disk only; yields its path and the share that is cached after all."""
+    path = shop.target + "-cold"
+    try:
+        shutil.copyfile(shop.source, path)
+        with open(path, "rb+", buffering=0) as file:
+            os.fsync(file.fileno())
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+            cached = _resident_share(file.fileno())
+        yield path, cached
+    finally:
+        os.unlink(path)
+
+
+@contextmanager
+def workshop(size: int, *, receiver: str = "discard", directory: str | None = None) -> Iterator[Workshop]:
     """Open one; nothing is left of it afterwards.
 
-    :param sink: how the receiver takes what comes, see :mod:`benchmarks.sinks`
+    :param receiver: how the receiver takes what comes, see :mod:`benchmarks.sinks`
     :param directory: where the files are; otherwise where temporary files are kept
     """
     with (
         tempfile.TemporaryDirectory(prefix="roket-benchmarks-", dir=directory) as place,
-        sinks.running(sink) as address,
+        sink(receiver) as one_by_one,
+        sink("many") as all_at_once,
+        source() as sender,
     ):
-        source = Path(place, "source")
-        with source.open("wb") as file:
+        file_to_send = Path(place, "source")
+        with file_to_send.open("wb") as file:
             for start in range(0, size, 1 << 20):
                 file.write(os.urandom(min(1 << 20, size - start)))
-        yield Workshop(size, os.fspath(source), os.path.join(place, "target"), address)
+        target = os.path.join(place, "target")
+        yield Workshop(size, os.fspath(file_to_send), target, one_by_one, all_at_once, sender)

@@ -27,13 +27,13 @@ from ._route import Route
 from ._shares import SLICE, shares_of
 
 # How much is asked for at once whether it is cached: the question costs 3 µs a MiB.
-ASK = 1 << 20
+ASK = 2 << 20
 
 # How much a worker thread fetches in one hop (40-190 µs). The kernel's read-ahead runs on while the loop sends.
 FETCH_WINDOW = 4 << 20
 
 # What the kernel may hold unsent during a sendfile, which copies nothing (bytes): fewer waits. See NOTSENT_LOWAT.
-_UNSENT = 1 << 20
+_UNSENT = 2 << 20
 
 # The buffer of the plain route.
 BUFFER = 256 << 10
@@ -109,8 +109,7 @@ class FileToSocket(Route):
         connection.begin_sending(self._count if self._total is None else self._total, sent=self.bytes_moved, by=self)
         try:
             tcp.limit_unsent(connection.sock, _UNSENT)
-            with ended_by_close(connection):
-                await self._run()
+            await self._run()
             connection.to_send = connection.sent_of_item
         except KeyboardInterrupt:
             connection.interrupted()
@@ -134,7 +133,8 @@ class FileToSocket(Route):
             if self.bytes_moved:
                 connection.routes["sendfile"] += 1
             self.fall_back("read-send")
-        await self._read_and_send()
+        with ended_by_close(connection):
+            await self._read_and_send()
 
     async def _sendfile(self, source: int, total: int) -> bool:
         """Send all by sendfile, or return False where the kernel refuses; ``bytes_moved`` says how far it came."""
@@ -146,7 +146,9 @@ class FileToSocket(Route):
             offset = self._offset + self.bytes_moved
             if offset >= cached_to:
                 cached_to = await self._make_cached(source, offset, self._offset + total)
-            await self.pace.wait()
+            if self.pace.is_limited:
+                with ended_by_close(connection):
+                    await self.pace.wait()
             await shares.take()
             try:
                 connection.life.check_open()  # another task may have closed it while this one waited

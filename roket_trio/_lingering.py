@@ -80,6 +80,7 @@ class LingeringClose:
         "_discarded",
         "_heard_at",
         "_is_drained",
+        "_is_tcp",
         "_ledger",
         "_peer_closed",
         "_policy",
@@ -98,6 +99,7 @@ class LingeringClose:
         :param peer_closed: one of them has learnt that the peer's FIN has arrived
         """
         self._sock = sock
+        self._is_tcp = is_tcp(sock)
         self._ledger = ledger
         self._policy = policy
         self._began = self._heard_at = monotonic()
@@ -171,7 +173,7 @@ class LingeringClose:
             unacked = 0 if fin_acked else self._ledger.unacked(self._sock)
             if not fin_acked and not self._reset:
                 tcp.bound_orphan(self._sock, ORPHAN_SECONDS, FIN_WAIT_SECONDS)
-            if not is_tcp(self._sock):
+            if not self._is_tcp:
                 self._close_receiving()
         finally:
             self._sock.close()
@@ -202,7 +204,7 @@ class LingeringClose:
         try:
             self._look(_DISCARD_AT_LAST)
             unacked = self._ledger.unacked(self._sock)
-            if not is_tcp(self._sock):
+            if not self._is_tcp:
                 self._close_receiving()
             elif close:
                 tcp.discard_on_close(self._sock)
@@ -226,12 +228,12 @@ class LingeringClose:
         with contextlib.suppress(OSError):
             self._sock.shutdown(socket.SHUT_RDWR)
         # Not _look(): from now on the end of the queue is our own doing, and says nothing about the peer.
-        self._discarded += discard_received(self._sock, limit=_DISCARD_AT_LAST).dropped
+        self._discarded += discard_received(self._sock, limit=_DISCARD_AT_LAST, copies=not self._is_tcp).dropped
 
     def _look(self, limit: int) -> bool:
         """Discard what has arrived and see whether the peer has finished. False when the limit stopped it."""
         if not self._is_drained:
-            found = discard_received(self._sock, limit=limit)
+            found = discard_received(self._sock, limit=limit, copies=not self._is_tcp)
             if found.dropped:
                 self._discarded += found.dropped
                 self._heard_at = monotonic()
@@ -260,7 +262,7 @@ class LingeringClose:
         """Whether the peer's kernel has acknowledged our FIN, and so every byte before it."""
         if self._reset:
             return False
-        if not is_tcp(self._sock):
+        if not self._is_tcp:
             return True
         if not tcp.HAVE_TCP_INFO:
             return False
@@ -276,7 +278,7 @@ class LingeringClose:
             return True
         if self._policy.max_bytes is not None and self._discarded > self._policy.max_bytes:
             return True
-        if not tcp.HAVE_TCP_INFO and is_tcp(self._sock):
+        if not tcp.HAVE_TCP_INFO and self._is_tcp:
             return self._peer_closed  # nothing better is known there
         return self._fin_is_acked() and (self._peer_closed or not self._policy.wait_for_peer)
 

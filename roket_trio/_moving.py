@@ -52,7 +52,9 @@ class TransferReport:
 async def copy(source: Any, sink: Any, *, count: int | None = None) -> TransferReport:
     """Move bytes from ``source`` to ``sink``, by the fastest route that the two allow; otherwise as
     :class:`Transfer`."""
-    return await Transfer(source, sink, count=count).run()
+    transfer = Transfer.__new__(Transfer)
+    transfer._prepare(source, sink, count, None)  # run() lends the ends and checks them: once is enough
+    return await transfer.run()
 
 
 @final
@@ -75,6 +77,12 @@ class Transfer:
     """
 
     def __init__(self, source: Any, sink: Any, *, count: int | None = None, rate_limit: float | None = None) -> None:
+        self._prepare(source, sink, count, rate_limit)
+        with self._ends() as (lent_source, lent_sink):
+            _reader(lent_source, source, count)
+            _writer(lent_sink, sink)
+
+    def _prepare(self, source: Any, sink: Any, count: int | None, rate_limit: float | None) -> None:
         if count is not None and count < 0:
             raise ValueError(f"count must not be negative: {count}")
         self._source = source
@@ -87,8 +95,6 @@ class Transfer:
         # Where files stood at the beginning.
         self._source_start: int | None = None
         self._sink_start: int | None = None
-        with self._ends() as (lent_source, lent_sink):
-            self._check(lent_source, lent_sink)
 
     @property
     def bytes_moved(self) -> int:
@@ -147,13 +153,6 @@ class Transfer:
                 sink = stack.enter_context(lent_to_write(self._sink)) if is_file(self._sink) else self._sink
             yield source, sink
 
-    def _check(self, source: Any, sink: Any) -> None:
-        """:raises TypeError: one of them cannot be read or written so"""
-        reader = _reader(source, self._source)
-        _writer(sink, self._sink)
-        if self._count is not None and isinstance(reader, ForeignReader) and not reader.takes_size:
-            raise TypeError(f"a stream of objects ({reader.name}) cannot be asked for so many bytes; leave out count")
-
     def _find_route(self, source: Any, sink: Any) -> Route:
         count, pace = self._count, self._pace
         if _is_regular(source):
@@ -173,7 +172,7 @@ class Transfer:
             case OpenFile(kind=FileKind.REGULAR), OpenFile(kind=FileKind.REGULAR):
                 return FileToFile(source, self._source_start or 0, sink, count, pace)
         between_files = is_file(self._source) and is_file(self._sink)
-        reader, writer = _reader(source, self._source), _writer(sink, self._sink)
+        reader, writer = _reader(source, self._source, count), _writer(sink, self._sink)
         return StreamToStream(reader, writer, count, pace, "read-write" if between_files else "read-send")
 
     def _leave_positions(self, route: Route, source: Any, sink: Any) -> None:
@@ -193,13 +192,20 @@ def _is_regular(end: Any) -> bool:
     return isinstance(end, OpenFile) and end.kind is FileKind.REGULAR
 
 
-def _reader(lent: Any, given: Any) -> Reader:
+def _reader(lent: Any, given: Any, count: int | None) -> Reader:
+    """:raises TypeError: it cannot be read so"""
     if isinstance(lent, Connection):
         return ConnectionReader(lent)
-    return FileReader(lent) if is_file(given) else ForeignReader(lent)
+    if is_file(given):
+        return FileReader(lent)
+    reader = ForeignReader(lent)
+    if count is not None and not reader.takes_size:
+        raise TypeError(f"a stream of objects ({reader.name}) cannot be asked for so many bytes; leave out count")
+    return reader
 
 
 def _writer(lent: Any, given: Any) -> Writer:
+    """:raises TypeError: it cannot be written so"""
     if isinstance(lent, Connection):
         return ConnectionWriter(lent)
     return FileWriter(lent) if is_file(given) else ForeignWriter(lent)

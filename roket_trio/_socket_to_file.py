@@ -31,7 +31,7 @@ from ._pace import Pace
 from ._route import Route
 
 # The buffer of the plain route, and what is peeked at a time for a pipe (pipe(7): it holds 64 KiB).
-BUFFER = 1 << 20
+BUFFER = 256 << 10
 PIPE_BUFFER = 64 << 10
 
 # How long the thread waits for more before it gives its place up (milliseconds), and after how much time it does in any

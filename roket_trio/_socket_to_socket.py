@@ -12,6 +12,9 @@ from ._pace import Pace
 from ._route import Route
 from ._shares import SLICE, shares_of
 
+# The buffer of the plain route.
+BUFFER = 256 << 10
+
 
 @final
 class SocketToSocket(Route):
@@ -135,7 +138,7 @@ class SocketToSocket(Route):
         """The plain route, with one reused buffer."""
         source = self._source
         shares = shares_of(source.loop)
-        buffer = memoryview(bytearray(max(1, min(SLICE, self._left()))))
+        buffer = memoryview(bytearray(max(1, min(BUFFER, self._left()))))
         while self._left() > 0:
             await self.pace.wait()
             await shares.take()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
@@ -22,12 +23,15 @@ import pytest
 
 import roket_trio
 from benchmarks import __main__ as program
-from benchmarks import loops, sinks
+from benchmarks import loops, report
 from benchmarks.cases import CASES
 from benchmarks.compare import rows
-from benchmarks.measure import Case, Done, Limits, Role, Sample, Watch, Way, WrongCountError, measure
-from benchmarks.workshop import Workshop, workshop
-from roket_trio._kernel import sendfile
+from benchmarks.measure import Ask, Case, Done, Limits, Role, Sample, Watch, Way, WrongCountError, measure
+from benchmarks.processes import COUNT
+from benchmarks.sinks import sink
+from benchmarks.sources import source
+from benchmarks.workshop import Workshop, chilled, workshop
+from roket_trio._kernel import sendfile, splice
 
 ROOT = Path(__file__).resolve().parent.parent
 LIMIT = 60.0  # seconds, for whatever is waited for
@@ -64,7 +68,7 @@ def test_one_command_measures_every_case_and_leaves_nothing_but_its_figures(tmp_
     place = tmp_path / "place"
     place.mkdir()
     figures = tmp_path / "figures.json"
-    command = [sys.executable, "-W", "error", "-m", "benchmarks", "run", "--mib", "1", "--rounds", "2"]
+    command = [sys.executable, "-W", "error", "-m", "benchmarks", "run", "--mib", "1", "--rounds", "1"]
     done = subprocess.run(
         [*command, "--directory", place, "--json", figures],
         cwd=ROOT,
@@ -78,7 +82,7 @@ def test_one_command_measures_every_case_and_leaves_nothing_but_its_figures(tmp_
     assert not list(place.iterdir())
 
     document = json.loads(figures.read_text(encoding="utf-8"))
-    assert document["settings"] == {"bytes": MIB, "rounds": 2, "sink": "discard"}
+    assert document["settings"] == {"bytes": MIB, "rounds": 1, "sink": "discard"}
     asked = {"cpu", "kernel", "congestion control", "file system", "python", "trio", "anyio", "uvloop", "roket-trio"}
     assert asked <= document["fingerprint"].keys()
     assert all(document["fingerprint"].values())
@@ -94,14 +98,19 @@ def test_one_command_measures_every_case_and_leaves_nothing_but_its_figures(tmp_
     for key, row in found.items():
         assert row["role"] == expected[key].role
         assert row["loop"] == expected[key].loop
-        assert len(row["seconds"]) == 2
+        assert len(row["seconds"]) == 1
         assert 0 < row["minimum"] <= row["median"] <= row["maximum"]
         assert row["minimum"] <= row["average"] <= row["maximum"]
         assert row["cpu_seconds_per_gib"] > 0
-        limits = CASES[row["case"]].limits
+        case = CASES[row["case"]]
+        limits = case.limits
+        for ask in case.asks:
+            if row["role"] == "roket":
+                assert row["figures"][ask.name]["limit"] == ask.at_most
         for ratio, limit in (
             (row["times_ceiling"], limits.times_ceiling),
             (row["times_faster"], limits.times_faster),
+            (row["times_less_cpu"], limits.times_less_cpu),
             (row["times_trio"], limits.times_trio),
         ):
             if ratio is None:  # nothing to compare with: then the design cannot ask for it either
@@ -122,6 +131,8 @@ def test_every_roket_row_says_which_way_the_bytes_took(shop: Workshop, loop_name
         "socket-write-64k": r"\d+ sends",
         "socket-write-1m": r"\d+ sends",
         "file-to-socket": "sendfile" if sendfile.AVAILABLE else "read-send",
+        "socket-to-file": "splice" if splice.AVAILABLE else "read-send",
+        "relay": "splice" if splice.AVAILABLE else "read-send",
     }.items():
         (ours,) = (way for way in CASES[name].ways if (way.role, way.loop) == ("roket", loop_name))
         sample = ours.run(shop)
@@ -154,7 +165,8 @@ def test_ctrl_c_leaves_no_file_and_no_process(tmp_path: Path) -> None:
             while not any(tmp_path.glob("*/source")):
                 assert time.monotonic() < deadline
                 time.sleep(0.005)
-            (sink,) = children(running.pid)
+            peers = children(running.pid)
+            assert len(peers) == 3
             running.send_signal(signal.SIGINT)
             _, errors = running.communicate(timeout=LIMIT)
         finally:
@@ -163,7 +175,7 @@ def test_ctrl_c_leaves_no_file_and_no_process(tmp_path: Path) -> None:
     assert running.returncode == 130
     assert errors == "interrupted\n"
     assert not list(tmp_path.iterdir())
-    assert not os.path.exists(f"/proc/{sink}")
+    assert not any(os.path.exists(f"/proc/{peer}") for peer in peers)
 
 
 def children(pid: int) -> list[int]:
@@ -308,32 +320,86 @@ def test_ratios_are_of_medians_and_against_the_same_loop(shop: Workshop) -> None
     assert elsewhere.times_trio is not None
     assert (elsewhere.times_trio.value, elsewhere.times_trio.holds) == (2.0, False)
     assert elsewhere.misses
+    assert ours.times_less_cpu is None
 
     # Nothing is asked of others.
     assert not any(found[name].misses for name in ("blocking", "slow idiom", "idiom elsewhere"))
 
 
+def test_what_a_job_measures_itself_is_held_to_what_is_asked_by_its_median(shop: Workshop) -> None:
+    ours, other = way("ours", "roket", "trio"), way("program", "idiom", "none")
+    figures = [{"lag": 1.0}, {"lag": 4.0}, {"lag": 90.0}]
+    samples = {
+        ours: [Sample(1.0, 0.5, MIB, "", own) for own in figures],
+        other: [Sample(2.0, 2.0, MIB, "", own) for own in figures],
+    }
+    limits = Limits(times_faster=2.5, times_less_cpu=4)
+    for asked, holds in ((3.0, False), (4.0, True)):
+        case = Case("c", "c", (ours, other), limits, asks=(Ask("lag", at_most=asked),))
+        mine, theirs = rows(case, samples, shop)
+        assert (mine.figures["lag"].value, mine.figures["lag"].holds) == (4.0, holds)
+        assert theirs.figures["lag"].holds is None
+        # A program that has no loop is what every loop is compared with.
+        assert mine.times_faster is not None
+        assert (mine.times_faster.value, mine.times_faster.holds) == (2.0, False)
+        assert mine.times_less_cpu is not None
+        assert (mine.times_less_cpu.value, mine.times_less_cpu.holds) == (4.0, True)
+        text = report.verdict([mine])
+        assert ("c, ours: 4.00 lag, limit ≤ 3" in text) is not holds
+
+
 # --- the sink ---------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("how", ["discard", "copy"])
+@pytest.mark.parametrize("how", ["discard", "copy", "many"])
 def test_the_sink_counts_every_byte_of_one_connection_after_the_other(how: str) -> None:
-    with sinks.running(how) as address:
+    with sink(how) as address:
         for size in (0, 1, 300_001):
             with socket.create_connection(address, LIMIT) as sender:
                 sender.sendall(bytes(size))
                 sender.shutdown(socket.SHUT_WR)
-                assert sender.recv(64) == sinks.COUNT.pack(size)
+                assert sender.recv(64) == COUNT.pack(size)
                 assert sender.recv(64) == b""
     with pytest.raises(ConnectionRefusedError):
         socket.create_connection(address, LIMIT)
 
 
+def test_the_sink_of_many_counts_each_of_them_while_all_are_open() -> None:
+    with sink("many") as address, contextlib.ExitStack() as stack:
+        senders = [stack.enter_context(socket.create_connection(address, LIMIT)) for _ in range(20)]
+        for number, sender in enumerate(senders):
+            sender.sendall(bytes(number * 1000))
+        for number, sender in enumerate(senders):
+            sender.shutdown(socket.SHUT_WR)
+            assert sender.recv(64) == COUNT.pack(number * 1000)
+
+
+@pytest.mark.parametrize("size", [0, 1, 3_000_001])
+def test_the_source_sends_what_it_was_told_and_finishes(size: int) -> None:
+    with source() as address:
+        for _ in range(2):
+            with socket.create_connection(address, LIMIT) as receiver:
+                receiver.sendall(COUNT.pack(size))
+                received = 0
+                while piece := receiver.recv(1 << 20):
+                    received += len(piece)
+                assert received == size
+
+
+def test_what_is_called_cold_is(shop: Workshop) -> None:
+    with chilled(shop) as (path, cached):
+        assert Path(path).stat().st_size == MIB
+        if not os.path.realpath(path).startswith("/dev/shm"):
+            assert cached < 0.5
+        assert Path(path).read_bytes() == Path(shop.source).read_bytes()
+    assert not os.path.exists(path)
+
+
 def test_the_sink_ends_with_its_parent() -> None:
     # The parent is killed, so it cannot say so.
     code = (
-        "from benchmarks import sinks; import os, signal\n"
-        "with sinks.running('discard') as address:\n"
+        "from benchmarks.sinks import sink; import os, signal\n"
+        "with sink('discard') as address:\n"
         "    print(address[1], flush=True)\n"
         "    os.kill(os.getpid(), signal.SIGKILL)\n"
     )

@@ -1083,7 +1083,7 @@ def test_a_peer_that_sends_for_ever_is_left_at_a_bound(run: Run, pair: Pair, bou
 def test_a_close_that_discards_lets_the_other_tasks_run(run: Run, pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
     ours, _ = pair
 
-    def never_empty(sock: socket.socket, *, limit: int) -> Discarded:
+    def never_empty(sock: socket.socket, *, limit: int, copies: bool) -> Discarded:
         """A peer that sends as fast as we discard."""
         return Discarded(limit, False, None)
 

@@ -3,8 +3,31 @@
 from __future__ import annotations
 
 from ..measure import Case
-from . import echo, file_read, file_to_socket, file_write, socket_write
+from . import (
+    cancelling,
+    echo,
+    fairness,
+    file_read,
+    file_to_socket,
+    file_write,
+    memory,
+    relay,
+    scale,
+    socket_to_file,
+    socket_write,
+)
 
-CASES: dict[str, Case] = {
-    case.name: case for module in (file_read, file_write, socket_write, file_to_socket, echo) for case in module.CASES
-}
+_MODULES = (
+    file_read,
+    file_write,
+    socket_write,
+    file_to_socket,
+    socket_to_file,
+    relay,
+    echo,
+    scale,
+    fairness,
+    memory,
+    cancelling,
+)
+CASES: dict[str, Case] = {case.name: case for module in _MODULES for case in module.CASES}

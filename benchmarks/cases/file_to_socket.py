@@ -11,7 +11,7 @@ from roket_trio import connect_tcp
 
 from ..loops import LOOPS
 from ..measure import Case, Done, Limits, Watch, Way
-from ..sinks import COUNT, bound
+from ..processes import COUNT, bound
 from ..workshop import Workshop
 
 PIECE = 64 << 10

@@ -1,0 +1,89 @@
+"""How long another task has to wait while a hundred files are sent, and one more that is not in the page cache.
+
+A task asks to be woken each millisecond, and notes how late it is.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import socket
+from time import perf_counter
+
+import anyio
+
+from roket_trio import SocketStream, copy
+
+from ..loops import LOOPS
+from ..measure import Ask, Case, Done, Limits, Watch, Way
+from ..processes import COUNT
+from ..workshop import Workshop, chilled
+
+AT_ONCE = 100
+TICK = 0.001
+
+
+def each(shop: Workshop) -> int:
+    """The bytes of one transfer: 16 MiB in a run of full size."""
+    return max(1, shop.size >> 3)
+
+
+async def _lags(into: list[float]) -> None:
+    while True:
+        due = perf_counter() + TICK
+        await anyio.sleep(TICK)
+        into.append(perf_counter() - due)
+
+
+async def roket_together(shop: Workshop, watch: Watch) -> Done:
+    counted, routes = 0, set()
+    lags: list[float] = []
+
+    async def transfer(stream: SocketStream, path: str, size: int) -> None:
+        nonlocal counted
+        async with stream:
+            with open(path, "rb", buffering=0) as file:
+                routes.add((await copy(file, stream, count=size)).route)
+            await stream.send_eof()
+            arrived = await stream.receive(COUNT.size)
+            counted += COUNT.unpack(arrived)[0]
+
+    sockets = [socket.create_connection(shop.sink_of_many) for _ in range(AT_ONCE + 1)]
+    first, *others = [await SocketStream.from_socket(sock) for sock in sockets]
+    with chilled(shop) as (cold, cached):
+        async with anyio.create_task_group() as watching:
+            watching.start_soon(_lags, lags)
+            with watch:
+                async with anyio.create_task_group() as tasks:
+                    tasks.start_soon(transfer, first, cold, shop.size)
+                    for stream in others:
+                        tasks.start_soon(transfer, stream, shop.source, each(shop))
+            watching.cancel_scope.cancel()
+        assert os.path.getsize(cold) == shop.size
+    lags.sort()
+    return Done(
+        counted,
+        "+".join(sorted(routes)),
+        {
+            "lag p99, ms": lags[math.ceil(len(lags) * 0.99) - 1] * 1e3,
+            "worst lag, ms": lags[-1] * 1e3,
+            "of the cold file cached before, %": cached * 100,
+        },
+    )
+
+
+CASES = [
+    Case(
+        "fairness",
+        f"a cold file and {AT_ONCE} cached ones of an eighth each at once, while a task ticks",
+        tuple(Way(f"roket_trio on {loop}", "roket", loop, roket_together) for loop in LOOPS),
+        Limits(times_trio=None),
+        size=lambda shop: shop.size + AT_ONCE * each(shop),
+        asks=(
+            Ask("lag p99, ms", at_most=5),
+            Ask("worst lag, ms", at_most=25),
+            Ask("of the cold file cached before, %", at_most=1),
+        ),
+        rounds_at_most=5,
+    ),
+]

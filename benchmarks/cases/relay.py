@@ -1,0 +1,163 @@
+"""What one process sends goes through us to another one that counts it: within a program, and as one that forwards."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import socket
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import anyio
+import trio
+
+from roket_trio import connect_tcp, copy
+
+from ..loops import LOOPS
+from ..measure import Case, Done, Limits, Watch, Way
+from ..processes import COUNT, Address, bound, free_port, program
+from ..relays import relaying
+from ..workshop import Workshop
+
+PIECE = 64 << 10
+PIPE = 1 << 20
+
+
+def blocking_splice(shop: Workshop, watch: Watch) -> Done:
+    import fcntl
+
+    inlet, outlet = os.pipe()
+    try:
+        fcntl.fcntl(outlet, fcntl.F_SETPIPE_SZ, PIPE)
+        with socket.create_connection(shop.sender) as left, socket.create_connection(shop.sink) as right:
+            for sock in (left, right):
+                sock.settimeout(None)
+                bound(sock)
+            with watch:
+                left.sendall(COUNT.pack(shop.size))
+                while held := os.splice(left.fileno(), outlet, PIPE):
+                    while held:
+                        held -= os.splice(inlet, right.fileno(), held)
+                right.shutdown(socket.SHUT_WR)
+                counted = right.recv(COUNT.size)
+    finally:
+        os.close(inlet)
+        os.close(outlet)
+    return Done(COUNT.unpack(counted)[0], "splice")
+
+
+async def trio_loop(shop: Workshop, watch: Watch) -> Done:
+    async with await trio.open_tcp_stream(*shop.sender) as left, await trio.open_tcp_stream(*shop.sink) as right:
+        with watch:
+            await left.send_all(COUNT.pack(shop.size))
+            while piece := await left.receive_some(PIECE):
+                await right.send_all(piece)
+            await right.send_eof()
+            counted = await right.receive_some(COUNT.size)
+    return Done(COUNT.unpack(counted)[0])
+
+
+async def anyio_loop(shop: Workshop, watch: Watch) -> Done:
+    async with await anyio.connect_tcp(*shop.sender) as left, await anyio.connect_tcp(*shop.sink) as right:
+        with watch:
+            await left.send(COUNT.pack(shop.size))
+            async for piece in left:
+                await right.send(piece)
+            await right.send_eof()
+            counted = await right.receive(COUNT.size)
+    return Done(COUNT.unpack(counted)[0])
+
+
+async def roket_copy(shop: Workshop, watch: Watch) -> Done:
+    async with await connect_tcp(*shop.sender) as left, await connect_tcp(*shop.sink) as right:
+        with watch:
+            await left.send(COUNT.pack(shop.size))
+            report = await copy(left, right)
+            await right.send_eof()
+            counted = await right.receive(COUNT.size)
+    return Done(COUNT.unpack(counted)[0], report.route)
+
+
+@contextlib.contextmanager
+def _socat(target: Address) -> Iterator[Address]:
+    port = free_port()
+    where = f"TCP-LISTEN:{port},bind=127.0.0.1,reuseaddr,fork"
+    with program(["socat", where, f"TCP:{target[0]}:{target[1]}"], ("127.0.0.1", port)):
+        yield "127.0.0.1", port
+
+
+_HAPROXY = """
+defaults
+  mode tcp
+  timeout connect 5s
+  timeout client 60s
+  timeout server 60s
+listen relay
+  bind 127.0.0.1:{port}
+  server target {host}:{to}
+"""
+
+
+@contextlib.contextmanager
+def _haproxy(target: Address) -> Iterator[Address]:
+    port = free_port()
+    with tempfile.TemporaryDirectory(prefix="roket-benchmarks-") as place:
+        settings = Path(place, "haproxy.cfg")
+        settings.write_text(_HAPROXY.format(port=port, host=target[0], to=target[1]), encoding="utf-8")
+        with program(["haproxy", "-db", "-q", "-f", os.fspath(settings)], ("127.0.0.1", port)):
+            yield "127.0.0.1", port
+
+
+def through(forwarder: Callable[[Address], contextlib.AbstractContextManager[Address]]) -> Callable[..., Done]:
+    """The job: a process sends to the forwarder, which sends to us."""
+
+    def job(shop: Workshop, watch: Watch) -> Done:
+        moved = 0
+        with forwarder(shop.sender) as address, socket.create_connection(address) as sock:
+            sock.settimeout(None)
+            bound(sock)
+            buffer = bytearray(PIPE)
+            with watch:
+                sock.sendall(COUNT.pack(shop.size))
+                while count := sock.recv_into(buffer, 0, getattr(socket, "MSG_TRUNC", 0)):
+                    moved += count
+        return Done(moved)
+
+    return job
+
+
+def _programs() -> Iterator[Way]:
+    for name, forwarder in {"socat": _socat, "HAProxy, mode tcp": _haproxy}.items():
+        if shutil.which(name.split(",")[0].lower()):
+            yield Way(name, "idiom", "none", through(forwarder))
+    for loop in LOOPS:
+        yield Way(
+            f"roket_trio's relay on {loop}",
+            "roket",
+            loop,
+            through(lambda target, loop=loop: relaying(loop, target)),  # type: ignore[misc]
+            blocking=True,
+        )
+
+
+CASES = [
+    Case(
+        "relay",
+        "socket → socket",
+        (
+            Way("blocking splice", "ceiling", "none", blocking_splice),
+            Way("trio's receive_some + send_all, 64 KiB", "idiom", "trio", trio_loop),
+            *(Way(f"AnyIO's receive + send, 64 KiB, on {loop}", "idiom", loop, anyio_loop) for loop in LOOPS),
+            *(Way(f"roket_trio on {loop}", "roket", loop, roket_copy) for loop in LOOPS),
+        ),
+        Limits(times_ceiling=1.3, times_faster=3, times_less_cpu=5),
+    ),
+    Case(
+        "relay-program",
+        "a program that forwards connections (its start is not timed; the CPU is the receiver's)",
+        tuple(_programs()),
+        Limits(times_faster=1 / 0.7),
+    ),
+]

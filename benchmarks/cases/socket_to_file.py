@@ -1,0 +1,88 @@
+"""Another process sends over a TCP connection, and all of it goes into a new file. Timed from the request on."""
+
+from __future__ import annotations
+
+import os
+import socket
+
+import anyio
+import trio
+
+from roket_trio import connect_tcp
+
+from ..loops import LOOPS
+from ..measure import Case, Done, Limits, Watch, Way
+from ..processes import COUNT, bound
+from ..workshop import Workshop
+
+PIECE = 64 << 10
+PIPE = 1 << 20
+
+
+def _arrived(shop: Workshop) -> int:
+    size = os.stat(shop.target).st_size
+    os.unlink(shop.target)  # also, so that the next one need not wait for this one's pages to be written
+    return size
+
+
+def blocking_splice(shop: Workshop, watch: Watch) -> Done:
+    import fcntl
+
+    inlet, outlet = os.pipe()
+    try:
+        fcntl.fcntl(outlet, fcntl.F_SETPIPE_SZ, PIPE)
+        with socket.create_connection(shop.sender) as sock, open(shop.target, "wb", buffering=0) as file:
+            sock.settimeout(None)
+            bound(sock)
+            with watch:
+                sock.sendall(COUNT.pack(shop.size))
+                while held := os.splice(sock.fileno(), outlet, PIPE):
+                    while held:
+                        held -= os.splice(inlet, file.fileno(), held)
+    finally:
+        os.close(inlet)
+        os.close(outlet)
+    return Done(_arrived(shop), "splice")
+
+
+async def trio_loop(shop: Workshop, watch: Watch) -> Done:
+    async with await trio.open_tcp_stream(*shop.sender) as stream, await trio.open_file(shop.target, "wb") as file:
+        with watch:
+            await stream.send_all(COUNT.pack(shop.size))
+            while piece := await stream.receive_some(PIECE):
+                await file.write(piece)
+            await file.flush()
+    return Done(_arrived(shop))
+
+
+async def anyio_loop(shop: Workshop, watch: Watch) -> Done:
+    async with await anyio.connect_tcp(*shop.sender) as stream, await anyio.open_file(shop.target, "wb") as file:
+        with watch:
+            await stream.send(COUNT.pack(shop.size))
+            async for piece in stream:
+                await file.write(piece)
+            await file.flush()
+    return Done(_arrived(shop))
+
+
+async def roket_receive_file(shop: Workshop, watch: Watch) -> Done:
+    async with await connect_tcp(*shop.sender) as stream:
+        with open(shop.target, "wb", buffering=0) as file, watch:
+            await stream.send(COUNT.pack(shop.size))
+            await stream.receive_file(file)
+        return Done(_arrived(shop), "+".join(stream.statistics().routes))
+
+
+CASES = [
+    Case(
+        "socket-to-file",
+        "socket → file",
+        (
+            Way("blocking splice", "ceiling", "none", blocking_splice),
+            Way("trio's receive_some + write, 64 KiB", "idiom", "trio", trio_loop),
+            *(Way(f"AnyIO's receive + write, 64 KiB, on {loop}", "idiom", loop, anyio_loop) for loop in LOOPS),
+            *(Way(f"roket_trio on {loop}", "roket", loop, roket_receive_file) for loop in LOOPS),
+        ),
+        Limits(times_ceiling=1.2, times_faster=7),
+    ),
+]
