@@ -12,7 +12,8 @@ The map of the house, from the street down to the cellar; imports only go down:
 ``_listening``       ``SocketListener``: accept
 ``_tls``             ``TLSStream``, ``TLSListener``, ``wrap_tls``: AnyIO's, over our streams
 ``_sockets``         ``SocketStream``, ``UNIXSocketStream``: the two faces, AnyIO's and Trio's
-``_route``           what the routes have in common; ``_shares`` their fair shares of the loop, ``_pace`` a rate limit
+``_route``           what the routes have in common; ``_shares`` their fair shares of the loop, ``_pace`` a rate limit,
+                     ``_sending`` what they send from memory
 ``_connection``      one owned socket: guards, counts, send and receive, the close
 ``_lingering``       the graceful close itself: FIN, discard, wait for the acknowledgement, release
 ``_lending``         any file that a caller may name, lent to a route

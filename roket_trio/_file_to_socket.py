@@ -24,6 +24,7 @@ from ._kernel.fd import REFUSALS, FileKind
 from ._opened import OpenFile
 from ._pace import Pace
 from ._route import Route
+from ._sending import send_in_shares
 from ._shares import SLICE, shares_of
 
 # How much is asked for at once whether it is cached: the question costs 3 µs a MiB.
@@ -181,7 +182,7 @@ class FileToSocket(Route):
         try:
             fetched = await self._connection.loop.run_in_thread(pagecache.fetch, source, offset, window)
         except OSError as error:
-            raise self._failed(error) from error
+            raise self._source_failed(error) from error
         # Nothing there: sendfile will say so too.
         return offset + fetched if fetched else piece_end
 
@@ -236,36 +237,25 @@ class FileToSocket(Route):
             if count is None:
                 count = await source.readinto(buffer, worker)
         except OSError as error:
-            raise self._failed(error) from error
+            raise self._source_failed(error) from error
         except EOFError as error:  # a compressed file that was cut short
             raise TruncatedError(f"{self._name} ended early: {error}", bytes_moved=self.bytes_moved) from error
         self._connection.life.check_open()
         return count
 
     async def _send(self, data: memoryview) -> None:
-        connection = self._connection
-        shares = shares_of(connection.loop)
+        before = self.bytes_moved
         try:
-            while data:
-                await shares.take()
-                try:
-                    connection.life.check_open()
-                    count = connection.sock.send(data)
-                except BlockingIOError:
-                    count = 0
-                except OSError as error:
-                    raise self._failed(error) from error
-                finally:
-                    shares.give_back()
-                if count:
-                    self.bytes_moved += count
-                    connection.sent(count)
-                    data = data[count:]
-                else:
-                    await connection.readiness.wait_writable()
+            await send_in_shares(self._connection, data, self._accepted)
+        except OSError as error:
+            held = 0 if self._can_be_read_again else len(data) - (self.bytes_moved - before)
+            raise self._sink_failed(error, held) from error
         finally:
             if not self._can_be_read_again:
-                self._unsent = bytes(data)
+                self._unsent = bytes(data[self.bytes_moved - before :])
+
+    def _accepted(self, count: int) -> None:
+        self.bytes_moved += count
 
     @property
     def _can_be_read_again(self) -> bool:
@@ -274,12 +264,18 @@ class FileToSocket(Route):
         return bool(self._object.seekable())
 
     def _failed(self, error: OSError) -> Exception:
-        if error.errno not in _SOCKET_ERRORS:
-            return self.failed("source", self._name, error)
+        """An error of sendfile, or of reading."""
+        return self._sink_failed(error, 0) if error.errno in _SOCKET_ERRORS else self._source_failed(error)
+
+    def _source_failed(self, error: OSError) -> BrokenResourceError:
+        return self.failed("source", self._name, error)
+
+    def _sink_failed(self, error: OSError, held: int) -> Exception:
         failure = self._connection.send_failed(error)
         if isinstance(failure, BrokenResourceError):
             failure.side = "sink"
             failure.bytes_moved = self.bytes_moved
+            failure.bytes_lost = held
         failure.add_note(f"{self.bytes_moved} bytes of {self._name} had been sent")
         return failure
 

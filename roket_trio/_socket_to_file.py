@@ -55,6 +55,7 @@ class SocketToFile(Route):
         "_object",
         "_offset",
         "_room",
+        "_unwritten",
     )
 
     def __init__(
@@ -82,6 +83,8 @@ class SocketToFile(Route):
         # What the thread finds, for the loop to see when it is back.
         self._ended = False
         self._lost = 0
+        # What was received, and not yet written when it was interrupted.
+        self._unwritten = b""
         self._room = 0
         self._called_back = False
         if not splice.AVAILABLE or self._file is None or self._offset is None or self._file.direct:
@@ -100,13 +103,13 @@ class SocketToFile(Route):
         """
         connection = self._connection
         connection.begin_receiving()
-        before = self.bytes_moved
+        before = self.bytes_moved + len(self._unwritten)
         try:
             with ended_by_close(connection):
                 await self._run()
         finally:
             connection.is_receiving = False
-            connection.received_bytes += self.bytes_moved - before + self._lost
+            connection.received_bytes += self.bytes_moved + len(self._unwritten) + self._lost - before
             if self.bytes_moved:
                 connection.routes[self.name] += 1
         if self._ended:
@@ -205,7 +208,10 @@ class SocketToFile(Route):
         assert self._offset is not None
         while pipe.held:
             try:
-                self.bytes_moved += pipe.empty_into_file(self._file.fd, self._offset + self.bytes_moved)
+                given = pipe.empty_into_file(self._file.fd, self._offset + self.bytes_moved)
+                if not given:  # splice(2) does not say that it may; to ask again could go on for ever
+                    raise OSError(errno.EIO, "the file takes no more bytes")
+                self.bytes_moved += given
             except OSError as error:
                 if error.errno in REFUSALS:
                     return False
@@ -219,6 +225,8 @@ class SocketToFile(Route):
         buffer = memoryview(bytearray(max(1, min(BUFFER, self._left()))))
         worker = Worker(connection.loop)
         try:
+            unwritten, self._unwritten = self._unwritten, b""
+            await self._write_out(unwritten, worker)
             while self._left():
                 await self.pace.wait()
                 await connection.loop.step()
@@ -288,6 +296,10 @@ class SocketToFile(Route):
         except OSError as error:
             self.bytes_moved += sink.progress
             raise self._write_failed(error, len(view) - sink.progress) from error
+        except BaseException:  # only an object that takes its time is interrupted here
+            self.bytes_moved += sink.progress
+            self._unwritten = bytes(view[sink.progress :])
+            raise
         finally:
             sink.release()
         self.bytes_moved += len(view)

@@ -10,6 +10,7 @@ from ._kernel import splice
 from ._kernel.fd import REFUSALS
 from ._pace import Pace
 from ._route import Route
+from ._sending import send_in_shares
 from ._shares import SLICE, shares_of
 
 # The buffer of the plain route.
@@ -110,14 +111,16 @@ class SocketToSocket(Route):
                         self.pace.moved(pipe.held)
                     if pipe.held:
                         waits_for = "sink"
-                        self._accepted(pipe.empty_into_socket(sink.sock.fileno()))
+                        given = pipe.empty_into_socket(sink.sock.fileno())
+                        sink.sent(given)
+                        self._accepted(given)
                     waits_for = None
                 except BlockingIOError:
                     pass
                 except OSError as error:
                     if error.errno in REFUSALS:
                         return False
-                    raise self._lost(waits_for or "source", error) from error
+                    raise self._lost(waits_for or "source", error, pipe.held) from error
                 finally:
                     shares.give_back()
                 if waits_for is not None:
@@ -148,7 +151,7 @@ class SocketToSocket(Route):
             except BlockingIOError:
                 count = -1
             except OSError as error:
-                raise self._lost("source", error) from error
+                raise self._lost("source", error, 0) from error
             finally:
                 shares.give_back()
             if count < 0:
@@ -167,39 +170,24 @@ class SocketToSocket(Route):
         await self._send(memoryview(unsent))
 
     async def _send(self, data: memoryview) -> None:
-        sink = self._sink
-        shares = shares_of(sink.loop)
+        before = self.bytes_moved
         try:
-            while data:
-                await shares.take()
-                try:
-                    self._check_open()
-                    count = sink.sock.send(data)
-                except BlockingIOError:
-                    count = 0
-                except OSError as error:
-                    raise self._lost("sink", error) from error
-                finally:
-                    shares.give_back()
-                if count:
-                    self._accepted(count)
-                    data = data[count:]
-                else:
-                    await sink.readiness.wait_writable()
+            await send_in_shares(self._sink, data, self._accepted)
+        except OSError as error:
+            raise self._lost("sink", error, len(data) - (self.bytes_moved - before)) from error
         finally:
-            self._unsent = bytes(data)
+            self._unsent = bytes(data[self.bytes_moved - before :])
 
     def _accepted(self, count: int) -> None:
         self.bytes_moved += count
-        self._sink.sent(count)
 
-    def _lost(self, side: str, error: OSError) -> Exception:
+    def _lost(self, side: str, error: OSError, held: int) -> Exception:
         failure = self._source.receive_failed(error) if side == "source" else self._sink.send_failed(error)
-        return self._blamed(failure, side) if isinstance(failure, BrokenResourceError) else failure
+        return self._blamed(failure, side, held) if isinstance(failure, BrokenResourceError) else failure
 
-    def _blamed(self, failure: BrokenResourceError, side: str) -> BrokenResourceError:
+    def _blamed(self, failure: BrokenResourceError, side: str, held: int = 0) -> BrokenResourceError:
         failure.side = side
         failure.bytes_moved = self.bytes_moved
-        failure.bytes_lost = len(self._unsent)
+        failure.bytes_lost = held
         failure.add_note(f"the {side} failed after {self.bytes_moved} bytes were moved")
         return failure

@@ -6,11 +6,13 @@ sockets. A wrapped stream is read and written through its own methods only, so w
 
 from __future__ import annotations
 
+import io
 from abc import ABC, abstractmethod
-from typing import Any, final
+from typing import Any, NoReturn, final
 
 import anyio
 import anyio.abc
+import trio
 
 from ._connection import Connection, ended_by_close
 from ._errors import BrokenResourceError, TruncatedError
@@ -24,6 +26,7 @@ from ._loops import current_loop
 from ._opened import OpenFile
 from ._pace import Pace
 from ._route import Route
+from ._sending import send_in_shares
 
 _BUFFER = 64 << 10
 # A file's chunk in a worker thread: a hop costs 40-190 µs.
@@ -37,7 +40,16 @@ class Reader(ABC):
     is_ours = False
     connection: Connection | None = None
     may_be_short = False
-    """A file with positions: it gives what it has, and is put back to the first byte that was not moved."""
+    """A file: it gives what it has, if that is less than was asked for."""
+
+    def total(self) -> int | None:
+        """How many bytes there will be, if that is known: a regular file is read to the size it has now."""
+        return None
+
+    def has_again(self, count: int) -> bool:
+        """Whether the last ``count`` bytes that were read can be had again: the source stands before them now, or will
+        when the transfer is left."""
+        return False
 
     @abstractmethod
     async def read(self, room: int) -> bytes | memoryview:
@@ -110,21 +122,24 @@ class StreamToStream(Route):
 
     async def _run(self) -> None:
         await self._write(memoryview(self._unsent))
-        while self._count is None or self.bytes_moved < self._count:
+        total = self._reader.total()
+        until = None if total is None else self.bytes_moved + total
+        if self._count is not None:
+            until = self._count if until is None else min(until, self._count)
+        while until is None or self.bytes_moved < until:
             await self.pace.wait()
-            room = _FILE_BUFFER if self._count is None else min(_FILE_BUFFER, self._count - self.bytes_moved)
+            room = _FILE_BUFFER if until is None else min(_FILE_BUFFER, until - self.bytes_moved)
             try:
                 data = await self._reader.read(self.pace.at_once(room))
             except OSError as error:
                 raise self.failed("source", self._reader.name, error) from error
-            except anyio.BrokenResourceError as error:
-                _blame("source", error, self.bytes_moved)
-                raise
+            except _BROKEN as error:
+                self._blame("source", self._reader.name, error, 0)
             if not data:
-                if self._count is None or self._reader.may_be_short:
+                if until is None or (total is None and self._reader.may_be_short):
                     return
                 raise TruncatedError(
-                    f"the source ended after {self.bytes_moved} of {self._count} bytes", bytes_moved=self.bytes_moved
+                    f"{self._reader.name} ended after {self.bytes_moved} of {until} bytes", bytes_moved=self.bytes_moved
                 )
             self.pace.moved(len(data))
             await self._write(memoryview(data))
@@ -135,20 +150,42 @@ class StreamToStream(Route):
         try:
             await writer.write(data)
         except OSError as error:
-            raise self.failed("sink", writer.name, error) from error
-        except anyio.BrokenResourceError as error:
-            _blame("sink", error, self.bytes_moved + writer.written)
+            self._took(data)
+            failure = self.failed("sink", writer.name, error)
+            failure.bytes_lost = len(self._unsent)
+            raise failure from error
+        except _BROKEN as error:
+            self._took(data)
+            self._blame("sink", writer.name, error, len(self._unsent))
+        except BaseException:
+            self._took(data)
             raise
-        finally:
-            self.bytes_moved += writer.written
-            self._unsent = b"" if self._reader.may_be_short else bytes(data[writer.written :])
+        self._took(data)
+
+    def _took(self, data: memoryview) -> None:
+        """Count what the sink has of ``data``, and keep the rest unless the source has it still."""
+        self.bytes_moved += self._writer.written
+        rest = data[self._writer.written :]
+        self._unsent = b"" if not rest or self._reader.has_again(len(rest)) else bytes(rest)
+
+    def _blame(self, side: str, name: str, error: Exception, lost: int) -> NoReturn:
+        """Raise what says that a stream is broken, which may be another library's word for it."""
+        if isinstance(error, BrokenResourceError):
+            failure = error
+        else:
+            cause = error.__cause__
+            verb = "reading" if side == "source" else "writing"
+            failure = BrokenResourceError(f"{verb} {name} failed: {cause or type(error).__name__}")
+            failure.errno = cause.errno if isinstance(cause, OSError) else None
+            failure.__cause__ = error
+        failure.side = side
+        failure.bytes_moved = self.bytes_moved
+        failure.bytes_lost = lost
+        failure.add_note(f"the {side} failed after {self.bytes_moved} bytes were moved")
+        raise failure
 
 
-def _blame(side: str, error: anyio.BrokenResourceError, moved: int) -> None:
-    if isinstance(error, BrokenResourceError):
-        error.side = side
-        error.bytes_moved = moved
-    error.add_note(f"the {side} failed after {moved} bytes were moved")
+_BROKEN = (anyio.BrokenResourceError, trio.BrokenResourceError)
 
 
 # --- the ends that are ours ------------------------------------------------------------------------------------------
@@ -169,7 +206,19 @@ class FileReader(Reader):
         self._source: Source | None = None
         self._worker: Worker | None = None
         self._buffer = memoryview(b"")
-        self.may_be_short = isinstance(file, OpenFile) and file.kind is FileKind.REGULAR
+        self._has_positions = isinstance(file, OpenFile) and file.kind is FileKind.REGULAR
+        self.may_be_short = self._has_positions or not isinstance(file, OpenFile)
+
+    def total(self) -> int | None:
+        if not self._has_positions or not self._file.size:  # one of size 0 may be generated: only reading tells
+            return None
+        return max(0, self._file.size - self._file.settle())
+
+    def has_again(self, count: int) -> bool:
+        if type(self._file) is io.BytesIO:  # to seek back in others may take long
+            self._file.seek(-count, io.SEEK_CUR)
+            return True
+        return self._has_positions
 
     async def read(self, room: int) -> memoryview:
         loop = current_loop()
@@ -264,19 +313,13 @@ class ConnectionWriter(Writer):
         self.connection.begin_sending(total, sent=moved, by=self)
 
     async def write(self, data: memoryview) -> None:
-        connection = self.connection
-        while self.written < len(data):
-            connection.life.check_open()
-            try:
-                count = connection.sock.send(data[self.written :])
-            except BlockingIOError:
-                await connection.readiness.wait_writable()
-                continue
-            except OSError as error:
-                raise connection.send_failed(error) from error
-            connection.sent(count)
-            self.written += count
-            await connection.loop.step()
+        try:
+            await send_in_shares(self.connection, data, self._accepted)
+        except OSError as error:
+            raise self.connection.send_failed(error) from error
+
+    def _accepted(self, count: int) -> None:
+        self.written += count
 
     def end(self, *, complete: bool) -> None:
         connection = self.connection
@@ -313,10 +356,12 @@ class ForeignReader(Reader):
             received: bytes = await self._receive_some(min(room, _BUFFER))
             return received
         try:
-            received = await (self._receive(min(room, _BUFFER)) if self._takes_size else self._receive())
+            while True:
+                received = await (self._receive(min(room, _BUFFER)) if self._takes_size else self._receive())
+                if received:  # an object may be empty; the end is an exception
+                    return received
         except anyio.EndOfStream:
             return b""
-        return received
 
 
 @final
