@@ -332,8 +332,12 @@ class Connection:
         if self._returned is not None:
             self._returned.set()
 
-    async def _call_back_loans(self) -> None:
-        self._returned = anyio.Event()
+    async def _await_loans(self) -> None:
+        """Let no thread hold the descriptor any more. (After a reset the last of them has closed it.)"""
+        if not self._loans:
+            return
+        if self._returned is None:
+            self._returned = anyio.Event()
         for call_back in tuple(self._loans):
             call_back()
         await self.loop.insist(self._returned.wait)
@@ -343,8 +347,7 @@ class Connection:
     async def aclose(self) -> None:
         """Close as the contract says; whatever happens, the descriptor is released before this returns or raises."""
         if self.life.phase is Phase.CLOSED:
-            if self._loans:  # it was reset; the descriptor is closed by who still holds it
-                await self._call_back_loans()
+            await self._await_loans()
             await self.loop.checkpoint()
             return
         if self._closing is not None:  # another task closes; wait for it
@@ -353,14 +356,14 @@ class Connection:
             try:
                 await self._closed_event.wait()
             finally:
+                await self._await_loans()
                 if self.report is None:  # cancelled: this call too releases the descriptor before it raises
                     self._closing.interrupt()
                     self._finish(self._closing.release())
             return
         closing = self._begin_closing()
         try:
-            if self._loans:
-                await self._call_back_loans()
+            await self._await_loans()
             if self.report is not None:  # another task has reset it meanwhile
                 pass
             elif self.life.is_cut:

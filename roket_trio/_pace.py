@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import inf
 from time import monotonic
 from typing import final
 
@@ -24,7 +25,7 @@ class Pace:
         """:raises ValueError: the rate is not positive"""
         if rate is not None and not rate > 0:
             raise ValueError(f"rate_limit must be positive, not {rate}")
-        self._rate = rate
+        self._rate = None if rate == inf else rate
         self._free_at = 0.0
 
     @property
