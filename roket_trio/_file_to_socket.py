@@ -154,24 +154,34 @@ class FileToSocket(Route):
             await shares.take()
             try:
                 connection.life.check_open()  # another task may have closed it while this one waited
-                count = sendfile.sendfile(sink, source, offset, self.pace.at_once(min(cached_to - offset, SLICE)))
-            except BlockingIOError:
-                count = -1
+                is_full = self._fill(sink, source, self.pace.at_once(min(cached_to - offset, SLICE)), total)
             except OSError as error:
                 if error.errno in REFUSALS:
                     return False
                 raise self._failed(error) from error
             finally:
                 shares.give_back()
-            if count > 0:
-                self.bytes_moved += count
-                connection.sent(count)
-                self.pace.moved(count)
-            elif count == 0:
-                raise self._truncated(total)
-            else:
+            if is_full:
                 await connection.readiness.wait_writable()
         return True
+
+    def _fill(self, sink: int, source: int, count: int, total: int) -> bool:
+        """Send a slice of ``count`` bytes, or as much of it as the socket takes; returns whether that is full now.
+
+        A part is followed by another call at once: to come again for its EAGAIN would cost a place in a later turn.
+        """
+        while count:
+            try:
+                sent = sendfile.sendfile(sink, source, self._offset + self.bytes_moved, count)
+            except BlockingIOError:
+                return True
+            if not sent:
+                raise self._truncated(total)
+            self.bytes_moved += sent
+            self._connection.sent(sent)
+            self.pace.moved(sent)
+            count -= sent
+        return False
 
     async def _make_cached(self, source: int, offset: int, end: int) -> int:
         """See to it that a piece from ``offset`` on is in the page cache; returns where it ends."""

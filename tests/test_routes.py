@@ -43,10 +43,13 @@ from roket_trio import (
     Transfer,
     TransferReport,
     TruncatedError,
+    _shares,
     copy,
     wrap_tls,
 )
 from roket_trio._kernel import copy_file_range, sendfile, splice
+from roket_trio._loops import current_loop
+from roket_trio._shares import PLACES_MOST, shares_of
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the fast routes, /dev/full and RST as Linux has them")
 
@@ -1543,9 +1546,20 @@ def select_epoll(socks: list[socket.socket]) -> Iterator[tuple[Any, dict[int, so
         yield epoll, {sock.fileno(): sock for sock in socks}
 
 
-def test_shares_are_few_in_one_turn_and_survive_cancellation(run: Run) -> None:
-    from roket_trio._loops import current_loop
-    from roket_trio._shares import PLACES, shares_of
+@pytest.mark.parametrize(("slice_ms", "in_a_turn"), [(2.0, 1), (0.5, 2), (0.3, 3), (0.01, PLACES_MOST)])
+def test_as_many_slices_as_fit_in_a_millisecond_run_in_a_turn_and_a_cancelled_one_loses_no_place(
+    run: Run, monkeypatch: pytest.MonkeyPatch, slice_ms: float, in_a_turn: int
+) -> None:
+    now = 0.0
+    monkeypatch.setattr(_shares, "monotonic", lambda: now)
+
+    async def slices(shares: _shares.Shares, count: int, note: Callable[[], None]) -> None:
+        nonlocal now
+        for _ in range(count):
+            await shares.take()
+            note()
+            now += slice_ms / 1000
+            shares.give_back()
 
     async def main() -> None:
         shares = shares_of(current_loop())
@@ -1560,11 +1574,12 @@ def test_shares_are_few_in_one_turn_and_survive_cancellation(run: Run) -> None:
 
         async def work(scope: anyio.CancelScope) -> None:
             with scope:
-                for _ in range(20):
-                    await shares.take()
-                    by_turn[turn] = by_turn.get(turn, 0) + 1
-                    shares.give_back()
+                await slices(shares, 20, note)
 
+        def note() -> None:
+            by_turn[turn] = by_turn.get(turn, 0) + 1
+
+        await slices(shares, 100, lambda: None)  # until it knows how long one takes
         async with anyio.create_task_group() as counting:
             counting.start_soon(count_turns)
             async with anyio.create_task_group() as tasks:
@@ -1576,12 +1591,10 @@ def test_shares_are_few_in_one_turn_and_survive_cancellation(run: Run) -> None:
                     scope.cancel()
             counting.cancel_scope.cancel()
         # The one that counts runs once in each turn, before some and after others.
-        assert max(by_turn.values()) <= 2 * PLACES
+        assert in_a_turn <= max(by_turn.values()) <= 2 * in_a_turn
         assert sum(by_turn.values()) >= 20 * 20
         with anyio.fail_after(5):  # no place was lost
-            for _ in range(3 * PLACES):
-                await shares.take()
-                shares.give_back()
+            await slices(shares, 3 * PLACES_MOST, lambda: None)
 
     run(main)
 

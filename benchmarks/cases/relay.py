@@ -114,18 +114,24 @@ def through(forwarder: Callable[[Address], contextlib.AbstractContextManager[Add
     """The job: a process sends to the forwarder, which sends to us."""
 
     def job(shop: Workshop, watch: Watch) -> Done:
-        moved = 0
-        with forwarder(shop.sender) as address, socket.create_connection(address) as sock:
-            sock.settimeout(None)
-            bound(sock)
-            buffer = bytearray(PIPE)
-            with watch:
-                sock.sendall(COUNT.pack(shop.size))
-                while count := sock.recv_into(buffer, 0, getattr(socket, "MSG_TRUNC", 0)):
-                    moved += count
-        return Done(moved)
+        with forwarder(shop.sender) as address:
+            _fetch(address, 1, Watch())  # what a program does at its first connection belongs to its start
+            return Done(_fetch(address, shop.size, watch))
 
     return job
+
+
+def _fetch(address: Address, count: int, watch: Watch) -> int:
+    moved = 0
+    with socket.create_connection(address) as sock:
+        sock.settimeout(None)
+        bound(sock)
+        buffer = bytearray(PIPE)
+        with watch:
+            sock.sendall(COUNT.pack(count))
+            while got := sock.recv_into(buffer, 0, getattr(socket, "MSG_TRUNC", 0)):
+                moved += got
+    return moved
 
 
 def _programs() -> Iterator[Way]:
