@@ -356,7 +356,7 @@ class Connection:
             try:
                 await self._closed_event.wait()
             finally:
-                await self._await_loans()
+                await self._await_loans()  # noqa: ASYNC102 - as long as a worker thread needs, and no cancellation
                 if self.report is None:  # cancelled: this call too releases the descriptor before it raises
                     self._closing.interrupt()
                     self._finish(self._closing.release())

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import random
 import socket
+import ssl
 import subprocess
 import sys
 import threading
@@ -14,9 +15,24 @@ from pathlib import Path
 from typing import Any
 
 import anyio
+import anyio.abc
+import anyio.streams.tls
 import pytest
+import trio
+import trustme
+from anyio.streams.buffered import BufferedByteStream
+from anyio.streams.stapled import StapledByteStream
 
-from roket_trio import BrokenResourceError, CloseOutcome, PeerGoneError, RelayReport, SocketStream, relay
+from roket_trio import (
+    BrokenResourceError,
+    ClosedResourceError,
+    CloseOutcome,
+    ClosePolicy,
+    PeerGoneError,
+    RelayReport,
+    SocketStream,
+    relay,
+)
 from roket_trio._kernel import splice
 
 Run = Callable[..., Any]
@@ -165,6 +181,247 @@ def test_a_reset_stays_a_reset(run: Run, swapped: bool, when: str) -> None:
     assert heard[0].endswith(b"RST"), "a cut never looks like a clean end"
 
 
+AUTHORITY = trustme.CA()
+CERTIFICATE = AUTHORITY.issue_cert("localhost")
+
+
+def trusting() -> ssl.SSLContext:
+    context = ssl.create_default_context()
+    AUTHORITY.configure_trust(context)
+    return context
+
+
+def handshake(sock: socket.socket) -> int:
+    """The server's part of a TLS handshake, which leaves the socket raw, so that FIN and RST can be told apart.
+
+    Returns how many bytes of what follows have come already.
+    """
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    CERTIFICATE.configure_cert(context)
+    came, goes = ssl.MemoryBIO(), ssl.MemoryBIO()
+    tls = context.wrap_bio(came, goes, server_side=True)
+    while True:
+        try:
+            tls.do_handshake()
+            break
+        except ssl.SSLWantReadError:
+            sock.sendall(goes.read())
+            came.write(sock.recv(1 << 16))
+    sock.sendall(goes.read())
+    return came.pending
+
+
+async def in_tls(stream: anyio.abc.ByteStream) -> Any:
+    return await anyio.streams.tls.TLSStream.wrap(stream, hostname="localhost", ssl_context=trusting())
+
+
+async def in_trios_tls(stream: Any) -> Any:
+    wrapped = trio.SSLStream(stream, trusting(), server_hostname="localhost")
+    await wrapped.do_handshake()
+    return wrapped
+
+
+def trios(sock: socket.socket) -> trio.SocketStream:
+    sock.setblocking(False)
+    return trio.SocketStream(trio.socket.from_stdlib_socket(sock))
+
+
+async def anyios(sock: socket.socket) -> Any:
+    sock.setblocking(False)
+    return await anyio.abc.SocketStream.from_socket(sock)
+
+
+async def wrapped_as(what: str, sock: socket.socket) -> Any:
+    """Another library's stream over a socket, or its wrapper over a stream of ours."""
+    if what == "anyio":
+        return await anyios(sock)
+    if what == "trio":
+        return trios(sock)
+    if what == "trio's tls over trio's":
+        return await in_trios_tls(trios(sock))
+    ours = await SocketStream.from_socket(sock)
+    if what == "tls":
+        return await in_tls(ours)
+    if what == "trio's tls":
+        return await in_trios_tls(ours)
+    wrapper: Any = {"buffered": BufferedByteStream, "stapled": StapledByteStream, "trio's stapled": trio.StapledStream}[
+        what
+    ]
+    return wrapper(ours) if what == "buffered" else wrapper(ours, ours)
+
+
+@pytest.mark.parametrize("what", ["tls", "buffered", "stapled", "anyio"])
+def test_a_reset_passes_through_what_is_not_ours(run: Run, swapped: bool, what: str) -> None:
+    check_that_a_reset_passes(run, swapped, what)
+
+
+@pytest.mark.parametrize("what", ["trio", "trio's tls", "trio's tls over trio's", "trio's stapled"])
+def test_a_reset_passes_through_what_is_trios(swapped: bool, what: str) -> None:
+    check_that_a_reset_passes(lambda main: anyio.run(main, backend="trio"), swapped, what)
+
+
+def check_that_a_reset_passes(run: Run, swapped: bool, what: str) -> None:
+    (resetter, inner), (outer, other) = socket_pair(), socket_pair()
+    heard: list[bytes] = []
+    got_it = threading.Event()
+
+    def reset() -> None:
+        resetter.sendall(b"question")
+        assert got_it.wait(30)
+        resetter.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+        resetter.close()
+
+    def listen() -> None:
+        assert ("tls" in what and handshake(other)) or other.recv(4096)
+        got_it.set()
+        heard.append(read_all(other))
+
+    async def main() -> None:
+        a, b = await SocketStream.from_socket(inner), await wrapped_as(what, outer)
+        with pytest.raises(BrokenResourceError):
+            await relay(*((b, a) if swapped else (a, b)))
+        assert a.close_report is not None
+
+    with threads(reset, listen):
+        run(main)
+    outer.close()
+    other.close()
+    assert heard == [b"RST"]
+
+
+def test_a_failure_together_with_a_cancellation_is_no_clean_end(run: Run) -> None:
+    outer, other = socket_pair()
+
+    class Fails(anyio.abc.ByteStream):
+        async def receive(self, max_bytes: int = 65536) -> bytes:
+            scope.cancel()
+            raise OSError(5, "the cable was cut")
+
+        async def send(self, item: bytes) -> None: ...
+
+        async def send_eof(self) -> None: ...
+
+        async def aclose(self) -> None: ...
+
+    scope: anyio.CancelScope
+
+    async def main() -> None:
+        nonlocal scope
+        with anyio.CancelScope() as scope:
+            async with await SocketStream.from_socket(outer) as stream:
+                await relay(Fails(), stream)
+        assert scope.cancelled_caught
+
+    run(main)
+    assert read_all(other) == b"RST"
+    other.close()
+
+
+def test_a_stream_that_its_owner_is_closing_is_not_reset(run: Run, swapped: bool) -> None:
+    (leaver, inner), (outer, other) = socket_pair(), socket_pair()
+
+    async def main() -> None:
+        policy = ClosePolicy(wait_for_peer=True, linger_seconds=20)
+        a, b = await SocketStream.from_socket(inner, close_policy=policy), await SocketStream.from_socket(outer)
+
+        async def join() -> None:
+            with pytest.raises(ClosedResourceError):
+                await relay(*((b, a) if swapped else (a, b)))
+            assert a.close_report is None
+            leaver.close()
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(join)
+            await anyio.wait_all_tasks_blocked()
+            await a.aclose()
+        assert a.close_report is not None
+        assert a.close_report.outcome is CloseOutcome.CLEAN
+
+    run(main)
+    assert read_all(other) == b"RST"
+    other.close()
+
+
+class NoEOF:
+    """A stream with Trio's verbs and no ``send_eof``, as Trio's TLS."""
+
+    def __init__(self, stream: SocketStream) -> None:
+        self.receive_some, self.send_all, self.aclose = stream.receive_some, stream.send_all, stream.aclose
+        self.was_asked = anyio.Event()
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "send_eof":
+            self.was_asked.set()
+        raise AttributeError(name)
+
+
+class EOFNotImplemented(NoEOF):
+    """One whose ``send_eof`` only says that it is none, as AnyIO's TLS."""
+
+    async def send_eof(self) -> None:
+        self.was_asked.set()
+        raise NotImplementedError
+
+
+@pytest.mark.parametrize("kind", [NoEOF, EOFNotImplemented])
+def test_a_stream_that_cannot_half_close_goes_on_sending_until_it_ends(
+    run: Run, swapped: bool, kind: type[NoEOF]
+) -> None:
+    (asker, inner), (outer, answerer) = socket_pair(), socket_pair()
+    asked = threading.Event()
+    heard: list[bytes] = []
+
+    def ask() -> None:
+        asker.sendall(b"question")
+        asker.shutdown(socket.SHUT_WR)
+        heard.append(read_all(asker))
+
+    def answer() -> None:
+        assert answerer.recv(4096)
+        assert asked.wait(30)
+        answerer.sendall(b"answer")
+        answerer.shutdown(socket.SHUT_WR)
+
+    async def main() -> None:
+        a, b = await SocketStream.from_socket(inner), await SocketStream.from_socket(outer)
+        wrapper = kind(b)
+
+        async def join() -> None:
+            report = await relay(*((wrapper, a) if swapped else (a, wrapper)))
+            assert report.left_to_right.bytes_moved + report.right_to_left.bytes_moved == 14
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(join)
+            await wrapper.was_asked.wait()
+            asked.set()
+        await a.aclose()
+        await b.aclose()
+
+    with threads(ask, answer):
+        run(main)
+    asker.close()
+    answerer.close()
+    assert heard == [b"answerFIN"]
+
+
+def test_ctrl_c_in_a_relay_comes_out_bare() -> None:
+    class Interrupted(anyio.abc.ByteReceiveStream):
+        async def receive(self, max_bytes: int = 65536) -> bytes:
+            raise KeyboardInterrupt
+
+        async def aclose(self) -> None: ...
+
+    outer, other = socket_pair()
+
+    async def main() -> None:
+        async with await SocketStream.from_socket(outer) as stream:
+            await relay(StapledByteStream(stream, Interrupted()), stream)
+
+    with pytest.raises(KeyboardInterrupt):
+        anyio.run(main, backend="trio")
+    other.close()
+
+
 def test_a_second_half_that_stands_still_is_bounded(run: Run, swapped: bool) -> None:
     (finished, inner), (outer, silent) = socket_pair(), socket_pair()
     finished.shutdown(socket.SHUT_WR)
@@ -177,6 +434,38 @@ def test_a_second_half_that_stands_still_is_bounded(run: Run, swapped: bool) -> 
 
     run(main)
     assert read_all(silent) in (b"FIN", b"RST")  # the FIN was passed on: that half was whole
+    assert read_all(finished) == b"RST"
+    finished.close()
+    silent.close()
+
+
+@pytest.mark.parametrize("when", ["at once", "after the question"])
+def test_no_time_to_linger_is_enough_for_what_is_there(run: Run, swapped: bool, when: str) -> None:
+    (asker, inner), (outer, answerer) = socket_pair(), socket_pair()
+    asker.shutdown(socket.SHUT_WR)
+    answerer.sendall(b"answer")
+    answerer.shutdown(socket.SHUT_WR)
+
+    async def main() -> None:
+        report = await relayed(inner, outer, swapped, linger_seconds=0)
+        assert report.left_to_right.bytes_moved + report.right_to_left.bytes_moved == 6
+
+    run(main)
+    assert read_all(answerer) == b"FIN"
+    assert read_all(asker) == b"answerFIN"
+    asker.close()
+    answerer.close()
+
+
+def test_with_no_time_to_linger_a_half_that_waits_is_over(run: Run, swapped: bool) -> None:
+    (finished, inner), (outer, silent) = socket_pair(), socket_pair()
+    finished.shutdown(socket.SHUT_WR)
+
+    async def main() -> None:
+        with pytest.raises(PeerGoneError):
+            await relayed(inner, outer, swapped, linger_seconds=0)
+
+    run(main)
     assert read_all(finished) == b"RST"
     finished.close()
     silent.close()
