@@ -206,8 +206,10 @@ class Connection:
         self.begin_sending(0)
         try:
             await self.loop.checkpoint()
+            self.life.check_open()  # another task may have closed it in its turn
             while not _polls(self.sock, select.POLLOUT):
                 await self.readiness.wait_writable()
+                self.life.check_open()
         finally:
             self.end_sending()
 

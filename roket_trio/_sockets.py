@@ -19,7 +19,7 @@ import trio.abc
 
 from ._closing import ClosePolicy, CloseReport
 from ._connection import NOTSENT_LOWAT, Connection
-from ._errors import ClosedResourceError, EndOfStream
+from ._errors import ClosedResourceError, EndOfStream, broken
 from ._file_to_socket import FileToSocket
 from ._kernel.tcp import KernelView, limit_unsent
 from ._lending import lent_to_read, lent_to_write
@@ -29,6 +29,9 @@ from ._pace import Pace
 from ._socket_to_file import SocketToFile
 
 DEFAULT_POLICY = ClosePolicy()
+
+# SCM_MAX_FD (unix(7)).
+_FDS_MOST = 253
 
 Address = tuple[str, int] | str
 Self = TypeVar("Self", bound="SocketStream")
@@ -367,7 +370,10 @@ class UNIXSocketStream(SocketStream, anyio.abc.UNIXSocketStream):
 
         :param message: at least one byte
         :param fds: descriptors, or objects with a ``fileno()``
-        :raises ValueError: an empty message, or no descriptors
+        :raises ValueError: an empty message, no descriptors, or more than 253, which is what the kernel takes
+        :raises OSError: one of them is not open; nothing was sent
+        :raises BrokenResourceError: too many descriptors of this user are on their way (ETOOMANYREFS); nothing was
+            sent, and it may be tried again
 
         Otherwise as :meth:`send`. The descriptors travel with the first byte.
         """
@@ -376,14 +382,27 @@ class UNIXSocketStream(SocketStream, anyio.abc.UNIXSocketStream):
         if not fds:
             raise ValueError("fds must not be empty")
         numbers = array.array("i", [fd if isinstance(fd, int) else fd.fileno() for fd in fds])
+        if len(numbers) > _FDS_MOST:
+            raise ValueError(f"at most {_FDS_MOST} descriptors can be sent at once, not {len(numbers)}")
+        for number in numbers:
+            os.fstat(number)  # sendmsg would say EBADF, as for a connection that is gone
         ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, numbers)]
         sock = self._connection.sock
-        await self._connection.send(message, lambda item: sock.sendmsg((item,), ancillary))
+
+        def send(item: Any) -> int:
+            try:
+                return sock.sendmsg((item,), ancillary)
+            except OSError as error:
+                if error.errno == errno.ETOOMANYREFS:  # no fault of this connection's
+                    raise broken("too many descriptors are on their way", error) from error
+                raise
+
+        await self._connection.send(message, send)
 
     async def receive_fds(self, msglen: int, maxfds: int) -> tuple[bytes, list[int]]:
         """Receive a message and the descriptors that came with it; they are the caller's to close.
 
-        :param msglen: at most so many bytes of message
+        :param msglen: at most so many bytes of message; with 0 the descriptors come alone, and no end is noticed
         :param maxfds: at most so many descriptors; more are closed by the kernel, and RuntimeError is raised
         :returns: the message and the descriptors, close-on-exec
         :raises ValueError: a negative number
@@ -402,7 +421,7 @@ class UNIXSocketStream(SocketStream, anyio.abc.UNIXSocketStream):
 
         def receive(size: int) -> tuple[bytes, list[Any], int] | None:
             message, ancillary, flags, _ = connection.sock.recvmsg(size, space, cloexec)
-            return (message, ancillary, flags) if message or ancillary else None
+            return (message, ancillary, flags) if message or ancillary or not size else None
 
         received = await connection.receive(receive, msglen)
         if received is None:

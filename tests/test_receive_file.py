@@ -445,6 +445,20 @@ def test_a_pipe_gets_all_in_order(run: Run, pair: Pair) -> None:
     run(main)
 
 
+def test_the_descriptor_of_a_socket_takes_it_and_blocks_again_afterwards(run: Run, pair: Pair) -> None:
+    async def main() -> None:
+        near, far = socket.socketpair()
+        with near, far:
+            far.settimeout(BOUND)
+            async with stream_over(pair[0]) as stream:
+                with thread(send_and_finish, pair[1], b"hello"):
+                    assert await stream.receive_file(near.fileno()) == 5
+            assert far.recv(10) == b"hello"
+            assert os.get_blocking(near.fileno())
+
+    run(main)
+
+
 @pytest.mark.parametrize("blocking", [True, False])
 def test_a_pipe_that_is_full_is_waited_for_and_its_reader_loses_nothing(run: Run, pair: Pair, blocking: bool) -> None:
     """A cancellation ends the wait at once: the pipe has what was received, or the socket still has it."""

@@ -469,6 +469,20 @@ def test_a_pipe_is_sent_to_its_end(run: Run, pair: Pair, buffering: int) -> None
     run(main)
 
 
+def test_the_descriptor_of_a_socket_is_sent_and_blocks_again_afterwards(run: Run, pair: Pair) -> None:
+    async def main() -> None:
+        near, far = socket.socketpair()
+        with near, far:
+            far.sendall(b"hello")
+            far.shutdown(socket.SHUT_WR)
+            async with stream_over(pair[0]) as stream:
+                assert await stream.send_file(near.fileno()) == 5
+                assert pair[1].recv(10) == b"hello"
+            assert os.get_blocking(near.fileno())
+
+    run(main)
+
+
 @pytest.mark.parametrize("buffering", [0, -1], ids=["raw", "buffered"])
 def test_what_is_not_asked_for_stays_in_the_pipe(run: Run, pair: Pair, buffering: int) -> None:
     async def main() -> None:

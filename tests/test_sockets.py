@@ -686,6 +686,51 @@ def test_a_local_close_wakes_whoever_waits_and_is_never_an_end(run: Run, pair: P
     run(main)
 
 
+def test_a_close_at_the_checkpoint_of_a_wait_for_room_is_noticed(run: Run, pair: Pair) -> None:
+    async def main() -> None:
+        async with stream_over(pair[0]) as stream:
+
+            async def wait() -> None:
+                with pytest.raises(ClosedResourceError):
+                    await stream.wait_send_all_might_not_block()
+
+            for _ in range(2):  # whichever of the two runs first
+                async with anyio.create_task_group() as tasks:
+                    tasks.start_soon(wait)
+                    tasks.start_soon(aborts, stream)
+
+    async def aborts(stream: SocketStream) -> None:
+        stream.abort()
+
+    run(main)
+
+
+def test_a_close_as_room_is_made_is_noticed(run: Run, pair: Pair) -> None:
+    async def main() -> None:
+        async with stream_over(pair[0]) as stream:
+            with pytest.raises(BlockingIOError):
+                while True:
+                    pair[0].send(bytes(1 << 20))
+
+            async def wait() -> None:
+                with pytest.raises(ClosedResourceError):
+                    await stream.wait_send_all_might_not_block()
+
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(wait)
+                await anyio.wait_all_tasks_blocked()
+                pair[1].setblocking(False)
+                with pytest.raises(BlockingIOError):
+                    while True:
+                        pair[1].recv(1 << 20)
+                while not select.select([], [pair[0]], [], BOUND)[1]:
+                    pass
+                await anyio.lowlevel.checkpoint()
+                stream.abort()
+
+    run(main)
+
+
 def test_aclose_by_another_task_wakes_a_receiver(run: Run, pair: Pair) -> None:
     async def main() -> None:
         async with stream_over(pair[0]) as stream:
@@ -1242,8 +1287,54 @@ def test_passing_descriptors_checks_its_arguments_first(run: Run, unix_pair: Pai
             closed = socket.socket()
             number = closed.fileno()
             closed.close()
-            with pytest.raises(BrokenResourceError, match="Bad file descriptor"):
-                await stream.send_fds(b"x", [number])
+            for bad in (number, -1):
+                with pytest.raises(OSError, match="Bad file descriptor"):
+                    await stream.send_fds(b"x", [0, bad])
+            with pytest.raises(ValueError, match="at most 253"):
+                await stream.send_fds(b"x", [0] * 254)
+            # None of this was the connection's fault.
+            await stream.send_fds(b"and it goes on", [0] * 253)
+            message, fds, _, _ = socket.recv_fds(unix_pair[1], 100, 253)
+            for fd in fds:
+                os.close(fd)
+            assert (message, len(fds)) == (b"and it goes on", 253)
+
+    run(main)
+
+
+def test_too_many_descriptors_on_their_way_are_no_fault_of_the_connection(
+    run: Run, unix_pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*args: object) -> int:
+        raise OSError(errno.ETOOMANYREFS, os.strerror(errno.ETOOMANYREFS))
+
+    async def main() -> None:
+        async with await UNIXSocketStream.from_socket(unix_pair[0]) as stream:
+            with monkeypatch.context() as patch:
+                patch.setattr(socket.socket, "sendmsg", refuse, raising=False)
+                with pytest.raises(BrokenResourceError, match="Too many references") as caught:
+                    await stream.send_fds(b"x", [0])
+                assert caught.value.errno == errno.ETOOMANYREFS
+            await stream.send(b"and it goes on")
+            assert unix_pair[1].recv(100) == b"and it goes on"
+        assert stream.close_report is not None
+        assert stream.close_report.outcome is CloseOutcome.ACKED
+
+    run(main)
+
+
+def test_descriptors_without_a_message_are_no_end(run: Run, unix_pair: Pair) -> None:
+    async def main() -> None:
+        async with await UNIXSocketStream.from_socket(unix_pair[0]) as stream:
+            socket.send_fds(unix_pair[1], [b"message"], [1])
+            message, fds = await stream.receive_fds(0, 1)
+            for fd in fds:
+                os.close(fd)
+            assert (message, len(fds)) == (b"", 1)
+            assert await stream.receive_fds(0, 1) == (b"", [])
+            assert await stream.receive() == b"message"
+        assert stream.close_report is not None
+        assert stream.close_report.outcome is CloseOutcome.ACKED, "the peer has not finished"
 
     run(main)
 

@@ -87,7 +87,7 @@ class Channel:
             self._watched = -1
         if self._is_blocking_again:
             self._is_blocking_again = False
-            if not self._file.owner.closed:
+            if not getattr(self._file.owner, "closed", False):
                 os.set_blocking(self.fd, True)
         elif self.fd not in (-1, self._file.fd):
             os.close(self.fd)
