@@ -23,7 +23,7 @@ from ._kernel import pagecache, sendfile, tcp
 from ._kernel.fd import REFUSALS, FileKind
 from ._opened import OpenFile
 from ._pace import Pace
-from ._route import Route
+from ._route import Route, checked_count, checked_offset
 from ._sending import send_in_shares
 from ._shares import SLICE, shares_of
 
@@ -73,8 +73,7 @@ class FileToSocket(Route):
         :raises ValueError: a negative number, an offset beyond the end, or an offset into what has none
         """
         super().__init__("sendfile", pace)
-        if offset < 0 or (count is not None and count < 0):
-            raise ValueError(f"offset and count must not be negative: {offset}, {count}")
+        offset, count = checked_offset(offset), checked_count(count)
         self._file = file if isinstance(file, OpenFile) else None
         self._object: Any = None if isinstance(file, OpenFile) else file
         self._name = file.name if isinstance(file, OpenFile) else type(file).__name__

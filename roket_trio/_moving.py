@@ -16,7 +16,7 @@ from ._kernel.fd import FileKind
 from ._lending import is_file, lent_to_read, lent_to_write
 from ._opened import OpenFile
 from ._pace import Pace
-from ._route import Route
+from ._route import Route, checked_count
 from ._socket_to_file import SocketToFile
 from ._socket_to_socket import SocketToSocket
 from ._sockets import SocketStream, UNIXSocketStream
@@ -83,11 +83,9 @@ class Transfer:
             _writer(lent_sink, sink)
 
     def _prepare(self, source: Any, sink: Any, count: int | None, rate_limit: float | None) -> None:
-        if count is not None and count < 0:
-            raise ValueError(f"count must not be negative: {count}")
         self._source = source
         self._sink = sink
-        self._count = count
+        self._count = checked_count(count)
         self._pace = Pace(rate_limit)
         self._route: Route | None = None
         self._seconds = 0.0

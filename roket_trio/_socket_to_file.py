@@ -28,7 +28,7 @@ from ._kernel import splice
 from ._kernel.fd import REFUSALS, FileKind
 from ._opened import OpenFile
 from ._pace import Pace
-from ._route import Route
+from ._route import Route, checked_count, checked_offset
 
 # The buffer of the plain route, and what is peeked at a time for a pipe (pipe(7): it holds 64 KiB).
 BUFFER = 256 << 10
@@ -66,8 +66,7 @@ class SocketToFile(Route):
         :raises ValueError: a negative number, or an offset into what has none
         """
         super().__init__("splice", pace)
-        if (offset or 0) < 0 or (count is not None and count < 0):
-            raise ValueError(f"offset and count must not be negative: {offset}, {count}")
+        offset, count = None if offset is None else checked_offset(offset), checked_count(count)
         self._file = file if isinstance(file, OpenFile) else None
         self._object: Any = None if isinstance(file, OpenFile) else file
         self._name = file.name if isinstance(file, OpenFile) else type(file).__name__

@@ -105,7 +105,6 @@ class StreamToStream(Route):
             raise BrokenResourceError(
                 "the transfer was interrupted and cannot be resumed: what a foreign stream took or gave is unknown"
             )
-        self._is_interrupted = True
         complete = False
         self._writer.begin(self._count, self.bytes_moved)
         try:
@@ -113,6 +112,7 @@ class StreamToStream(Route):
                 *(end.connection for end in (self._reader, self._writer) if end.connection is not None)
             ):
                 await current_loop().step()
+                self._is_interrupted = True
                 await self._run()
             complete = True
         finally:
@@ -373,7 +373,8 @@ class ForeignWriter(Writer):
         super().__init__()
         self.name = type(stream).__name__
         send = getattr(stream, "send", None) or getattr(stream, "send_all", None)
-        if send is None:
+        # A socket's own send, Trio's too, may take a part and say so, which nobody would see; it has no aclose.
+        if send is None or not hasattr(stream, "aclose"):
             raise TypeError(f"expected a file or a byte stream to write to, not {type(stream).__name__}")
         self._send = send
 

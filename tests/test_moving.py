@@ -17,6 +17,7 @@ from typing import Any
 
 import anyio
 import pytest
+import trio
 import trustme
 from anyio.streams.buffered import BufferedByteReceiveStream
 from hypothesis import HealthCheck, given, settings
@@ -302,6 +303,49 @@ def test_a_transfer_with_a_foreign_stream_cannot_be_resumed(run: Run) -> None:
     run(main)
 
 
+def test_one_with_a_foreign_end_that_did_not_begin_can_be_run_again(run: Run) -> None:
+    class Yields(anyio.abc.ByteReceiveStream):
+        async def receive(self, max_bytes: int = 65536) -> bytes:
+            if not left:
+                raise anyio.EndOfStream
+            return left.pop()
+
+        async def aclose(self) -> None: ...
+
+    left: list[bytes] = []
+
+    async def main() -> None:
+        left[:] = [b"data"]
+        ours, theirs = socket_pair()
+        async with await SocketStream.from_socket(ours) as stream:
+            transfer = Transfer(Yields(), stream)
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(stream.send, bytes(20_000_000))
+                await anyio.wait_all_tasks_blocked()
+                with pytest.raises(BusyResourceError):
+                    await transfer.run()
+                with peer(theirs) as got:
+                    while len(got) < 20_000_000:  # noqa: ASYNC110
+                        await anyio.sleep(0.005)
+                    with anyio.CancelScope() as scope:
+                        scope.cancel()
+                        await transfer.run()
+                    assert (await transfer.run()).bytes_moved == 4
+                    await stream.aclose()
+            assert got.endswith(b"data")
+
+    run(main)
+
+
+def test_trios_bare_socket_is_refused_since_it_sends_a_part_and_says_so(file: Path) -> None:
+    async def main() -> None:
+        with trio.socket.socket() as bare, file.open("rb") as good:
+            with pytest.raises(TypeError, match="byte stream"):
+                Transfer(good, bare)
+
+    trio.run(main)
+
+
 def test_bad_ends_and_numbers_are_refused_before_anything_moves(run: Run, file: Path, tmp_path: Path) -> None:
     async def main() -> None:
         with file.open("rb") as good, (tmp_path / "out").open("wb") as sink, file.open() as text:
@@ -311,11 +355,14 @@ def test_bad_ends_and_numbers_are_refused_before_anything_moves(run: Run, file: 
             }.items():
                 with pytest.raises(ValueError, match=error):
                     make()
-            for end in (None, object(), "a path", text):
-                with pytest.raises(TypeError):
-                    Transfer(end, sink)
-                with pytest.raises(TypeError):
-                    Transfer(good, end)
+            with pytest.raises(TypeError):
+                Transfer(good, sink, count=1.5)  # type: ignore[arg-type]
+            with socket.socket() as raw:
+                for end in (None, object(), "a path", text, raw):
+                    with pytest.raises(TypeError):
+                        Transfer(end, sink)
+                    with pytest.raises(TypeError):
+                        Transfer(good, end)
             with pytest.raises(ValueError, match="reading only"):
                 Transfer(good, good)
             assert (good.tell(), sink.tell()) == (0, 0)

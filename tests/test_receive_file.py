@@ -618,6 +618,9 @@ REFUSED: list[tuple[str, Callable[[Path], Any], dict[str, Any], type[Exception],
     ("a truth value", lambda p: True, {}, TypeError, "binary file"),
     ("a negative descriptor", lambda p: -1, {}, ValueError, "negative"),
     ("no descriptor", lambda p: 999_999, {}, OSError, "Bad file descriptor"),
+    ("an offset that is no integer", lambda p: open(p, "r+b"), {"offset": 1.0}, TypeError, "int|float"),
+    ("an offset beyond any file", lambda p: open(p, "r+b"), {"offset": 1 << 63}, ValueError, "beyond the end"),
+    ("a count that is no integer", lambda p: open(p, "r+b"), {"count": 5.0}, TypeError, "int|float"),
 ]
 
 
