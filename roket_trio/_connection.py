@@ -52,6 +52,7 @@ class Connection:
         "_interrupts",
         "_loans",
         "_opened_at",
+        "_process",
         "_returned",
         "_watchers",
         "fallbacks",
@@ -99,6 +100,7 @@ class Connection:
         self._interrupts: set[Callable[[], None]] = set()
         self._returned: anyio.Event | None = None
         self._opened_at = opened_at()
+        self._process = os.getpid()
         self.loop: Loop = current_loop()
         self.readiness: Readiness = self.loop.readiness(sock.fileno())
 
@@ -419,6 +421,9 @@ class Connection:
     def __del__(self) -> None:
         # The constructor may have failed before anything was owned.
         if getattr(self, "readiness", None) is None or self.life.phase is Phase.CLOSED:
+            return
+        if self._process != os.getpid():  # a forked child's copy: the connection and the loop's epoll are the parent's
+            self.sock.close()
             return
         what = f"unclosed {self.sock!r}, opened at {self._opened_at}"
         closing = self._begin_closing() if self._closing is None else self._closing

@@ -206,10 +206,10 @@ class LingeringClose:
             unacked = self._ledger.unacked(self._sock)
             if not self._is_tcp:
                 self._close_receiving()
-            elif close:
-                tcp.discard_on_close(self._sock)
             else:
+                # Whoever else has the descriptor, a thread or a forked child, the peer hears of it now.
                 tcp.disconnect(self._sock)
+                tcp.discard_on_close(self._sock)
         finally:
             if close:
                 self._sock.close()

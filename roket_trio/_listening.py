@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import logging
+import os
 import socket
 import warnings
 from collections.abc import Callable
@@ -71,6 +72,7 @@ class SocketListener(anyio.abc.SocketListener, trio.abc.Listener[SocketStream]):
         self._closed = False
         self._backoff: anyio.CancelScope | None = None
         self._opened_at = opened_at()
+        self._process = os.getpid()
         self.close_policy = close_policy
         self._loop = current_loop()
         self._readiness = self._loop.readiness(sock.fileno())
@@ -216,7 +218,11 @@ class SocketListener(anyio.abc.SocketListener, trio.abc.Listener[SocketStream]):
             raise BusyResourceError("accepting connections from")
 
     def __del__(self) -> None:
-        if getattr(self, "_readiness", None) is not None and not self._closed:
+        if getattr(self, "_readiness", None) is None or self._closed:
+            return
+        if self._process != os.getpid():  # a forked child's copy: the loop's epoll is the parent's
+            self._sock.close()
+        else:
             what = f"unclosed {self._sock!r}, opened at {self._opened_at}"
             self._backoff = None
             self.close()

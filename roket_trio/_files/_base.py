@@ -88,6 +88,7 @@ class FileStream:
         self._is_released = False
         self._released: anyio.Event | None = None
         self._opened_at: str | None = None
+        self._process = os.getpid()
 
     def _name_is_made_up(self) -> bool:
         return not isinstance(getattr(self._file, "name", None), str | bytes | os.PathLike)
@@ -202,6 +203,10 @@ class FileStream:
         if getattr(self, "_is_released", True):
             return
         self._is_released = True
+        if self._process != os.getpid():  # a forked child's copy: threads, flags and temporary files are the parent's
+            if self._opened_at is not None:
+                self._close_file()
+            return
         self._wake()
         self._let_go()
         self._end_worker()

@@ -143,7 +143,7 @@ def discard_on_close(sock: socket.socket) -> None:
 
 
 def disconnect(sock: socket.socket) -> None:
-    """Reset the connection at once, even while another thread holds the descriptor in a system call.
+    """Reset the connection at once, even while another thread holds the descriptor, or a forked child its copy.
 
     ``close`` with a linger time of 0 sends nothing as long as anybody else holds the open file; ``connect`` to an
     address of family AF_UNSPEC dissolves the association instead (connect(2)), which on TCP sends RST
