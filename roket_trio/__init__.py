@@ -3,6 +3,7 @@
 The map of the house, from the street down to the cellar; imports only go down:
 
 ===================  ==================================================================================================
+``_serving``         ``serve``: a nursery task for each connection
 ``_relaying``        ``relay``: two connections, joined
 ``_moving``          ``copy``, ``Transfer``: the route table
 ``_file_to_socket``  sendfile, with its fallback; and so on for ``_socket_to_file``, ``_socket_to_socket``,
@@ -11,9 +12,11 @@ The map of the house, from the street down to the cellar; imports only go down:
 ``_connecting``      ``connect_tcp``, ``connect_unix``: name resolution, Happy Eyeballs
 ``_listening``       ``SocketListener``: accept
 ``_tls``             ``TLSStream``, ``TLSListener``, ``wrap_tls``: AnyIO's, over our streams
+``_supervising``     ``supervise``, ``KeepAlive``: no connection stands still for longer than agreed
 ``_sockets``         ``SocketStream``, ``UNIXSocketStream``: the two faces, AnyIO's and Trio's
 ``_route``           what the routes have in common; ``_shares`` their fair shares of the loop, ``_pace`` a rate limit,
                      ``_sending`` what they send from memory
+``_watching``        the task that looks after every supervised connection of a loop
 ``_connection``      one owned socket: guards, counts, send and receive, the close
 ``_lingering``       the graceful close itself: FIN, discard, wait for the acknowledgement, release
 ``_lending``         any file that a caller may name, lent to a route
@@ -56,8 +59,11 @@ if TYPE_CHECKING:
     from ._moving import copy as copy
     from ._relaying import RelayReport as RelayReport
     from ._relaying import relay as relay
+    from ._serving import serve as serve
     from ._sockets import SocketStream as SocketStream
     from ._sockets import UNIXSocketStream as UNIXSocketStream
+    from ._supervising import KeepAlive as KeepAlive
+    from ._supervising import supervise as supervise
     from ._tls import TLSListener as TLSListener
     from ._tls import TLSStream as TLSStream
     from ._tls import wrap_tls as wrap_tls
@@ -75,6 +81,7 @@ _ROOM_OF = {
     "EndOfStream": "_errors",
     "FileReadStream": "_files",
     "FileWriteStream": "_files",
+    "KeepAlive": "_supervising",
     "PeerGoneError": "_errors",
     "SocketListener": "_listening",
     "SocketStream": "_sockets",
@@ -91,6 +98,8 @@ _ROOM_OF = {
     "TransferReport": "_moving",
     "relay": "_relaying",
     "RelayReport": "_relaying",
+    "serve": "_serving",
+    "supervise": "_supervising",
     "wrap_tls": "_tls",
 }
 

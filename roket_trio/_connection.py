@@ -58,6 +58,7 @@ class Connection:
         "fallbacks",
         "is_receiving",
         "is_sending",
+        "is_supervised",
         "ledger",
         "life",
         "loop",
@@ -88,6 +89,7 @@ class Connection:
         self.report: CloseReport | None = None
         self.is_sending: bool = False
         self.is_receiving: bool = False
+        self.is_supervised: bool = False
         # The item under way: how much of it the kernel has, of how much. None: nobody knows beforehand.
         self.sent_of_item: int = 0
         self.to_send: int | None = 0
@@ -303,19 +305,24 @@ class Connection:
             watch.close()
 
     async def _wait_for_end_of_queue(self) -> None:
-        """Without epoll a FIN behind unread data cannot be seen; it is found once the data was received."""
-        while True:
-            try:
-                if not self.sock.recv(1, socket.MSG_PEEK):
-                    return
-            except BlockingIOError:
-                pass
-            except OSError as error:  # the kernel tells it once, and has told it to us
-                self.send_failed(error)
-                return
+        while not self.peer_has_finished():
             # Readiness is the receiver's alone to wait for.
             await anyio.sleep(_PEEK_EVERY)
             self.life.check_open()
+
+    def peer_has_finished(self) -> bool:
+        """Whether the peer's FIN or RST has arrived. Without epoll a FIN behind unread data cannot be seen."""
+        if self.life.has_peer_finished:
+            return True
+        if edge.AVAILABLE:
+            return edge.peer_has_finished(self.sock)
+        try:
+            return not self.sock.recv(1, socket.MSG_PEEK)
+        except BlockingIOError:
+            return False
+        except OSError as error:  # the kernel tells it once, and has told it to us
+            self.send_failed(error)
+            return True
 
     # --- lending the descriptor to a worker thread -------------------------------------------------------------------
 
@@ -325,6 +332,11 @@ class Connection:
         :param call_back: makes the thread let go soon; called in the event loop when the connection is being closed
         """
         self._loans.add(call_back)
+
+    @property
+    def is_lent(self) -> bool:
+        """Whether a worker thread holds the descriptor, so that a close has to wait for it."""
+        return bool(self._loans)
 
     def take_back(self, call_back: Callable[[], None]) -> None:
         """The thread has let go."""
@@ -395,6 +407,25 @@ class Connection:
         for call_back in tuple(self._loans):
             call_back()
 
+    def close_now(self) -> None:
+        """Close without waiting for anything. Idempotent.
+
+        FIN, and what was sent is the kernel's to deliver, within bounds; RST if a send was cut, or while a worker
+        thread holds the descriptor.
+        """
+        if self.life.phase is Phase.CLOSED:
+            return
+        if self._loans:
+            self.abort()
+            return
+        closing = self._begin_closing() if self._closing is None else self._closing
+        closing.interrupt()
+        if self.life.is_cut:
+            self._finish(closing.reset())
+        else:
+            closing.begin()
+            self._finish(closing.release())
+
     def _begin_closing(self) -> LingeringClose:
         """Refuse new calls, wake those that wait, and see whether this stops a send in the middle of its item."""
         if self.is_sending:
@@ -426,12 +457,7 @@ class Connection:
             self.sock.close()
             return
         what = f"unclosed {self.sock!r}, opened at {self._opened_at}"
-        closing = self._begin_closing() if self._closing is None else self._closing
-        if self.life.is_cut:
-            self._finish(closing.reset())
-        else:
-            closing.begin()
-            self._finish(closing.release())
+        self.close_now()
         # Last, since a filter may turn it into an exception.
         warnings.warn(what, ResourceWarning, source=self, stacklevel=2)
 

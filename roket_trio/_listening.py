@@ -17,6 +17,7 @@ import trio.abc
 from ._closing import ClosePolicy
 from ._connection import opened_at
 from ._errors import BusyResourceError, ClosedResourceError
+from ._kernel import tcp
 from ._loops import current_loop
 from ._sockets import DEFAULT_POLICY, SocketStream, UNIXSocketStream, adopted_socket, give_back, presentable
 
@@ -53,6 +54,8 @@ _OUT_OF_RESOURCES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.
 # and asyncio wait 100 ms and 1 s; the first try comes sooner, since a busy server frees descriptors all the time.
 _BACKOFF_FIRST = 0.01
 _BACKOFF_MOST = 0.5
+
+_QUEUE_USUALLY = 4096  # net.core.somaxconn, since Linux 5.4
 
 
 @final
@@ -133,23 +136,40 @@ class SocketListener(anyio.abc.SocketListener, trio.abc.Listener[SocketStream]):
         """Accept a connection that waits already; ``None`` when none does. Waits only while resources are out."""
         backoff = 0.0
         while True:
+            try:
+                return self.accept_now()
+            except OSError as error:
+                if error.errno not in _OUT_OF_RESOURCES:
+                    raise
+                if not backoff:
+                    logger.warning("accept: %s; connections wait in the listen queue until that is over", error)
+            backoff = min(max(backoff * 2, _BACKOFF_FIRST), _BACKOFF_MOST)
+            await self._wait_out(backoff)
+
+    def accept_now(self) -> SocketStream | None:
+        """:meth:`accept_waiting` without any waiting.
+
+        :raises OSError: resources are out, or worse
+        """
+        while True:
             self._check_open()
             try:
                 sock, address = self._sock.accept()
             except BlockingIOError:
                 return None
             except OSError as error:
-                if error.errno in _OF_THE_NEW_SOCKET:
-                    continue
-                if error.errno not in _OUT_OF_RESOURCES:
+                if error.errno not in _OF_THE_NEW_SOCKET:
                     raise
-                if not backoff:
-                    logger.warning("accept: %s; connections wait in the listen queue until that is over", error)
-                backoff = min(max(backoff * 2, _BACKOFF_FIRST), _BACKOFF_MOST)
-                await self._wait_out(backoff)
             else:
                 kind = UNIXSocketStream if self._is_unix else SocketStream
                 return kind._adopt(sock, self.close_policy, presentable(address))
+
+    @property
+    def queue_length(self) -> int:
+        """How many connections wait, or, where the kernel does not tell, how many may wait by default."""
+        self._check_open()
+        length = tcp.listen_queue(self._sock)
+        return _QUEUE_USUALLY if length is None else length
 
     async def wait_connection(self) -> None:
         """Wait until a connection may wait in the queue. One task at a time.

@@ -50,7 +50,6 @@ class SocketToFile(Route):
         "_count",
         "_ended",
         "_file",
-        "_lost",
         "_name",
         "_object",
         "_offset",
@@ -81,7 +80,6 @@ class SocketToFile(Route):
             raise ValueError(f"{self._name} is written where it stands only; it takes no offset")
         # What the thread finds, for the loop to see when it is back.
         self._ended = False
-        self._lost = 0
         # What was received, and not yet written when it was interrupted.
         self._unwritten = b""
         self._room = 0
@@ -102,13 +100,11 @@ class SocketToFile(Route):
         """
         connection = self._connection
         connection.begin_receiving()
-        before = self.bytes_moved + len(self._unwritten)
         try:
             with ended_by_close(connection):
                 await self._run()
         finally:
             connection.is_receiving = False
-            connection.received_bytes += self.bytes_moved + len(self._unwritten) + self._lost - before
             if self.bytes_moved:
                 connection.routes[self.name] += 1
         if self._ended:
@@ -194,6 +190,7 @@ class SocketToFile(Route):
                 self._ended = True
                 break
             self._connection.receive_calls += 1
+            self._connection.received_bytes += taken
             self._room -= taken
             if not self._empty(pipe):
                 return "refused"
@@ -241,6 +238,7 @@ class SocketToFile(Route):
                     self._ended = True
                     return
                 connection.receive_calls += 1
+                connection.received_bytes += count
                 await self._write_out(buffer[:count], worker)
                 self.pace.moved(count)
         finally:
@@ -276,6 +274,7 @@ class SocketToFile(Route):
                     raise self._write_failed(error, 0) from error
                 connection.sock.recv_into(buffer[:written])
                 connection.receive_calls += 1
+                connection.received_bytes += written
                 self.bytes_moved += written
                 self.pace.moved(written)
         finally:
@@ -328,7 +327,7 @@ class SocketToFile(Route):
 
     def _write_failed(self, error: OSError, lost: int) -> BrokenResourceError:
         failure = self.failed("sink", self._name, error)
-        failure.bytes_lost = self._lost = lost
+        failure.bytes_lost = lost
         failure.add_note(f"the file has {self.bytes_moved} bytes; {lost} that had been received are lost")
         return failure
 

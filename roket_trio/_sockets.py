@@ -339,7 +339,7 @@ class SocketStream(anyio.abc.SocketStream, trio.abc.HalfCloseableStream):
     async def __aexit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        if exc is not None and self.close_policy.on_error == "abort" and not _is_cancellation(exc):
+        if exc is not None and self.close_policy.on_error == "abort" and not is_cancellation(exc):
             self.abort()
         await self.aclose()
 
@@ -441,10 +441,10 @@ class UNIXSocketStream(SocketStream, anyio.abc.UNIXSocketStream):
         return message, list(numbers)
 
 
-def _is_cancellation(exc: BaseException) -> bool:
+def is_cancellation(exc: BaseException) -> bool:
     """Whether an exception is the loop's cancellation, or a group of nothing else."""
     if isinstance(exc, BaseExceptionGroup):
-        return all(_is_cancellation(inner) for inner in exc.exceptions)
+        return all(is_cancellation(inner) for inner in exc.exceptions)
     return isinstance(exc, anyio.get_cancelled_exc_class())
 
 

@@ -12,6 +12,9 @@ if AVAILABLE:
     ANY_CHANGE = select.EPOLLIN | select.EPOLLOUT | select.EPOLLRDHUP | select.EPOLLET
     PEER_CLOSED = select.EPOLLRDHUP
 
+# So that a flood of resets is seen to in pieces, with the other tasks' turns between.
+_NEWS_AT_ONCE = 128
+
 
 @final
 class EdgeWatch:
@@ -43,3 +46,45 @@ class EdgeWatch:
 
     def close(self) -> None:
         self._epoll.close()
+
+
+@final
+class PeerWatch:
+    """One epoll on many sockets: readable when the peer of any of them has finished, by FIN or by RST.
+
+    Edge-triggered, so each such change is told once, and a peer that has finished costs nothing from then on. Data that
+    arrives wakes nobody: it is announced with a key that has none of these events (``sock_def_readable``).
+    """
+
+    __slots__ = ("_epoll",)
+
+    def __init__(self) -> None:
+        self._epoll = select.epoll()
+
+    def fileno(self) -> int:
+        return self._epoll.fileno()
+
+    def add(self, sock: socket.socket) -> None:
+        """Watch ``sock``. A peer that has finished already is told at once. A socket that is closed is forgotten.
+
+        :raises OSError: ENOSPC, the user's limit of watches (epoll(7)); ENOMEM
+        """
+        self._epoll.register(sock, select.EPOLLRDHUP | select.EPOLLET)
+
+    def drop(self, sock: socket.socket) -> None:
+        """Watch ``sock`` no longer."""
+        self._epoll.unregister(sock)
+
+    def take(self) -> list[int]:
+        """The descriptors with news since the last call, in part when there are very many; empty for none."""
+        return [fd for fd, _ in self._epoll.poll(0, _NEWS_AT_ONCE)]
+
+    def close(self) -> None:
+        self._epoll.close()
+
+
+def peer_has_finished(sock: socket.socket) -> bool:
+    """Whether the peer's FIN or RST has arrived, whatever lies unread. Needs no descriptor."""
+    poll = select.poll()
+    poll.register(sock, select.POLLRDHUP)
+    return bool(poll.poll(0))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import enum
+import math
 import socket
 import struct
 import sys
@@ -21,11 +22,12 @@ HAVE_TCP_INFO = sys.platform == "linux"
 _SIOCOUTQ = 0x5411  # linux/sockios.h; the same number as TIOCOUTQ
 _FIONREAD = 0x541B
 
-_RTT = struct.Struct("=I")
+_UINT = struct.Struct("=I")
 _BYTES_ACKED = struct.Struct("=Q")
 _RTT_OFFSET = 68
 _BYTES_ACKED_OFFSET = 120
 _NOTSENT_OFFSET = 144
+_UNACKED_OFFSET = 24
 _ENOUGH_FOR_ALL = 192
 
 
@@ -106,9 +108,9 @@ def kernel_view(sock: socket.socket) -> KernelView | None:
         state=TCPState(info[0]),
         acked_bytes=_BYTES_ACKED.unpack_from(info, _BYTES_ACKED_OFFSET)[0],
         unacked_bytes=unacked_bytes(sock),
-        unsent_bytes=_RTT.unpack_from(info, _NOTSENT_OFFSET)[0],
+        unsent_bytes=_UINT.unpack_from(info, _NOTSENT_OFFSET)[0],
         unread_bytes=unread_bytes(sock),
-        rtt_seconds=_RTT.unpack_from(info, _RTT_OFFSET)[0] / 1e6,
+        rtt_seconds=_UINT.unpack_from(info, _RTT_OFFSET)[0] / 1e6,
     )
 
 
@@ -123,6 +125,35 @@ def bound_orphan(sock: socket.socket, unacked_seconds: float, fin_wait_seconds: 
     with contextlib.suppress(OSError, AttributeError):
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, max(1, round(unacked_seconds * 1000)))
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_LINGER2, max(1, round(fin_wait_seconds)))
+
+
+def keep_alive(
+    sock: socket.socket, idle_seconds: float, interval_seconds: float, probes: int, user_timeout_seconds: float | None
+) -> None:
+    """Have the kernel ask a silent peer whether it is there, and give the connection up when no answer comes (tcp(7)).
+
+    Whole seconds, rounded up; ``TCP_USER_TIMEOUT`` in milliseconds.
+    """
+    # A socket that the peer has reset meanwhile refuses; a platform without an option has its own times.
+    with contextlib.suppress(OSError, AttributeError):
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, math.ceil(interval_seconds))
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, probes)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, math.ceil(idle_seconds))
+        if user_timeout_seconds is not None:
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, math.ceil(user_timeout_seconds * 1000))
+
+
+def listen_queue(sock: socket.socket) -> int | None:
+    """How many connections wait to be accepted: ``tcpi_unacked`` of a listening socket (``tcp_get_info``).
+
+    ``None`` for a UNIX socket, and elsewhere than on Linux.
+    """
+    if not HAVE_TCP_INFO or sock.family == getattr(socket, "AF_UNIX", None):
+        return None
+    info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _ENOUGH_FOR_ALL)
+    count: int = _UINT.unpack_from(info, _UNACKED_OFFSET)[0]
+    return count
 
 
 def limit_unsent(sock: socket.socket, count: int) -> None:
