@@ -22,7 +22,7 @@ import anyio
 from ._closing import ClosePolicy, CloseReport, Event, Lifecycle, Phase
 from ._errors import BrokenResourceError, BusyResourceError, ClosedResourceError, broken
 from ._kernel import edge, tcp
-from ._lingering import Ledger, LingeringClose, is_tcp
+from ._lingering import Ledger, LingeringClose
 from ._loops import Loop, Readiness, current_loop
 
 _GONE = "the connection is gone"
@@ -437,7 +437,7 @@ class Connection:
         for interrupt in tuple(self._interrupts):
             interrupt()
         life = self.life
-        peer_closed = life.has_received_eof or (life.sender_saw_eof and is_tcp(self.sock))
+        peer_closed = life.has_received_eof or (life.sender_saw_eof and self.ledger.is_tcp)
         self._closing = LingeringClose(
             self.sock, self.ledger, self.policy, lost=life.loss is not None, peer_closed=peer_closed
         )
@@ -465,7 +465,7 @@ class Connection:
 
     def kernel_view(self) -> tcp.KernelView | None:
         """The kernel's own account; ``None`` for a UNIX socket, after the close, and elsewhere than on Linux."""
-        if self.life.phase is Phase.CLOSED or not is_tcp(self.sock):
+        if self.life.phase is Phase.CLOSED or not self.ledger.is_tcp:
             return None
         return tcp.kernel_view(self.sock)
 

@@ -13,7 +13,7 @@ import anyio.abc
 
 from ._errors import ClosedResourceError
 from ._listening import SocketListener
-from ._loops import current_loop
+from ._loops import Nursery, current_loop
 from ._sockets import SocketStream, is_cancellation
 from ._supervising import DEFAULT_KEEPALIVE, KeepAlive, checked_seconds, close_face, follows_from_a_close
 from ._watching import Budget, Patrol, Post, Watch
@@ -150,7 +150,7 @@ class _Server:
         self._budget = budget
         self._keepalive = keepalive
         self._loop = current_loop()
-        self._handlers = anyio.create_task_group()
+        self._handlers: Nursery
         self._active = 0
         # For whoever waits until there are fewer.
         self._fewer: anyio.Event | None = None
@@ -158,7 +158,7 @@ class _Server:
 
     async def run(self, shutdown: Event | None, drain_seconds: float) -> None:
         """Serve until ``shutdown``, and drain. No task in here raises: what ends it all is in :meth:`raise_failure`."""
-        async with self._handlers:
+        async with self._loop.open_nursery() as self._handlers:
             async with anyio.create_task_group() as acceptors:
                 for door in self._doors:
                     acceptors.start_soon(self._accept, door)

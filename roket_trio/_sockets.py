@@ -98,11 +98,12 @@ class SocketStream(anyio.abc.SocketStream, trio.abc.HalfCloseableStream):
     ) -> Self:
         """Take over a socket that is known to be good; the peer may have reset it already."""
         try:
-            if sock.family in (socket.AF_INET, socket.AF_INET6):
+            connection = Connection(sock, policy)
+            if connection.ledger.is_tcp:
                 with suppress(OSError):
                     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 limit_unsent(sock, NOTSENT_LOWAT)
-            return cls(Connection(sock, policy), _peer_name(sock) if remote_address is None else remote_address)
+            return cls(connection, _peer_name(sock) if remote_address is None else remote_address)
         except BaseException:
             sock.close()
             raise

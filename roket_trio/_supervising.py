@@ -17,7 +17,6 @@ import anyio.abc
 from ._connection import Connection
 from ._errors import BrokenResourceError, ClosedResourceError, PeerGoneError
 from ._kernel.tcp import keep_alive
-from ._lingering import is_tcp
 from ._sockets import SocketStream, is_cancellation
 from ._watching import Budget, Post, Watch
 
@@ -65,7 +64,7 @@ class KeepAlive:
 
     def apply(self, connection: Connection) -> None:
         """Tell the kernel. Nothing happens to a UNIX socket, whose peer cannot vanish unseen."""
-        if is_tcp(connection.sock):
+        if connection.ledger.is_tcp:
             keep_alive(
                 connection.sock, self.idle_seconds, self.interval_seconds, self.probes, self.user_timeout_seconds
             )
@@ -148,17 +147,19 @@ def connection_under(stream: Any) -> Connection:
 
 
 async def close_face(face: Any, connection: Connection, error: BaseException | None) -> None:
-    """Close a stream and its connection, as an ``async with`` of its own that ``error`` leaves."""
+    """Close a stream over ``connection``, as when ``error`` leaves an ``async with`` of its own.
+
+    An error of the close does not take the place of another one.
+    """
     if error is not None and connection.policy.on_error == "abort" and not is_cancellation(error):
-        connection.abort()
+        connection.abort()  # a TLS stream that is not ours knows of no policy
     try:
-        if connection.report is None and not isinstance(face, SocketStream):
-            await face.aclose()
+        await face.__aexit__(None if error is None else type(error), error, None)
     except Exception:
         if error is None:
             raise
     finally:
-        await connection.aclose()  # noqa: ASYNC102 - cancelled or not, it releases the descriptor
+        connection.close_now()
 
 
 def follows_from_a_close(error: BaseException) -> bool:

@@ -24,7 +24,6 @@ from ._closing import Phase
 from ._connection import Connection
 from ._errors import BusyResourceError
 from ._kernel import edge, tcp
-from ._lingering import is_tcp
 from ._loops import Loop, current_loop
 
 # A connection whose time runs is looked at so many times before it is over, so it is cut at most an eighth late.
@@ -114,7 +113,7 @@ class Watch:
         connection = self.connection
         moved = connection.received_bytes + connection.ledger.sent_bytes
         try:
-            if is_tcp(connection.sock):
+            if connection.ledger.is_tcp:
                 return moved, tcp.acked_bytes(connection.sock) or 0
             # A UNIX socket's peer takes from our queue.
             return moved, tcp.unacked_bytes(connection.sock) if tcp.HAVE_TCP_INFO else 0
@@ -122,7 +121,7 @@ class Watch:
             return moved, 0
 
     def _close(self, limit: float) -> None:
-        why = "the peer has finished, and " if self.has_peer_finished else ""
+        why = "the peer has finished or is lost, and " if self.has_peer_finished else ""
         self.verdict = f"{why}nothing has moved for {limit:g} seconds"
         # In this order: the body learns of its cancellation, and not of a stream that was closed under its hands.
         self.scope.cancel()
@@ -204,7 +203,7 @@ class Patrol:
         connection.is_supervised = True
         self._watches[watch.fd] = watch
         if self._peers is None or watch.limit < inf:
-            now = anyio.current_time()
+            now = self._loop.now()
             self._put(watch, self._no_later(watch, now, watch.begin(now)))
 
     def drop(self, watch: Watch) -> None:
@@ -255,7 +254,7 @@ class Patrol:
     def _see_who_has_finished(self) -> bool:
         """Let the time of those run whose peer has finished. False when there are no more."""
         news = self._peers.take() if self._peers is not None else []
-        now = anyio.current_time()
+        now = self._loop.now()
         for fd in news:
             watch = self._watches.get(fd)
             # Asked again: a closed socket that another process shares is remembered, by a number that is another's now.
@@ -266,7 +265,7 @@ class Patrol:
     def _look_at_those_due(self) -> bool:
         """Look at some of the connections whose time has come. False when there are no more."""
         for _ in range(_LOOKS_AT_ONCE):
-            now = anyio.current_time()
+            now = self._loop.now()
             watch = self._deadlines.take(now)
             if watch is None:
                 return False
@@ -318,11 +317,11 @@ class Post:
     no exception of the block's.
     """
 
-    __slots__ = ("_patrol", "_shift", "_tasks")
+    __slots__ = ("_nursery", "_patrol", "_shift", "_tasks")
 
     def __init__(self) -> None:
         """In the event loop that is to run it."""
-        self._tasks = anyio.create_task_group()
+        self._nursery = current_loop().open_nursery()
 
     def start(self, work: Callable[[anyio.CancelScope], Coroutine[Any, Any, None]]) -> None:
         """Start the task here."""
@@ -339,7 +338,7 @@ class Post:
             patrol = Patrol(current_loop())
             _patrol.set(patrol)
         self._patrol = patrol
-        await self._tasks.__aenter__()
+        self._tasks = await self._nursery.__aenter__()
         patrol.open(self)
         return patrol
 
@@ -350,7 +349,7 @@ class Post:
         # There is nothing to wait for but the task's own last step.
         self._tasks.cancel_scope.shield = True
         try:
-            await self._tasks.__aexit__(None, None, None)  # noqa: ASYNC102 - see above
+            await self._nursery.__aexit__(None, None, None)  # noqa: ASYNC102 - see above
         except BaseExceptionGroup as group:
             if len(group.exceptions) != 1:
                 raise

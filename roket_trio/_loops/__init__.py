@@ -10,6 +10,7 @@ import trio
 
 from ._interface import YIELD_EVERY as YIELD_EVERY
 from ._interface import Loop as Loop
+from ._interface import Nursery as Nursery
 from ._interface import Readiness as Readiness
 from ._trio import TrioLoop
 

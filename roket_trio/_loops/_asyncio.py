@@ -13,6 +13,7 @@ import select
 import threading
 import weakref
 from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
 from time import monotonic
 from typing import TypeVar, final
 
@@ -21,7 +22,7 @@ import anyio.lowlevel
 import anyio.to_thread
 
 from .._errors import ClosedResourceError
-from ._interface import YIELD_EVERY, Loop, Readiness
+from ._interface import YIELD_EVERY, Loop, Nursery, Readiness
 
 T = TypeVar("T")
 
@@ -205,6 +206,8 @@ class _AnyIOReadiness(Readiness):
 class AsyncioLoop(Loop):
     __slots__ = ("_epoll", "_loop", "checkpoint_if_cancelled")
 
+    now = staticmethod(monotonic)
+
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         super().__init__()
         self._loop = weakref.ref(loop)
@@ -219,6 +222,9 @@ class AsyncioLoop(Loop):
             assert loop is not None  # it runs us
             self._epoll = _SharedEpoll(self, loop)
         return self._epoll.register(fd)
+
+    def open_nursery(self) -> AbstractAsyncContextManager[Nursery]:
+        return anyio.create_task_group()
 
     def forget_epoll(self, epoll: _SharedEpoll) -> None:
         if self._epoll is epoll:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
+from contextlib import AbstractAsyncContextManager
 from time import monotonic
-from typing import TypeVar
+from typing import Any, Protocol, TypeVar
+
+import anyio
 
 T = TypeVar("T")
 
@@ -39,6 +42,15 @@ class Readiness(ABC):
         Idempotent."""
 
 
+class Nursery(Protocol):
+    """What AnyIO's task group and Trio's nursery have in common."""
+
+    @property
+    def cancel_scope(self) -> anyio.CancelScope: ...
+
+    def start_soon(self, async_fn: Callable[..., Coroutine[Any, Any, Any]], /, *args: Any) -> object: ...
+
+
 class Loop(ABC):
     """What the streams need of an event loop. One object for each running loop (:func:`current_loop`)."""
 
@@ -50,6 +62,13 @@ class Loop(ABC):
     @abstractmethod
     def readiness(self, fd: int) -> Readiness:
         """Start to look after ``fd``, which must be non-blocking and pollable."""
+
+    @abstractmethod
+    def open_nursery(self) -> AbstractAsyncContextManager[Nursery]:
+        """The library's own nursery. On Trio AnyIO's task group takes 36 µs for a task where Trio's takes 9."""
+
+    now: Callable[[], float]
+    """The loop's clock, by which its deadlines go. (``anyio.current_time`` on uvloop is when this turn began.)"""
 
     checkpoint_if_cancelled: Callable[[], Awaitable[None]]
     """Raise the cancellation that is due, if one is; otherwise return at once. The library's own function."""

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
 from time import monotonic
-from typing import TypeVar, final
+from typing import TypeVar, cast, final
 
 import trio
 
 from .._errors import ClosedResourceError
-from ._interface import YIELD_EVERY, Loop, Readiness
+from ._interface import YIELD_EVERY, Loop, Nursery, Readiness
 
 T = TypeVar("T")
 
@@ -55,6 +56,12 @@ class TrioLoop(Loop):
 
     def readiness(self, fd: int) -> Readiness:
         return TrioReadiness(self, fd)
+
+    def open_nursery(self) -> AbstractAsyncContextManager[Nursery]:
+        # Trio's scope has all that AnyIO's has; its type does not say so.
+        return cast(AbstractAsyncContextManager[Nursery], trio.open_nursery(strict_exception_groups=True))
+
+    now = staticmethod(trio.current_time)
 
     checkpoint_if_cancelled = staticmethod(trio.lowlevel.checkpoint_if_cancelled)
 
