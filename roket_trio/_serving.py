@@ -292,7 +292,8 @@ class _Server:
 def _parted(error: BaseException) -> tuple[BaseException | None, BaseException | None]:
     """What a handler raised: the cancellation (or its coroutine's end), and the rest."""
     if isinstance(error, BaseExceptionGroup):
-        return error.split(is_cancellation)
+        cancellation, rest = error.split(is_cancellation)
+        return (None, error) if cancellation is None else (cancellation, rest)  # whole if it can be
     return (error, None) if is_cancellation(error) or isinstance(error, GeneratorExit) else (None, error)
 
 
