@@ -139,7 +139,7 @@ def peer() -> Iterator[socket.socket]:
 
 def test_each_is_small_and_says_what_it_is_for() -> None:
     scripts = sorted(EXAMPLES.glob("*.py"))
-    assert {script.name for script in scripts} >= {"file_to_socket.py", "socket_to_file.py"}
+    assert {script.name for script in scripts} >= {"file_to_socket.py", "socket_to_file.py", "echo_server.py"}
     for script in scripts:
         text = script.read_text(encoding="utf-8")
         assert text.count("\n") <= 80, script.name
@@ -287,6 +287,8 @@ def test_a_sender_that_is_cut_off_leaves_the_old_file(target: Path) -> None:
         ("socket_to_file.py", ["0", "no such directory/file"], "not received: FileNotFoundError("),
         ("socket_to_file.py", ["ninety", "file"], "not received: ValueError("),
         ("socket_to_file.py", ["file"], "not received: ValueError("),
+        ("echo_server.py", ["ninety"], "not served: ValueError("),
+        ("echo_server.py", ["127.0.0.1", "99999"], "not served: ValueError("),
     ],
 )
 def test_bad_arguments_are_said_in_one_line(name: str, arguments: list[str], message: str) -> None:
@@ -381,3 +383,89 @@ def test_ctrl_c_while_receiving_leaves_the_old_file_and_nothing_beside_it(loop_n
 
 def part_is_growing(target: Path) -> bool:
     return any(path.stat().st_size for path in target.parent.iterdir() if path != target)
+
+
+# --- the echo server --------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def echo_server(*options: str) -> Iterator[tuple[subprocess.Popen[str], int]]:
+    with running("echo_server.py", *options, "0") as program:
+        yield program, announced_port(program)
+
+
+@contextmanager
+def conversation(port: int) -> Iterator[socket.socket]:
+    """A client that has been answered once."""
+    with socket.create_connection(("127.0.0.1", port), LIMIT) as client:
+        answered(client)
+        yield client
+
+
+def answered(client: socket.socket) -> None:
+    client.sendall(b"hello")
+    assert client.recv(5, socket.MSG_WAITALL) == b"hello"
+
+
+def test_the_echo_server_demonstrates_its_end_in_the_middle_of_a_conversation(loop_name: str) -> None:
+    with running("echo_server.py", "--backend", loop_name) as program:
+        status, output, errors = result(program)
+    assert status == 0
+    assert output == "answered: before SIGTERM\nanswered: and after it\n26 bytes echoed, closed CLEAN\n"
+    assert re.fullmatch(r"listening on 127\.0\.0\.1:\d+\nSIGTERM: no newcomers\n", errors)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_lets_conversations_finish_and_refuses_newcomers(loop_name: str, number: signal.Signals) -> None:
+    with echo_server("--backend", loop_name, "--drain", str(LIMIT)) as (program, port):
+        with conversation(port) as first, conversation(port) as second:
+            program.send_signal(number)
+            until(lambda: not is_listening(port), "the end of listening")
+            with pytest.raises(ConnectionRefusedError):
+                socket.create_connection(("127.0.0.1", port), LIMIT)
+            for client in (first, second):
+                answered(client)
+                client.shutdown(socket.SHUT_WR)
+                assert received_all(client) == b""
+        status, output, errors = result(program)
+    assert (status, errors) == (0, f"{number.name}: no newcomers\n")
+    assert output == "10 bytes echoed, closed CLEAN\n" * 2
+
+
+def test_after_the_time_to_drain_who_still_talks_is_sent_away(loop_name: str) -> None:
+    with echo_server("--backend", loop_name, "--drain", "0.2") as (program, port):
+        with conversation(port) as client:
+            program.send_signal(signal.SIGTERM)
+            assert received_all(client) == b""
+        status, output, _ = result(program)
+    assert status == 0
+    assert output.startswith("5 bytes echoed, closed ")
+
+
+def test_a_second_signal_ends_them_at_once(loop_name: str) -> None:
+    with echo_server("--backend", loop_name, "--drain", str(LIMIT)) as (program, port):
+        with conversation(port) as client:
+            program.send_signal(signal.SIGTERM)
+            until(lambda: not is_listening(port), "the end of listening")
+            answered(client)
+            program.send_signal(signal.SIGTERM)
+            assert received_all(client) == b""
+        status, output, errors = result(program)
+    assert (status, errors) == (1, "SIGTERM: no newcomers\nSIGTERM: the end\n")
+    assert output.startswith("10 bytes echoed, closed ")
+
+
+def test_a_client_that_says_nothing_is_reset_and_one_that_resets_is_no_trouble(loop_name: str) -> None:
+    with echo_server("--backend", loop_name, "--silence", "0.2") as (program, port):
+        with conversation(port) as silent, conversation(port) as rude:
+            rude.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            rude.close()
+            with pytest.raises(ConnectionResetError):
+                received_all(silent)
+        with conversation(port):
+            program.send_signal(signal.SIGTERM)
+        status, output, errors = result(program)
+    assert status == 0
+    assert sorted(output.splitlines()) == ["5 bytes echoed, closed ABORTED"] * 2 + ["5 bytes echoed, closed CLEAN"]
+    assert "lost: the connection is gone" in errors
+    assert "Traceback" not in errors
