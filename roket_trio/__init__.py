@@ -11,7 +11,8 @@ The map of the house, from the street down to the cellar; imports only go down:
 ``_binding``         ``create_tcp_listener``, ``create_unix_listener``
 ``_connecting``      ``connect_tcp``, ``connect_unix``: name resolution, Happy Eyeballs
 ``_listening``       ``SocketListener``: accept
-``_tls``             ``TLSStream``, ``TLSListener``, ``wrap_tls``: AnyIO's, over our streams
+``_tls``             ``TLSStream``, ``TLSListener``, ``wrap_tls``: AnyIO's, closing and failing as ours do
+``_encrypting``      OpenSSL driven over any byte stream, for a sender and a receiver at once
 ``_supervising``     ``supervise``, ``KeepAlive``: no connection stands still for longer than agreed
 ``_sockets``         ``SocketStream``, ``UNIXSocketStream``: the two faces, AnyIO's and Trio's
 ``_route``           what the routes have in common; ``_shares`` their fair shares of the loop, ``_pace`` a rate limit,

@@ -15,12 +15,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, final, overload
 
 import anyio
-from anyio.streams.tls import TLSStream
 
 from ._closing import ClosePolicy
 from ._errors import ConnectionFailed, NameResolutionFailed, connection_failed, describe
 from ._loops import current_loop
 from ._sockets import DEFAULT_POLICY, SocketStream, UNIXSocketStream
+from ._tls import TLSStream, aclose_after_alert
 
 if TYPE_CHECKING:
     from ipaddress import IPv4Address, IPv6Address
@@ -132,13 +132,14 @@ async def connect_tcp(
     :param local_port: the local port to connect from; needs ``local_host``
     :param tls: do a TLS handshake and return a TLS stream; implied by ``ssl_context`` and ``tls_hostname``
     :param ssl_context: the context to use instead of the default one, which verifies the server
-    :param tls_standard_compatible: demand the closing handshake; a stream that ends without it is truncated
+    :param tls_standard_compatible: an end without TLS's close_notify is an error, :class:`TruncatedError`
     :param tls_hostname: the name that the certificate must be for, if it is not ``remote_host``
     :param happy_eyeballs_delay: seconds between the starts of two attempts
     :param close_policy: how the stream will close
     :raises ConnectionFailed: no address, or none that answers; the reasons are its cause
     :raises ValueError: a port out of range, an empty host, a negative delay; nothing was sent
-    :raises ssl.SSLError: the handshake failed
+    :raises ssl.SSLError: the handshake failed; the server was told why with an alert
+    :raises BrokenResourceError: the connection ended in the handshake
 
     Cancellation: no connection is left behind.
     """
@@ -165,6 +166,9 @@ async def connect_tcp(
             ssl_context=ssl_context,
             standard_compatible=tls_standard_compatible,
         )
+    except ssl.SSLError:
+        await aclose_after_alert(stream)  # noqa: ASYNC120 - who is cancelled need not hear why the handshake failed
+        raise
     except BaseException:
         stream.abort()
         raise

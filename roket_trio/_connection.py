@@ -205,6 +205,23 @@ class Connection:
                 except OSError as error:
                     raise self.send_failed(error) from error
 
+    def send_at_once(self, item: bytes) -> bool:
+        """Send the last few bytes before the end without waiting, as FIN is queued: above TCP_NOTSENT_LOWAT too.
+
+        :returns: False when the kernel has no room for them; then nothing was sent
+        """
+        self.begin_sending(len(item))
+        try:
+            tcp.limit_unsent(self.sock, tcp.NO_LIMIT)
+            self.sent(self.sock.send(item))
+        except BlockingIOError:
+            pass
+        except OSError as error:
+            raise self.send_failed(error) from error
+        finally:
+            self.end_sending()
+        return self.sent_of_item == len(item)
+
     async def wait_writable(self) -> None:
         """Wait until a send might not block, as the one sender."""
         self.begin_sending(0)

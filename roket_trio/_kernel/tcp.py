@@ -22,6 +22,9 @@ HAVE_TCP_INFO = sys.platform == "linux"
 _SIOCOUTQ = 0x5411  # linux/sockios.h; the same number as TIOCOUTQ
 _FIONREAD = 0x541B
 
+NO_LIMIT = (1 << 31) - 1
+"""For :func:`limit_unsent`: what the send buffer holds."""
+
 _UINT = struct.Struct("=I")
 _BYTES_ACKED = struct.Struct("=Q")
 _RTT_OFFSET = 68
