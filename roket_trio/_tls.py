@@ -26,8 +26,10 @@ from ._sockets import DEFAULT_POLICY, SocketStatistics, SocketStream, is_cancell
 T = TypeVar("T")
 A = TypeVarTuple("A")
 
-# How much is encrypted at a time (bytes): memory for a send does not grow with its item, and the loop is not held up.
-_AT_ONCE = 64 << 10
+# How much is encrypted at a time (bytes): memory for a send does not grow with its item, and the loop is held up for
+# 0.1 ms. Measured, sends of 1 MiB over loopback, CPU against AnyIO's stream, which encrypts the whole item: 64 KiB 1.22
+# to 1.35, 128 KiB 1.11 to 1.19, 256 KiB 1.02 to 1.08, 1 MiB 1.02 to 1.08.
+_AT_ONCE = 256 << 10
 
 
 @final
