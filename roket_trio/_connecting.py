@@ -11,8 +11,7 @@ import errno
 import os
 import socket
 import ssl
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias, final, overload
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias, final, overload
 
 import anyio
 
@@ -175,8 +174,7 @@ async def connect_tcp(
 
 
 @final
-@dataclass(frozen=True, slots=True)
-class Target:
+class Target(NamedTuple):
     """An address of one family, as the socket module takes it."""
 
     family: int

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from time import monotonic
-from typing import Any, final
+from typing import Any, NamedTuple, final
 
 from ._connection import Connection
 from ._errors import BusyResourceError
@@ -34,8 +33,7 @@ from ._stream_to_stream import (
 
 
 @final
-@dataclass(frozen=True, slots=True)
-class TransferReport:
+class TransferReport(NamedTuple):
     """What a transfer did."""
 
     bytes_moved: int

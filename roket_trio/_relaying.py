@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from dataclasses import dataclass
-from typing import Any, final
+from typing import Any, NamedTuple, final
 
 import anyio
 import anyio.abc
@@ -20,8 +19,7 @@ _LOOKS = 10
 
 
 @final
-@dataclass(frozen=True, slots=True)
-class RelayReport:
+class RelayReport(NamedTuple):
     """What a relay did."""
 
     left_to_right: TransferReport

@@ -8,10 +8,9 @@ import os
 import socket
 from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from io import IOBase
 from types import MappingProxyType, TracebackType
-from typing import Any, TypeVar, final
+from typing import Any, NamedTuple, TypeVar, final
 
 import anyio
 import anyio.abc
@@ -38,8 +37,7 @@ Self = TypeVar("Self", bound="SocketStream")
 
 
 @final
-@dataclass(frozen=True, slots=True)
-class SocketStatistics:
+class SocketStatistics(NamedTuple):
     """What a stream has done since it was opened."""
 
     sent_bytes: int

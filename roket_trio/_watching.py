@@ -11,10 +11,9 @@ from __future__ import annotations
 import heapq
 import itertools
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass
 from math import inf
 from types import TracebackType
-from typing import Any, final
+from typing import Any, NamedTuple, final
 
 import anyio
 import anyio.abc
@@ -37,8 +36,7 @@ _STALE_AT_MOST = 64
 
 
 @final
-@dataclass(frozen=True, slots=True)
-class Budget:
+class Budget(NamedTuple):
     """For how long a connection may stand still (seconds; ``inf`` for ever)."""
 
     after_fin: float

@@ -19,6 +19,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from concurrent.futures import Future
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, TypeVar
 
 import anyio
@@ -706,27 +707,27 @@ def test_a_close_at_the_checkpoint_of_a_wait_for_room_is_noticed(run: Run, pair:
 
 
 def test_a_close_as_room_is_made_is_noticed(run: Run, pair: Pair) -> None:
+    """Closed in the turn of the loop in which the waiting task is woken, and before that runs."""
+
     async def main() -> None:
         async with stream_over(pair[0]) as stream:
             with pytest.raises(BlockingIOError):
                 while True:
                     pair[0].send(bytes(1 << 20))
+            connection = stream._connection
+            readiness = connection.readiness
 
-            async def wait() -> None:
-                with pytest.raises(ClosedResourceError):
-                    await stream.wait_send_all_might_not_block()
-
-            async with anyio.create_task_group() as tasks:
-                tasks.start_soon(wait)
-                await anyio.wait_all_tasks_blocked()
+            async def woken_too_late() -> None:
                 pair[1].setblocking(False)
                 with pytest.raises(BlockingIOError):
                     while True:
                         pair[1].recv(1 << 20)
-                while not select.select([], [pair[0]], [], BOUND)[1]:
-                    pass
-                await anyio.lowlevel.checkpoint()
+                await readiness.wait_writable()
                 stream.abort()
+
+            connection.readiness = SimpleNamespace(wait_writable=woken_too_late, close=readiness.close)  # type: ignore[assignment]
+            with pytest.raises(ClosedResourceError):
+                await stream.wait_send_all_might_not_block()
 
     run(main)
 

@@ -5,9 +5,8 @@ from __future__ import annotations
 import io
 import operator
 import os
-from dataclasses import dataclass
 from time import monotonic
-from typing import Any, final
+from typing import Any, NamedTuple, final
 
 import anyio.abc
 import trio
@@ -27,8 +26,7 @@ DEFAULT_MAX_BYTES = 65536
 
 
 @final
-@dataclass(frozen=True, slots=True)
-class FileReadStatistics:
+class FileReadStatistics(NamedTuple):
     """What a :class:`FileReadStream` has done so far."""
 
     received_bytes: int

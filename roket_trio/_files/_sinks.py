@@ -11,7 +11,6 @@ import errno
 import io
 import os
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
 from typing import Any, final
 
 import anyio
@@ -28,13 +27,15 @@ _PIPE_SLICE = 256 << 10
 
 
 @final
-@dataclass(slots=True)
 class WriteCounts:
     """What a sink has done so far."""
 
-    sent_bytes: int = 0
-    thread_hops: int = 0
-    short_writes: int = 0
+    __slots__ = ("sent_bytes", "short_writes", "thread_hops")
+
+    def __init__(self) -> None:
+        self.sent_bytes: int = 0
+        self.thread_hops: int = 0
+        self.short_writes: int = 0
 
 
 class Sink(ABC):

@@ -21,7 +21,6 @@ import io
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import final
 
 from .._kernel import pagecache
@@ -46,14 +45,16 @@ _SCRATCH = 128 << 10
 
 
 @final
-@dataclass(slots=True)
 class ReadCounts:
     """What a source has done so far."""
 
-    received_bytes: int = 0
-    cached_reads: int = 0
-    thread_hops: int = 0
-    fallbacks: int = 0
+    __slots__ = ("cached_reads", "fallbacks", "received_bytes", "thread_hops")
+
+    def __init__(self) -> None:
+        self.received_bytes: int = 0
+        self.cached_reads: int = 0
+        self.thread_hops: int = 0
+        self.fallbacks: int = 0
 
 
 class Source(ABC):

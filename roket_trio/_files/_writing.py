@@ -6,9 +6,8 @@ import contextlib
 import errno
 import os
 import stat
-from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, final
+from typing import Any, NamedTuple, final
 
 import anyio
 import anyio.abc
@@ -28,8 +27,7 @@ _TRY_AGAIN = 0.02
 
 
 @final
-@dataclass(frozen=True, slots=True)
-class FileWriteStatistics:
+class FileWriteStatistics(NamedTuple):
     """What a :class:`FileWriteStream` has done so far."""
 
     sent_bytes: int

@@ -12,8 +12,7 @@ import math
 import socket
 import struct
 import sys
-from dataclasses import dataclass
-from typing import Any, final
+from typing import Any, NamedTuple, final
 
 from .fd import ioctl_int
 
@@ -52,8 +51,7 @@ class TCPState(enum.IntEnum):
 
 
 @final
-@dataclass(frozen=True, slots=True)
-class KernelView:
+class KernelView(NamedTuple):
     """The kernel's own account of one TCP connection at one moment (Linux)."""
 
     state: TCPState
