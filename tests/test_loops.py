@@ -7,12 +7,15 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import anyio
+import anyio.to_thread
 import pytest
 import trio
 
+from roket_trio import FileWriteStream
 from roket_trio._loops import current_loop
 
 
@@ -49,6 +52,33 @@ def test_a_thread_that_was_lent_something_is_waited_for_when_the_caller_is_cance
                 await current_loop().checkpoint_if_cancelled()
                 raise AssertionError("the cancellation was lost")
         assert results == ["result"]
+
+    run(main)
+
+
+def test_a_program_whose_own_threads_are_all_busy_can_still_open_and_close_files(
+    run: Callable[..., Any], tmp_path: Path
+) -> None:
+    """What waits for a file's thread cannot be cancelled, so it must not wait for anybody else's."""
+
+    async def main() -> None:
+        free = threading.Event()
+        limiter = anyio.to_thread.current_default_thread_limiter()
+        before, limiter.total_tokens = limiter.total_tokens, 1
+        try:
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(anyio.to_thread.run_sync, free.wait, 10)
+                await anyio.wait_all_tasks_blocked()
+                try:
+                    async with await FileWriteStream.from_path(tmp_path / "file", atomic=True) as file:
+                        await file.send(b"data")
+                    assert not free.is_set()
+                    assert limiter.borrowed_tokens == 1, "the program's thread is still busy"
+                finally:
+                    free.set()
+        finally:
+            limiter.total_tokens = before
+        assert (tmp_path / "file").read_bytes() == b"data"
 
     run(main)
 

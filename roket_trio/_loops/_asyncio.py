@@ -22,7 +22,7 @@ import anyio.lowlevel
 import anyio.to_thread
 
 from .._errors import ClosedResourceError
-from ._interface import YIELD_EVERY, Loop, Nursery, Readiness
+from ._interface import THREADS_MOST, YIELD_EVERY, Loop, Nursery, Readiness
 
 T = TypeVar("T")
 
@@ -204,7 +204,7 @@ class _AnyIOReadiness(Readiness):
 
 @final
 class AsyncioLoop(Loop):
-    __slots__ = ("_epoll", "_loop", "checkpoint_if_cancelled")
+    __slots__ = ("_epoll", "_loop", "_threads", "checkpoint_if_cancelled")
 
     now = staticmethod(monotonic)
 
@@ -213,6 +213,7 @@ class AsyncioLoop(Loop):
         self._loop = weakref.ref(loop)
         self.checkpoint_if_cancelled = _checkpoint_if_cancelled()
         self._epoll: _SharedEpoll | None = None
+        self._threads = anyio.CapacityLimiter(THREADS_MOST)
 
     def readiness(self, fd: int) -> Readiness:
         if not USE_SHARED_EPOLL:
@@ -255,7 +256,7 @@ class AsyncioLoop(Loop):
         return result
 
     async def run_in_thread(self, function: Callable[..., T], *args: object) -> T:
-        work = asyncio.ensure_future(anyio.to_thread.run_sync(function, *args))
+        work = asyncio.ensure_future(anyio.to_thread.run_sync(function, *args, limiter=self._threads))
         interruption: asyncio.CancelledError | None = None
         with anyio.CancelScope(shield=True):
             while not work.done():

@@ -16,6 +16,10 @@ T = TypeVar("T")
 # check for cancellation 0.4 µs: at one schedule point a millisecond the price of fairness is half a percent.
 YIELD_EVERY = 0.001
 
+# So many worker threads at once, which is what Trio and AnyIO allow each program. They are counted apart: what a file's
+# thread has been lent must be waited for, whatever cancels, so it must not wait for what a program's own threads do.
+THREADS_MOST = 40
+
 
 class Readiness(ABC):
     """Waits for one descriptor. At most one task waits for each direction; the caller sees to that.

@@ -10,7 +10,7 @@ from typing import TypeVar, cast, final
 import trio
 
 from .._errors import ClosedResourceError
-from ._interface import YIELD_EVERY, Loop, Nursery, Readiness
+from ._interface import THREADS_MOST, YIELD_EVERY, Loop, Nursery, Readiness
 
 T = TypeVar("T")
 
@@ -52,7 +52,11 @@ class TrioReadiness(Readiness):
 
 @final
 class TrioLoop(Loop):
-    __slots__ = ()
+    __slots__ = ("_threads",)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._threads = trio.CapacityLimiter(THREADS_MOST)
 
     def readiness(self, fd: int) -> Readiness:
         return TrioReadiness(self, fd)
@@ -80,7 +84,7 @@ class TrioLoop(Loop):
 
     async def run_in_thread(self, function: Callable[..., T], *args: object) -> T:
         with trio.CancelScope(shield=True):  # not even cancelled before the thread begins, where Trio looks once
-            result: T = await trio.to_thread.run_sync(function, *args)
+            result: T = await trio.to_thread.run_sync(function, *args, limiter=self._threads)
             self.waited()
             return result
         raise AssertionError("a shield swallows nothing")
