@@ -35,7 +35,7 @@ NOTSENT_LOWAT = 128 << 10
 A = TypeVar("A")
 R = TypeVar("R")
 
-# Only where there is no epoll: how often to look whether the receiver has come to the end of the queue (seconds).
+# Only where no epoll can be had: how often to look whether the peer has finished (seconds).
 _PEEK_EVERY = 0.05
 
 _PACKAGE = os.path.dirname(__file__) + os.sep
@@ -305,10 +305,13 @@ class Connection:
         self.life.check_open()
         if self.life.has_peer_finished:
             return
-        if not edge.AVAILABLE:
-            await self._wait_for_end_of_queue()
+        try:
+            watch = edge.EdgeWatch(self.sock, edge.PEER_CLOSED) if edge.AVAILABLE else None
+        except OSError:  # no descriptor is left
+            watch = None
+        if watch is None:
+            await self._look_for_peers_end()
             return
-        watch = edge.EdgeWatch(self.sock, edge.PEER_CLOSED)
         try:
             waiter = self.loop.readiness(watch.fileno())
             self._watchers.add(waiter)
@@ -321,7 +324,7 @@ class Connection:
         finally:
             watch.close()
 
-    async def _wait_for_end_of_queue(self) -> None:
+    async def _look_for_peers_end(self) -> None:
         while not self.peer_has_finished():
             # Readiness is the receiver's alone to wait for.
             await anyio.sleep(_PEEK_EVERY)

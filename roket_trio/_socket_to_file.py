@@ -135,7 +135,10 @@ class SocketToFile(Route):
     async def _splice(self) -> bool:
         """Take turns with a worker thread until all is done, or return False where the kernel refuses."""
         connection = self._connection
-        pipe = splice.Pipe()
+        try:
+            pipe = splice.Pipe()
+        except OSError:  # no descriptor is left; the plain route needs none
+            return False
         worker = Worker(connection.loop)
         try:
             while self._left() and not self._ended:

@@ -95,7 +95,10 @@ class SocketToSocket(Route):
         """Move all through a pipe, or return False where the kernel refuses."""
         source, sink = self._source, self._sink
         shares = shares_of(sink.loop)
-        pipe = splice.Pipe()
+        try:
+            pipe = splice.Pipe()
+        except OSError:  # no descriptor is left; the plain route needs none
+            return False
         try:
             while pipe.held or (self._left() - pipe.held > 0 and not self._ended):
                 await self.pace.wait()
