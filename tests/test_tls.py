@@ -546,12 +546,13 @@ def test_a_forged_record_breaks_the_stream_and_the_peer_is_told(
             with pytest.raises(BrokenResourceError, match=r"TLS failed: .*BAD_RECORD_MAC") as caught:
                 await tls.receive()
             assert isinstance(caught.value.__cause__, ssl.SSLError)
+            with pytest.raises(ssl.SSLError, match=r"(?i)bad.record.mac"):
+                peer.receive_some()
             for again in (tls.receive(), tls.receive_some(), tls.send(b"x"), tls.send_all(b"x"), tls.unwrap()):
                 with pytest.raises(BrokenResourceError, match="TLS failed"):
                     await again
             await tls.aclose()
-            with pytest.raises(ssl.SSLError, match=r"(?i)bad.record.mac"):
-                peer.read_to_end()
+            assert peer.sock.recv(1) == b""
 
     run(main)
 
@@ -951,6 +952,34 @@ def test_a_receiver_that_has_something_to_say_does_not_wait_behind_a_sender(run:
     run(main)
 
 
+def test_after_a_cut_nothing_more_is_said(run: Run) -> None:
+    """The peer could not decrypt it."""
+
+    async def main() -> None:
+        transport = Stuck()
+        outgoing = ssl.MemoryBIO()
+        records = Records(transport, ssl.MemoryBIO(), outgoing)
+
+        def read() -> bytes:
+            outgoing.write(b"an answer of TLS")
+            raise ssl.SSLWantReadError
+
+        with anyio.move_on_after(0.02) as scope:
+            await records.drive(read)
+        assert scope.cancelled_caught
+        assert records.is_cut
+        transport.opened.set()
+        with anyio.move_on_after(0.02):
+            await records.drive(read)
+        outgoing.write(b"close_notify")
+        await records.say_last()
+        with pytest.raises(BrokenResourceError, match="stopped in the middle"):
+            await records.encrypt(outgoing.write, b"data")
+        assert transport.sent == []
+
+    run(main)
+
+
 def test_a_sender_waits_for_what_a_receiver_says(run: Run) -> None:
     async def main() -> None:
         transport = Stuck()
@@ -1023,6 +1052,36 @@ def test_the_cut_names_what_is_certain_and_what_is_possible(run: Run, small_pair
     run(main)
 
 
+def test_a_send_cancelled_between_two_parts_is_a_cut_too(
+    run: Run, pair: Pair, contexts: Contexts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While it waits for a receiver that has something to say, for instance."""
+    encrypt = Records.encrypt
+
+    async def once(records: Records, write: Any, data: Any) -> int:
+        monkeypatch.setattr(Records, "encrypt", never)
+        return await encrypt(records, write, data)
+
+    async def never(records: Records, write: Any, data: Any) -> int:
+        await anyio.sleep_forever()
+        raise AssertionError
+
+    async def main() -> None:
+        async with tls_over(pair, contexts) as (tls, peer):
+            monkeypatch.setattr(Records, "encrypt", once)
+            with thread(peer.read_to_end) as seen:
+                with anyio.move_on_after(0.05):
+                    await tls.send(DATA * 2)
+                with pytest.raises(
+                    BrokenResourceError, match=f"stopped after 262144 to 262144 of {len(DATA) * 2} bytes"
+                ):
+                    await tls.send(b"x")
+                await tls.aclose()
+            assert seen.result()[1:] == (False, "RST")
+
+    run(main)
+
+
 def test_a_send_cancelled_before_its_first_byte_cuts_nothing(run: Run, pair: Pair, contexts: Contexts) -> None:
     async def main() -> None:
         async with tls_over(pair, contexts) as (tls, peer):
@@ -1046,7 +1105,8 @@ def test_closing_from_another_task_cuts_a_send(
             errors: list[Exception] = []
             async with anyio.create_task_group() as tasks:
                 await start_endless_send(tls, tasks, errors)
-                await tls.aclose()
+                with anyio.fail_after(BOUND):  # a half of what the policy allows
+                    await tls.aclose()
             assert isinstance(errors[0], ClosedResourceError)
             assert (await other_side(peer.read_to_end))[1:] == (False, "RST")
             assert outcome(tls) is CloseOutcome.ABORTED
@@ -1621,6 +1681,9 @@ def test_unwrap_can_be_cancelled_and_tried_again(run: Run, pair: Pair, contexts:
                 await tls.send(b"x")
             assert peer.receive_some() == b""
             peer.say_close()
+            with pytest.raises(EndOfStream):
+                await tls.receive()
+            assert await tls.receive_some() == b""
             below, rest = await tls.unwrap()
             assert rest == b""
             await below.send(b"in the clear")
@@ -1711,6 +1774,7 @@ def test_over_anyios_sockets_unread_data_destroys_nothing(
         )
         with thread(serve) as seen:
             tls = await wrap_tls(stream, **how)  # type: ignore[arg-type]
+            assert await tls.receive(1) == DATA[:1]  # the rest of that record is decrypted, the others are not
             await tls.send(DATA)
             await tls.aclose()
         assert seen.result()[:2] == (DATA, True)
@@ -1729,6 +1793,44 @@ def test_over_a_foreign_stream_too_a_peer_that_never_answers_costs_the_bound(run
             assert 0.15 <= time.monotonic() - began < BOUND
             with pytest.raises(EndOfStream):
                 await other.receive()
+
+    run(main)
+
+
+def test_a_local_close_is_never_an_end_over_a_foreign_stream_either(run: Run, contexts: Contexts) -> None:
+    """Some streams say so: asyncio's own, for one."""
+
+    class Ending(Gate):
+        async def receive(self, max_bytes: int = 65536) -> bytes:
+            try:
+                return await super().receive(max_bytes)
+            except ClosedResourceError:
+                raise anyio.EndOfStream from None
+
+    def serve(sock: socket.socket) -> End:
+        peer = Peer(sock, contexts.server, server_side=True)
+        peer.handshake()
+        return peer.read_to_end()
+
+    async def main() -> None:
+        with server_thread(serve) as (port, seen):
+            transport = Ending(await connect_tcp("127.0.0.1", port))
+            tls = await wrap_tls(transport, hostname="localhost", ssl_context=contexts.client)
+            errors: list[Exception] = []
+
+            async def receive() -> None:
+                try:
+                    await tls.receive()
+                except (ClosedResourceError, EndOfStream) as error:
+                    errors.append(error)
+
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(receive)
+                await until(lambda: transport.readers == 1)
+                tls.close_policy = ClosePolicy(linger_seconds=0.1)
+                await tls.aclose()
+            assert [type(error) for error in errors] == [ClosedResourceError]
+        assert seen.result() == End(b"", True, "FIN")
 
     run(main)
 
