@@ -188,27 +188,29 @@ class Records:
             self._wait = None
             turn.give_back()
 
-    async def say_last(self) -> None:
+    async def say_last(self, *, may_leave_it: bool = False) -> None:
         """Give to the transport what OpenSSL says at the end: close_notify, or the alert of an error.
 
         Does not fail if that fails. Over a socket of ours it does not wait either, if the kernel has room for it.
+
+        :param may_leave_it: leave it to the task that is writing, if one is, instead of waiting for that
         """
         if self.is_cut or not self._outgoing.pending:
             return
+        turn = self._writing
         with suppress(*_FAILURES):
             if self._wait is not None:
                 self._wait.cancel()
-            turn = self._writing
-            if isinstance(self.transport, SocketStream) and not turn.is_taken:
-                data = self._take()
-                if self.transport._connection.send_at_once(data):
-                    return
-                self._held = data
             while turn.is_taken:
+                if may_leave_it:
+                    return
                 await turn.wait()
+            data = self._take()
+            if isinstance(self.transport, SocketStream) and self.transport._connection.send_at_once(data):
+                return
             turn.is_taken = True
             try:
-                await self._give(self._take())
+                await self._give(data)
             finally:
                 turn.give_back()
 

@@ -98,7 +98,7 @@ class TLSStream(tls.TLSStream, trio.abc.Stream):
         try:
             result = await self._records.drive(func, *args)
         except ssl.SSLError:
-            await self._say_last()  # noqa: ASYNC120 - who is cancelled need not hear why the handshake failed
+            await self._send_alert()  # noqa: ASYNC120 - who is cancelled need not hear why the handshake failed
             raise
         if self._ssl_object.server_side and self._ssl_object.version() == "TLSv1.3":
             # Session tickets. To a client that only sends and never reads they would be unread data when it closes,
@@ -363,9 +363,9 @@ class TLSStream(tls.TLSStream, trio.abc.Stream):
             while await self._records.drive(self._ssl_object.read, 65536):
                 pass
 
-    async def _say_last(self) -> None:
+    async def _send_alert(self) -> None:
         with anyio.move_on_after(self.close_policy.linger_seconds):
-            await self._records.say_last()
+            await self._records.say_last(may_leave_it=True)
 
     def abort(self) -> None:
         """Reset the connection below now, as :meth:`SocketStream.abort`.
@@ -453,8 +453,8 @@ class TLSStream(tls.TLSStream, trio.abc.Stream):
 
     async def _failed(self, error: ssl.SSLError) -> BrokenResourceError:
         """TLS cannot go on: tell the peer, and remember it."""
-        self._failure = f"TLS failed: {error.reason or error}"
-        await self._say_last()
+        self._failure = self._failure or f"TLS failed: {error.reason or error}"
+        await self._send_alert()
         return BrokenResourceError(self._failure)
 
     def __repr__(self) -> str:

@@ -557,6 +557,46 @@ def test_a_forged_record_breaks_the_stream_and_the_peer_is_told(
     run(main)
 
 
+def test_a_forged_record_is_reported_also_while_a_send_is_stuck(
+    run: Run, pair: Pair, contexts: Contexts, version: str
+) -> None:
+    async def main() -> None:
+        async with tls_over(pair, contexts) as (tls, peer):
+            errors: list[Exception] = []
+            async with anyio.create_task_group() as tasks:
+                await start_endless_send(tls, tasks, errors)
+                peer.sock.sendall(b"\x17\x03\x03\x00\x20" + bytes(32))
+                with anyio.fail_after(BOUND):  # a half of what the policy allows
+                    with pytest.raises(BrokenResourceError, match="TLS failed"):
+                        await tls.receive()
+                await tls.aclose()
+            assert isinstance(errors[0], ClosedResourceError)
+            assert outcome(tls) is CloseOutcome.ABORTED
+
+    run(main)
+
+
+def test_a_forged_record_ends_a_send_that_goes_on(run: Run, pair: Pair, contexts: Contexts, version: str) -> None:
+    def read(sock: socket.socket) -> None:
+        while sock.recv(1 << 20):
+            pass
+
+    async def main() -> None:
+        async with tls_over(pair, contexts) as (tls, peer):
+            errors: list[Exception] = []
+            with thread(read, peer.sock):
+                async with anyio.create_task_group() as tasks:
+                    await start_endless_send(tls, tasks, errors)
+                    peer.sock.sendall(b"\x17\x03\x03\x00\x20" + bytes(32))
+                    with pytest.raises(BrokenResourceError, match="TLS failed") as caught:
+                        await tls.receive()
+                assert isinstance(errors[0], BrokenResourceError)
+                assert str(errors[0]) == str(caught.value)
+                await tls.aclose()
+
+    run(main)
+
+
 def test_a_client_whose_certificate_is_refused_later_hears_why(run: Run, pair: Pair, contexts: Contexts) -> None:
     """In TLS 1.3 a client's handshake is over before the server has judged its certificate."""
     contexts.server.verify_mode = ssl.CERT_REQUIRED
@@ -773,6 +813,7 @@ class Gate(anyio.abc.ByteStream):
         self.transport = transport
         self.opened = anyio.Event()
         self.opened.set()
+        self.ends = False
         self.readers = self.writers = self.waits = self.ended_waits = 0
 
     async def receive(self, max_bytes: int = 65536) -> bytes:
@@ -780,6 +821,8 @@ class Gate(anyio.abc.ByteStream):
         assert self.readers == 1, "two tasks receive at once"
         try:
             await self.opened.wait()
+            if self.ends:
+                raise EndOfStream
             return await self.transport.receive(max_bytes)
         finally:
             self.readers -= 1
@@ -886,6 +929,29 @@ def test_a_sender_takes_over_from_a_receiver_that_is_cancelled(
     run(main)
 
 
+def test_a_send_that_has_to_read_first_hears_of_the_end(run: Run, contexts: Contexts, pem: dict[str, str]) -> None:
+    async def main() -> None:
+        async with renegotiation(contexts, pem) as (tls, gate, server, received, _):
+            gate.shut()
+            before = gate.sent_bytes
+            server.tell("r")
+            await until(lambda: gate.sent_bytes > before)
+            async with anyio.create_task_group() as others:
+
+                async def send() -> None:
+                    with pytest.raises(BrokenResourceError, match="the peer ended the connection"):
+                        await tls.send(b"never sent\n")
+
+                others.start_soon(send)
+                await until(lambda: tls._records._filling.is_awaited)
+                gate.ends = True
+                gate.opened.set()
+            assert not tls._encrypted
+            assert not received
+
+    run(main)
+
+
 def test_a_task_that_waits_for_room_holds_up_no_answer_of_tls(
     run: Run, contexts: Contexts, pem: dict[str, str]
 ) -> None:
@@ -948,6 +1014,31 @@ def test_a_receiver_that_has_something_to_say_does_not_wait_behind_a_sender(run:
             assert transport.sent == []
             transport.opened.set()
         assert transport.sent == [b"data", b"an answer of TLS"]
+
+    run(main)
+
+
+def test_a_peer_that_hears_nothing_any_more_is_still_listened_to(run: Run) -> None:
+    """What it had sent before it went away is received; that it is gone, a receive tells afterwards."""
+
+    class Deaf(Stuck):
+        async def send(self, item: bytes) -> None:
+            raise BrokenResourceError("gone")
+
+    async def main() -> None:
+        outgoing = ssl.MemoryBIO()
+        records = Records(Deaf(), ssl.MemoryBIO(), outgoing)
+        said = False
+
+        def read() -> bytes:
+            nonlocal said
+            if said:
+                return b"plaintext"
+            said = True
+            outgoing.write(b"an answer of TLS")
+            raise ssl.SSLWantReadError
+
+        assert await records.drive(read) == b"plaintext"
 
     run(main)
 
@@ -1385,6 +1476,30 @@ def test_a_local_close_is_never_an_end(run: Run, pair: Pair, contexts: Contexts,
     run(main)
 
 
+def test_a_task_that_waits_for_room_does_not_hold_up_a_close(
+    run: Run, small_pair: Pair, contexts: Contexts, version: str
+) -> None:
+    async def main() -> None:
+        async with tls_over(small_pair, contexts) as (tls, peer):
+            await tls.send(DATA[:100_000])
+            errors: list[Exception] = []
+
+            async def wait() -> None:
+                try:
+                    await tls.wait_send_all_might_not_block()
+                except ClosedResourceError as error:
+                    errors.append(error)
+
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(wait)
+                await until(lambda: tls._records._wait is not None)
+                tasks.start_soon(tls.aclose)
+                await until(lambda: bool(errors))
+                assert await other_side(peer.read_to_end) == End(DATA[:100_000], True, "FIN")
+
+    run(main)
+
+
 def test_a_second_close_waits_for_the_first(run: Run, small_pair: Pair, contexts: Contexts) -> None:
     async def main() -> None:
         async with tls_over(small_pair, contexts) as (tls, peer):
@@ -1693,6 +1808,18 @@ def test_unwrap_can_be_cancelled_and_tried_again(run: Run, pair: Pair, contexts:
     run(main)
 
 
+def test_unwrap_before_everything_was_received_fails(run: Run, pair: Pair, contexts: Contexts, version: str) -> None:
+    async def main() -> None:
+        async with tls_over(pair, contexts) as (tls, peer):
+            peer.send(b"not received")
+            with pytest.raises(BrokenResourceError, match=r"(?i)application.data.after.close.notify"):
+                await tls.unwrap()
+            await tls.aclose()
+            assert peer.read_to_end() == End(b"", True, "FIN")
+
+    run(main)
+
+
 @pytest.mark.parametrize("standard", [True, False], ids=["standard", "lax"])
 def test_unwrap_notices_a_truncation(run: Run, pair: Pair, contexts: Contexts, side: str, standard: bool) -> None:
     async def main() -> None:
@@ -1762,6 +1889,7 @@ def test_over_anyios_sockets_unread_data_destroys_nothing(
         peer.handshake()
         peer.send(DATA[:20_000])
         end = End(peer.receive(len(DATA)), peer.receive_some() == b"", "?")
+        peer.send(DATA[:20_000])
         peer.say_close()
         return end
 
@@ -1877,6 +2005,11 @@ def test_a_foreign_streams_errors_become_ours(run: Run, contexts: Contexts) -> N
                 assert caught.value.__cause__ is error
                 with pytest.raises(kind):
                     await tls.send(b"x")
+                if kind is BusyResourceError:
+                    with pytest.raises(OSError, match="the close has failed as well"):
+                        async with tls:
+                            pass
+                    continue
                 with pytest.raises(ZeroDivisionError):  # which the failure to close does not mask
                     async with tls:
                         raise ZeroDivisionError
