@@ -18,6 +18,7 @@ import ssl
 import struct
 import sys
 import time
+import weakref
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
@@ -517,6 +518,29 @@ def test_an_error_while_the_server_is_cancelled_is_logged_and_the_connection_res
         assert record.exc_info is not None
         assert isinstance(record.exc_info[1], ExceptionGroup)
         assert [type(member) for member in record.exc_info[1].exceptions] == [Oops]
+
+    run(main)
+
+
+def test_a_handler_that_raised_makes_no_garbage(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it had held is free at once, not when a collector runs."""
+    monkeypatch.setattr(logging.getLogger("roket_trio"), "disabled", True)  # pytest keeps what was logged
+    seen: list[weakref.ref[SocketStream]] = []
+
+    async def handler(stream: SocketStream) -> None:
+        seen.append(weakref.ref(stream))
+        raise Oops
+
+    async def main() -> None:
+        gc.disable()
+        try:
+            async with serving(handler) as server:
+                for _ in range(3):
+                    with client_of(server.address) as client:
+                        assert await other_side(ending, client) == (b"", "RST")
+                await until(lambda: [reference() for reference in seen] == [None] * 3)
+        finally:
+            gc.enable()
 
     run(main)
 
