@@ -26,6 +26,7 @@ The map of the house, from the street down to the cellar; imports only go down:
 ``_opened``          what callers call a file, as a descriptor
 ``_loops``           the event loop, as far as the streams need one
 ``_errors``          the exceptions, each of them both libraries' class
+``testing``          the harness: sees from outside how sockets close; knows none of the rooms above
 ``_kernel``          system calls: descriptors and counts in, counts out
 ===================  ==================================================================================================
 

@@ -115,6 +115,25 @@ def kernel_view(sock: socket.socket) -> KernelView | None:
     )
 
 
+def unsent_bytes_of(info: bytes) -> int | None:
+    """``tcpi_notsent_bytes`` (Linux 4.6) of a ``struct tcp_info``."""
+    if len(info) < _NOTSENT_OFFSET + 4:
+        return None
+    return int.from_bytes(info[_NOTSENT_OFFSET : _NOTSENT_OFFSET + 4], sys.byteorder)
+
+
+def quiet_seconds_of(info: bytes) -> float | None:
+    """How long ago the last segment with data or an acknowledgement passed, by a ``struct tcp_info``.
+
+    For a socket in CLOSE_WAIT that neither sends nor receives this is how long it has been there: a FIN carries an ACK.
+    """
+    if len(info) < 60:
+        return None
+    last_data_sent, _, last_data_received, last_ack_received = struct.unpack_from("=4I", info, 44)
+    milliseconds: int = min(last_data_sent, last_data_received, last_ack_received)
+    return milliseconds / 1000
+
+
 def bound_orphan(sock: socket.socket, unacked_seconds: float, fin_wait_seconds: float) -> None:
     """Bound how long the kernel goes on with the connection after its descriptor is closed (tcp(7)).
 

@@ -1,0 +1,48 @@
+"""Data that tells where it belongs: lines of 64 bytes, each beginning with its own offset. Pure."""
+
+from __future__ import annotations
+
+from typing import Final, final
+
+_LINE: Final = 64
+_REST: Final = b" abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTU\n"
+
+
+def payload(count: int, start: int = 0) -> bytes:
+    """``count`` bytes of the test data, from offset ``start`` on.
+
+    Text, in lines of 64 bytes, for programs that read lines; a piece that is missing, doubled or moved shows as such.
+    """
+    first = start // _LINE
+    last = (start + count + _LINE - 1) // _LINE
+    text = b"".join([b"%015x" % (number * _LINE) + _REST for number in range(first, last)])
+    skip = start - first * _LINE
+    return text[skip : skip + count]
+
+
+@final
+class PayloadCheck:
+    """Compares what arrives, in pieces, with :func:`payload`."""
+
+    __slots__ = ("good_bytes", "total_bytes")
+
+    def __init__(self) -> None:
+        self.total_bytes = 0
+        self.good_bytes = 0
+        """How many bytes from the beginning are as they should be."""
+
+    @property
+    def is_good(self) -> bool:
+        """Whether all so far is as it should be."""
+        return self.good_bytes == self.total_bytes
+
+    def feed(self, data: bytes | memoryview) -> None:
+        """Compare the next piece."""
+        if self.is_good:
+            wanted = payload(len(data), self.total_bytes)
+            if data == wanted:
+                self.good_bytes += len(data)
+            else:
+                pairs = enumerate(zip(data, wanted, strict=True))
+                self.good_bytes += next(index for index, (got, want) in pairs if got != want)
+        self.total_bytes += len(data)

@@ -1,0 +1,128 @@
+"""What one end of a connection did and saw, and when."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Final, Literal, final
+
+EventKind = Literal[
+    "listening",
+    "connected",
+    "sent",
+    "received",
+    "fin sent",
+    "fin seen",
+    "rst sent",
+    "rst seen",
+    "stalled",
+    "resumed",
+    "window shut",
+    "vanished",
+    "closed",
+    "failed",
+    "out of bounds",
+    "note",
+]
+"""``fin seen`` and ``rst seen``: the peer's FIN or RST has arrived, whether or not all data before it was received;
+``window shut``: the peer may send no more until something is received; ``failed``: a call failed for another reason;
+``out of bounds``: a limit of time or bytes ended the script."""
+
+_MAX_EVENTS: Final = 2_000  # of data; twice as many in all: a hostile peer must not fill the memory
+_ONE_EVENT: Final = 0.02  # seconds: pieces of data that are no further apart are told as one event
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One thing that happened."""
+
+    at: float
+    """When, by ``time.monotonic()``."""
+    kind: EventKind
+    count: int = 0
+    """Bytes."""
+    total: int = 0
+    """All bytes in that direction so far."""
+    detail: str = ""
+    until: float = 0.0
+    """When the last byte of several pieces moved; as ``at`` for what happens at once."""
+
+    def __str__(self) -> str:
+        bytes_ = f" {self.count:,} bytes" if self.count else ""
+        total = f" ({self.total:,} in all)" if self.total != self.count else ""
+        return f"{self.kind}{bytes_}{total}" + (f": {self.detail}" if self.detail else "")
+
+
+@final
+class Timeline:
+    """The events of one connection in their order. Written by one thread, read and awaited by any."""
+
+    def __init__(self) -> None:
+        self._events: list[Event] = []
+        self._changed = threading.Condition()
+        self._dropped = 0
+        self._totals = {"sent": 0, "received": 0}
+
+    def note(self, kind: EventKind, count: int = 0, detail: str = "") -> None:
+        """Add an event that happens now. Data that flows is told in pieces of at least 20 ms."""
+        now = time.monotonic()
+        with self._changed:
+            total = count
+            if kind in self._totals:
+                total = self._totals[kind] = self._totals[kind] + count
+            last = self._events[-1] if self._events else None
+            if kind in self._totals and last is not None and last.kind == kind and now - last.until < _ONE_EVENT:
+                self._events[-1] = replace(last, count=last.count + count, total=total, until=now)
+            elif len(self._events) < (_MAX_EVENTS if kind in self._totals else 2 * _MAX_EVENTS):
+                self._events.append(Event(now, kind, count, total, detail, now))
+            else:
+                self._dropped += 1
+            self._changed.notify_all()
+
+    @property
+    def events(self) -> tuple[Event, ...]:
+        """Everything so far."""
+        with self._changed:
+            return tuple(self._events)
+
+    @property
+    def dropped(self) -> int:
+        """How many events there was no room for."""
+        return self._dropped
+
+    @property
+    def received_bytes(self) -> int:
+        return self._totals["received"]
+
+    @property
+    def sent_bytes(self) -> int:
+        return self._totals["sent"]
+
+    def first(self, kind: EventKind) -> Event | None:
+        """The first event of a kind; ``None``: there has been none."""
+        return next((event for event in self.events if event.kind == kind), None)
+
+    def saw(self, *kinds: EventKind) -> bool:
+        """Whether an event of one of these kinds has happened."""
+        return any(event.kind in kinds for event in self.events)
+
+    def wait_for(self, *kinds: EventKind, seconds: float) -> Event | None:
+        """The first event of one of these kinds, waiting for it; ``None``: not in time. Blocks the thread."""
+        return self.wait_until(
+            lambda: next((event for event in self._events if event.kind in kinds), None), seconds=seconds
+        )
+
+    def wait_until(self, condition: Callable[[], Event | None], *, seconds: float) -> Event | None:
+        """As :meth:`wait_for`, for what ``condition`` finds; it is asked again after each event."""
+        with self._changed:
+            return self._changed.wait_for(condition, seconds)
+
+    def __str__(self) -> str:
+        events = self.events
+        if not events:
+            return "nothing happened"
+        lines = [f"{event.at - events[0].at:8.3f} s  {event}" for event in events]
+        return "\n".join(lines + [f"({self._dropped} more events)"] * bool(self._dropped))

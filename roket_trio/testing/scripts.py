@@ -1,0 +1,177 @@
+"""Peers' scripts for the ways in which connections end, well and badly.
+
+Each function returns a script for :class:`ListeningPeer` or :class:`ConnectingPeer`. A script of your own is a function
+that takes a :class:`Wire` and calls its steps::
+
+    def greets_and_resets(wire: Wire) -> None:
+        wire.send(b"220 ready\\r\\n")
+        wire.receive_until(b"\\r\\n")
+        wire.reset()
+
+A script that returns closes the connection as :meth:`Wire.close` does.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from ._peers import Script
+from ._wire import Wire
+
+_FOR_EVER: Final = 1e6  # seconds: until a bound of the peer's is met
+
+
+def discard() -> Script:
+    """A good peer: receive to the program's FIN, then close."""
+
+    def script(wire: Wire) -> None:
+        wire.receive()
+
+    return script
+
+
+def echo() -> Script:
+    """A good peer: send back what comes, up to the program's FIN, then close."""
+
+    def script(wire: Wire) -> None:
+        while chunk := wire.receive_chunk():
+            wire.send(chunk)
+
+    return script
+
+
+def reply(data: bytes, *, after: float = 0.0) -> Script:
+    """A good peer: receive to the program's FIN, wait ``after`` seconds, send ``data``, close.
+
+    With a wait it is the late reply, which programs lose that take their own FIN for the end.
+    """
+
+    def script(wire: Wire) -> None:
+        wire.receive()
+        if after:
+            wire.stall(after)
+        wire.send(data)
+
+    return script
+
+
+def half_close(data: bytes = b"") -> Script:
+    """Send ``data`` and FIN at once, then receive to the program's FIN."""
+
+    def script(wire: Wire) -> None:
+        wire.send(data)
+        wire.half_close()
+        wire.receive()
+
+    return script
+
+
+def reset_at(byte: int, *, data: bytes = b"") -> Script:
+    """Send ``data``, receive exactly ``byte`` bytes, and reset."""
+
+    def script(wire: Wire) -> None:
+        wire.send(data)
+        wire.receive(byte)
+        wire.reset()
+
+    return script
+
+
+def send_and_reset(data: bytes) -> Script:
+    """Send ``data``, wait until the program's kernel has all of it, and reset: a program can still receive it."""
+
+    def script(wire: Wire) -> None:
+        wire.send(data)
+        wire.wait_acked(_FOR_EVER)
+        wire.reset()
+
+    return script
+
+
+def stall(seconds: float, *, after: int = 0) -> Script:
+    """Receive ``after`` bytes, nothing for ``seconds``, then the rest."""
+
+    def script(wire: Wire) -> None:
+        wire.receive(after)
+        wire.stall(seconds)
+        wire.receive()
+
+    return script
+
+
+def never_read(seconds: float = _FOR_EVER) -> Script:
+    """Receive nothing for ``seconds``; what has come then lies unread, so the close is a RST."""
+
+    def script(wire: Wire) -> None:
+        wire.stall(seconds)
+
+    return script
+
+
+def zero_window(seconds: float) -> Script:
+    """Receive nothing until the program can send no more, and for ``seconds`` after that; then everything.
+
+    Give the peer a small ``receive_buffer``.
+    """
+
+    def script(wire: Wire) -> None:
+        wire.wait_window_shut(_FOR_EVER)
+        wire.stall(seconds)
+        wire.receive()
+
+    return script
+
+
+def trickle(data: bytes, *, piece: int = 1, interval: float = 0.01) -> Script:
+    """Send ``data`` in small pieces with pauses between them, then FIN; receive to the program's FIN."""
+
+    def script(wire: Wire) -> None:
+        wire.trickle(data, piece=piece, interval=interval)
+        wire.half_close()
+        wire.receive()
+
+    return script
+
+
+def read_slowly(*, piece: int = 1024, interval: float = 0.01) -> Script:
+    """Receive in small pieces with pauses between them, to the program's FIN."""
+
+    def script(wire: Wire) -> None:
+        wire.receive_slowly(piece=piece, interval=interval)
+
+    return script
+
+
+def unread_then_close(count: int, *, data: bytes = b"") -> Script:
+    """Send ``data``, let ``count`` bytes arrive, receive none of them, and close: the kernel makes it a RST."""
+
+    def script(wire: Wire) -> None:
+        wire.send(data)
+        wire.wait_unread(count, _FOR_EVER)
+        wire.close()
+
+    return script
+
+
+def swallow_fin(seconds: float = _FOR_EVER) -> Script:
+    """Receive to the program's FIN and never answer it with one: the program's side stays in FIN_WAIT2.
+
+    With the peer's ``lose_fins`` not even its acknowledgement is sent: the program's side stays in FIN_WAIT1.
+    """
+
+    def script(wire: Wire) -> None:
+        wire.receive()
+        wire.stall(seconds)
+
+    return script
+
+
+def vanish(*, after: int = 0, seconds: float = _FOR_EVER) -> Script:
+    """Receive ``after`` bytes, then be gone without a word. Needs CAP_NET_ADMIN on recent kernels."""
+
+    def script(wire: Wire) -> None:
+        wire.receive(after)
+        wire.vanish()
+        wire.stall(seconds)
+
+    return script
