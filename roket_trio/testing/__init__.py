@@ -10,6 +10,8 @@ nor AnyIO nor a test framework.
 ``_wire``           ``Wire``: the steps of a script, and what is seen meanwhile
 ``_timeline``       what happened on one connection, and when
 ``_payload``        data that tells where it belongs; pure
+``_chaos``          ``ChaosRelay``: between two endpoints, spoils what passes
+``_toxics``         how: ``Latency``, ``Bandwidth``, ``ResetPeer``, ``SwallowFin``...; pure
 ``_census``         ``take_census``, ``assert_no_lingering_sockets``: who holds which sockets, and what is wrong
 ``_observing``      the kernel's tables, by netlink, /proc or TCP_INFO, whichever answers
 ``_records``        one socket at one moment; pure
@@ -28,31 +30,62 @@ from ._census import (
     close_wait_sockets,
     take_census,
 )
+from ._chaos import ChaosRelay, RelayedConnection
 from ._observing import NotObservedError
 from ._payload import PayloadCheck, payload
 from ._peers import ConnectingPeer, ListeningPeer, Script
 from ._records import Holder, Linger, SocketRecord
 from ._timeline import Event, Timeline
+from ._toxics import (
+    Bandwidth,
+    Latency,
+    LateReply,
+    LimitData,
+    OneWayFin,
+    ResetPeer,
+    Slicer,
+    SlowClose,
+    SwallowFin,
+    Timeout,
+    Toxic,
+    UnreadThenClose,
+    ZeroWindow,
+)
 from ._wire import NotAvailableError, ScriptOverError, Wire
 
 __all__ = [
+    "Bandwidth",
     "Census",
     "CensusChange",
+    "ChaosRelay",
     "ConnectingPeer",
     "Event",
     "Holder",
+    "LateReply",
+    "Latency",
+    "LimitData",
     "Linger",
     "LingeringSocketsError",
     "ListeningPeer",
     "NotAvailableError",
     "NotObservedError",
+    "OneWayFin",
     "PayloadCheck",
+    "RelayedConnection",
+    "ResetPeer",
     "Script",
     "ScriptOverError",
+    "Slicer",
+    "SlowClose",
     "SocketRecord",
+    "SwallowFin",
     "TCPState",
     "Timeline",
+    "Timeout",
+    "Toxic",
+    "UnreadThenClose",
     "Wire",
+    "ZeroWindow",
     "assert_no_lingering_sockets",
     "close_wait_sockets",
     "payload",
