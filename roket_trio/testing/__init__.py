@@ -12,6 +12,8 @@ nor AnyIO nor a test framework.
 ``_payload``        data that tells where it belongs; pure
 ``_chaos``          ``ChaosRelay``: between two endpoints, spoils what passes
 ``_toxics``         how: ``Latency``, ``Bandwidth``, ``ResetPeer``, ``SwallowFin``...; pure
+``_byte_streams``   ``check_byte_stream``: any AnyIO or Trio byte stream, put to the rules of ``_stream_rules``, each of
+                    them a ``_stream_check``; loaded on first use
 ``_census``         ``take_census``, ``assert_no_lingering_sockets``: who holds which sockets, and what is wrong
 ``_observing``      the kernel's tables, by netlink, /proc or TCP_INFO, whichever answers
 ``_records``        one socket at one moment; pure
@@ -19,6 +21,9 @@ nor AnyIO nor a test framework.
 """
 
 from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
 
 from .._kernel.tcp import TCPState
 from . import scripts
@@ -53,8 +58,25 @@ from ._toxics import (
 )
 from ._wire import NotAvailableError, ScriptOverError, Wire
 
+if TYPE_CHECKING:
+    from ._byte_streams import broken_rules as broken_rules
+    from ._byte_streams import check_byte_stream as check_byte_stream
+    from ._byte_streams import stream_checks as stream_checks
+    from ._stream_check import BrokenRuleError as BrokenRuleError
+    from ._stream_check import StreamCheck as StreamCheck
+
+# These need AnyIO and Trio: handed out on first use (PEP 562).
+_ROOM_OF = {
+    "BrokenRuleError": "_stream_check",
+    "StreamCheck": "_stream_check",
+    "broken_rules": "_byte_streams",
+    "check_byte_stream": "_byte_streams",
+    "stream_checks": "_byte_streams",
+}
+
 __all__ = [
     "Bandwidth",
+    "BrokenRuleError",
     "Census",
     "CensusChange",
     "ChaosRelay",
@@ -78,6 +100,7 @@ __all__ = [
     "Slicer",
     "SlowClose",
     "SocketRecord",
+    "StreamCheck",
     "SwallowFin",
     "TCPState",
     "Timeline",
@@ -87,8 +110,19 @@ __all__ = [
     "Wire",
     "ZeroWindow",
     "assert_no_lingering_sockets",
+    "broken_rules",
+    "check_byte_stream",
     "close_wait_sockets",
     "payload",
     "scripts",
+    "stream_checks",
     "take_census",
 ]
+
+
+def __getattr__(name: str) -> object:
+    if name not in _ROOM_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value: object = getattr(import_module(f".{_ROOM_OF[name]}", __name__), name)
+    globals()[name] = value
+    return value
