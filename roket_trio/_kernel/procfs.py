@@ -82,6 +82,15 @@ def network_namespace(pid: int) -> int:
     return os.stat(f"/proc/{pid}/ns/net").st_ino
 
 
+def is_alive(pid: int) -> bool:
+    """Whether there is such a process, and it has not ended: one that nobody has waited for holds nothing any more."""
+    try:
+        with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as file:
+            return file.read().rpartition(")")[2].split()[0] not in "ZX"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
 def children(pid: int) -> list[int]:
     """The living children of all threads of a process (needs ``CONFIG_PROC_CHILDREN``)."""
     found = []
@@ -91,6 +100,20 @@ def children(pid: int) -> list[int]:
                 found += [int(word) for word in file.read().split()]
         except FileNotFoundError:  # the thread has ended
             continue
+    return found
+
+
+def descendants(pid: int) -> list[int]:
+    """All living processes that descend from one, as far as they may be seen; one that detached itself does not."""
+    found: list[int] = []
+    waiting = [pid]
+    while waiting:
+        try:
+            some = children(waiting.pop())
+        except OSError:  # it has ended, or the kernel does not list children
+            continue
+        found += some
+        waiting += some
     return found
 
 

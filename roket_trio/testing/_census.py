@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Final, final
 
@@ -152,12 +152,15 @@ def take_census(pid: int | None = None, *, with_children: bool = False) -> Censu
     root = os.getpid() if pid is None else pid
     if not procfs.AVAILABLE:
         raise NotObservedError("there is no /proc")
-    if not os.path.exists(f"/proc/{root}"):
-        raise ProcessLookupError(f"there is no process {root}")
-    seen = Observation(root)
-    sockets = seen.held(root)
+    try:
+        seen = Observation(root)
+        sockets = seen.held(root)
+    except NotObservedError as error:
+        if not procfs.is_alive(root):
+            raise ProcessLookupError(f"there is no process {root}") from error
+        raise
     pids = [root]
-    for child in _descendants(root) if with_children else ():
+    for child in procfs.descendants(root) if with_children else ():
         try:
             sockets += seen.held(child)
             pids.append(child)
@@ -231,14 +234,3 @@ def assert_no_lingering_sockets(
             raise LingeringSocketsError(faults, census, grace)
         time.sleep(min(pause, left))
         pause = min(pause * 2, _LOOK_AGAIN)
-
-
-def _descendants(pid: int) -> Iterable[int]:
-    waiting = [pid]
-    while waiting:
-        try:
-            found = procfs.children(waiting.pop())
-        except OSError:  # it has ended, or the kernel does not list children
-            continue
-        yield from found
-        waiting += found

@@ -306,12 +306,13 @@ class ConnectingPeer(Peer):
 
     :param script: what to do with each connection
     :param address: the program's; loopback, unless ``allow_remote``
-    :param connections: how many connections to make, at once
-    :param seconds: how long to try to connect (the program may still be starting), and how long each script may take
+    :param connections: how many connections to make; fewer if time is over before the last one, not none
+    :param connect_seconds: how long to try to connect (the program may still be starting); ``None``: ``seconds``
+    :param seconds: how long each script may take
 
     The other parameters are :class:`ListeningPeer`'s.
 
-    :raises ConnectionError, TimeoutError: entering the block: nobody listens there within ``seconds``
+    :raises ConnectionError, TimeoutError: entering the block: nobody listens there in time
     """
 
     def __init__(
@@ -321,6 +322,7 @@ class ConnectingPeer(Peer):
         *,
         connections: int = 1,
         allow_remote: bool = False,
+        connect_seconds: float | None = None,
         seconds: float = 30.0,
         max_bytes: int = 1 << 30,
         keep_bytes: int = 1 << 20,
@@ -341,13 +343,17 @@ class ConnectingPeer(Peer):
             require_loopback(address)
         self.address = address
         self._connections = connections
+        self._connect_seconds = seconds if connect_seconds is None else connect_seconds
 
     def _open(self) -> None:
-        deadline = time.monotonic() + self._seconds
+        deadline = time.monotonic() + self._connect_seconds
         try:
             for _ in range(self._connections):
                 sock = self._connected(deadline)
                 self._start(self._follow, self._add(sock, f"connected to {_name(self.address)}"))
+        except OSError:
+            if not self._wires:
+                raise
         except BaseException:
             self.stop()
             raise
@@ -360,7 +366,10 @@ class ConnectingPeer(Peer):
                 self._shaped(sock)
                 sock.settimeout(max(0.001, deadline - time.monotonic()))
                 sock.connect(self.address)
-                return sock
+                if sock.getsockname() != sock.getpeername() or family == socket.AF_UNIX:
+                    return sock
+                # Nobody listens, and the port that this end was given was that very one: TCP's simultaneous open.
+                sock.close()
             except (ConnectionRefusedError, FileNotFoundError):  # the program is still starting
                 sock.close()
                 if time.monotonic() >= deadline:

@@ -7,7 +7,9 @@ import os
 import select
 import socket
 import time
-from typing import Final, NoReturn, final
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any, Final, NoReturn, final
 
 from .._kernel import segment_filter
 from .._kernel.tcp import discard_on_close, unacked_bytes, unread_bytes
@@ -20,6 +22,14 @@ _SHUT_AFTER: Final = 0.05  # seconds without one byte more: the window is shut
 _TCP_REPAIR: Final = 19
 _GONE: Final = frozenset({errno.ECONNRESET, errno.EPIPE})
 _PEER_FINISHED: Final = getattr(select, "POLLRDHUP", 0)
+
+
+def _name(ask: Callable[[], Any]) -> tuple[str, int] | str | None:
+    try:
+        name = ask()
+    except OSError:
+        return None
+    return name if isinstance(name, str) else name[:2]
 
 
 class ScriptOverError(Exception):
@@ -48,6 +58,10 @@ class Wire:
         """Not public: peers make it. ``stop`` is a descriptor that becomes readable when the script must end."""
         sock.setblocking(False)
         self.sock: Final = sock
+        self.local: Final = _name(sock.getsockname)
+        """This end's address; the program sees it as the remote one."""
+        self.remote: Final = _name(sock.getpeername)
+        """The program's address; ``None``: it has gone again already."""
         self.timeline: Final = timeline
         self.check: Final = PayloadCheck()
         """What arrived, compared with :func:`payload`."""
@@ -76,13 +90,17 @@ class Wire:
 
     # --- data --------------------------------------------------------------------------------------------------------
 
-    def receive(self, count: int | None = None) -> int:
+    def receive(self, count: int | None = None, *, seconds: float | None = None) -> int:
         """Receive ``count`` bytes, or all there is up to the program's FIN.
 
-        :returns: how many bytes; fewer than ``count`` if FIN came before
+        :param seconds: give up after so long
+        :returns: how many bytes; fewer than ``count`` if FIN came before, or the time was over
         """
+        until = None if seconds is None else time.monotonic() + seconds
         received = 0
         while count is None or received < count:
+            if until is not None and not self._is_readable(until):
+                break
             chunk = self.receive_chunk(_AT_ONCE if count is None else min(_AT_ONCE, count - received))
             if not chunk:
                 break
@@ -103,9 +121,7 @@ class Wire:
             if not chunk:
                 self._note_seen_fin()
                 return chunk
-            self.timeline.note("received", len(chunk))
-            self.check.feed(chunk)
-            self._kept += chunk[: max(0, self._keep_bytes - len(self._kept))]
+            self._keep(chunk)
             return chunk
 
     def receive_until(self, ending: bytes, limit: int = 1 << 16) -> bytes:
@@ -132,22 +148,28 @@ class Wire:
             self._watch(interval)
         return received
 
-    def send(self, data: bytes) -> None:
-        """Hand all of ``data`` to the kernel, waiting while the program does not receive."""
+    def send(self, data: bytes, *, seconds: float | None = None) -> int:
+        """Hand all of ``data`` to the kernel, waiting while the program does not receive.
+
+        :param seconds: give up after so long
+        :returns: how many bytes; fewer if the time was over
+        """
         if self._sent_fin:
             raise ValueError("this end has sent FIN already")
+        until = None if seconds is None else time.monotonic() + seconds
         rest = memoryview(data)
-        while rest:
+        while rest and (until is None or time.monotonic() < until):
             self._check_bounds()
             try:
                 count = self.sock.send(rest[:_AT_ONCE], socket.MSG_NOSIGNAL)
             except BlockingIOError:
-                self._wait(select.POLLOUT)
+                self._wait(select.POLLOUT, None if until is None else until - time.monotonic())
                 continue
             except OSError as error:
                 self._lost(error)
             self.timeline.note("sent", count)
             rest = rest[count:]
+        return len(data) - len(rest)
 
     def trickle(self, data: bytes, *, piece: int = 1, interval: float = 0.01) -> None:
         """Send ``piece`` bytes at a time with pauses of ``interval`` seconds."""
@@ -273,6 +295,14 @@ class Wire:
             self.timeline.note("closed", detail="without a word")
         self.close()
 
+    def _is_readable(self, until: float) -> bool:
+        """Wait until there is data or an end, or until the time is over."""
+        while (left := until - time.monotonic()) > 0:
+            self._check_bounds()
+            if self._wait(select.POLLIN, left):
+                return True
+        return False
+
     def _watch(self, seconds: float, *, until_fin: bool = False) -> bool:
         """Let time pass and note what is seen; whether a FIN was, when asked to stop there."""
         until = time.monotonic() + seconds
@@ -292,8 +322,8 @@ class Wire:
         except ScriptOverError:
             pass
 
-    def _wait(self, wanted: int, seconds: float | None = None) -> None:
-        """Wait for one of ``wanted``, or for an end of the program's, and note the latter."""
+    def _wait(self, wanted: int, seconds: float | None = None) -> bool:
+        """Wait for one of ``wanted``, or for an end of the program's, and note the latter; whether a call may go on."""
         left = self._deadline - time.monotonic()
         timeout = left if seconds is None else min(seconds, left)
         poll = select.poll()
@@ -305,12 +335,15 @@ class Wire:
                 raise ScriptOverError("the peer was stopped")
             if found & select.POLLERR:
                 if wanted:  # the call that waits gets what came before, then the error
-                    return
+                    return True
                 self._lost(OSError(self.sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR), "the connection is gone"))
             if found & (_PEER_FINISHED | select.POLLHUP):
                 self._note_seen_fin()
                 # Told for good once both directions are over: from then on there is nothing to see but time.
                 self._has_hung_up = bool(found & select.POLLHUP)
+            if found & (wanted | select.POLLHUP):
+                return True
+        return False
 
     def _check_bounds(self) -> None:
         if time.monotonic() >= self._deadline:
@@ -330,9 +363,21 @@ class Wire:
         self._is_lost = True
         if error.errno in _GONE:
             self.timeline.note("rst seen")
+            self._salvage()
         else:
             self.timeline.note("failed", detail=os.strerror(error.errno) if error.errno else str(error))
         raise ScriptOverError(str(error)) from error
+
+    def _salvage(self) -> None:
+        """Take what had arrived before the RST: a program that reads late still gets it, so it counts as received."""
+        with suppress(OSError):
+            while self.timeline.received_bytes <= self._max_bytes and (chunk := self.sock.recv(_AT_ONCE)):
+                self._keep(chunk)
+
+    def _keep(self, chunk: bytes) -> None:
+        self.timeline.note("received", len(chunk))
+        self.check.feed(chunk)
+        self._kept += chunk[: max(0, self._keep_bytes - len(self._kept))]
 
     def _note_fin(self) -> None:
         if not self._sent_fin:

@@ -1,0 +1,43 @@
+"""The environment contract: what a program that takes part in the whole suite is asked to do. Pure.
+
+It is started once for each case, with ``ROKET_CASE`` (the case's address), ``ROKET_ROLE`` (``client``: it connects;
+``server``: it listens), ``ROKET_HOST`` and ``ROKET_PORT`` (where), and ``ROKET_JOB``, one of the names below. Further
+ones where a job needs them: ``ROKET_BYTES``, ``ROKET_SECONDS``, and for TLS ``ROKET_TLS_CA`` (a client's: whom to
+trust, for the name ``localhost``) or ``ROKET_TLS_CERT`` (a server's: certificate and key in one file). A job or role
+that it cannot do: exit status 127. A client makes one connection. A server serves connections until its standard input
+ends, or one only where the job is to copy standard input or output.
+
+"Stays": when the job is done the process stays alive until its standard input ends, and then exits with status 0, so
+that what it has left open can be seen. Where it does not stay: status 0 if it has sent and received everything,
+anything but 0 and 127 if it knows that it has not.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+JOBS: Final = {
+    "pipe": "Send what comes from standard input, FIN when that ends; write what is received to standard output; close "
+    "when both have ended. Does not stay.",
+    "idle": "Open (or accept) connections and leave them alone, as your program does with idle ones. Stays.",
+    "pool": "GET / over HTTP/1.1 from ROKET_HOST, and keep the connection for the next request. Stays.",
+    "send-close": "Once connected read ROKET_BYTES bytes from standard input, send them in one piece, receive nothing, "
+    "and close. Stays.",
+    "cancel-send": "Send ROKET_BYTES bytes of anything in one piece, cancel that after ROKET_SECONDS (by a timeout, a "
+    "cancel scope...), and close as your program does after that. Stays.",
+    "cancel-close": "As cancel-send, and the close too is cancelled at once. Stays.",
+    "close-in-send": "One task sends ROKET_BYTES bytes of anything in one piece; another closes the connection after "
+    "ROKET_SECONDS. Stays.",
+    "close-in-receive": "One task receives; another closes the connection after ROKET_SECONDS. Write `closed` to "
+    "standard output if the receive failed, `eof` if it reported the end. Stays.",
+    "late-read": "Receive nothing for ROKET_SECONDS, then everything, and write it to standard output. Does not stay.",
+    "echo": "Send back what comes, up to the peer's FIN, then close. Stays (servers).",
+    "early-answer": "Read ROKET_BYTES bytes from standard input. Then, for a connection: receive 1,000 bytes, send the "
+    "ROKET_BYTES bytes, receive no more, close. Stays (servers).",
+    "forget": "The handler of a connection returns without closing it. Stays (servers).",
+    "raise": "The handler of a connection sends ROKET_BYTES bytes of anything, of twice as many that it has "
+    "promised, and raises an exception. Stays (servers).",
+    "tls-pipe": "As pipe, over TLS.",
+    "tls-send-close": "As send-close, over TLS 1.3.",
+}
+"""Each job, in words for whoever writes a program that does it."""

@@ -1,0 +1,249 @@
+"""Run a case of the close suite against a program, bounded in time, traffic and processes."""
+
+from __future__ import annotations
+
+import socket
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from contextlib import ExitStack, contextmanager, suppress
+from typing import Final, final
+
+from ._cases import Case, Round
+from ._judging import Observation, Seen, judge
+from ._payload import payload
+from ._peers import ConnectingPeer, ListeningPeer, Peer
+from ._records import SocketRecord
+from ._results import CaseResult, ResultEvent
+from ._stage import Stage, is_end_of
+from ._targets import RunningProgram, Target
+from ._wire import Wire
+
+_SCRIPT_SECONDS: Final = 40.0  # beyond what a script's own waits add up to
+_EXIT_SECONDS: Final = 3.0  # for a program whose input has ended
+_SAY_SECONDS: Final = 1.0  # for what it has written to come through its pipes
+_TRY_SECONDS: Final = 0.2
+_LOOK_AGAIN: Final = 0.02
+_MAX_BYTES: Final = 128 << 20
+_MAX_EVENTS: Final = 200
+
+
+def run_case(case: Case, target: Target, *, within: float | None = None, repro: str = "") -> CaseResult:
+    """Put one program to one case. Blocks the thread, for seconds.
+
+    :param within: how long the program may take to close, in seconds; ``None``: as the case has it
+    :param repro: the command that does it again, for the result
+    :raises OSError: the program cannot be started
+    :raises ValueError: the case is not for such a program
+    """
+    if not case.is_for(target.role, target.speaks):
+        raise ValueError(f"{case.address} is not for a {target.role} of the kind {target.speaks!r}")
+    return _Run(case, target, case.expectation.within if within is None else within).result(repro)
+
+
+@final
+class _Run:
+    """One run of one case."""
+
+    def __init__(self, case: Case, target: Target, within: float) -> None:
+        self._case = case
+        self._target = target
+        self._within = within
+        self._started = time.monotonic()
+        self._program: RunningProgram | None = None
+
+    def result(self, repro: str) -> CaseResult:
+        with ExitStack() as stack:
+            wires, stage = self._play(stack)
+            held = stage.held(wires, self._within) if wires else []
+            connections = tuple(self._seen(wire, stage, held) for wire in wires)
+            observation = self._observe(connections)
+            events = self._events(wires)
+        found = judge(self._case.expectation, observation)
+        return CaseResult(
+            case=self._case.address,
+            level=self._case.level,
+            role=self._target.role,
+            target=self._target.name,
+            data=found.data,
+            close=found.close,
+            verdict=found.verdict,
+            bytes=found.moved_bytes,
+            ms=round((time.monotonic() - self._started) * 1000),
+            events=events,
+            observer=", ".join(["peer", *sorted(stage.observers)]),
+            repro=repro,
+            reason=found.reason,
+        )
+
+    def _play(self, stack: ExitStack) -> tuple[tuple[Wire, ...], Stage]:
+        """Start the program, lead it through the rounds; the wires of the last one, closed."""
+        if self._target.role == "client":
+            return self._play_client(stack)
+        host, port = self._target.host, self._target.port or _free_port(self._target.host)
+        stage = self._start(stack, host, port)
+        wires: tuple[Wire, ...] = ()
+        for round_ in self._case.rounds:
+            with self._connected(round_, stage, (host, port)) as peer:
+                if peer is not None:
+                    peer.wait_finished(_SCRIPT_SECONDS)
+                wires = peer.wires if peer is not None else ()
+        return wires, stage
+
+    def _play_client(self, stack: ExitStack) -> tuple[tuple[Wire, ...], Stage]:
+        (round_,) = self._case.rounds
+        stage: Future[Stage] = Future()  # the program may have connected before its start has returned
+        listening = ListeningPeer(
+            lambda wire: round_.script(wire, stage.result()),
+            host=self._target.host,
+            port=self._target.port,
+            connections=1,
+            seconds=self._target.start_seconds + _SCRIPT_SECONDS,
+            max_bytes=_MAX_BYTES,
+            keep_bytes=0,
+        )
+        with listening as peer:
+            try:
+                stage.set_result(self._start(stack, peer.host, peer.port))
+            except BaseException as error:
+                stage.set_exception(error)
+                raise
+            if self._until(lambda: peer.wait_connected(0.02) or self._has_exited, self._target.start_seconds):
+                peer.wait_finished(_SCRIPT_SECONDS if peer.wires else 0)
+            return peer.wires, stage.result()
+
+    @contextmanager
+    def _connected(self, round_: Round, stage: Stage, address: tuple[str, int]) -> Iterator[Peer | None]:
+        """The peers of a round; ``None``: nobody listens."""
+        peers: list[ConnectingPeer] = []
+
+        def try_to_connect() -> bool:
+            peer = ConnectingPeer(
+                lambda wire: round_.script(wire, stage),
+                address,
+                connections=round_.connections,
+                allow_remote=self._target.allow_remote,
+                connect_seconds=max(_TRY_SECONDS, round_.connections * 0.05),
+                seconds=_SCRIPT_SECONDS,
+                max_bytes=_MAX_BYTES,
+                keep_bytes=0,
+            )
+            with suppress(OSError):
+                peers.append(peer.__enter__())
+            return bool(peers) or self._has_exited
+
+        self._until(try_to_connect, self._target.start_seconds)
+        try:
+            yield peers[0] if peers else None
+        finally:
+            for peer in peers:
+                peer.__exit__(None, None, None)
+
+    @property
+    def _has_exited(self) -> bool:
+        return self._program is not None and self._program.exit_status is not None
+
+    def _until(self, condition: Callable[[], bool], seconds: float) -> bool:
+        """Ask again until it holds, or the time is over."""
+        deadline = time.monotonic() + seconds
+        while not condition():
+            if time.monotonic() >= deadline:
+                return False
+            time.sleep(_LOOK_AGAIN)
+        return True
+
+    def _start(self, stack: ExitStack, host: str, port: int) -> Stage:
+        case, target = self._case, self._target
+        if target.command is None:
+            return Stage(self._within, target.pid, None, b"")
+        environment = {
+            "ROKET_CASE": case.address,
+            "ROKET_ROLE": target.role,
+            "ROKET_HOST": host,
+            "ROKET_PORT": str(port),
+            "ROKET_JOB": case.job,
+            **case.environment,
+        }
+        program = RunningProgram(target.argv(host, port), environment, open_files=case.open_files)
+        self._program = stack.enter_context(program)
+        stage = Stage(self._within, program.pid, program, payload(case.stdin))
+        if case.feeds_at_once:
+            stage.feed()
+            if case.ends_stdin:
+                program.close_input()
+        return stage
+
+    def _seen(self, wire: Wire, stage: Stage, held: list[SocketRecord] | None) -> Seen:
+        record = stage.held_early(wire) or next((one for one in held or () if is_end_of(one, wire)), None)
+        return Seen(
+            wire.timeline.events,
+            wire.check.total_bytes,
+            wire.check.good_bytes,
+            None if held is None and record is None else record is not None,
+            str(record or ""),
+        )
+
+    def _observe(self, connections: tuple[Seen, ...]) -> Observation:
+        program = self._program
+        expected = self._case.rounds[-1].connections
+        if program is None:
+            return Observation(connections, expected, 0, 0, b"", False, None, None, None)
+        was_alive = not self._has_exited
+        program.close_input()
+        self._until(lambda: self._has_exited or self._has_said_enough(program), _EXIT_SECONDS)
+        status = program.exit_status
+        if status is not None:
+            program.wait_said_all(_SAY_SECONDS)
+        return Observation(
+            connections,
+            expected,
+            program.check.total_bytes,
+            program.check.good_bytes,
+            program.output_head,
+            True,
+            status,
+            status is not None,
+            was_alive,
+        )
+
+    def _has_said_enough(self, program: RunningProgram) -> bool:
+        """Whether nothing that the program could still do would change the verdict."""
+        expected = self._case.expectation
+        if expected.must_fail:
+            return False
+        if expected.download is not None:
+            return program.check.total_bytes >= expected.download
+        return expected.says is None or b"\n" in program.output_head
+
+    def _events(self, wires: tuple[Wire, ...]) -> tuple[ResultEvent, ...]:
+        """What happened, in the order of time: on the wires, and what is known of the program."""
+        found = [
+            ResultEvent(self._ms(event.at), "peer", number, event.kind, event.count, event.detail)
+            for number, wire in enumerate(wires)
+            for event in wire.timeline.events
+        ]
+        if self._program is not None:
+            found += [
+                ResultEvent(self._ms(event.at), "program", -1, event.kind, event.count, event.detail)
+                for event in self._program.timeline.events
+            ]
+            status = self._program.exit_status
+            if status is not None:
+                told = f"exit status {status}" if status >= 0 else f"killed by signal {-status}"
+                if status and self._program.errors.strip():
+                    told += f": {self._program.errors.strip().splitlines()[-1][:200]}"
+                found.append(ResultEvent(self._ms(time.monotonic()), "program", -1, "note", 0, told))
+        found.sort(key=lambda event: event.ms)
+        return tuple(found[:_MAX_EVENTS])
+
+    def _ms(self, at: float) -> int:
+        return max(0, round((at - self._started) * 1000))
+
+
+def _free_port(host: str) -> int:
+    """A port that nobody listens on now."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family) as sock:
+        sock.bind((host, 0))
+        port: int = sock.getsockname()[1]
+        return port

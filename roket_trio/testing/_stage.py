@@ -1,0 +1,101 @@
+"""What a case's script may do beside its connection: let the program's input flow, look into the program, end it."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from collections.abc import Sequence
+from typing import Final, final
+
+from .._kernel.tcp import TCPState
+from ._census import take_census
+from ._observing import NotObservedError
+from ._records import Address, Observer, SocketRecord
+from ._targets import RunningProgram
+from ._wire import Wire
+
+_LOOK_AGAIN: Final = 0.02
+
+
+@final
+class Stage:
+    """For one run of one case; used by the scripts' threads and by the runner."""
+
+    def __init__(self, within: float, pid: int | None, program: RunningProgram | None, stdin: bytes) -> None:
+        """``pid``: the process to look into; ``None``: none."""
+        self.within: Final = within
+        """How long the program may take to close, in seconds."""
+        self.patience: Final = within * 1.6
+        """How long to wait for it in all, to tell what is late from what never comes."""
+        self.observers: Final[set[Observer]] = set()
+        self._pid = pid
+        self._program = program
+        self._stdin = stdin
+        self._lock = threading.Lock()
+        self._held_early: dict[Wire, SocketRecord] = {}
+
+    def feed(self) -> None:
+        """Let the program have its standard input, if it has not had it yet."""
+        with self._lock:
+            data, self._stdin = self._stdin, b""
+        if self._program is not None and data:
+            self._program.feed(data)
+
+    def kill(self) -> None:
+        """Kill the program itself: SIGKILL."""
+        if self._program is not None:
+            self._program.interrupt(signal.SIGKILL)
+
+    def wait_released(self, wire: Wire, seconds: float) -> None:
+        """Wait until the program holds this connection no more; if it does after so long, that is kept against it."""
+        started = time.monotonic()
+        held = self.held([wire], seconds)
+        if held is None:
+            return
+        took = time.monotonic() - started
+        if held:
+            self._held_early[wire] = held[0]
+            wire.timeline.note("note", detail=f"the program still holds its socket after {took:.1f} s")
+        else:
+            wire.timeline.note("note", detail=f"the program has released its socket, after {took:.1f} s at most")
+
+    def held_early(self, wire: Wire) -> SocketRecord | None:
+        """What :meth:`wait_released` found to be held too long."""
+        return self._held_early.get(wire)
+
+    def held(self, wires: Sequence[Wire], seconds: float) -> list[SocketRecord] | None:
+        """The program's ends of these connections that it still holds after ``seconds`` at most.
+
+        :returns: as soon as there are none; ``None``: it cannot be observed
+        """
+        if self._pid is None:
+            return None
+        deadline = time.monotonic() + seconds
+        while True:
+            try:
+                census = take_census(self._pid, with_children=True)
+            except ProcessLookupError:  # it has ended: the kernel has closed everything
+                return []
+            except NotObservedError:
+                return None
+            self.observers.update(census.observers)
+            held = [record for record in census.sockets if any(is_end_of(record, wire) for wire in wires)]
+            if not held or time.monotonic() >= deadline:
+                return held
+            time.sleep(_LOOK_AGAIN)
+
+
+def is_end_of(record: SocketRecord, wire: Wire) -> bool:
+    """Whether a socket is the program's end of a connection."""
+    local = _plain(record.local)
+    if record.state is TCPState.CLOSE:  # over: the kernel has forgotten the peer's address, not its own
+        return bool(record.was_connected) and local == _plain(wire.remote)
+    return (local, _plain(record.remote)) == (_plain(wire.remote), _plain(wire.local))
+
+
+def _plain(address: Address) -> Address:
+    """Without the clothes of an IPv4 address on an IPv6 socket."""
+    if isinstance(address, tuple) and address[0].startswith("::ffff:"):
+        return address[0].removeprefix("::ffff:"), address[1]
+    return address
