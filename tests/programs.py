@@ -1,0 +1,94 @@
+"""Programs of other people, for tests: found, run in the foreground, waited for, and ended by their process id."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from roket_trio._kernel.sock_diag import InetSocket, SockDiag
+from roket_trio._kernel.tcp import TCPState
+
+LIMIT = 30.0  # seconds, for whatever is waited for
+
+Command = list[str | Path]
+
+
+def tool(name: str) -> str:
+    """The path of a program that is not ours; without it the test is skipped, in CI it fails."""
+    found = shutil.which(name, path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin")  # where Debian keeps nginx and ip
+    if found is None:
+        missing(f"{name} is not installed")
+    return found
+
+
+def missing(what: str) -> None:
+    """A test cannot run here: that is a visible skip, and in CI a failure."""
+    if os.environ.get("CI") or os.environ.get("ROKET_CI"):
+        pytest.fail(what)
+    pytest.skip(what)
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port: int = listener.getsockname()[1]
+        return port
+
+
+def until(condition: Callable[[], object], what: str) -> None:
+    deadline = time.monotonic() + LIMIT
+    while not condition():
+        assert time.monotonic() < deadline, f"{what} did not happen"
+        time.sleep(0.005)
+
+
+def sockets_at(port: int, *, held: bool = True) -> list[InetSocket]:
+    """The TCP sockets with that port at either end, listeners and TIME_WAIT apart.
+
+    :param held: only those that some process holds, so no orphans
+    """
+    with SockDiag() as kernel:
+        found = kernel.tcp(set(TCPState) - {TCPState.LISTEN, TCPState.TIME_WAIT})
+    return [sock for sock in found if port in (sock.local[1], sock.remote[1]) and (sock.inode or not held)]
+
+
+def is_listening(port: int) -> bool:
+    """Asked of the kernel: a connection would be taken for the one that is waited for."""
+    with SockDiag() as kernel:
+        return any(sock.local[1] == port for sock in kernel.tcp({TCPState.LISTEN}))
+
+
+@contextmanager
+def running(command: Command, port: int | None = None, log: Path | None = None) -> Iterator[subprocess.Popen[bytes]]:
+    """A program in the foreground until the end of the block.
+
+    :param port: where it will listen: waited for
+    """
+    with open(log or os.devnull, "ab") as output:
+        program = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=output)
+    try:
+        if port is not None:
+
+            def is_up() -> bool:
+                assert program.poll() is None, f"{command[0]} ended: {log.read_text() if log else 'no log'}"
+                return is_listening(port)
+
+            until(is_up, f"{command[0]} listening")
+        yield program
+    finally:
+        # nginx and HAProxy end their workers when they are asked to.
+        if program.poll() is None:
+            program.terminate()
+        try:
+            program.wait(LIMIT)
+        except subprocess.TimeoutExpired:
+            program.kill()
+            program.wait()
+            raise
