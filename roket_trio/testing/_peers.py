@@ -153,7 +153,7 @@ class Peer(ABC):
             work(*args)
         except ScriptOverError:
             pass
-        except BaseException as failure:  # raised by the end of the block, in the thread that waits for it
+        except BaseException as failure:  # noqa: ASYNC103 - raised by the end of the block, in the thread that waits for it
             self._failure = self._failure or failure
 
     def _shaped(self, sock: socket.socket) -> None:
