@@ -26,7 +26,8 @@ class BrokenResourceError(anyio.BrokenResourceError, trio.BrokenResourceError):
 
     ``errno`` is the kernel's error number where the kernel gave one, otherwise ``None``; it stands in the message too.
     Of a transfer: ``side`` is ``"source"`` or ``"sink"``, whichever failed; ``bytes_moved`` is how many bytes the sink
-    has, ``bytes_lost`` how many had left the source and reached nobody.
+    has, ``bytes_lost`` how many had left the source and reached nobody (a :class:`Transfer` that can be run again has
+    kept them).
     """
 
     errno: int | None = None

@@ -8,7 +8,7 @@ from time import monotonic
 from typing import Any, NamedTuple, final
 
 from ._connection import Connection
-from ._errors import BusyResourceError
+from ._errors import BrokenResourceError, BusyResourceError
 from ._file_to_file import FileToFile
 from ._file_to_socket import FileToSocket
 from ._kernel.fd import FileKind
@@ -114,8 +114,10 @@ class Transfer:
         :raises BusyResourceError: it runs already, or another task uses one of the ends
 
         Cancellation is exact: ``bytes_moved`` is what the sink has. Run it again, and it goes on from that byte, also
-        when a socket was the sink, which is cut until then: closing it resets the connection. Only a transfer with a
-        stream that is not ours at one end cannot be resumed.
+        when a socket was the sink, which is cut until then: closing it resets the connection. So it does after a
+        failure that was mended (a full disk): what had left the source is kept. Only a transfer with a stream that is
+        not ours at one end, one that Ctrl-C ended, and one whose sink is an object that failed and does not tell what
+        it has taken (``GzipFile``...) cannot be resumed.
         """
         if self._is_running:
             raise BusyResourceError("running")
@@ -125,10 +127,18 @@ class Transfer:
             with self._ends() as (lent_source, lent_sink):
                 if self._route is None:
                     self._route = self._find_route(lent_source, lent_sink)
+                route = self._route
+                if route.unknown is not None:
+                    raise BrokenResourceError(
+                        f"the transfer was interrupted and cannot be resumed: {route.unknown} is unknown"
+                    )
                 try:
-                    await self._route.run()
+                    await route.run()
+                except KeyboardInterrupt:  # Trio may raise it between a system call and its count
+                    route.unknown = "how many bytes were moved"
+                    raise
                 finally:
-                    self._leave_positions(self._route, lent_source, lent_sink)
+                    self._leave_positions(route, lent_source, lent_sink)
         finally:
             self._seconds += monotonic() - began
             self._is_running = False

@@ -48,7 +48,7 @@ class Route(ABC):
     plain attributes that change while it runs, and cost nothing to read.
     """
 
-    __slots__ = ("bytes_moved", "fallbacks", "name", "pace")
+    __slots__ = ("bytes_moved", "fallbacks", "name", "pace", "unknown")
 
     def __init__(self, name: str, pace: Pace) -> None:
         self.bytes_moved = 0
@@ -56,6 +56,8 @@ class Route(ABC):
         self.pace = pace
         # The faster ways that the kernel refused.
         self.fallbacks: list[str] = []
+        # What nobody knows since it was interrupted, so that it cannot be run again.
+        self.unknown: str | None = None
 
     @abstractmethod
     async def run(self) -> None:

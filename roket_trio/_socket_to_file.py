@@ -116,6 +116,8 @@ class SocketToFile(Route):
         connection = self._connection
         await connection.loop.step()
         connection.life.check_receiving()
+        if self._unwritten:
+            await self._write_unwritten()
         if self.name == "splice" and not await self._splice():
             connection.fallbacks["splice"] += 1
             self.fall_back("read-send")
@@ -125,6 +127,15 @@ class SocketToFile(Route):
             await self._receive_into_pipe(self._file)
         else:
             await self._receive_and_write()
+
+    async def _write_unwritten(self) -> None:
+        """What the last run had received and could not write."""
+        unwritten, self._unwritten = self._unwritten, b""
+        worker = Worker(self._connection.loop)
+        try:
+            await self._write_out(unwritten, worker)
+        finally:
+            worker.end()
 
     def _left(self) -> int:
         """How much may still come; a large number when nobody knows."""
@@ -214,7 +225,7 @@ class SocketToFile(Route):
             except OSError as error:
                 if error.errno in REFUSALS:
                     return False
-                raise self._write_failed(error, pipe.held) from error
+                raise self._write_failed(error, pipe.take_out()) from error
         return True
 
     # --- the plain route ---------------------------------------------------------------------------------------------
@@ -224,8 +235,6 @@ class SocketToFile(Route):
         buffer = memoryview(bytearray(max(1, min(BUFFER, self._left()))))
         worker = Worker(connection.loop)
         try:
-            unwritten, self._unwritten = self._unwritten, b""
-            await self._write_out(unwritten, worker)
             while self._left():
                 await self.pace.wait()
                 await connection.loop.step()
@@ -274,7 +283,7 @@ class SocketToFile(Route):
                     await sink.wait_writable(connection.loop)
                     continue
                 except OSError as error:
-                    raise self._write_failed(error, 0) from error
+                    raise self._write_failed(error, b"") from error
                 connection.sock.recv_into(buffer[:written])
                 connection.receive_calls += 1
                 connection.received_bytes += written
@@ -284,7 +293,7 @@ class SocketToFile(Route):
             sink.release()
 
     async def _write_out(self, data: memoryview | bytes, worker: Worker) -> None:
-        """Write it all where the file was left; what cannot be written is lost, and counted."""
+        """Write it all where the file was left; what cannot be written is kept, and counted as lost."""
         view = memoryview(data)
         if not view:
             return
@@ -296,7 +305,9 @@ class SocketToFile(Route):
             await sink.write(view, worker)
         except OSError as error:
             self.bytes_moved += sink.progress
-            raise self._write_failed(error, len(view) - sink.progress) from error
+            if self._file is None and not ObjectSink.is_exact(self._object):
+                self.unknown = f"what {self._name} took of the last piece"
+            raise self._write_failed(error, view[sink.progress :]) from error
         except BaseException:  # only an object that takes its time is interrupted here
             self.bytes_moved += sink.progress
             self._unwritten = bytes(view[sink.progress :])
@@ -316,7 +327,7 @@ class SocketToFile(Route):
                 if not count:  # pwrite(2) does not say that it may; to ask again could go on for ever
                     raise OSError(errno.EIO, "the file takes no more bytes")
             except OSError as error:
-                raise self._write_failed(error, len(view) - done) from error
+                raise self._write_failed(error, view[done:]) from error
             done += count
             self.bytes_moved += count
 
@@ -328,9 +339,10 @@ class SocketToFile(Route):
         failure.add_note(f"{self.bytes_moved} bytes had been received into {self._name}")
         return failure
 
-    def _write_failed(self, error: OSError, lost: int) -> BrokenResourceError:
+    def _write_failed(self, error: OSError, held: bytes | memoryview) -> BrokenResourceError:
+        self._unwritten = bytes(held)
         failure = self.failed("sink", self._name, error)
-        failure.bytes_lost = lost
+        failure.bytes_lost = lost = len(held)
         failure.add_note(f"the file has {self.bytes_moved} bytes; {lost} that had been received are lost")
         return failure
 

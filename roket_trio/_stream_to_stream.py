@@ -64,6 +64,8 @@ class Writer(ABC):
 
     name: str
     is_ours = False
+    is_exact = True
+    """Whether :attr:`written` is right after a failure too."""
     connection: Connection | None = None
 
     @abstractmethod
@@ -84,7 +86,7 @@ class Writer(ABC):
 class StreamToStream(Route):
     """The transfer between two ends of whatever kind."""
 
-    __slots__ = ("_count", "_is_interrupted", "_reader", "_unsent", "_writer")
+    __slots__ = ("_count", "_reader", "_unsent", "_writer")
 
     def __init__(self, reader: Reader, writer: Writer, count: int | None, pace: Pace, name: str) -> None:
         """Move ``count`` bytes (``None``: up to EOF)."""
@@ -93,7 +95,6 @@ class StreamToStream(Route):
         self._writer = writer
         self._count = count
         self._unsent = b""
-        self._is_interrupted = False
 
     async def run(self) -> None:
         """Move what is left to be moved.
@@ -101,10 +102,6 @@ class StreamToStream(Route):
         :raises TruncatedError: EOF came before ``count`` bytes
         :raises BrokenResourceError: one side failed; ``side`` says which
         """
-        if self._is_interrupted and not (self._reader.is_ours and self._writer.is_ours):
-            raise BrokenResourceError(
-                "the transfer was interrupted and cannot be resumed: what a foreign stream took or gave is unknown"
-            )
         complete = False
         self._writer.begin(self._count, self.bytes_moved)
         try:
@@ -112,13 +109,18 @@ class StreamToStream(Route):
                 *(end.connection for end in (self._reader, self._writer) if end.connection is not None)
             ):
                 await current_loop().step()
-                self._is_interrupted = True
+                if not (self._reader.is_ours and self._writer.is_ours):
+                    self.unknown = "what a foreign stream took or gave"  # should it be interrupted
                 await self._run()
             complete = True
+            self.unknown = None
+        except KeyboardInterrupt:
+            if self._writer.connection is not None:
+                self._writer.connection.interrupted()
+            raise
         finally:
             self._writer.end(complete=complete)
             self._reader.close()
-        self._is_interrupted = False
 
     async def _run(self) -> None:
         await self._write(memoryview(self._unsent))
@@ -151,6 +153,8 @@ class StreamToStream(Route):
             await writer.write(data)
         except OSError as error:
             self._took(data)
+            if not writer.is_exact:
+                self.unknown = f"what {writer.name} took of the last piece"
             failure = self.failed("sink", writer.name, error)
             failure.bytes_lost = len(self._unsent)
             raise failure from error
@@ -253,6 +257,7 @@ class FileWriter(Writer):
             check_object(file, "write")
         self.name = file.name if isinstance(file, OpenFile) else type(file).__name__
         self._file = file
+        self.is_exact = isinstance(file, OpenFile) or ObjectSink.is_exact(file)
         self._sink: Sink | None = None
         self._worker: Worker | None = None
 

@@ -47,6 +47,7 @@ from roket_trio import (
     copy,
     wrap_tls,
 )
+from roket_trio._files._worker import Worker
 from roket_trio._kernel import copy_file_range, sendfile, splice
 from roket_trio._loops import current_loop
 from roket_trio._shares import PLACES_MOST, shares_of
@@ -902,6 +903,111 @@ def test_a_file_size_limit_ends_it_and_the_file_has_what_the_error_says(
         assert (tmp_path / "out").read_bytes() == DATA[:100_000]
 
     run(main)
+
+
+@pytest.mark.parametrize("mode", ["wb", "ab"])
+def test_a_file_that_has_room_again_gets_what_had_left_the_socket(
+    run: Run, tmp_path: Path, way: str, mode: str
+) -> None:
+    async def main() -> None:
+        with connected() as (ours, peer), (tmp_path / "out").open(mode, buffering=0) as sink:
+            async with stream_over(ours) as stream:
+                with thread(send_and_finish, peer, DATA):
+                    transfer = Transfer(stream, sink)
+                    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+                    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
+                    try:
+                        for _ in range(2):  # the second time there is still no room
+                            with pytest.raises(BrokenResourceError) as caught:
+                                await transfer.run()
+                            assert (caught.value.errno, caught.value.bytes_moved) == (errno.EFBIG, 100_000)
+                            assert caught.value.bytes_lost > 0
+                    finally:
+                        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+                    assert (await transfer.run()).bytes_moved == len(DATA)
+                    assert stream.statistics().received_bytes == len(DATA)
+            assert sink.tell() == len(DATA)
+        assert (tmp_path / "out").read_bytes() == DATA
+        (tmp_path / "out").unlink()
+
+    run(main)
+
+
+@pytest.mark.parametrize("source_kind", ["socket", "memory"])
+def test_an_object_that_fails_without_saying_how_far_it_came_is_not_written_to_again(
+    run: Run, source_kind: str
+) -> None:
+    class Packs(io.BufferedIOBase):  # as a GzipFile on a full disk
+        def writable(self) -> bool:
+            return True
+
+        def write(self, data: Any) -> int:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    async def main() -> None:
+        with connected() as (ours, peer):
+            async with stream_over(ours) as stream:
+                peer.sendall(DATA[:100_000])
+                source: Any = {"socket": stream, "memory": io.BytesIO(DATA)}[source_kind]
+                transfer = Transfer(source, Packs())
+                with pytest.raises(BrokenResourceError) as caught:
+                    await transfer.run()
+                assert (caught.value.side, caught.value.errno) == ("sink", errno.ENOSPC)
+                with pytest.raises(BrokenResourceError, match="cannot be resumed: what Packs took"):
+                    await transfer.run()
+
+    run(main)
+
+
+@pytest.mark.parametrize("row", ["file-socket", "socket-file", "socket-socket", "memory-socket"])
+def test_one_that_ctrl_c_has_ended_is_not_resumed_and_its_socket_stays_cut(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, row: str
+) -> None:
+    """Trio raises it wherever the task is: here it has sent, and not counted it yet."""
+    (tmp_path / "in").write_bytes(DATA)
+
+    async def main() -> None:
+        with connected() as (ours, peer), connected() as (other, other_peer), (tmp_path / "in").open("rb") as file:
+            async with stream_over(ours) as stream, stream_over(other) as sink:
+                with thread(send_until_it_ends, peer, DATA), (tmp_path / "out").open("wb") as out:
+                    source: Any = {"file": file, "socket": stream, "memory": io.BytesIO(DATA)}[row.split("-")[0]]
+                    transfer = Transfer(source, out if row == "socket-file" else sink)
+                    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+                        _interrupt_after_a_step(patch)
+                        await transfer.run()
+                    with pytest.raises(BrokenResourceError, match="cannot be resumed"):
+                        await transfer.run()
+                    stream.abort()
+                if row != "socket-file":
+                    await sink.aclose()
+                    assert sink.close_report is not None
+                    assert sink.close_report.outcome is CloseOutcome.ABORTED
+                    assert read_to_end(other_peer)[1] == "RST"
+
+    anyio.run(main, backend="trio")
+
+
+def _interrupt_after_a_step(patch: pytest.MonkeyPatch) -> None:
+    """Ctrl-C just after a system call, or a worker thread, has moved something."""
+
+    def interrupted(real: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*args: Any) -> Any:
+            result = real(*args)
+            if threading.current_thread() is threading.main_thread():
+                raise KeyboardInterrupt
+            return result
+
+        return call
+
+    async def run_and_be_interrupted(*args: Any) -> None:
+        await run(*args)
+        raise KeyboardInterrupt
+
+    run = Worker.run
+    patch.setattr(Worker, "run", run_and_be_interrupted)
+    patch.setattr(os, "sendfile", interrupted(os.sendfile))
+    patch.setattr(splice.Pipe, "empty_into_socket", interrupted(splice.Pipe.empty_into_socket))
+    patch.setattr(socket.socket, "send", interrupted(socket.socket.send), raising=False)
 
 
 @pytest.mark.parametrize("source_kind", ["file", "socket", "memory"])

@@ -150,6 +150,11 @@ class ObjectSink(Sink):
 
     __slots__ = ("_file", "_is_closed", "_is_memory")
 
+    @staticmethod
+    def is_exact(file: Any) -> bool:
+        """Whether a write of it that fails has taken nothing: one that buffers or compresses may have."""
+        return isinstance(file, io.RawIOBase | io.BytesIO)
+
     def __init__(self, file: Any) -> None:
         super().__init__()
         self._file = file
