@@ -378,10 +378,10 @@ class TLSStream(tls.TLSStream, trio.abc.Stream):
     async def __aexit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        if exc is not None and self.close_policy.on_error == "abort" and not is_cancellation(exc):
-            self._is_closed = True
-            await _reset(self.transport_stream)  # noqa: ASYNC102 - done before its first checkpoint
         try:
+            if exc is not None and self.close_policy.on_error == "abort" and not is_cancellation(exc):
+                self._is_closed = True
+                await _reset(self.transport_stream)  # noqa: ASYNC102 - done before its first checkpoint
             await self.aclose()
         except Exception:
             if exc is None:
@@ -482,8 +482,9 @@ class TLSListener(tls.TLSListener):
         On any failure the connection is closed before this raises: gracefully after an alert, so that it arrives, with
         a reset otherwise. Cancellation: the same, at once.
         """
+        limit = self.handshake_timeout
         try:
-            with anyio.fail_after(self.handshake_timeout):
+            with anyio.fail_after(limit):
                 return await TLSStream.wrap(
                     stream,
                     server_side=True,
@@ -495,7 +496,7 @@ class TLSListener(tls.TLSListener):
             raise
         except TimeoutError:
             await _reset(stream)  # noqa: ASYNC120 - the same
-            raise TimeoutError(f"no TLS handshake within {self.handshake_timeout} seconds") from None
+            raise TimeoutError(f"no TLS handshake within {limit} seconds") from None
         except BaseException:
             await _reset(stream)  # noqa: ASYNC102 - done before its first checkpoint
             raise

@@ -1148,12 +1148,14 @@ def test_a_send_cancelled_between_two_parts_is_a_cut_too(
 ) -> None:
     """While it waits for a receiver that has something to say, for instance."""
     encrypt = Records.encrypt
+    waiting: list[bool] = []
 
     async def once(records: Records, write: Any, data: Any) -> int:
         monkeypatch.setattr(Records, "encrypt", never)
         return await encrypt(records, write, data)
 
     async def never(records: Records, write: Any, data: Any) -> int:
+        waiting.append(True)
         await anyio.sleep_forever()
         raise AssertionError
 
@@ -1161,8 +1163,10 @@ def test_a_send_cancelled_between_two_parts_is_a_cut_too(
         async with tls_over(pair, contexts) as (tls, peer):
             monkeypatch.setattr(Records, "encrypt", once)
             with thread(peer.read_to_end) as seen:
-                with anyio.move_on_after(0.05):
-                    await tls.send(DATA * 2)
+                async with anyio.create_task_group() as tasks:
+                    tasks.start_soon(tls.send, DATA * 2)
+                    await until(lambda: bool(waiting))
+                    tasks.cancel_scope.cancel()
                 with pytest.raises(
                     BrokenResourceError, match=f"stopped after 262144 to 262144 of {len(DATA) * 2} bytes"
                 ):
@@ -1727,19 +1731,22 @@ def test_a_peer_that_ends_the_handshake_breaks_it(run: Run, contexts: Contexts, 
 
 
 def test_a_handshake_can_be_cancelled_and_leaves_no_socket(run: Run, contexts: Contexts) -> None:
-    def serve(sock: socket.socket) -> str:
-        try:
-            while sock.recv(65536):
-                pass
-        except ConnectionResetError:
-            return "RST"
-        return "FIN"
-
     async def main() -> None:
+        began = threading.Event()
+
+        def serve(sock: socket.socket) -> str:
+            try:
+                while sock.recv(65536):
+                    began.set()
+            except ConnectionResetError:
+                return "RST"
+            return "FIN"
+
         with server_thread(serve) as (port, seen):
-            with anyio.move_on_after(0.1) as scope:
-                await connect_tcp("127.0.0.1", port, tls=True, ssl_context=contexts.client)
-            assert scope.cancelled_caught
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(lambda: connect_tcp("127.0.0.1", port, tls=True, ssl_context=contexts.client))
+                await until(began.is_set)
+                tasks.cancel_scope.cancel()
         assert seen.result() == "RST"
 
     run(main)
@@ -1789,9 +1796,10 @@ def test_unwrap_gives_back_the_transport_and_what_came_behind(
 def test_unwrap_can_be_cancelled_and_tried_again(run: Run, pair: Pair, contexts: Contexts, version: str) -> None:
     async def main() -> None:
         async with tls_over(pair, contexts) as (tls, peer):
-            with anyio.move_on_after(0.05) as scope:
-                await tls.unwrap()
-            assert scope.cancelled_caught
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(tls.unwrap)
+                await until(lambda: bool(select.select([pair[1]], [], [], 0)[0]))
+                tasks.cancel_scope.cancel()
             with pytest.raises(BrokenResourceError, match="cannot send after unwrap"):
                 await tls.send(b"x")
             assert peer.receive_some() == b""
@@ -2115,7 +2123,13 @@ def ask(address: Any, contexts: Contexts) -> bytes:
 
 
 class Noted(TLSListener):
-    """It keeps what its handshakes failed with, in ``noted``."""
+    """It counts its handshakes, and keeps what they failed with in ``noted``."""
+
+    begun = 0
+
+    async def handshake(self, stream: Any) -> TLSStream:
+        self.begun += 1
+        return await super().handshake(stream)
 
     @staticmethod
     async def handle_handshake_error(exc: BaseException, stream: Any) -> None:
@@ -2158,6 +2172,8 @@ def test_silent_clients_hold_up_nobody_and_are_reset_in_time(
         async with serving(listener, echo) as address:
             silent = [socket.create_connection(address, timeout=BOUND) for _ in range(5)]
             try:
+                await until(lambda: listener.begun == 5)
+                listener.handshake_timeout = BOUND  # for those who come now
                 assert await other_side(ask, address, contexts) == b"olleh"
                 for client in silent:
                     with pytest.raises(ConnectionResetError):
@@ -2248,9 +2264,7 @@ def test_a_client_whose_certificate_is_missing_is_told(
 
 def test_the_handshake_alone_for_who_accepts_himself(run: Run, contexts: Contexts) -> None:
     async def main() -> None:
-        async with TLSListener(
-            await create_tcp_listener(local_host="127.0.0.1"), contexts.server, handshake_timeout=0.1
-        ) as listener:
+        async with TLSListener(await create_tcp_listener(local_host="127.0.0.1"), contexts.server) as listener:
             accept = listener.listener.accept  # type: ignore[attr-defined]
             address = listener.listener.extra(SocketAttribute.local_address)
             with thread(ask, address, contexts) as answer:
@@ -2258,17 +2272,17 @@ def test_the_handshake_alone_for_who_accepts_himself(run: Run, contexts: Context
             assert answer.result() == b"olleh"
             with socket.create_connection(address, timeout=BOUND) as silent:
                 stream = await accept()
-                with pytest.raises(TimeoutError, match=r"no TLS handshake within 0\.1 seconds"):
-                    await listener.handshake(stream)
-                assert stream.close_report.outcome is CloseOutcome.ABORTED
-                with pytest.raises(ConnectionResetError):
-                    silent.recv(1)
-            listener.handshake_timeout = BOUND
-            with socket.create_connection(address, timeout=BOUND) as silent:
-                stream = await accept()
                 with anyio.move_on_after(0.05) as scope:
                     await listener.handshake(stream)
                 assert scope.cancelled_caught
+                with pytest.raises(ConnectionResetError):
+                    silent.recv(1)
+            listener.handshake_timeout = 0.1
+            with socket.create_connection(address, timeout=BOUND) as silent:
+                stream = await accept()
+                with pytest.raises(TimeoutError, match=r"no TLS handshake within 0\.1 seconds"):
+                    await listener.handshake(stream)
+                assert stream.close_report.outcome is CloseOutcome.ABORTED
                 with pytest.raises(ConnectionResetError):
                     silent.recv(1)
 
@@ -2277,9 +2291,11 @@ def test_the_handshake_alone_for_who_accepts_himself(run: Run, contexts: Context
 
 def test_a_listener_over_anyios_own(run: Run, contexts: Contexts) -> None:
     async def main() -> None:
-        listener = TLSListener(await anyio.create_tcp_listener(local_host="127.0.0.1"), contexts.server, True, 0.2)
+        listener = Noted(await anyio.create_tcp_listener(local_host="127.0.0.1"), contexts.server, True, 0.2)
         async with serving(listener, echo) as address:
             with socket.create_connection(address, timeout=BOUND) as silent:
+                await until(lambda: listener.begun == 1)
+                listener.handshake_timeout = BOUND
                 assert await other_side(ask, address, contexts) == b"olleh"
                 assert not await other_side(silent.recv, 1)
 
