@@ -11,6 +11,7 @@ import errno
 import os
 import select
 import socket
+import ssl
 import struct
 import sys
 import threading
@@ -122,7 +123,7 @@ input_is_taken = threading.Event()
 
 def stay() -> None:
     """Until standard input ends."""
-    if JOB in ("send-close", "early-answer"):
+    if JOB in ("send-close", "early-answer", "tls-send-close"):
         input_is_taken.wait()
     while os.read(0, 1 << 16):
         pass
@@ -151,6 +152,7 @@ def write_output(data: bytes) -> None:
 
 def pipe(sock: socket.socket) -> None:
     failed: list[OSError] = []
+    received = 0
 
     def upload() -> None:
         try:
@@ -162,7 +164,8 @@ def pipe(sock: socket.socket) -> None:
             failed.append(error)
         if is_mutant("close/1.4") and not failed:
             time.sleep(0.5)
-            os._exit(0)
+            if not received and not select.select([sock], [], [], 0)[0]:
+                os._exit(0)
 
     uploading = threading.Thread(target=upload)
     uploading.start()
@@ -171,13 +174,14 @@ def pipe(sock: socket.socket) -> None:
     try:
         while True:
             poll.poll()
-            if is_mutant("close/1.2"):
-                time.sleep(0.05)  # so that all is there when it looks
+            if is_mutant("close/1.2") and not received:
+                time.sleep(0.4)  # so that all is there when it looks
                 if poll.poll()[0][1] & select.POLLRDHUP:
                     break
             data = sock.recv(1 << 16)
             if not data:
                 break
+            received += len(data)
             write_output(data)
     except OSError as error:
         failed.append(error)
@@ -304,6 +308,70 @@ def late_read(sock: socket.socket) -> None:
     close(sock)
 
 
+def tls(sock: socket.socket) -> tuple[ssl.SSLObject, Callable[[], bool]]:
+    """A session, its handshake done, and what carries its bytes in: whether there were any."""
+    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+    if ROLE == "client":
+        context = ssl.create_default_context(cafile=os.environ["ROKET_TLS_CA"])
+    else:
+        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        context.load_cert_chain(os.environ["ROKET_TLS_CERT"])
+    session = context.wrap_bio(
+        incoming, outgoing, server_side=ROLE == "server", server_hostname="localhost" if ROLE == "client" else None
+    )
+
+    def pull() -> bool:
+        data = sock.recv(1 << 16)
+        incoming.write(data)
+        return bool(data)
+
+    while True:
+        try:
+            session.do_handshake()
+            break
+        except ssl.SSLWantReadError:
+            sock.sendall(outgoing.read())
+            if not pull():
+                sys.exit(1)
+    sock.sendall(outgoing.read())
+    session.flush = lambda: sock.sendall(outgoing.read())  # type: ignore[attr-defined]
+    return session, pull
+
+
+def tls_read(sock: socket.socket) -> None:
+    session, pull = tls(sock)
+    while True:
+        try:
+            data = session.read(1 << 16)
+        except ssl.SSLWantReadError:
+            if not pull():
+                sys.exit(0 if is_mutant("close/6.2") else 1)
+            continue
+        except ssl.SSLZeroReturnError:
+            data = b""
+        if not data:
+            break
+        write_output(data)
+    close(sock)
+
+
+def tls_send_close(sock: socket.socket) -> None:
+    session, pull = tls(sock)
+    session.write(read_input(BYTES))
+    try:
+        session.unwrap()
+    except ssl.SSLWantReadError:
+        pass
+    session.flush()  # type: ignore[attr-defined]
+    if is_mutant("close/6.1"):
+        while pull():
+            pass
+    if is_mutant("close/6.3"):
+        sock.close()
+    else:
+        close(sock)
+
+
 def early_answer(sock: socket.socket, answer: list[bytes] = []) -> None:  # noqa: B006
     if not answer:
         answer.append(read_input(BYTES))
@@ -323,7 +391,7 @@ def echo(sock: socket.socket) -> None:
     while True:
         poll.poll()
         if is_mutant("close/5.6"):
-            time.sleep(0.05)
+            time.sleep(0.4)
             if poll.poll()[0][1] & select.POLLRDHUP:
                 break
         data = sock.recv(1 << 16)
@@ -354,8 +422,9 @@ STAYS = {
     "echo": echo,
     "forget": forget,
     "raise": fail,
+    "tls-send-close": tls_send_close,
 }
-ENDS = {"pipe": pipe, "late-read": late_read}
+ENDS = {"pipe": pipe, "late-read": late_read, "tls-read": tls_read}
 
 if JOB in ENDS:
     connections(ENDS[JOB], once=True)

@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
+import json
+import os
+import re
+import signal
+import socket
 import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
+from roket_trio.testing import _running as running_room
+from roket_trio.testing import payload
 from roket_trio.testing._cases import CASES, case
-from roket_trio.testing._results import CaseResult
+from roket_trio.testing._jobs import JOBS
+from roket_trio.testing._judging import Expectation, Judgement, Observation, Seen, judge
+from roket_trio.testing._results import CaseResult, ResultEvent, failures, parse_result, parse_results
 from roket_trio.testing._running import run_case
-from roket_trio.testing._targets import Role, Target
+from roket_trio.testing._targets import Role, RunningProgram, Target
+from roket_trio.testing._timeline import Event
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the close suite needs Linux")
 
@@ -68,6 +79,9 @@ MUTANTS: list[tuple[str, Role]] = [
     ("close/5.4", "server"),
     ("close/5.5", "server"),
     ("close/5.6", "server"),
+    ("close/6.1", "client"),
+    ("close/6.2", "client"),
+    ("close/6.3", "client"),
 ]
 
 
@@ -77,8 +91,417 @@ def test_each_mutant_is_caught_by_its_own_case_alone() -> None:
         job = case(mutant.partition("-")[0]).job
         runs += [(one, role, mutant) for one in CASES if one.job == job and role in one.roles]
     with ThreadPoolExecutor(AT_ONCE) as pool:
-        results = list(pool.map(lambda run: run_case(run[0], closer(run[1], run[2]), within=1.5), runs))
+        results = list(pool.map(lambda run: run_case(run[0], closer(run[1], run[2]), within=2.0), runs))
     caught = {(result.target, result.case) for result in results if result.verdict == "fail"}
     expected = {(mutant, mutant.partition("-")[0]) for mutant, _ in MUTANTS}
     wrong = caught ^ expected
     assert not wrong, "\n".join(told(result) for result in results if (result.target, result.case) in wrong)
+
+
+def test_the_table_is_in_order() -> None:
+    addresses = [one.address for one in CASES]
+    assert addresses == sorted(addresses)
+    assert len(set(addresses)) == len(addresses)
+    assert {one.level for one in CASES} == {"MUST", "SHOULD", "INFO"}
+    for one in CASES:
+        assert re.fullmatch(r"close/\d\.\d", one.address)
+        assert one.job in JOBS
+        assert one.why.endswith((".", ")."))
+        assert one.symptom.endswith(".")
+        assert not one.title[0].isupper() or one.title.startswith(("FIN", "RST", "TLS"))
+        assert len(one.rounds) == 1 or one.roles == ("server",)
+    assert set(JOBS) == {one.job for one in CASES}
+    assert case("close/2.1").job == "send-close"
+    with pytest.raises(KeyError, match="no case"):
+        case("close/9.9")
+
+
+# --- hostile and hopeless programs -----------------------------------------------------------------------------------
+
+
+def python(code: str, role: Role = "client", **more: object) -> Target:
+    return Target("it", role, "contract", (sys.executable, "-c", code), **more)  # type: ignore[arg-type]
+
+
+def test_a_program_may_say_that_it_cannot() -> None:
+    started = time.monotonic()
+    for role in ("client", "server"):
+        result = run_case(case("close/1.1"), python("raise SystemExit(127)", role))  # type: ignore[arg-type]
+        assert (result.verdict, result.data, result.close) == ("unsupported", "not-observed", "not-observed")
+    assert time.monotonic() - started < 8  # nobody waits for it to connect or to listen
+
+
+@pytest.mark.parametrize("role", ["client", "server"])
+def test_a_program_that_does_nothing_fails_in_time(role: Role) -> None:
+    started = time.monotonic()
+    result = run_case(case("close/1.1"), python("import time; time.sleep(60)", role, start_seconds=0.3))
+    assert (result.verdict, result.reason) == ("fail", "0 of 1 connections came about")
+    assert time.monotonic() - started < 20
+
+
+def test_a_program_that_cannot_be_started_is_an_error() -> None:
+    with pytest.raises(FileNotFoundError):
+        run_case(case("close/1.1"), Target("it", "client", "contract", ("/no/such/program",)))
+
+
+def test_a_case_for_others_is_refused() -> None:
+    with pytest.raises(ValueError, match="is not for a client"):
+        run_case(case("close/5.2"), python("pass"))
+    with pytest.raises(ValueError, match="of the kind 'any'"):
+        run_case(case("close/1.3"), Target("it", "client", "any", ("true",)))
+
+
+HOSTILE = {
+    "prints for ever": "import sys\nwhile True: sys.stdout.write('x' * 65536); sys.stderr.write('y' * 65536)",
+    "reads no input and ignores every signal": "import signal, time\n"
+    "for n in range(1, 32):\n try: signal.signal(n, signal.SIG_IGN)\n except (OSError, ValueError): pass\n"
+    "time.sleep(60)",
+    "leaves a child behind": "import os, sys, time\nif os.fork() == 0:\n os.setsid()\n time.sleep(60)\ntime.sleep(60)",
+    "closes its standard streams": "import os, time\nfor fd in range(3): os.close(fd)\ntime.sleep(60)",
+}
+
+
+@pytest.mark.parametrize("hostile", HOSTILE)
+def test_a_hostile_program_is_ended(hostile: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    connects = (
+        "import os, socket\ns = socket.create_connection((os.environ['ROKET_HOST'], int(os.environ['ROKET_PORT'])))\n"
+    )
+    pids: list[int] = []
+
+    class Noted(RunningProgram):  # type: ignore[misc]  # final, but for this
+        def __init__(self, *args: object, **more: object) -> None:
+            super().__init__(*args, **more)  # type: ignore[arg-type]
+            pids.append(self.pid)
+
+    monkeypatch.setattr(running_room, "RunningProgram", Noted)
+    started = time.monotonic()
+    result = run_case(case("close/1.1"), python(connects + HOSTILE[hostile]), within=0.3)
+    assert result.verdict == "fail"
+    assert result.close == "leaked"
+    assert time.monotonic() - started < 20
+    (pid,) = pids
+    assert not os.path.exists(f"/proc/{pid}")
+
+
+def test_descendants_are_ended_too() -> None:
+    code = (
+        "import os, time\nif os.fork() == 0:\n os.setsid()\n time.sleep(60)\nprint('ready', flush=True)\ntime.sleep(60)"
+    )
+    with RunningProgram([sys.executable, "-c", code], {}) as program:
+        deadline = time.monotonic() + 10
+        while b"ready" not in program.output_head:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        with open(f"/proc/{program.pid}/task/{program.pid}/children") as file:
+            (child,) = map(int, file.read().split())
+    deadline = time.monotonic() + 10
+    while os.path.exists(f"/proc/{child}") and " Z " not in Path(f"/proc/{child}/stat").read_text():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_a_program_is_fed_and_listened_to() -> None:
+    code = "import sys; data = sys.stdin.buffer.read(); sys.stdout.buffer.write(data); sys.stderr.write('so it is\\n')"
+    with RunningProgram([sys.executable, "-c", code], {"ROKET_CASE": "x"}) as program:
+        program.feed(payload(3_000_000))
+        program.close_input()
+        program.wait_said_all(20)
+        assert program.check.good_bytes == 3_000_000
+        assert program.output_head == payload(1 << 16)
+        assert program.errors == "so it is\n"
+        deadline = time.monotonic() + 10
+        while program.exit_status is None:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        assert program.exit_status == 0
+
+
+def test_a_signal_is_told_in_the_events() -> None:
+    result = run_case(case("close/1.1"), python("import os, signal; os.kill(os.getpid(), signal.SIGTERM)"))
+    assert any(event.detail == f"killed by signal {signal.SIGTERM:d}" for event in result.events)
+
+
+def test_what_a_program_says_at_its_end_is_in_the_events() -> None:
+    result = run_case(case("close/1.1"), python("raise SystemExit('no such option')"))
+    assert any(event.detail == "exit status 1: no such option" for event in result.events)
+
+
+# --- plain programs --------------------------------------------------------------------------------------------------
+
+
+def test_a_command_is_split_as_a_shell_would_and_run_without_one() -> None:
+    target = Target.from_command("'a b' --to {host}:{port} '$HOME; {port}'", "client")
+    assert (target.name, target.speaks) == ("a b", "pipe")
+    assert target.argv("127.0.0.1", 5) == ["a b", "--to", "127.0.0.1:5", "$HOME; 5"]
+    assert Target.from_command("./driver.py", "client").speaks == "contract"
+    assert Target.from_command("./server", "server", port=80).speaks == "any"
+    assert Target.from_command("./server {port}", "server", speaks="echo", name="mine").name == "mine"
+    with pytest.raises(ValueError, match="empty"):
+        Target.from_command("  ", "client")
+
+
+NC = "import socket, sys, threading\ns = socket.create_connection((sys.argv[1], int(sys.argv[2])))\n"
+
+
+def test_a_plain_pipe_is_put_to_the_cases_of_pipes() -> None:
+    code = NC + (
+        "def up():\n"
+        " while d := sys.stdin.buffer.read1(65536): s.sendall(d)\n"
+        " s.shutdown(socket.SHUT_WR)\n"
+        "threading.Thread(target=up, daemon=True).start()\n"
+        "while d := s.recv(65536): sys.stdout.buffer.write(d); sys.stdout.buffer.flush()\n"
+    )
+    target = Target("pipe", "client", "pipe", (sys.executable, "-c", code, "{host}", "{port}"))
+    names = [one.address for one in CASES if one.is_for("client", "pipe")]
+    assert names == ["close/1.1", "close/1.2", "close/1.3", "close/1.4", "close/3.5", "close/4.2", "close/4.3"]
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        results = list(pool.map(lambda name: run_case(case(name), target, within=WITHIN), names[:4]))
+    assert not [told(result) for result in results if result.verdict != "pass"]
+
+
+def test_a_server_that_is_running_is_judged_by_what_its_peers_see() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        target = Target("running", "server", "any", None, *listener.getsockname())
+        result = run_case(case("close/1.1"), target, within=0.2)
+        assert (result.close, result.verdict, result.observer) == ("half-open", "fail", "peer")
+        mine = Target("running", "server", "any", None, *listener.getsockname(), pid=os.getpid())
+        result = run_case(case("close/1.1"), mine, within=0.2)
+        assert (result.close, result.verdict) == ("leaked", "fail")
+        assert "sock_diag" in result.observer
+    result = run_case(case("close/1.1"), Target("gone", "server", "any", None, "127.0.0.1", 1, start_seconds=0.1))
+    assert (result.data, result.close, result.verdict) == ("hung", "not-observed", "fail")
+
+
+# --- verdicts: pure --------------------------------------------------------------------------------------------------
+
+
+def seen(*kinds: str, received: int = 0, good: int | None = None, is_held: bool | None = False) -> Seen:
+    """A connection on which these things happened, one a second."""
+    events = tuple(Event(float(second), kind, until=float(second)) for second, kind in enumerate(kinds))  # type: ignore[arg-type]
+    return Seen(events, received, received if good is None else good, is_held)
+
+
+def observed(
+    *connections: Seen, output: int = 0, good: int | None = None, head: bytes = b"", **more: object
+) -> Observation:
+    found: dict[str, object] = {
+        "expected_connections": len(connections),
+        "is_output_observed": True,
+        "exit_status": 0,
+        "has_exited": True,
+        "was_alive": True,
+        **more,
+    }
+    return Observation(
+        connections, output_bytes=output, output_good_bytes=output if good is None else good, output_head=head, **found
+    )  # type: ignore[arg-type]
+
+
+WHOLE = (("complete", "clean"),)
+UPLOAD = Expectation(WHOLE, upload=10)
+DOWNLOAD = Expectation(WHOLE, download=10)
+
+VERDICTS: dict[str, tuple[Expectation, Observation, tuple[str, str, str]]] = {
+    "all of it and FIN": (
+        UPLOAD,
+        observed(seen("connected", "fin seen", received=10)),
+        ("complete", "clean", "pass"),
+    ),
+    "a part and FIN": (
+        UPLOAD,
+        observed(seen("connected", "fin seen", received=9)),
+        ("truncated", "clean", "fail"),
+    ),
+    "a part and RST": (UPLOAD, observed(seen("rst seen", received=9)), ("truncated", "reset", "fail")),
+    "all and RST": (UPLOAD, observed(seen("rst seen", received=10)), ("complete", "reset", "fail")),
+    "a part and nothing more": (
+        UPLOAD,
+        observed(seen("connected", received=9), has_exited=False, exit_status=None),
+        ("hung", "half-open", "fail"),
+    ),
+    "other bytes": (UPLOAD, observed(seen("fin seen", received=10, good=3)), ("corrupt", "clean", "fail")),
+    "too many bytes": (UPLOAD, observed(seen("fin seen", received=11, good=11)), ("corrupt", "clean", "fail")),
+    "any bytes will do": (
+        Expectation(WHOLE, upload=10, checks_upload=False),
+        observed(seen("fin seen", received=10, good=0)),
+        ("complete", "clean", "pass"),
+    ),
+    "written out": (DOWNLOAD, observed(seen("fin seen"), output=10), ("complete", "clean", "pass")),
+    "written out in part, and it has ended": (
+        DOWNLOAD,
+        observed(seen("fin seen"), output=4),
+        ("truncated", "clean", "fail"),
+    ),
+    "written out in part, and it goes on": (
+        DOWNLOAD,
+        observed(seen("fin seen"), output=4, has_exited=False, exit_status=None),
+        ("hung", "clean", "fail"),
+    ),
+    "what it writes is not observed": (
+        DOWNLOAD,
+        observed(seen("fin seen"), is_output_observed=False, has_exited=None, exit_status=None),
+        ("not-observed", "clean", "not-observed"),
+    ),
+    "not observed, and wrong all the same": (
+        DOWNLOAD,
+        observed(seen("rst seen"), is_output_observed=False, has_exited=None, exit_status=None),
+        ("not-observed", "reset", "fail"),
+    ),
+    "nothing is asked of the data": (
+        Expectation((("*", "clean"),)),
+        observed(seen("fin seen", received=3)),
+        ("not-observed", "clean", "pass"),
+    ),
+    "the word": (
+        Expectation(WHOLE, says="closed"),
+        observed(seen("fin seen"), head=b"closed\n"),
+        ("complete", "clean", "pass"),
+    ),
+    "another word": (
+        Expectation(WHOLE, says="closed"),
+        observed(seen("fin seen"), head=b"eof\n"),
+        ("corrupt", "clean", "fail"),
+    ),
+    "no word": (Expectation(WHOLE, says="closed"), observed(seen("fin seen")), ("hung", "clean", "fail")),
+    "FIN in time": (
+        Expectation((("*", "clean"),), trigger="fin sent", within=2.0),
+        observed(seen("connected", "fin sent", "stalled", "fin seen")),
+        ("not-observed", "clean", "pass"),
+    ),
+    "FIN late": (
+        Expectation((("*", "clean"),), trigger="fin sent", within=1.5),
+        observed(seen("connected", "fin sent", "stalled", "fin seen")),
+        ("not-observed", "late", "fail"),
+    ),
+    "FIN before the peer's": (
+        Expectation((("*", "clean"),), trigger="fin sent", within=0.5),
+        observed(seen("connected", "fin seen", "fin sent")),
+        ("not-observed", "clean", "pass"),
+    ),
+    "FIN, and the descriptor stays": (
+        UPLOAD,
+        observed(seen("fin seen", received=10, is_held=True)),
+        ("complete", "leaked", "fail"),
+    ),
+    "no end, and the process holds it": (
+        Expectation((("*", "clean"), ("*", "reset"))),
+        observed(seen("connected", is_held=True)),
+        ("not-observed", "leaked", "fail"),
+    ),
+    "reset by the peer, and let go": (
+        Expectation((("*", "clean"),), is_reset_by_peer=True),
+        observed(seen("rst sent")),
+        ("not-observed", "clean", "pass"),
+    ),
+    "reset by the peer, and nobody can see the descriptor": (
+        Expectation((("*", "clean"),), is_reset_by_peer=True),
+        observed(seen("rst sent", is_held=None)),
+        ("not-observed", "not-observed", "not-observed"),
+    ),
+    "it must fail and does": (
+        Expectation(WHOLE, download=10, must_fail=True),
+        observed(seen("fin seen"), output=10, exit_status=1),
+        ("complete", "clean", "pass"),
+    ),
+    "it must fail and tells success": (
+        Expectation(WHOLE, download=10, must_fail=True),
+        observed(seen("fin seen"), output=10),
+        ("complete", "clean", "fail"),
+    ),
+    "it must fail and goes on": (
+        Expectation(WHOLE, download=10, must_fail=True),
+        observed(seen("fin seen"), output=10, has_exited=False, exit_status=None),
+        ("hung", "clean", "fail"),
+    ),
+    "it must fail and is not ours": (
+        Expectation((("*", "clean"),), must_fail=True),
+        observed(seen("fin seen"), has_exited=None, exit_status=None),
+        ("not-observed", "clean", "not-observed"),
+    ),
+    "it must live and has died": (
+        Expectation((("*", "clean"),), must_live=True),
+        observed(seen("fin seen"), was_alive=False),
+        ("not-observed", "clean", "fail"),
+    ),
+    "it cannot": (UPLOAD, observed(exit_status=127), ("not-observed", "not-observed", "unsupported")),
+    "it did not connect": (UPLOAD, observed(expected_connections=1), ("hung", "not-observed", "fail")),
+    "the worst of several": (
+        Expectation((("*", "clean"),)),
+        observed(seen("fin seen"), seen("connected"), seen("fin seen")),
+        ("not-observed", "half-open", "fail"),
+    ),
+    "cut and reset": (
+        Expectation((("truncated", "reset"), ("complete", "clean")), upload=10),
+        observed(seen("rst seen", received=3)),
+        ("truncated", "reset", "pass"),
+    ),
+    "cut and FIN": (
+        Expectation((("truncated", "reset"), ("complete", "clean")), upload=10),
+        observed(seen("fin seen", received=3)),
+        ("truncated", "clean", "fail"),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", VERDICTS)
+def test_verdicts(name: str) -> None:
+    expectation, observation, wanted = VERDICTS[name]
+    found = judge(expectation, observation)
+    assert (found.data, found.close, found.verdict) == wanted
+    assert isinstance(found, Judgement)
+    assert found.reason
+
+
+# --- results ---------------------------------------------------------------------------------------------------------
+
+
+def result(**changes: object) -> CaseResult:
+    found: dict[str, object] = {
+        "case": "close/1.1",
+        "level": "MUST",
+        "role": "client",
+        "target": "it",
+        "data": "complete",
+        "close": "clean",
+        "verdict": "pass",
+        "bytes": 5,
+        "ms": 12,
+        "events": (ResultEvent(3, "peer", 0, "fin seen"),),
+        "observer": "peer",
+        "repro": "roket check --case close/1.1",
+        "reason": "the peer saw FIN",
+        **changes,
+    }
+    return CaseResult(**found)  # type: ignore[arg-type]
+
+
+def test_a_result_is_one_line_and_comes_back() -> None:
+    one = result(target='a "strange" näme\n')
+    line = one.to_json()
+    assert "\n" not in line
+    assert parse_result(line) == one
+    fields = {"schema", "case", "level", "role", "target", "data", "close", "verdict", "bytes", "ms", "events"}
+    assert set(json.loads(line)) == fields | {"observer", "repro", "reason"}
+    assert json.loads(line)["schema"] == "roket.close/1"
+    assert list(parse_results([line + "\n", "\n", line])) == [one, one]
+
+
+@pytest.mark.parametrize("line", ["", "[]", "{}", "null", '{"schema": "roket.close/1"}', '{"schema": "other/1"}', "no"])
+def test_what_is_no_result_is_an_error(line: str) -> None:
+    with pytest.raises(ValueError, match=r".+"):
+        parse_result(line)
+    if line:
+        with pytest.raises(ValueError, match="line 2: "):
+            list(parse_results(["", line]))
+
+
+def test_musts_decide_and_with_strict_shoulds_too() -> None:
+    results = [
+        result(verdict="fail"),
+        result(verdict="fail", level="SHOULD"),
+        result(verdict="fail", level="INFO"),
+        result(verdict="not-observed"),
+        result(verdict="unsupported"),
+    ]
+    assert failures(results) == results[:1]
+    assert failures(results, strict=True) == results[:2]

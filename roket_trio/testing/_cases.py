@@ -62,6 +62,7 @@ class Case:
     environment: dict[str, str] = field(default_factory=dict)
     open_files: int | None = None
     """The program's limit of descriptors."""
+    needs_tls: bool = False
     symptom: str = ""
     """What its users see where the case fails."""
 
@@ -92,7 +93,7 @@ def _replies_late(wire: Wire, stage: Stage) -> None:
     wire.receive(seconds=stage.within)
     wire.stall(1.0)
     wire.send(payload(_UPLOAD))
-    wire.stall(0.3)
+    wire.stall(0.8)
     _finishes(wire, stage)
 
 
@@ -170,7 +171,32 @@ def _is_echoed(wire: Wire, stage: Stage) -> None:
 
 
 def _stays_a_while(wire: Wire, stage: Stage) -> None:
+    stage.assembled.wait(stage.patience * 2)
     wire.wait_gone(0.5)
+
+
+def _never_answers_close_notify(wire: Wire, stage: Stage) -> None:
+    session = stage.tls(wire)
+    stage.feed()
+    session.receive(seconds=stage.patience)
+    stage.wait_released(wire, stage.patience)
+
+
+def _truncates_tls(wire: Wire, stage: Stage) -> None:
+    session = stage.tls(wire)
+    session.send(payload(50_000))
+    wire.half_close()  # no close_notify
+    wire.receive(seconds=stage.patience)
+
+
+def _leaves_tickets_unread(wire: Wire, stage: Stage) -> None:
+    session = stage.tls(wire)
+    wire.wait_acked(stage.within)
+    stage.feed()
+    wire.wait_gone(0.3)
+    session.receive(seconds=stage.patience)
+    wire.half_close()
+    wire.receive(seconds=stage.patience)
 
 
 def _kills_the_sender(wire: Wire, stage: Stage) -> None:
@@ -487,6 +513,50 @@ CASES: Final[tuple[Case, ...]] = (
         (Round(_is_echoed),),
         plain=frozenset({"echo"}),
         symptom="Answers to clients that half-close are cut off.",
+    ),
+    # 6: TLS
+    Case(
+        "close/6.1",
+        "the peer never answers close_notify",
+        "MUST",
+        _BOTH,
+        "tls-send-close",
+        "A party need not wait for the other's close_notify (RFC 8446, 6.1), and must not without a bound.",
+        Expectation((("complete", "clean"), ("complete", "reset")), upload=1000),
+        (Round(_never_answers_close_notify),),
+        stdin=1000,
+        feeds_at_once=False,
+        environment={"ROKET_BYTES": "1000"},
+        needs_tls=True,
+        symptom="A close hangs for ever on a peer that has lost interest.",
+    ),
+    Case(
+        "close/6.2",
+        "FIN without close_notify",
+        "MUST",
+        _BOTH,
+        "tls-read",
+        "Anybody on the way can send FIN: without close_notify the data may be truncated (RFC 8446, 6.1).",
+        Expectation((("complete", "clean"), ("complete", "reset")), download=50_000, must_fail=True),
+        (Round(_truncates_tls),),
+        needs_tls=True,
+        symptom="A truncated download counts as whole.",
+    ),
+    Case(
+        "close/6.3",
+        "TLS 1.3: session tickets that nobody reads",
+        "MUST",
+        ("client",),
+        "tls-send-close",
+        "A server of TLS 1.3 sends tickets unasked (RFC 8446, 4.6.1): a client that only sends has them unread at its "
+        "close, which sends RST (RFC 1122, 4.2.2.13).",
+        Expectation(_WHOLE, upload=_ANSWER),
+        (Round(_leaves_tickets_unread),),
+        stdin=_ANSWER,
+        feeds_at_once=False,
+        environment={"ROKET_BYTES": str(_ANSWER)},
+        needs_tls=True,
+        symptom="Uploads lose their end, now and then, since TLS 1.3.",
     ),
 )
 

@@ -37,7 +37,7 @@ JOBS: Final = {
     "forget": "The handler of a connection returns without closing it. Stays (servers).",
     "raise": "The handler of a connection sends ROKET_BYTES bytes of anything, of twice as many that it has "
     "promised, and raises an exception. Stays (servers).",
-    "tls-pipe": "As pipe, over TLS.",
+    "tls-read": "Receive to the peer's end, over TLS, and write it to standard output. Does not stay.",
     "tls-send-close": "As send-close, over TLS 1.3.",
 }
 """Each job, in words for whoever writes a program that does it."""

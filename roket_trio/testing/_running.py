@@ -7,6 +7,9 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Final, final
 
 from ._cases import Case, Round
@@ -17,6 +20,7 @@ from ._records import SocketRecord
 from ._results import CaseResult, ResultEvent
 from ._stage import Stage, is_end_of
 from ._targets import RunningProgram, Target
+from ._tls_wire import certificate
 from ._wire import Wire
 
 _SCRIPT_SECONDS: Final = 40.0  # beyond what a script's own waits add up to
@@ -51,6 +55,7 @@ class _Run:
         self._within = within
         self._started = time.monotonic()
         self._program: RunningProgram | None = None
+        self._address = ("", 0)
 
     def result(self, repro: str) -> CaseResult:
         with ExitStack() as stack:
@@ -59,7 +64,7 @@ class _Run:
             connections = tuple(self._seen(wire, stage, held) for wire in wires)
             observation = self._observe(connections)
             events = self._events(wires)
-        found = judge(self._case.expectation, observation)
+        found = judge(replace(self._case.expectation, within=self._within), observation)
         return CaseResult(
             case=self._case.address,
             level=self._case.level,
@@ -80,11 +85,11 @@ class _Run:
         """Start the program, lead it through the rounds; the wires of the last one, closed."""
         if self._target.role == "client":
             return self._play_client(stack)
-        host, port = self._target.host, self._target.port or _free_port(self._target.host)
-        stage = self._start(stack, host, port)
+        self._address = self._target.host, self._target.port or _free_port(self._target.host)
+        stage = self._start(stack, *self._address)
         wires: tuple[Wire, ...] = ()
         for round_ in self._case.rounds:
-            with self._connected(round_, stage, (host, port)) as peer:
+            with self._connected(round_, stage) as peer:
                 if peer is not None:
                     peer.wait_finished(_SCRIPT_SECONDS)
                 wires = peer.wires if peer is not None else ()
@@ -113,14 +118,14 @@ class _Run:
             return peer.wires, stage.result()
 
     @contextmanager
-    def _connected(self, round_: Round, stage: Stage, address: tuple[str, int]) -> Iterator[Peer | None]:
+    def _connected(self, round_: Round, stage: Stage) -> Iterator[Peer | None]:
         """The peers of a round; ``None``: nobody listens."""
         peers: list[ConnectingPeer] = []
 
         def try_to_connect() -> bool:
             peer = ConnectingPeer(
                 lambda wire: round_.script(wire, stage),
-                address,
+                self._address,
                 connections=round_.connections,
                 allow_remote=self._target.allow_remote,
                 connect_seconds=max(_TRY_SECONDS, round_.connections * 0.05),
@@ -132,7 +137,9 @@ class _Run:
                 peers.append(peer.__enter__())
             return bool(peers) or self._has_exited
 
+        stage.assembled.clear()
         self._until(try_to_connect, self._target.start_seconds)
+        stage.assembled.set()
         try:
             yield peers[0] if peers else None
         finally:
@@ -156,6 +163,10 @@ class _Run:
         case, target = self._case, self._target
         if target.command is None:
             return Stage(self._within, target.pid, None, b"")
+        pem: Path | None = None
+        if case.needs_tls:
+            pem = Path(stack.enter_context(TemporaryDirectory()), "localhost.pem")
+            pem.write_bytes(certificate())
         environment = {
             "ROKET_CASE": case.address,
             "ROKET_ROLE": target.role,
@@ -163,10 +174,18 @@ class _Run:
             "ROKET_PORT": str(port),
             "ROKET_JOB": case.job,
             **case.environment,
+            **({"ROKET_TLS_CA" if target.role == "client" else "ROKET_TLS_CERT": str(pem)} if pem else {}),
         }
         program = RunningProgram(target.argv(host, port), environment, open_files=case.open_files)
         self._program = stack.enter_context(program)
-        stage = Stage(self._within, program.pid, program, payload(case.stdin))
+        stage = Stage(
+            self._within,
+            program.pid,
+            program,
+            payload(case.stdin),
+            serves_tls=target.role == "client",
+            pem=pem,
+        )
         if case.feeds_at_once:
             stage.feed()
             if case.ends_stdin:
@@ -174,11 +193,12 @@ class _Run:
         return stage
 
     def _seen(self, wire: Wire, stage: Stage, held: list[SocketRecord] | None) -> Seen:
+        check = stage.check_of(wire)
         record = stage.held_early(wire) or next((one for one in held or () if is_end_of(one, wire)), None)
         return Seen(
             wire.timeline.events,
-            wire.check.total_bytes,
-            wire.check.good_bytes,
+            check.total_bytes,
+            check.good_bytes,
             None if held is None and record is None else record is not None,
             str(record or ""),
         )
@@ -188,7 +208,7 @@ class _Run:
         expected = self._case.rounds[-1].connections
         if program is None:
             return Observation(connections, expected, 0, 0, b"", False, None, None, None)
-        was_alive = not self._has_exited
+        was_alive = not self._has_exited and self._is_listening()
         program.close_input()
         self._until(lambda: self._has_exited or self._has_said_enough(program), _EXIT_SECONDS)
         status = program.exit_status
@@ -205,6 +225,16 @@ class _Run:
             status is not None,
             was_alive,
         )
+
+    def _is_listening(self) -> bool:
+        """Whether a server that must go on takes another connection: a process that dies shows it before its exit."""
+        if not self._case.expectation.must_live:
+            return True
+        try:
+            with socket.create_connection(self._address, _EXIT_SECONDS):
+                return True
+        except OSError:
+            return False
 
     def _has_said_enough(self, program: RunningProgram) -> bool:
         """Whether nothing that the program could still do would change the verdict."""

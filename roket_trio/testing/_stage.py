@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import signal
+import ssl
 import threading
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Final, final
 
 from .._kernel.tcp import TCPState
 from ._census import take_census
 from ._observing import NotObservedError
+from ._payload import PayloadCheck
 from ._records import Address, Observer, SocketRecord
 from ._targets import RunningProgram
-from ._wire import Wire
+from ._tls_wire import TLSWire, client_context, server_context
+from ._wire import ScriptOverError, Wire
 
 _LOOK_AGAIN: Final = 0.02
 
@@ -22,17 +26,31 @@ _LOOK_AGAIN: Final = 0.02
 class Stage:
     """For one run of one case; used by the scripts' threads and by the runner."""
 
-    def __init__(self, within: float, pid: int | None, program: RunningProgram | None, stdin: bytes) -> None:
-        """``pid``: the process to look into; ``None``: none."""
+    def __init__(
+        self,
+        within: float,
+        pid: int | None,
+        program: RunningProgram | None,
+        stdin: bytes,
+        *,
+        serves_tls: bool = False,
+        pem: Path | None = None,
+    ) -> None:
+        """``pid``: the process to look into; ``None``: none. ``pem``: certificate and key, for cases over TLS."""
         self.within: Final = within
         """How long the program may take to close, in seconds."""
         self.patience: Final = within * 1.6
         """How long to wait for it in all, to tell what is late from what never comes."""
+        self.assembled: Final = threading.Event()
+        """All connections of the round have come about."""
         self.observers: Final[set[Observer]] = set()
         self._pid = pid
         self._program = program
         self._stdin = stdin
         self._lock = threading.Lock()
+        self._serves_tls = serves_tls
+        self._pem = pem
+        self._sessions: dict[Wire, TLSWire] = {}
         self._held_early: dict[Wire, SocketRecord] = {}
 
     def feed(self) -> None:
@@ -41,6 +59,23 @@ class Stage:
             data, self._stdin = self._stdin, b""
         if self._program is not None and data:
             self._program.feed(data)
+
+    def tls(self, wire: Wire) -> TLSWire:
+        """Begin TLS on a wire, handshake included; what arrives is judged decrypted."""
+        assert self._pem is not None
+        context = server_context(self._pem) if self._serves_tls else client_context(self._pem)
+        session = self._sessions[wire] = TLSWire(wire, context, server_side=self._serves_tls)
+        try:
+            session.handshake()
+        except ssl.SSLError as error:
+            wire.timeline.note("failed", detail=f"TLS handshake: {error}")
+            raise ScriptOverError from error
+        return session
+
+    def check_of(self, wire: Wire) -> PayloadCheck:
+        """What arrived on a wire, decrypted if there was TLS."""
+        session = self._sessions.get(wire)
+        return wire.check if session is None else session.check
 
     def kill(self) -> None:
         """Kill the program itself: SIGKILL."""
@@ -78,7 +113,10 @@ class Stage:
             except ProcessLookupError:  # it has ended: the kernel has closed everything
                 return []
             except NotObservedError:
-                return None
+                if self._program is None or time.monotonic() >= deadline:
+                    return None
+                time.sleep(_LOOK_AGAIN)  # a process that is about to end can be seen no more, and has not ended yet
+                continue
             self.observers.update(census.observers)
             held = [record for record in census.sockets if any(is_end_of(record, wire) for wire in wires)]
             if not held or time.monotonic() >= deadline:

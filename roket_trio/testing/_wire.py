@@ -281,6 +281,13 @@ class Wire:
             self._watch(_LOOK_AGAIN)
         return True
 
+    def wait_readable(self, seconds: float) -> bool:
+        """Wait until there is data to receive, or an end.
+
+        :returns: whether there was in time
+        """
+        return self._is_readable(time.monotonic() + seconds)
+
     # --- inside ------------------------------------------------------------------------------------------------------
 
     def finish(self) -> None:
