@@ -223,7 +223,7 @@ CASES: Final[tuple[Case, ...]] = (
         "Who has received FIN is in CLOSE_WAIT until the program closes; no timer ends it (RFC 9293, 3.6; tcp(7)).",
         Expectation(_CLOSES, trigger="fin sent"),
         (Round(_finishes),),
-        plain=frozenset({"pipe", "echo", "any"}),
+        plain=frozenset({"echo", "any"}),
         symptom="Connections pile up in CLOSE_WAIT until descriptors run out.",
     ),
     Case(
@@ -418,7 +418,7 @@ CASES: Final[tuple[Case, ...]] = (
     Case(
         "close/4.2",
         "RST in the middle of an upload",
-        "MUST",
+        "SHOULD",
         _BOTH,
         "pipe",
         "ECONNRESET and EPIPE are no success (send(2)).",
@@ -509,7 +509,7 @@ CASES: Final[tuple[Case, ...]] = (
         ("server",),
         "echo",
         "The peer's FIN ends one direction (RFC 9293, 3.6): what is owed is still sent.",
-        Expectation(_WHOLE, upload=_UPLOAD, trigger="received"),
+        Expectation(_WHOLE, upload=_UPLOAD, trigger="fin sent"),
         (Round(_is_echoed),),
         plain=frozenset({"echo"}),
         symptom="Answers to clients that half-close are cut off.",

@@ -178,6 +178,9 @@ def judge_close(expected: Expectation, one: Seen) -> tuple[Close, str]:
         return "reset", "the peer saw RST"
     if fin is None:
         return "half-open", "the peer saw neither FIN nor RST"
+    ours = one.first("fin sent")
+    if expected.trigger == "received" and ours is not None and ours.at < fin.at:
+        return "half-open", "its FIN came only after the peer's own"
     if expected.trigger != "nothing":
         since = one.first(expected.trigger) if expected.trigger != "received" else one.last("received")
         took = fin.at - since.until if since is not None else 0.0

@@ -78,9 +78,9 @@ class Stage:
         return wire.check if session is None else session.check
 
     def kill(self) -> None:
-        """Kill the program itself: SIGKILL."""
+        """Kill the program, with SIGKILL."""
         if self._program is not None:
-            self._program.interrupt(signal.SIGKILL)
+            self._program.signal_group(signal.SIGKILL)
 
     def wait_released(self, wire: Wire, seconds: float) -> None:
         """Wait until the program holds this connection no more; if it does after so long, that is kept against it."""

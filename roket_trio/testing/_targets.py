@@ -150,18 +150,17 @@ class RunningProgram:
         may keep its outputs open."""
         self._has_said_all.wait(seconds)
 
-    def interrupt(self, number: signal.Signals) -> None:
-        """Send it a signal."""
-        with suppress(ProcessLookupError):
-            self._process.send_signal(number)
+    def signal_group(self, number: signal.Signals) -> None:
+        """Send a signal to it and to those that it has started."""
+        with suppress(ProcessLookupError, PermissionError):
+            os.killpg(self.pid, number)
 
     def kill(self) -> None:
         """End it, its process group and its descendants; join the thread."""
         if self._ring < 0:
             return
         family = procfs.descendants(self.pid)
-        with suppress(ProcessLookupError, PermissionError):
-            os.killpg(self.pid, signal.SIGKILL)
+        self.signal_group(signal.SIGKILL)
         for pid in family:
             with suppress(ProcessLookupError, PermissionError):
                 os.kill(pid, signal.SIGKILL)
