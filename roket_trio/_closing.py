@@ -16,7 +16,7 @@ from __future__ import annotations
 import enum
 import errno
 from dataclasses import dataclass
-from typing import Literal, NamedTuple, final
+from typing import Literal, final
 
 from ._errors import BrokenResourceError, ClosedResourceError
 
@@ -38,7 +38,8 @@ class CloseOutcome(enum.Enum):
 
 
 @final
-class CloseReport(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class CloseReport:
     """What is known about a connection at the moment its descriptor was released."""
 
     outcome: CloseOutcome

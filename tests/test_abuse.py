@@ -33,7 +33,7 @@ Run = Callable[..., Any]
 
 BOUND = 20.0
 # What a busy machine may add to a time (seconds).
-SLACK = 2.0
+SLACK = 6.0
 # How much longer a healthy client may wait, on the average, while others misbehave; measured 1 to 5 times.
 MUCH_LONGER = 20
 # What is spent on a hundred clients that get nowhere, at most (bytes).

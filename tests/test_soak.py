@@ -180,8 +180,8 @@ class Handlers:
         self.most_active = max(self.most_active, self.active)
         try:
             await getattr(self, plan.handler)(stream, plan, served)
-        except Exception as error:
-            served.raised = True
+        except BaseException as error:  # a cancellation too, which a crash may share a group with
+            served.raised = isinstance(error, Exception) or is_crash(error)
             self.crashes += is_crash(error)
             if isinstance(error, AssertionError):
                 self.broken.append(error)
