@@ -1,0 +1,103 @@
+"""Open what a foreign path names, but nothing outside of a directory: openat2(2), Linux 5.6."""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import struct
+import sys
+from typing import Any
+
+# linux/openat2.h; the number is the same on every architecture but Alpha.
+_OPENAT2 = 437
+_NO_MAGICLINKS = 0x02
+_BENEATH = 0x08
+_CACHED = 0x20  # Linux 5.12: EAGAIN instead of waiting for a disk
+_HOW = struct.Struct("=QQQ")
+
+# O_NONBLOCK: a FIFO without a writer must not hold who opens it.
+_FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY if sys.platform != "win32" else os.O_RDONLY
+
+# Old kernels, and filters that know no such call (EPERM: older container runtimes).
+_ABSENT = (errno.ENOSYS, errno.EPERM)
+
+# How often it is looked again when something on the way was renamed meanwhile.
+_TRIES = 100
+
+AVAILABLE = sys.platform == "linux"
+
+
+def open_beneath(directory: int, path: bytes, *, cached_only: bool = False) -> int:
+    """Open ``path`` for reading, as long as it stays in ``directory`` on its whole way.
+
+    Symbolic links are followed that stay there too; without openat2 none are.
+
+    :param directory: a descriptor of the directory
+    :param path: relative to it
+    :param cached_only: do not wait for a disk
+    :raises BlockingIOError: with ``cached_only``, that it would have to, or cannot tell
+    :raises ValueError: a path with a NUL
+    :raises OSError: with EXDEV (or ELOOP, without openat2), that it leads out; otherwise as :func:`os.open`
+    """
+    if b"\0" in path:
+        raise ValueError("embedded null byte")
+    resolve = _BENEATH | _NO_MAGICLINKS | (_CACHED if cached_only else 0)
+    code = _openat2(directory, path, resolve) if AVAILABLE else -errno.ENOSYS
+    if code >= 0:
+        return code
+    if -code not in _ABSENT:
+        raise OSError(-code, os.strerror(-code), os.fsdecode(path))
+    if cached_only:
+        raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+    return _walk(directory, path)
+
+
+def _openat2(directory: int, path: bytes, resolve: int) -> int:
+    """The descriptor, or the negative errno."""
+    how = _HOW.pack(_FLAGS, 0, resolve)
+    for _ in range(_TRIES):
+        fd: int = _syscall()(_OPENAT2, directory, path, how, _HOW.size)
+        if fd >= 0:
+            return fd
+        code = ctypes.get_errno()
+        if code == errno.EINVAL and resolve & _CACHED:  # a kernel before 5.12
+            return -errno.EAGAIN
+        # EAGAIN: something was renamed on the way (openat2(2)), or the answer is not cached.
+        if code != errno.EINTR and (code != errno.EAGAIN or resolve & _CACHED):
+            break
+    return -code
+
+
+def _walk(directory: int, path: bytes) -> int:
+    """The same, a component at a time and without links."""
+    *parents, name = path.split(b"/")
+    here = os.open(b".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=directory)
+    try:
+        for part in parents:
+            _check(part)
+            following = os.open(part, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=here)
+            os.close(here)
+            here = following
+        _check(name)
+        return os.open(name, _FLAGS | os.O_NOFOLLOW, dir_fd=here)
+    finally:
+        os.close(here)
+
+
+def _check(part: bytes) -> None:
+    if part in (b"", b".."):
+        raise OSError(errno.EXDEV, os.strerror(errno.EXDEV), os.fsdecode(part))
+
+
+def _syscall() -> Any:
+    global _libc_syscall
+    if _libc_syscall is None:
+        syscall = ctypes.CDLL(None, use_errno=True).syscall
+        syscall.argtypes = [ctypes.c_long, ctypes.c_int, ctypes.c_char_p, ctypes.c_char_p, ctypes.c_size_t]
+        syscall.restype = ctypes.c_long
+        _libc_syscall = syscall
+    return _libc_syscall
+
+
+_libc_syscall: Any = None
