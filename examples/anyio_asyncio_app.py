@@ -1,11 +1,10 @@
 """An asyncio program that uses these streams: its tasks, timeouts and cancellation stay asyncio's.
 
-    python examples/anyio_asyncio_app.py             files are asked for by name, eight at a time, on asyncio
-    python examples/anyio_asyncio_app.py --uvloop    the same on uvloop
+    python examples/anyio_asyncio_app.py [--uvloop]    eight files are asked for by name, all at once
 
 Shows: serve as a task of an asyncio.TaskGroup, and Task.cancel() that ends it with every connection; AnyIO's wrappers
 over our streams, and copy through them; asyncio.timeout around a send that nobody reads, and what its peer is told.
-Try: asyncio.run(main(...), debug=True); anyio.run(main, ..., backend="trio") without the parts that are asyncio's.
+Try: --uvloop; the same handler under trio.run.
 Crude: the protocol (a name and a newline; the size, a newline, the bytes) knows no errors.
 """
 
@@ -16,6 +15,7 @@ import asyncio
 import os
 import tempfile
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 
 from anyio import IncompleteRead
@@ -73,10 +73,6 @@ async def main(directory: Path) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(usage=__doc__)
     parser.add_argument("--uvloop", action="store_true")
-    loop_factory = None
-    if parser.parse_args().uvloop:
-        import uvloop
-
-        loop_factory = uvloop.new_event_loop
-    with tempfile.TemporaryDirectory() as place, asyncio.Runner(loop_factory=loop_factory) as runner:
+    factory = import_module("uvloop").new_event_loop if parser.parse_args().uvloop else None
+    with tempfile.TemporaryDirectory() as place, asyncio.Runner(loop_factory=factory) as runner:
         runner.run(main(Path(place)))

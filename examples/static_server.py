@@ -17,21 +17,19 @@ import signal
 import sys
 import tempfile
 from collections.abc import Callable
+from contextlib import closing
 from functools import partial
 from pathlib import Path
+from threading import Thread
 
 import anyio
-from anyio import to_thread
 from anyio.abc import SocketAttribute
 
 from roket_trio import create_tcp_listener, serve
 from roket_trio.staticfiles import StaticFiles
 
 
-Listening = Callable[[int], object]
-
-
-async def run(directory: str, host: str, port: int, listening: Listening) -> None:
+async def run(directory: str, host: str, port: int, listening: Callable[[int], object]) -> None:
     shutdown = anyio.Event()
     with StaticFiles(directory, log=partial(print, file=sys.stderr, flush=True)) as files:
         listener = await create_tcp_listener(local_host=host, local_port=port)
@@ -51,13 +49,13 @@ async def obey_signals(shutdown: anyio.Event, files: StaticFiles, everything: an
             files.drain()  # and those that are idle need none
 
 
-def demonstration(content: bytes, port: int) -> None:
+def demonstrate(content: bytes, port: int) -> None:
     def fetch(method: str, target: str, **headers: str) -> bytes:
-        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
-        connection.request(method, target, body=content if method == "PUT" else None, headers=headers)
-        response = connection.getresponse()
-        print(method, target, headers or "", response.status, response.reason)
-        return response.read()
+        with closing(http.client.HTTPConnection("127.0.0.1", port, timeout=10)) as connection:
+            connection.request(method, target, body=content if method == "PUT" else None, headers=headers)
+            response = connection.getresponse()
+            print(method, target, *headers.values(), response.status, response.reason)
+            return response.read()
 
     same = fetch("GET", "/big") == content
     same &= fetch("GET", "/big", Range="bytes=-100") == content[-100:]
@@ -67,17 +65,13 @@ def demonstration(content: bytes, port: int) -> None:
     os.kill(os.getpid(), signal.SIGTERM)
 
 
-async def demonstrate() -> None:
-    with tempfile.TemporaryDirectory() as directory:
-        Path(directory, "big").write_bytes(content := os.urandom(32 << 20))
-        async with anyio.create_task_group() as tasks:
-            client = partial(tasks.start_soon, to_thread.run_sync, demonstration, content)
-            await run(directory, "127.0.0.1", 0, client)
-
-
 if __name__ == "__main__":
     if not sys.argv[1:]:
-        anyio.run(demonstrate)
+        with tempfile.TemporaryDirectory() as directory:
+            Path(directory, "big").write_bytes(content := os.urandom(32 << 20))
+            anyio.run(
+                run, directory, "127.0.0.1", 0, lambda port: Thread(target=demonstrate, args=(content, port)).start()
+            )
     else:
         host, _, port = sys.argv[2].rpartition(":") if sys.argv[2:] else ("", "", "8000")
         host = host.strip("[]") or "127.0.0.1"

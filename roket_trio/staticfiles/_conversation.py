@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from time import monotonic
 from typing import Any, Protocol, final
@@ -202,7 +202,7 @@ class Conversation:
         stream.close_policy = replace(_LINGER, on_error=stream.close_policy.on_error)
 
 
-def _joined(headers: h11.Headers) -> Mapping[bytes, bytes]:
+def _joined(headers: Iterable[tuple[bytes, bytes]]) -> Mapping[bytes, bytes]:
     found: dict[bytes, bytes] = {}
     for name, value in headers:
         found[name] = found[name] + b", " + value if name in found else value
