@@ -6,6 +6,7 @@
 ``sinks``           who receives, in a process of its own
 ``sources``         who sends, likewise
 ``relays``          our relay as a program that forwards
+``web``             our static server as a program, and nginx
 ``memory``          one transfer alone in a process, weighed
 ``processes``       how these are run, and foreign programs too
 ``workshop``        the files and the peers that the jobs share

@@ -120,7 +120,7 @@ class Case:
     limits: Limits
     size: Callable[[Workshop], int] = field(default=lambda shop: shop.size)
     """How many bytes have to arrive."""
-    unit: Literal["transfer", "round trip", "cancellation"] = "transfer"
+    unit: Literal["transfer", "round trip", "request", "cancellation"] = "transfer"
     """What the figures are for: the whole job, or each of its round trips."""
     divisor: Callable[[Workshop], int] = field(default=lambda shop: 1)
     """How many of these one run has."""

@@ -537,7 +537,7 @@ def test_a_graceful_shutdown_ends_idle_connections_and_finishes_answers(run: Run
 
                 tasks.start_soon(server)
                 tasks.start_soon(to_thread.run_sync, idle, port)
-                while not files.idle:
+                while not files.idle:  # noqa: ASYNC110 - a set
                     await anyio.sleep(0.005)
                 await to_thread.run_sync(busy, port, lambda: anyio.from_thread.run_sync(stop))
                 with anyio.fail_after(BOUND / 2):

@@ -15,6 +15,7 @@ from . import (
     scale,
     socket_to_file,
     socket_write,
+    static_files,
 )
 
 _MODULES = (
@@ -29,5 +30,6 @@ _MODULES = (
     fairness,
     memory,
     cancelling,
+    static_files,
 )
 CASES: dict[str, Case] = {case.name: case for module in _MODULES for case in module.CASES}
