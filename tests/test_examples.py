@@ -469,3 +469,88 @@ def test_a_client_that_says_nothing_is_reset_and_one_that_resets_is_no_trouble(l
     assert sorted(output.splitlines()) == ["5 bytes echoed, closed ABORTED"] * 2 + ["5 bytes echoed, closed CLEAN"]
     assert "lost: the connection is gone" in errors
     assert "Traceback" not in errors
+
+
+# --- servers and pools ------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def static_server(directory: Path) -> Iterator[tuple[subprocess.Popen[str], int]]:
+    """static_server.py, and the port that it says it has."""
+    with running("static_server.py", directory, "0") as program:
+        assert program.stdout is not None
+        line = program.stdout.readline()
+        found = re.fullmatch(r"http://127\.0\.0\.1:(\d+)/\n", line)
+        assert found, line
+        yield program, int(found[1])
+
+
+def test_the_static_server_shows_itself(tmp_path: Path) -> None:
+    with running("static_server.py", TMPDIR=os.fspath(tmp_path)) as program:
+        status, output, errors = result(program)
+    assert status == 0, errors
+    whole, part, traversal, upload, end = output.splitlines()
+    assert (whole, part) == ("GET /big 200 OK", "GET /big bytes=-100 206 Partial Content")
+    assert (traversal, upload) == ("GET /../etc/passwd 400 Bad Request", "PUT /big 405 Method Not Allowed")
+    assert end == "what arrived is what was sent; SIGTERM now"
+    assert len(errors.splitlines()) == 4  # its log
+    assert not list(tmp_path.iterdir())
+
+
+def test_curl_is_a_client_of_the_static_server(source: Path, tmp_path: Path) -> None:
+    target = tmp_path / "downloaded"
+    with static_server(source.parent) as (program, port):
+        url = f"http://127.0.0.1:{port}/{source.name}"
+        common = [tool("curl"), "-sS", "--noproxy", "*", "--max-time", str(LIMIT), "-o", target]
+        subprocess.run([*common, "-r", "0-99999", url], check=True, timeout=LIMIT)
+        subprocess.run([*common, "-C", "-", url], check=True, timeout=LIMIT)
+        assert target.read_bytes() == CONTENT
+        program.send_signal(signal.SIGTERM)
+        status, _, errors = result(program)
+    assert status == 0
+    assert re.search(rf'^127\.0\.0\.1:\d+ "GET /source" 206 {len(CONTENT) - 100_000} ', errors, flags=re.MULTILINE)
+
+
+@pytest.mark.parametrize("signals", [1, 2])
+def test_sigterm_lets_the_static_server_finish_and_a_second_one_does_not(tmp_path: Path, signals: int) -> None:
+    size = 64 << 20
+    with (tmp_path / "large").open("wb") as file:
+        file.truncate(size)
+    with static_server(tmp_path) as (program, port):
+        with (
+            socket.create_connection(("127.0.0.1", port), LIMIT) as idle,
+            socket.create_connection(("127.0.0.1", port), LIMIT) as peer,
+        ):
+            peer.sendall(b"GET /large HTTP/1.1\r\nHost: here\r\n\r\n")
+            assert peer.recv(1)
+            program.send_signal(signal.SIGTERM)
+            assert idle.recv(1) == b""  # closed at once, since it asked for nothing
+            until(lambda: not is_listening(port), "the end of the listener")
+            if signals == 1:
+                assert len(received_all(peer)) > size
+            else:
+                program.send_signal(signal.SIGTERM)
+                with pytest.raises(ConnectionResetError):
+                    received_all(peer)
+        status, _, errors = result(program)
+    assert status == 0
+    assert "Traceback" not in errors
+
+
+def test_the_pool_loses_no_request_although_the_server_closes_its_connections() -> None:
+    with running("connection_pool.py") as program:
+        status, output, errors = result(program)
+    assert (status, errors) == (0, "")
+    assert output.splitlines() == [
+        *(f"REQUEST {number} on connection {number // 2 + 1}" for number in range(6)),
+        "3 opened, 3 evicted, 0 left",
+    ]
+
+
+@pytest.mark.parametrize("options", [[], ["--uvloop"]])
+def test_the_asyncio_program_gets_its_files_and_its_timeout_cuts_a_send(options: list[str], tmp_path: Path) -> None:
+    with running("anyio_asyncio_app.py", *options, TMPDIR=os.fspath(tmp_path)) as program:
+        status, output, errors = result(program)
+    assert (status, errors) == (0, "")
+    assert output == "28 MiB in 8 files, as they were\nasyncio.timeout: ABORTED\n"
+    assert not list(tmp_path.iterdir())
