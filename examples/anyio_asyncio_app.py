@@ -14,6 +14,7 @@ import argparse
 import asyncio
 import os
 import tempfile
+from contextlib import suppress
 from functools import partial
 from importlib import import_module
 from pathlib import Path
@@ -22,45 +23,43 @@ from anyio import IncompleteRead
 from anyio.abc import SocketAttribute
 from anyio.streams.buffered import BufferedByteReceiveStream
 
-from roket_trio import FileReadStream, FileWriteStream, SocketStream, connect_tcp, copy, create_tcp_listener, serve
+import roket_trio as roket
 
 LOCALHOST = "127.0.0.1"
 
 
-async def answer(directory: Path, stream: SocketStream) -> None:
+async def answer(directory: Path, stream: roket.SocketStream) -> None:
     """The handler: one client, until it has asked for everything."""
     requests = BufferedByteReceiveStream(stream)
-    while True:
-        try:
+    with suppress(IncompleteRead, roket.BrokenResourceError):  # it has finished, or was cut off
+        while True:
             name = await requests.receive_until(b"\n", 255)
-        except IncompleteRead:
-            return
-        async with await FileReadStream.from_path(directory / Path(name.decode()).name) as file:
-            await stream.send(b"%d\n" % await file.seek(0, os.SEEK_END))
-            await file.seek(0)
-            await copy(file, stream)  # sendfile, on asyncio and on uvloop alike
+            async with await roket.FileReadStream.from_path(directory / Path(name.decode()).name) as file:
+                await stream.send(b"%d\n" % await file.seek(0, os.SEEK_END))
+                await file.seek(0)
+                await roket.copy(file, stream)  # sendfile, on asyncio and on uvloop alike
 
 
 async def fetch(port: int, name: str, target: Path) -> int:
-    async with asyncio.timeout(30), await connect_tcp(LOCALHOST, port) as stream:
+    async with asyncio.timeout(30), await roket.connect_tcp(LOCALHOST, port) as stream:
         await stream.send(name.encode() + b"\n")
         reply = BufferedByteReceiveStream(stream)
         size = int(await reply.receive_until(b"\n", 20))
-        async with await FileWriteStream.from_path(target, atomic=True) as file:
-            return (await copy(reply, file, count=size)).bytes_moved
+        async with await roket.FileWriteStream.from_path(target, atomic=True) as file:
+            return (await roket.copy(reply, file, count=size)).bytes_moved
 
 
 async def main(directory: Path) -> None:
     for number in range(8):
         (directory / f"{number}").write_bytes(os.urandom(number << 20))
-    async with await create_tcp_listener(local_host=LOCALHOST) as listener, asyncio.TaskGroup() as tasks:
+    async with await roket.create_tcp_listener(local_host=LOCALHOST) as listener, asyncio.TaskGroup() as tasks:
         port = listener.extra(SocketAttribute.local_port)
-        server = tasks.create_task(serve(partial(answer, directory), listener))
+        server = tasks.create_task(roket.serve(partial(answer, directory), listener))
         counts = await asyncio.gather(*(fetch(port, f"{n}", directory / f"{n}.copy") for n in range(8)))
         same = all((directory / f"{n}").read_bytes() == (directory / f"{n}.copy").read_bytes() for n in range(8))
         print(f"{sum(counts) >> 20} MiB in {len(counts)} files, {'as they were' if same else 'DAMAGED'}")
 
-        stream = await connect_tcp(LOCALHOST, port)
+        stream = await roket.connect_tcp(LOCALHOST, port)
         try:
             async with asyncio.timeout(0.2), stream:
                 while True:

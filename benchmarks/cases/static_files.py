@@ -53,13 +53,16 @@ def _head(sock: socket.socket) -> tuple[int, int]:
 
 
 def large(server: Server, shop: Workshop, watch: Watch) -> Done:
-    """One file, from the request to its last byte."""
+    """One file, from the request to its last byte; after one request, so that the server has started."""
+    ask = _ask(os.path.basename(shop.source))
     with server(os.path.dirname(shop.source)) as address, socket.create_connection(address) as sock:
         sock.settimeout(None)
         bound(sock)
+        sock.sendall(ask.replace(b"GET", b"HEAD"))
+        _head(sock)
         moved, buffer = 0, bytearray(1 << 20)
         with watch:
-            sock.sendall(_ask(os.path.basename(shop.source)))
+            sock.sendall(ask)
             _, length = _head(sock)
             while moved < length and (count := sock.recv_into(buffer, 0, _TRUNC)):
                 moved += count
