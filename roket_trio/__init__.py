@@ -3,6 +3,7 @@
 The map of the house, from the street down to the cellar; imports only go down:
 
 ===================  ==================================================================================================
+``_cli``             the command ``roket``
 ``staticfiles``      ``StaticFiles``: a directory over HTTP/1.1, a handler for ``serve``; a room with a door of its own
 ``_serving``         ``serve``: a nursery task for each connection
 ``_relaying``        ``relay``: two connections, joined

@@ -13,6 +13,7 @@ import stat
 from typing import final
 
 from .._errors import describe
+from .._kernel.rename import rename_new
 
 SUFFIX = ".roket-part"
 
@@ -77,15 +78,20 @@ class Replacement:
                 raise
         return fd
 
-    def rename(self) -> None:
+    def rename(self, *, overwrite: bool = True) -> None:
         """Take the target's place. The file has been synced and closed.
 
+        :param overwrite: False: only if there is no such file yet
+        :raises FileExistsError: there is one; it is as it was, and the new one gone
         :raises OSError: it could not; the target is as it was, and the new file gone. Or it could, but the directory
             could not be synced: after a power failure either file may be there.
         """
         try:
             try:
-                os.replace(self.name, self._target_name, src_dir_fd=self._directory, dst_dir_fd=self._directory)
+                if overwrite:
+                    os.replace(self.name, self._target_name, src_dir_fd=self._directory, dst_dir_fd=self._directory)
+                else:
+                    rename_new(self.name, self._target_name, source=self._directory, target=self._directory)
             except BaseException:
                 self._unlink()
                 raise

@@ -30,6 +30,7 @@ _RTT_OFFSET = 68
 _BYTES_ACKED_OFFSET = 120
 _NOTSENT_OFFSET = 144
 _UNACKED_OFFSET = 24
+_LAST_ACK_OFFSET = 56
 _ENOUGH_FOR_ALL = 192
 
 
@@ -131,6 +132,21 @@ def quiet_seconds_of(info: bytes) -> float | None:
         return None
     last_data_sent, _, last_data_received, last_ack_received = struct.unpack_from("=4I", info, 44)
     milliseconds: int = min(last_data_sent, last_data_received, last_ack_received)
+    return milliseconds / 1000
+
+
+def unanswered_seconds(sock: socket.socket) -> float:
+    """How long the peer has acknowledged nothing while it was asked again and again; 0 while it answers.
+
+    A peer that is there but does not read answers each probe of its closed window, so this is a vanished one, or its
+    network: at least two retransmissions (``tcpi_retransmits``) or two probes (``tcpi_probes``) in a row are lost.
+    """
+    if not HAVE_TCP_INFO:
+        return 0.0
+    info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _ENOUGH_FOR_ALL)
+    if info[2] < 2 and info[3] < 2:
+        return 0.0
+    milliseconds: int = _UINT.unpack_from(info, _LAST_ACK_OFFSET)[0]
     return milliseconds / 1000
 
 

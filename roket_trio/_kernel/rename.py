@@ -1,0 +1,86 @@
+"""Give a file or directory another name without replacing what has that name, or in exchange: renameat2(2)."""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import stat
+from typing import Any
+
+_NOREPLACE = 1
+_EXCHANGE = 2  # linux/fs.h
+
+# Other systems, old C libraries (glibc before 2.28), file systems that cannot (NFS, FUSE), filters that know no such
+# call.
+_REFUSALS = (errno.ENOSYS, errno.EINVAL, errno.EPERM, errno.EOPNOTSUPP)
+
+
+def rename_new(name: str, new_name: str, *, source: int, target: int) -> None:
+    """Rename ``name`` in the directory ``source`` to ``new_name`` in the directory ``target``, where nothing may be.
+
+    :raises FileExistsError: something is there; both are as they were
+    :raises OSError: as :func:`os.rename`
+
+    Where the kernel cannot promise that, a file is linked and unlinked, which promises it too; a directory is looked
+    for first, and only somebody who makes an empty one in that moment loses it.
+    """
+    code = _renameat2(source, name, target, new_name, _NOREPLACE)
+    if code == 0:
+        return
+    if code not in _REFUSALS:
+        raise OSError(code, os.strerror(code), new_name)
+    if stat.S_ISDIR(os.stat(name, dir_fd=source, follow_symlinks=False).st_mode):
+        if _is_there(new_name, target):
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), new_name)
+        os.rename(name, new_name, src_dir_fd=source, dst_dir_fd=target)
+        return
+    try:
+        os.link(name, new_name, src_dir_fd=source, dst_dir_fd=target, follow_symlinks=False)
+    except PermissionError:  # FAT, some FUSE: no links
+        if _is_there(new_name, target):
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), new_name) from None
+        os.rename(name, new_name, src_dir_fd=source, dst_dir_fd=target)
+        return
+    os.unlink(name, dir_fd=source)
+
+
+def exchange(name: str, other_name: str, *, source: int, target: int) -> bool:
+    """Let two names change places, in one step.
+
+    :returns: False where the kernel cannot do that; nothing has changed
+    :raises OSError: one of them is not there, or it is not allowed
+    """
+    code = _renameat2(source, name, target, other_name, _EXCHANGE)
+    if code and code not in _REFUSALS:
+        raise OSError(code, os.strerror(code), other_name)
+    return code == 0
+
+
+def _is_there(name: str, directory: int) -> bool:
+    try:
+        os.stat(name, dir_fd=directory, follow_symlinks=False)
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def _renameat2(source: int, name: str, target: int, new_name: str, flags: int) -> int:
+    """The errno; 0 for done."""
+    call = _found()
+    if call is None:
+        return errno.ENOSYS
+    done = call(source, os.fsencode(name), target, os.fsencode(new_name), flags)
+    return 0 if done == 0 else ctypes.get_errno()
+
+
+def _found() -> Any:
+    global _call
+    if _call is False:
+        _call = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+        if _call is not None:
+            _call.argtypes = [ctypes.c_int, ctypes.c_char_p, ctypes.c_int, ctypes.c_char_p, ctypes.c_uint]
+    return _call
+
+
+_call: Any = False
