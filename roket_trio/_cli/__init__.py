@@ -8,24 +8,26 @@
 ``_connections``   connect, accept, TLS, patience
 ``_meter``         progress; ``_bar`` rich's
 ``_running``       the event loop and the signals
+``_output``        lines for people and for programs
 ``_tally``         what is known while it runs, and the last line
 ``_exits``         exit codes, and the line for each problem
 ``_values``        what is typed, as values; ``_words`` what is read, as words
 =================  ====================================================================================================
 
 A subcommand is a module with ``DESCRIPTION``, ``configure(parser)``, which adds its arguments, and ``run(options)``,
-which returns the exit code. :data:`COMMANDS` names it; it is imported when it is asked for, and nothing before that.
+which returns the exit code. :data:`COMMANDS` names it; it is imported when it is asked for, and as little as possible
+before that: until :func:`main` runs Ctrl-C is a traceback.
 """
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
 from importlib import import_module
-from typing import Any, NamedTuple, NoReturn, final
+from typing import Any, NamedTuple
 
 from .. import __version__
+from ._output import say, tell
 
 
 class Command(NamedTuple):
@@ -43,25 +45,18 @@ COMMANDS = {
     "doctor": Command("roket_trio._cli.doctor", "say what this machine offers"),
 }
 
+CODES = (
+    "exit codes: 0 done; 1 check failed; 2 usage; 3 truncated or reset; 4 timeout; 5 local file;"
+    " 6 connect, listen, DNS, TLS; 130 interrupted"
+)
 _USAGE = 2
 _INTERRUPTED = 130
-
-
-@final
-class _Parser(argparse.ArgumentParser):
-    """argparse's, with one line for what is wrong."""
-
-    def error(self, message: str) -> NoReturn:
-        self.exit(_USAGE, f"{self.prog}: {message} (see {self.prog} --help)\n")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run ``roket`` with ``arguments``, or those of the process; returns the exit code."""
     try:
-        try:
-            return _run(list(sys.argv[1:] if arguments is None else arguments))
-        finally:
-            _flush()
+        return _run(list(sys.argv[1:] if arguments is None else arguments))
     except KeyboardInterrupt:  # before there is an event loop to take it, or after
         return _INTERRUPTED
 
@@ -71,13 +66,10 @@ def _run(arguments: list[str]) -> int:
     command = COMMANDS.get(name)
     if command is None:
         return _without_command(name)
+    from ._parser import Parser
+
     module: Any = import_module(command.module)
-    parser = _Parser(
-        prog=f"roket {name}",
-        description=module.DESCRIPTION,
-        epilog=getattr(module, "EPILOG", None),
-        allow_abbrev=False,
-    )
+    parser = Parser(prog=f"roket {name}", description=module.DESCRIPTION, epilog=CODES, allow_abbrev=False)
     module.configure(parser)
     code: int = module.run(parser.parse_args(arguments[1:]))
     return code
@@ -85,19 +77,19 @@ def _run(arguments: list[str]) -> int:
 
 def _without_command(name: str) -> int:
     if name in ("-V", "--version"):
-        print(f"roket {__version__}")
+        tell(f"roket {__version__}")
         return 0
     if name in ("-h", "--help", "help"):
-        print(_overview())
+        tell(_overview())
         return 0
     if not name:
-        print(_overview(), file=sys.stderr)
+        tell(_overview(), on_stderr=True)
         return _USAGE
     from difflib import get_close_matches
 
     close = get_close_matches(name, COMMANDS, 1)
     hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(COMMANDS)}"
-    print(f"roket: there is no command {name!r}: {hint} (see roket --help)", file=sys.stderr)
+    say(f"roket: there is no command {name!r}: {hint} (see roket --help)")
     return _USAGE
 
 
@@ -114,13 +106,3 @@ def _overview() -> str:
         "roket COMMAND --help tells more; roket --version says which this is.",
     ]
     return "\n".join(lines)
-
-
-def _flush() -> None:
-    """Standard output may be a pipe whose reader is gone: that is no traceback."""
-    try:
-        sys.stdout.flush()
-    except BrokenPipeError:
-        import os
-
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -18,6 +18,7 @@ from anyio import to_thread
 from .._files._atomic import SUFFIX
 from .._kernel.rename import exchange, rename_new
 from ._exits import Exit, Problem, local_file
+from ._names import checked_name
 from ._running import alone
 
 # What tarfile hands on at a time.
@@ -145,6 +146,9 @@ class Unpacking:
         if self._failure is not None:
             raise self._failure
         names = sorted(os.listdir(self._staging))
+        if not self._made_target:  # in a directory of its own it may call itself what it likes
+            for name in names:
+                checked_name(name)
         if not self._overwrite:
             for name in names:
                 if os.path.lexists(path := os.path.join(self._target, name)):

@@ -28,12 +28,6 @@ class Exit(enum.IntEnum):
     """Nothing came about: connect, listen, DNS, TLS, another protocol."""
 
 
-CODES = (
-    "exit codes: 0 done; 1 check failed; 2 usage; 3 truncated or reset; 4 timeout; 5 local file;"
-    " 6 connect, listen, DNS, TLS; 130 interrupted"
-)
-
-
 @final
 class Problem(Exception):
     """What a user is told, in one line, and the exit code."""

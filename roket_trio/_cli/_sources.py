@@ -7,10 +7,12 @@ import stat
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Literal, final
+from typing import TYPE_CHECKING, Literal, final
 
-from ._archive import Packing, directory_name
 from ._exits import local_file
+
+if TYPE_CHECKING:
+    from ._archive import Packing
 
 
 @final
@@ -61,6 +63,8 @@ async def opened(path: str) -> AsyncIterator[Source]:
         raise local_file(path, error) from error
     try:
         if stat.S_ISDIR(os.fstat(fd).st_mode):
+            from ._archive import Packing, directory_name
+
             packing = Packing(path)
             async with packing.reading() as pipe:
                 yield Source(path, directory_name(path), "tar", pipe, None, packing=packing)

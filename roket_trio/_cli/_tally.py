@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from time import monotonic
 from typing import Any, final
 
 from ._exits import Exit, Problem
+from ._output import say, tell
 
 
 def _nothing() -> int:
@@ -48,11 +47,11 @@ class Tally:
     def say(self, text: str) -> None:
         """A line for people, on standard error."""
         if not self.is_quiet:
-            _write(f"{text}\n")
+            say(text)
 
     def warn(self, text: str) -> None:
         """What is wrong and does not end the command."""
-        _write(f"roket {self.command}: {text}\n")
+        say(f"roket {self.command}: {text}")
 
     def end(self, line: str) -> int:
         """All is well: the last line, and the exit code."""
@@ -63,7 +62,7 @@ class Tally:
 
     def fail(self, code: int, message: str) -> int:
         """It is not: one line, however quiet the command is, and the exit code."""
-        _write(f"roket {self.command}: {message}\n")
+        say(f"roket {self.command}: {message}")
         self._tell(code, message)
         return code
 
@@ -73,11 +72,7 @@ class Tally:
 
     def _tell(self, code: int, error: str | None) -> None:
         if self.is_json:
+            import json
+
             told = {"command": self.command, **self.facts, "error": error, "exit": int(code)}
-            print(json.dumps(told), file=sys.stderr if self.data_on_stdout else sys.stdout, flush=True)
-
-
-def _write(text: str) -> None:
-    # A name may hold bytes that are no text, or what a terminal obeys.
-    sys.stderr.write("".join(character if character.isprintable() or character == "\n" else "?" for character in text))
-    sys.stderr.flush()
+            tell(json.dumps(told), on_stderr=self.data_on_stdout)

@@ -7,20 +7,14 @@ from __future__ import annotations
 
 import os
 import stat
-import sys
 from abc import ABC, abstractmethod
 from contextlib import suppress
 from typing import final
 
-from .._files._atomic import SUFFIX, Replacement
+from .._files._atomic import Replacement
 from .._kernel.rename import rename_new
-from ._archive import Unpacking
 from ._exits import Exit, Problem, local_file
-
-# The longest names of ext4, XFS, Btrfs and tmpfs (bytes).
-_NAME_MAX = 255
-
-PART = ".part"
+from ._names import PART
 
 
 class Target(ABC):
@@ -189,6 +183,8 @@ class NewTree(Target):
 
     def __init__(self, directory: str, *, overwrite: bool) -> None:
         """:raises Problem: the directory cannot be used"""
+        from ._archive import Unpacking
+
         self.label = directory
         self.unpacking = Unpacking(directory, overwrite=overwrite)
 
@@ -223,24 +219,3 @@ def target_for(path: str, *, overwrite: bool, keep_part: bool = False) -> Target
 def _check_absent(path: str, overwrite: bool) -> None:
     if not overwrite and os.path.lexists(path):
         raise Problem(Exit.LOCAL_FILE, f"{path} is there already; --force replaces it")
-
-
-def checked_name(name: object) -> str:
-    """A file's name that the sender has chosen, if it is one that may be made in a directory of ours.
-
-    :raises Problem: it leads somewhere else, is hidden, or would not be read as it is
-    """
-    is_good = (
-        isinstance(name, str)
-        and name != ""
-        and not name.startswith((".", "-"))
-        and not name.endswith((SUFFIX, PART))
-        and not set(name) & {"/", "\\", "\0"}
-        and name.isprintable()
-        and len(name.encode("utf-8", "surrogatepass")) <= _NAME_MAX - len(PART)
-        and not (sys.platform == "win32" and ":" in name)
-    )
-    if not is_good:
-        raise Problem(Exit.CHECK_FAILED, f"refused the name that the sender gives, {name!a:.80}; name a FILE instead")
-    assert isinstance(name, str)
-    return name

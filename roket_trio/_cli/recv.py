@@ -22,9 +22,10 @@ from ._connections import Line, accept, remove_socket
 from ._exits import Exit, Problem, local_file
 from ._framing import DIGEST_BYTES, NUMBER, Lines, Offer, receive_exactly
 from ._framing import line as line_of
+from ._names import checked_name
 from ._running import run as run_in_loop
 from ._tally import Tally
-from ._targets import NewTree, PartFile, Target, checked_name, target_for
+from ._targets import NewTree, PartFile, Target, target_for
 from ._transfers import PIECE, Inflow, add_options, digest_prefix, explained, measured, tally_for, watched, writer_of
 from ._values import local
 

@@ -17,7 +17,8 @@ from .._relaying import RelayReport, relay
 from .._serving import serve
 from .._sockets import SocketStream
 from ._connections import announce, listen, remove_socket
-from ._exits import CODES, Problem
+from ._exits import Problem
+from ._output import tell
 from ._running import run as run_in_loop
 from ._tally import Tally
 from ._values import Address, count, local, remote, seconds
@@ -27,7 +28,6 @@ DESCRIPTION = """\
 Forward connections: each one that comes to PORT is joined to a new one to TARGET. A half-close is passed on as it is,
 and a reset stays a reset. Listens on 127.0.0.1 unless told otherwise (*:PORT is everywhere). SIGTERM or Ctrl-C ends it
 when the connections have ended or --drain is over; a second one at once."""
-EPILOG = CODES
 
 
 def configure(parser: ArgumentParser) -> None:
@@ -152,7 +152,7 @@ def _counted(report: RelayReport, began: float, client: SocketStream, server: So
 
 def _tell(options: Namespace, tally: Tally, facts: dict[str, Any], failure: str | None) -> None:
     if options.json:
-        print(json.dumps({"command": "relay", **facts, "error": failure}), flush=True)
+        tell(json.dumps({"command": "relay", **facts, "error": failure}))
         return
     who = f"{facts['client']} → {facts['target']}"
     if failure is not None:

@@ -15,7 +15,7 @@ from .._errors import BrokenResourceError, EndOfStream
 from .._moving import Transfer
 from .._pace import Pace
 from ._connections import Line, connect
-from ._exits import CODES, Exit, Problem, local_file
+from ._exits import Exit, Problem, local_file
 from ._framing import NUMBER, Lines, Offer, had, offer_line
 from ._running import alone
 from ._running import run as run_in_loop
@@ -27,7 +27,6 @@ from ._values import remote
 DESCRIPTION = """\
 Send a file, a directory (as tar) or standard input (-) over TCP, and say whether the peer's TCP has acknowledged every
 byte. Whoever listens may be the other end: roket recv, nc -l, socat, ncat."""
-EPILOG = CODES
 
 
 def configure(parser: ArgumentParser) -> None:

@@ -17,7 +17,8 @@ from .._serving import serve
 from .._tls import wrap_tls
 from ..staticfiles import Exchange, StaticFiles
 from ._connections import add_tls, announce, listen, remove_socket, server_context
-from ._exits import CODES, Exit, Problem, local_file
+from ._exits import Exit, Problem, local_file
+from ._output import tell
 from ._running import run as run_in_loop
 from ._tally import Tally
 from ._values import LOCALHOST, Address, count, local, seconds
@@ -27,8 +28,6 @@ DESCRIPTION = """\
 Serve a directory over HTTP/1.1: ranges, conditional requests, sendfile. Nothing outside of it, and no name that begins
 with a dot, is ever served. Listens on 127.0.0.1 unless told otherwise (*:PORT is everywhere). SIGTERM or Ctrl-C ends it
 when the answers under way are sent or --drain is over; a second one at once."""
-EPILOG = CODES
-
 _PORT = 8000
 
 
@@ -122,7 +121,7 @@ async def _handle_tls(files: StaticFiles, context: ssl.SSLContext, stream: Any) 
 
 def _tell(options: Namespace, tally: Tally, exchange: Exchange) -> None:
     if options.json:
-        print(json.dumps(asdict(exchange)), flush=True)
+        tell(json.dumps(asdict(exchange)))
     else:
         tally.say(str(exchange))
 

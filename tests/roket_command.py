@@ -1,0 +1,179 @@
+"""The command ``roket`` as the tests run it: in this process where that will do, and as a program where it must."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+import roket_trio
+from roket_trio._cli import main
+
+LIMIT = 60.0  # seconds, for whatever is waited for
+
+Text = str | os.PathLike[str]
+
+
+class Ended(NamedTuple):
+    """What became of a command."""
+
+    code: int
+    output: str
+    errors: str
+
+    @property
+    def last(self) -> str:
+        """The last line on standard error."""
+        return self.errors.splitlines()[-1] if self.errors else ""
+
+
+def environment(**more: str) -> dict[str, str]:
+    """For a program that imports the package that the tests import."""
+    package = os.fspath(Path(roket_trio.__file__).parent.parent)
+    path = os.pathsep.join(filter(None, [package, os.environ.get("PYTHONPATH")]))
+    return {**os.environ, "PYTHONPATH": path, **more}
+
+
+def command(*arguments: Text) -> list[str]:
+    """``roket`` with every warning an error."""
+    return [sys.executable, "-W", "error", "-m", "roket_trio", *map(os.fspath, arguments)]
+
+
+@contextmanager
+def running(*arguments: Text, **options: Any) -> Iterator[subprocess.Popen[str]]:
+    """``roket`` as a program; ended, if need be, when the block is left."""
+    options = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "env": environment(), **options}
+    with subprocess.Popen(command(*arguments), stderr=subprocess.PIPE, text=True, **options) as program:
+        try:
+            yield program
+        finally:
+            if program.poll() is None:
+                program.kill()
+
+
+def ended(program: subprocess.Popen[str]) -> Ended:
+    """What became of a program."""
+    output, errors = program.communicate(timeout=LIMIT)
+    return Ended(program.returncode, output or "", errors or "")
+
+
+def announced(program: subprocess.Popen[str]) -> int:
+    """The port that a program says it listens on, which is its first line."""
+    assert program.stderr is not None
+    line = program.stderr.readline()
+    found = re.fullmatch(r"listening on (?:\S+):(\d+)\n", line)
+    assert found, line
+    return int(found[1])
+
+
+@contextmanager
+def receiving(*arguments: Text, **options: Any) -> Iterator[tuple[subprocess.Popen[str], int]]:
+    """``roket recv`` on a port that the system chooses; ``arguments`` are what follows the port."""
+    with running("recv", "0", *arguments, **options) as program:
+        yield program, announced(program)
+
+
+def roket(capsys: pytest.CaptureFixture[str], *arguments: Text) -> Ended:
+    """``roket`` in this process."""
+    capsys.readouterr()
+    try:
+        code = main([os.fspath(argument) for argument in arguments])
+    except SystemExit as exit_:  # argparse
+        assert isinstance(exit_.code, int)
+        code = exit_.code
+    return Ended(code, *capsys.readouterr())
+
+
+def tool(name: str) -> str:
+    """The path of a program that is not ours; without it the test is skipped, in CI it fails."""
+    found = shutil.which(name)
+    if found is None:
+        if os.environ.get("ROKET_CI"):
+            pytest.fail(f"{name} is missing")
+        pytest.skip(f"{name} is not installed")
+    return found
+
+
+def until(condition: Callable[[], object], what: str) -> None:
+    """Wait for it, within bounds."""
+    deadline = time.monotonic() + LIMIT
+    while not condition():
+        assert time.monotonic() < deadline, f"{what} did not happen"
+        time.sleep(0.005)
+
+
+def free_port() -> int:
+    """A port that nobody listens on now."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port: int = listener.getsockname()[1]
+        return port
+
+
+def is_listening(port: int) -> bool:
+    """Asked of the kernel: a connection would be taken for the one that is waited for."""
+    table = Path("/proc/net/tcp").read_text()
+    return re.search(rf"^ *\d+: \w+:{port:04X} \w+:\w+ 0A ", table, flags=re.MULTILINE) is not None
+
+
+def received_all(peer: socket.socket) -> bytes:
+    """Everything up to FIN; a reset raises."""
+    data = bytearray()
+    while more := peer.recv(1 << 20):
+        data += more
+    return bytes(data)
+
+
+@contextmanager
+def thread(work: Callable[[], None]) -> Iterator[None]:
+    """A peer in a thread; what it raises is raised at the end."""
+    failures: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            work()
+        except BaseException as error:
+            failures.append(error)
+
+    worker = threading.Thread(target=run)
+    worker.start()
+    try:
+        yield
+    finally:
+        worker.join(LIMIT)
+    if failures:
+        raise failures[0]
+
+
+@contextmanager
+def peer_of(talk: Callable[[socket.socket], None]) -> Iterator[str]:
+    """A raw listening socket that takes one connection and gives it to ``talk`` in a thread; yields HOST:PORT."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.settimeout(LIMIT)
+
+        def work() -> None:
+            sock, _ = listener.accept()
+            with sock:
+                sock.settimeout(LIMIT)
+                talk(sock)
+
+        with thread(work):
+            yield "{}:{}".format(*listener.getsockname())
+
+
+def only(directory: Path) -> list[str]:
+    """The names in a directory."""
+    with contextlib.suppress(FileNotFoundError):
+        return sorted(os.listdir(directory))
+    return []
