@@ -69,10 +69,18 @@ def ended(program: subprocess.Popen[str]) -> Ended:
     return Ended(program.returncode, output or "", errors or "")
 
 
+def next_line(program: subprocess.Popen[str]) -> str:
+    """The next line on its standard error, and nothing of what follows: that is :func:`ended`'s."""
+    assert program.stderr is not None
+    line = b""
+    while not line.endswith(b"\n") and (byte := os.read(program.stderr.fileno(), 1)):
+        line += byte
+    return line.decode()
+
+
 def announced(program: subprocess.Popen[str]) -> int:
     """The port that a program says it listens on, which is its first line."""
-    assert program.stderr is not None
-    line = program.stderr.readline()
+    line = next_line(program)
     found = re.fullmatch(r"listening on (?:\S+):(\d+)\n", line)
     assert found, line
     return int(found[1])
@@ -91,8 +99,7 @@ def roket(capsys: pytest.CaptureFixture[str], *arguments: Text) -> Ended:
     try:
         code = main([os.fspath(argument) for argument in arguments])
     except SystemExit as exit_:  # argparse
-        assert isinstance(exit_.code, int)
-        code = exit_.code
+        code = int(exit_.code or 0)
     return Ended(code, *capsys.readouterr())
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import sys
@@ -67,14 +66,13 @@ async def show_progress(tally: Tally, how: str) -> None:
 def _display(how: str) -> Display:
     if how == "json":
         return JSONLines()
-    if how == "bar":
-        if importlib.util.find_spec("rich") is not None:
-            from ._bar import Bar
-
-            return Bar()
-        if sys.stderr.isatty():
-            return Line()
-    return Lines()
+    if how == "plain" or not sys.stderr.isatty():
+        return Lines()
+    try:
+        from ._bar import Bar
+    except ImportError:  # rich comes with the extra `cli`
+        return Line()
+    return Bar()
 
 
 @final

@@ -73,12 +73,13 @@ async def _receive(options: Namespace, tally: Tally) -> int:
         if options.digest or options.resume:
             if options.unpack:
                 raise Problem(Exit.USAGE, "--unpack is not for --digest: the sender says whether it is tar")
-            return await _receive_checked(options, tally)
+            return tally.end(await _receive_checked(options, tally))
         async with kept(partial(_raw_target, options)) as target:
             line = await _accepted(options, tally)
             async with explained(line, tally, file=target.label, file_is="sink"):
                 async with watched(line, tally, options):
-                    return await _receive_raw(options, tally, target, line)
+                    what_happened = await _receive_raw(options, tally, target, line)
+        return tally.end(what_happened)
     except Problem as problem:
         return tally.fail_with(problem)
 
@@ -110,7 +111,7 @@ async def kept(make: Callable[[], Target]) -> AsyncIterator[Target]:
             await to_thread.run_sync(target.drop)
 
 
-async def _receive_raw(options: Namespace, tally: Tally, target: Target, line: Line) -> int:
+async def _receive_raw(options: Namespace, tally: Tally, target: Target, line: Line) -> str:
     async with written(target) as fd:
         transfer = Transfer(line.stream, fd, rate_limit=options.rate)
         tally.moved = lambda: transfer.bytes_moved
@@ -119,7 +120,7 @@ async def _receive_raw(options: Namespace, tally: Tally, target: Target, line: L
     await _commit(target, tally)
     # After the file is safe: a sender that waits for our end then knows that it is.
     await line.stream.aclose()
-    return tally.end(f"received {measured(tally, report.route, tally.began)}: {_place(target)}")
+    return f"received {measured(tally, report.route, tally.began)}: {_place(target)}"
 
 
 @asynccontextmanager
@@ -145,7 +146,7 @@ def _place(target: Target) -> str:
 # --- with --digest ----------------------------------------------------------------------------------------------------
 
 
-async def _receive_checked(options: Namespace, tally: Tally) -> int:
+async def _receive_checked(options: Namespace, tally: Tally) -> str:
     await to_thread.run_sync(_try_out, options)
     line = await _accepted(options, tally)
     async with explained(line, tally, file=options.target, file_is="sink"):
@@ -169,7 +170,7 @@ async def _receive_checked(options: Namespace, tally: Tally) -> int:
             await line.stream.aclose()
             resumed = f" (resumed at {start})" if start else ""
             told = f"SHA-256 {digest.hexdigest()}, {_place(target)}"
-            return tally.end(f"received {measured(tally, 'read-send', tally.began)}{resumed}: {told}")
+            return f"received {measured(tally, 'read-send', tally.began)}{resumed}: {told}"
 
 
 def _try_out(options: Namespace) -> None:

@@ -130,6 +130,10 @@ async def _forward(options: Namespace, tally: Tally, client: SocketStream) -> No
                 server.abort()
                 _tell(options, tally, facts, f"cut: {error}")
                 return
+            except BaseException:  # cancelled between two pieces, neither is cut; and yet it is not the end
+                client.abort()
+                server.abort()
+                raise
     _tell(options, tally, {**facts, **_counted(report, began, client, server)}, None)
 
 

@@ -60,23 +60,23 @@ async def _send(options: Namespace, tally: Tally) -> int:
             line = await connect(options.target, options)
             tally.facts["peer"] = line.peer
             tally.start()
+            send = _send_checked if options.digest or options.resume else _send_raw
             async with explained(line, tally, file=source.label, file_is="source"):
                 async with watched(line, tally, options, is_slow=source.is_slow):
-                    if options.digest or options.resume:
-                        return await _send_checked(options, tally, source, line)
-                    return await _send_raw(options, tally, source, line)
+                    what_happened = await send(options, tally, source, line)
+        return tally.end(what_happened)
     except Problem as problem:
         return tally.fail_with(problem)
 
 
-async def _send_raw(options: Namespace, tally: Tally, source: Source, line: Line) -> int:
+async def _send_raw(options: Namespace, tally: Tally, source: Source, line: Line) -> str:
     transfer = Transfer(source.fd, line.stream, rate_limit=options.rate)
     tally.moved, tally.total = lambda: transfer.bytes_moved, source.size
     report = await transfer.run()
     source.check()
     tally.facts["fallbacks"] = list(report.fallbacks)
     what_is_known = await _close(line, tally)
-    return tally.end(f"sent {measured(tally, report.route, tally.began)}: {what_is_known}")
+    return f"sent {measured(tally, report.route, tally.began)}: {what_is_known}"
 
 
 async def _close(line: Line, tally: Tally) -> str:
@@ -107,7 +107,7 @@ async def _close(line: Line, tally: Tally) -> str:
 # --- with --digest ----------------------------------------------------------------------------------------------------
 
 
-async def _send_checked(options: Namespace, tally: Tally, source: Source, line: Line) -> int:
+async def _send_checked(options: Namespace, tally: Tally, source: Source, line: Line) -> str:
     lines = Lines(line.stream, line.peer)
     tally.phase = f"waiting for {line.peer}"
     start, digest = await _negotiate(options, source, line, lines)
@@ -132,7 +132,7 @@ async def _send_checked(options: Namespace, tally: Tally, source: Source, line: 
     tally.facts.update(confirmed=True, sha256=digest.hexdigest(), resumed_at=start)
     resumed = f" (resumed at {start})" if start else ""
     told = f"confirmed, SHA-256 {digest.hexdigest()}"
-    return tally.end(f"sent {measured(tally, 'read-send', tally.began)}{resumed}: {told}")
+    return f"sent {measured(tally, 'read-send', tally.began)}{resumed}: {told}"
 
 
 async def _negotiate(options: Namespace, source: Source, line: Line, lines: Lines) -> tuple[int, Any]:

@@ -53,6 +53,18 @@ def open_beneath(directory: int, path: bytes, *, cached_only: bool = False) -> i
     return _walk(directory, path)
 
 
+def is_supported(directory: str) -> bool:
+    """Whether the kernel has the call, tried on a directory."""
+    fd = os.open(directory, os.O_RDONLY)
+    try:
+        found = _openat2(fd, b".", _BENEATH) if AVAILABLE else -errno.ENOSYS
+    finally:
+        os.close(fd)
+    if found >= 0:
+        os.close(found)
+    return found >= 0
+
+
 def _openat2(directory: int, path: bytes, resolve: int) -> int:
     """The descriptor, or the negative errno."""
     how = _HOW.pack(_FLAGS, 0, resolve)
