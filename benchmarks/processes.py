@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import re
 import socket
 import struct
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +19,7 @@ COUNT = struct.Struct("!Q")
 
 ROOT = Path(__file__).resolve().parent.parent
 _ENDS_WITHIN = 10.0
+LISTENS_WITHIN = 10.0
 
 Address = tuple[str, int]
 
@@ -63,6 +66,16 @@ def _wait_until_it_accepts(process: subprocess.Popen[bytes], address: Address) -
             break
         pause.wait(0.01)
     raise OSError(f"{process.args!r} does not accept on {address}")
+
+
+def wait_until_it_listens(port: int, seconds: float = LISTENS_WITHIN) -> None:
+    """Until the kernel lists a listener on the port: for one that takes a single connection, so that none is tried."""
+    pattern = re.compile(rf"^ *\d+: \w+:{port:04X} \w+:\w+ 0A ", flags=re.MULTILINE)
+    pause, deadline = threading.Event(), time.monotonic() + seconds
+    while not pattern.search(Path("/proc/net/tcp").read_text(encoding="ascii")):
+        if time.monotonic() > deadline:
+            raise OSError(f"nobody listens on {port}")
+        pause.wait(0.01)
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from ..measure import Case
 from . import (
     cancelling,
+    command,
     echo,
     fairness,
     file_read,
@@ -31,5 +32,6 @@ _MODULES = (
     memory,
     cancelling,
     static_files,
+    command,
 )
 CASES: dict[str, Case] = {case.name: case for module in _MODULES for case in module.CASES}

@@ -24,6 +24,8 @@ class Target(ABC):
     """What people call it."""
     fd: int = -1
     """Where to write."""
+    is_file = False
+    """Whether it is a file on a disk."""
     has: int = 0
     """How many bytes are there already, to go on from."""
 
@@ -64,6 +66,8 @@ class Output(Target):
 class NewFile(Target):
     """A file that is written beside its place, and takes it when it is complete."""
 
+    is_file = True
+
     def __init__(self, path: str, *, overwrite: bool) -> None:
         """:raises Problem: it is there already, or cannot be made"""
         self.label = path
@@ -97,6 +101,8 @@ class NewFile(Target):
 @final
 class PartFile(Target):
     """``NAME.part``, which stays when it is not completed, and is gone on with the next time."""
+
+    is_file = True
 
     def __init__(self, path: str, *, overwrite: bool) -> None:
         """:raises Problem: the file is there already; the part cannot be made, or somebody else writes it"""

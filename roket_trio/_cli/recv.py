@@ -16,6 +16,7 @@ from anyio import to_thread
 
 from .._errors import BrokenResourceError, EndOfStream
 from .._files import FileWriteStream
+from .._kernel import writeback
 from .._moving import Transfer
 from .._pace import Pace
 from ._connections import Line, accept, remove_socket
@@ -23,6 +24,7 @@ from ._exits import Exit, Problem, local_file
 from ._framing import DIGEST_BYTES, NUMBER, Lines, Offer, receive_exactly
 from ._framing import line as line_of
 from ._names import checked_name
+from ._running import alone
 from ._running import run as run_in_loop
 from ._tally import Tally
 from ._targets import NewTree, PartFile, Target, target_for
@@ -33,6 +35,10 @@ DESCRIPTION = """\
 Take one connection and write what comes to a file, which gets its name when all of it is on the disk. Whoever sends may
 be the other end: roket send, nc -N, socat, curl. Listens on 127.0.0.1 unless told otherwise (*:PORT is everywhere), and
 says where, so that port 0 may be asked for."""
+
+# How often what has come is given to the disk (seconds), and how much at least (bytes).
+_WRITE_EVERY = 0.02
+_WRITE_AT_LEAST = 8 << 20
 
 # How long a sender that was told why it failed is read out, so that a reset does not overtake the reason (seconds).
 _LAST_WORDS = 5.0
@@ -112,10 +118,12 @@ async def kept(make: Callable[[], Target]) -> AsyncIterator[Target]:
 
 
 async def _receive_raw(options: Namespace, tally: Tally, target: Target, line: Line) -> str:
-    async with written(target) as fd:
+    async with written(target) as fd, alone() as tasks:
         transfer = Transfer(line.stream, fd, rate_limit=options.rate)
         tally.moved = lambda: transfer.bytes_moved
+        tasks.start_soon(write_behind, target, tally)
         report = await transfer.run()
+        tasks.cancel_scope.cancel()
     tally.facts["fallbacks"] = list(report.fallbacks)
     await _commit(target, tally)
     # After the file is safe: a sender that waits for our end then knows that it is.
@@ -131,6 +139,17 @@ async def written(target: Target) -> AsyncIterator[int]:
             yield fd
     else:
         yield target.fd
+
+
+async def write_behind(target: Target, tally: Tally) -> None:
+    """Keep the disk busy while the network is, until cancelled: 1 GiB then takes as long as the slower of the two."""
+    begun = target.has
+    while target.is_file:
+        await anyio.sleep(_WRITE_EVERY)
+        if (count := target.has + tally.moved() - begun) >= _WRITE_AT_LEAST:
+            if not await to_thread.run_sync(writeback.begin, target.fd, begun, count):
+                return
+            begun += count
 
 
 async def _commit(target: Target, tally: Tally) -> None:
