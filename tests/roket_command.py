@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
+import functools
 import os
 import re
 import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -39,8 +42,17 @@ class Ended(NamedTuple):
         return self.errors.splitlines()[-1] if self.errors else ""
 
 
+@functools.cache
+def _bytecode() -> str:
+    """Where programs keep their bytecode, as installed ones do: half a second each, and there are hundreds."""
+    place = tempfile.mkdtemp(prefix="roket-tests-")
+    atexit.register(shutil.rmtree, place, ignore_errors=True)
+    return place
+
+
 def environment(**more: str) -> dict[str, str]:
     """For a program that imports the package that the tests import."""
+    more = {"PYTHONDONTWRITEBYTECODE": "", "PYTHONPYCACHEPREFIX": _bytecode(), **more}
     package = os.fspath(Path(roket_trio.__file__).parent.parent)
     path = os.pathsep.join(filter(None, [package, os.environ.get("PYTHONPATH")]))
     return {**os.environ, "PYTHONPATH": path, **more}

@@ -203,15 +203,15 @@ def test_a_peer_that_does_not_read_is_given_up_after_the_idle_timeout(capsys: Ca
 
 
 def test_a_peer_that_reads_slowly_is_not(capsys: Capture, tmp_path: Path) -> None:
-    (tmp_path / "some").write_bytes(bytes(400_000))
+    (tmp_path / "some").write_bytes(bytes(60_000))
 
     def talk(sock: socket.socket) -> None:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-        while sock.recv(20_000):
+        while sock.recv(2_000):
             time.sleep(0.02)
 
     with peer_of(talk) as where:
-        done = roket(capsys, "send", "--idle-timeout", "1.5", tmp_path / "some", where)
+        done = roket(capsys, "send", "--idle-timeout", "0.5", tmp_path / "some", where)
     assert done.code == 0, done.errors
 
 

@@ -257,8 +257,9 @@ print(json.dumps(sorted(sys.modules)))
     return set(json.loads(done.stdout.splitlines()[-1]))
 
 
-def test_help_loads_no_event_loop() -> None:
-    assert not loaded_by("--help") & {"trio", "anyio", "asyncio", "ssl", "h11", "rich", "tarfile"}
+@pytest.mark.parametrize("arguments", [["--help"], ["send", "--help"], ["recv", "0"], ["serve", "--bind", "x"]])
+def test_help_and_usage_errors_load_no_event_loop(arguments: list[str]) -> None:
+    assert not loaded_by(*arguments) & {"trio", "anyio", "asyncio", "ssl", "h11", "rich", "tarfile"}
 
 
 def test_sending_loads_nothing_that_it_does_not_need(tmp_path: Path) -> None:

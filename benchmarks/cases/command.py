@@ -12,9 +12,8 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from typing import IO
 
-from ..measure import Case, Done, Limits, WrongCountError, Watch, Way
+from ..measure import Case, Done, Limits, Watch, Way, WrongCountError
 from ..processes import ROOT, free_port, wait_until_it_listens
 from ..web import nginx
 from ..workshop import Workshop

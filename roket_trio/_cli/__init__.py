@@ -1,18 +1,23 @@
 """The command ``roket``.
 
-=================  ====================================================================================================
-``send``           and the other subcommands, one room each: ``recv``, ``relay``, ``serve``, ``doctor``
-``_transfers``     what ``send`` and ``recv`` have in common
-``_sources``       what is sent; ``_targets`` what is written; ``_archive`` directories as tar
-``_framing``       the framing of ``--digest``
-``_connections``   connect, accept, TLS, patience
-``_meter``         progress; ``_bar`` rich's
-``_running``       the event loop and the signals
-``_output``        lines for people and for programs
-``_tally``         what is known while it runs, and the last line
-``_exits``         exit codes, and the line for each problem
-``_values``        what is typed, as values; ``_words`` what is read, as words
-=================  ====================================================================================================
+=====================  ================================================================================================
+``send``               and the other subcommands, one room each: ``recv``, ``relay``, ``serve``, ``doctor``: arguments
+``_sending``           what ``send`` does; with ``--digest`` ``_sending_checked``
+``_receiving``         what ``recv`` does; with ``--digest`` ``_receiving_checked``
+``_relaying``          what ``relay`` does; ``_serving`` what ``serve`` does; ``_probes`` what ``doctor`` tries
+``_transfers``         what ``send`` and ``recv`` have in common; ``_checked`` with ``--digest``
+``_framing``           the framing of ``--digest``
+``_sources``           what is sent; ``_targets`` what is written; ``_archive`` directories as tar; ``_names`` of others
+``_connecting``        to a peer; ``_listening`` for one; ``_certificates`` for TLS
+``_lines``             a connection, however it came about, and patience with it
+``_meter``             progress; ``_bar`` rich's
+``_running``           the event loop and the signals
+``_tally``             what is known while it runs, and the last line
+``_problems``          what went wrong, as one line
+``_options``           those that commands share; ``_parser`` argparse's
+``_values``            what is typed, as values; ``_words`` what is read, as words; ``_output`` where it goes
+``_exits``             exit codes
+=====================  ================================================================================================
 
 A subcommand is a module with ``DESCRIPTION``, ``configure(parser)``, which adds its arguments, and ``run(options)``,
 which returns the exit code. :data:`COMMANDS` names it; it is imported when it is asked for, and as little as possible

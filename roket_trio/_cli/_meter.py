@@ -25,8 +25,6 @@ _LINE = 1.0
 # Over how many frames the rate is averaged.
 _WINDOW = 30
 
-CHOICES = ("auto", "bar", "plain", "json", "none")
-
 
 class Display(Protocol):
     """One way to show it. Called in a worker thread, never twice at once: a terminal can block."""
@@ -50,7 +48,7 @@ async def show_progress(tally: Tally, how: str) -> None:
     how = chosen(how)
     if how == "none":
         return
-    await anyio.sleep(_PATIENCE if how == "bar" else _LINE)
+    await anyio.sleep(_PATIENCE)
     display = await to_thread.run_sync(_display, how, abandon_on_cancel=True)
     rate = Rate()
     try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from typing import final
 
 import anyio
 
@@ -75,3 +76,23 @@ def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
     while isinstance(inner := (cancellations or group).exceptions[0], BaseExceptionGroup):
         group, cancellations = inner, None
     return inner
+
+
+@final
+class Shutdown:
+    """An event that can be made before there is an event loop."""
+
+    def __init__(self) -> None:
+        self._event: anyio.Event | None = None
+
+    async def wait(self) -> None:
+        """Until :meth:`set`."""
+        self._event = anyio.Event()
+        await self._event.wait()
+
+    def set(self) -> bool:
+        """Whether anybody was waiting for it."""
+        if self._event is None:
+            return False
+        self._event.set()
+        return True

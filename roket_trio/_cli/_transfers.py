@@ -1,48 +1,19 @@
-"""What ``send`` and ``recv`` have in common: their options, their meter, and what they say when it goes wrong."""
+"""What ``send`` and ``recv`` have in common: their meter, their patience, and what they say when it goes wrong."""
 
 from __future__ import annotations
 
-import os
-from argparse import ArgumentParser, Namespace
+from argparse import Namespace
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from time import monotonic
-from typing import Any, final
 
-import anyio
-
-from .._files import FileReadStream, FileWriteStream
-from ._connections import Line, add_time_limits, add_tls, be_impatient
-from ._exits import Problem, problem_with
-from ._meter import CHOICES, show_progress
+from ._exits import Problem
+from ._lines import Line, be_impatient
+from ._meter import show_progress
+from ._problems import problem_with
 from ._running import alone
 from ._tally import Tally
-from ._values import rate
 from ._words import duration, exact, speed
-
-# What is read, hashed and passed on at a time with --digest: a hop to a worker thread, for the write, costs 40-190 µs.
-PIECE = 1 << 20
-
-
-def add_options(parser: ArgumentParser, *, server: bool) -> None:
-    """The options of both."""
-    parser.add_argument("--rate", type=rate, metavar="RATE", help="at most so many bytes a second: 500K, 10M")
-    add_time_limits(parser)
-    parser.add_argument(
-        "--progress",
-        choices=CHOICES,
-        default="auto",
-        help="how to show progress, on standard error: a bar, a line a second, JSON a second (default: a bar on a"
-        " terminal, otherwise none)",
-    )
-    parser.add_argument("--json", action="store_true", help="the result as JSON, on standard output if that is free")
-    parser.add_argument("-q", "--quiet", action="store_true", help="say nothing but errors")
-    add_tls(parser, server=server)
-
-
-def tally_for(command: str, options: Namespace) -> Tally:
-    """What the command keeps."""
-    return Tally(command, options.quiet, options.json)
 
 
 @asynccontextmanager
@@ -110,54 +81,3 @@ def measured(tally: Tally, route: str, began: float) -> str:
         bytes=moved, seconds=round(took, 6), bytes_per_second=round(moved / max(took, 1e-6)), route=route
     )
     return f"{exact(moved)} in {duration(took)}, {speed(moved, took)}, by {route}"
-
-
-@final
-class Inflow:
-    """A stream, received into a buffer that is used again: our sockets do that themselves, TLS is copied."""
-
-    def __init__(self, stream: Any) -> None:
-        self._receive_into = getattr(stream, "receive_into", None)
-        self._stream = stream
-
-    async def into(self, buffer: memoryview) -> int:
-        """At least one byte.
-
-        :raises EndOfStream: the peer has finished
-        """
-        if self._receive_into is not None:
-            count: int = await self._receive_into(buffer)
-            return count
-        data = await self._stream.receive(min(len(buffer), 1 << 16))
-        buffer[: len(data)] = data
-        return len(data)
-
-
-def reader_of(fd: int) -> FileReadStream:
-    """A descriptor as a stream; the descriptor stays open."""
-    return FileReadStream(open(fd, "rb", buffering=0, closefd=False))
-
-
-def writer_of(fd: int) -> FileWriteStream:
-    """Likewise."""
-    return FileWriteStream(open(fd, "wb", buffering=0, closefd=False))
-
-
-async def digest_prefix(fd: int, start: int, count: int, into: Any) -> bool:
-    """Hash ``count`` bytes of a regular file from ``start``, in worker threads, without moving its position.
-
-    :returns: False: there are fewer
-    """
-    done = 0
-    while done < count:
-        took = await anyio.to_thread.run_sync(_digest_some, fd, start + done, min(count - done, 8 * PIECE), into)
-        if not took:
-            return False
-        done += took
-    return True
-
-
-def _digest_some(fd: int, offset: int, count: int, into: Any) -> int:
-    data = os.pread(fd, count, offset)
-    into.update(data)
-    return len(data)

@@ -1,0 +1,55 @@
+"""The contexts for TLS that the options ask for."""
+
+from __future__ import annotations
+
+import ssl
+from argparse import Namespace
+from collections.abc import Callable
+from typing import Any
+
+from ._exits import Exit, Problem, local_file
+from ._problems import tls_reason
+
+
+def client_context(options: Namespace) -> ssl.SSLContext | None:
+    """The context that the options ask for; ``None``: no TLS.
+
+    :raises Problem: a certificate that cannot be used
+    """
+    if not (options.tls or options.cafile or options.tls_name or options.cert):
+        return None
+    context = _loaded(options.cafile, lambda: ssl.create_default_context(cafile=options.cafile))
+    return _with_certificate(context, options)
+
+
+def server_context(options: Namespace) -> ssl.SSLContext | None:
+    """The same for who listens."""
+    if not options.cert:
+        if options.cafile or options.key:
+            raise Problem(Exit.USAGE, "TLS needs --cert")
+        return None
+    context = _loaded(
+        options.cafile, lambda: ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=options.cafile)
+    )
+    if options.cafile:
+        context.verify_mode = ssl.CERT_REQUIRED
+    return _with_certificate(context, options)
+
+
+def _with_certificate(context: ssl.SSLContext, options: Namespace) -> ssl.SSLContext:
+    if options.cert:
+        _loaded(options.cert, lambda: context.load_cert_chain(options.cert, options.key, password=_no_password))
+    return context
+
+
+def _no_password() -> str:
+    raise Problem(Exit.LOCAL_FILE, "the key is encrypted; a key without a password is needed")
+
+
+def _loaded(name: str | None, load: Callable[[], Any]) -> Any:
+    try:
+        return load()
+    except ssl.SSLError as error:
+        raise Problem(Exit.LOCAL_FILE, f"{name} is no PEM file with what is needed: {tls_reason(error)}") from error
+    except OSError as error:
+        raise local_file(name or "the certificates of the system", error, "reading") from error

@@ -1,0 +1,78 @@
+"""``roket send``: over raw TCP; with ``--digest`` see :mod:`roket_trio._cli._sending_checked`."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from functools import partial
+
+from .._closing import CloseOutcome
+from .._moving import Transfer
+from ._connecting import connect
+from ._exits import Exit, Problem
+from ._lines import Line
+from ._options import tally_for
+from ._running import run
+from ._sources import Source, opened
+from ._tally import Tally
+from ._transfers import explained, measured, watched
+
+
+def send(options: Namespace) -> int:
+    """The exit code."""
+    tally = tally_for("send", options)
+    return run(partial(_send, options, tally), tally)
+
+
+async def _send(options: Namespace, tally: Tally) -> int:
+    try:
+        async with opened(options.source) as source:
+            if options.resume and source.size is None:
+                raise Problem(Exit.USAGE, f"--resume is for files, and {source.label} is none with a size")
+            line = await connect(options.target, options)
+            tally.facts["peer"] = line.peer
+            tally.start()
+            if options.digest or options.resume:
+                from ._sending_checked import send_checked as how
+            else:
+                how = _send_raw
+            async with explained(line, tally, file=source.label, file_is="source"):
+                async with watched(line, tally, options, is_slow=source.is_slow):
+                    what_happened = await how(options, tally, source, line)
+        return tally.end(what_happened)
+    except Problem as problem:
+        return tally.fail_with(problem)
+
+
+async def _send_raw(options: Namespace, tally: Tally, source: Source, line: Line) -> str:
+    transfer = Transfer(source.fd, line.stream, rate_limit=options.rate)
+    tally.moved, tally.total = lambda: transfer.bytes_moved, source.size
+    report = await transfer.run()
+    source.check()
+    tally.facts["fallbacks"] = list(report.fallbacks)
+    what_is_known = await close(line, tally)
+    return f"sent {measured(tally, report.route, tally.began)}: {what_is_known}"
+
+
+async def close(line: Line, tally: Tally) -> str:
+    """Close, and say what is known of the peer.
+
+    :raises Problem: it may lack something
+    """
+    tally.phase = f"waiting for {line.peer} to acknowledge"
+    await line.stream.aclose()
+    report = line.socket.close_report
+    assert report is not None
+    tally.facts.update(
+        acknowledged=report.acked,
+        unacknowledged_bytes=report.unacked_bytes,
+        close=report.outcome.value,
+        discarded_bytes=report.discarded_bytes,
+    )
+    if report.outcome is CloseOutcome.RESET and report.acked:
+        raise Problem(Exit.CUT, f"{line.peer} reset the connection; its program may not have read everything")
+    if report.outcome in (CloseOutcome.RESET, CloseOutcome.ABORTED):
+        raise Problem(Exit.CUT, f"{line.peer} has reset the connection")
+    if not report.acked:
+        raise Problem(Exit.CUT, f"{line.peer} has not acknowledged everything")
+    ignored = f" ({report.discarded_bytes} bytes that it sent were ignored)" if report.discarded_bytes else ""
+    return ("delivered" if line.is_unix else "acknowledged") + ignored

@@ -1,0 +1,117 @@
+"""``roket send --digest``: the sender's part of :mod:`roket_trio._cli._framing`."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from argparse import Namespace
+from typing import Any
+
+import anyio
+
+from .._errors import BrokenResourceError, EndOfStream
+from .._pace import Pace
+from ._checked import PIECE, digest_prefix, reader_of
+from ._exits import Exit, Problem, local_file
+from ._framing import NUMBER, Lines, Offer, had, offer_line
+from ._lines import Line
+from ._running import alone
+from ._sending import close
+from ._sources import Source
+from ._tally import Tally
+from ._transfers import measured
+
+
+async def send_checked(options: Namespace, tally: Tally, source: Source, line: Line) -> str:
+    lines = Lines(line.stream, line.peer)
+    tally.phase = f"waiting for {line.peer}"
+    start, digest = await _negotiate(options, source, line, lines)
+    tally.phase = ""
+    verdict: dict[str, Any] = {}
+    async with alone() as tasks:
+        heard, sending = anyio.Event(), anyio.CancelScope()
+
+        async def hear() -> None:
+            verdict.update(await lines.next_object())
+            heard.set()
+            sending.cancel()  # whatever it says before it has everything: it does not want more
+
+        tasks.start_soon(hear)
+        with sending:
+            await _send_pieces(options, tally, source, line, start, digest)
+        tally.phase = f"waiting for {line.peer} to confirm"
+        await heard.wait()
+    if sending.cancelled_caught or verdict.get("done") != start + tally.moved():
+        raise Problem(Exit.CHECK_FAILED, f"{line.peer} has not taken it: {_reason(verdict.get('failed'))}")
+    await close(line, tally)
+    tally.facts.update(confirmed=True, sha256=digest.hexdigest(), resumed_at=start)
+    resumed = f" (resumed at {start})" if start else ""
+    told = f"confirmed, SHA-256 {digest.hexdigest()}"
+    return f"sent {measured(tally, 'read-send', tally.began)}{resumed}: {told}"
+
+
+async def _negotiate(options: Namespace, source: Source, line: Line, lines: Lines) -> tuple[int, Any]:
+    """Offer it, and agree on where to begin: returns that, and the digest of what comes before."""
+    try:
+        with anyio.fail_after(options.connect_timeout):
+            await line.stream.send(offer_line(Offer(source.kind, source.name, source.size)))
+            if (await lines.next_object()).get("roket") != 1:
+                raise lines.foreign()
+    except TimeoutError:
+        raise lines.foreign() from None
+    answer = await lines.next_object()
+    if "refused" in answer:
+        raise Problem(Exit.CHECK_FAILED, f"{line.peer} refused it: {_reason(answer['refused'])}")
+    has = had(answer)
+    if has is None:
+        raise lines.foreign()
+    start, theirs = has
+    digest = hashlib.sha256()
+    is_possible = source.size is not None and 0 < start <= source.size
+    if (
+        not is_possible
+        or not await digest_prefix(source.fd, source.base, start, digest)
+        or digest.hexdigest() != theirs
+    ):
+        start, digest = 0, hashlib.sha256()
+    await line.stream.send(NUMBER.pack(start))
+    return start, digest
+
+
+async def _send_pieces(options: Namespace, tally: Tally, source: Source, line: Line, start: int, digest: Any) -> None:
+    """Send everything but the first ``start`` bytes, and what ends it."""
+    moved = 0
+
+    def told() -> int:
+        return moved
+
+    tally.moved = told
+    if source.size is not None:
+        os.lseek(source.fd, source.base + start, os.SEEK_SET)
+        tally.total = source.size - start
+    pace = Pace(options.rate)
+    buffer = memoryview(bytearray(NUMBER.size + PIECE))
+    async with reader_of(source.fd) as file:
+        while tally.total is None or moved < tally.total:
+            await pace.wait()
+            room = pace.at_once(PIECE if tally.total is None else min(PIECE, tally.total - moved))
+            try:
+                count = await file.receive_into(buffer[NUMBER.size : NUMBER.size + room])
+            except EndOfStream:
+                break
+            except BrokenResourceError as error:
+                raise local_file(source.label, error, "reading") from error
+            piece = buffer[: NUMBER.size + count]
+            digest.update(piece[NUMBER.size :])
+            NUMBER.pack_into(piece, 0, count)
+            await line.stream.send(piece)
+            pace.moved(count)
+            moved += count
+    source.check()
+    if tally.total is not None and moved < tally.total:
+        raise Problem(Exit.LOCAL_FILE, f"{source.label} became shorter while it was sent")
+    await line.stream.send(NUMBER.pack(0) + digest.digest())
+
+
+def _reason(why: object) -> str:
+    return why if isinstance(why, str) and why else "it does not say why"

@@ -1,0 +1,99 @@
+"""``roket serve``: static files, with TLS where it is asked for."""
+
+from __future__ import annotations
+
+import json
+import logging
+import ssl
+from argparse import Namespace
+from dataclasses import asdict
+from functools import partial
+from typing import Any
+
+import anyio
+
+from .._errors import BrokenResourceError
+from .._serving import serve
+from .._tls import wrap_tls
+from ..staticfiles import Exchange, StaticFiles
+from ._certificates import server_context
+from ._exits import Exit, Problem, local_file
+from ._listening import listening
+from ._output import tell
+from ._running import Shutdown, run
+from ._tally import Tally
+from ._values import Address
+
+# How long a TLS handshake may take (seconds).
+_HANDSHAKE = 20.0
+
+
+def run_server(options: Namespace) -> int:
+    """The exit code."""
+    tally = Tally("serve", options.quiet, is_json=False)
+    try:
+        files = StaticFiles(options.directory, listings=not options.no_listing, log=partial(_tell, options, tally))
+    except ModuleNotFoundError as error:
+        return tally.fail(Exit.USAGE, str(error))
+    except OSError as error:
+        return tally.fail_with(local_file(options.directory, error))
+    with files:
+        shutdown = Shutdown()
+
+        def stop() -> bool:
+            files.drain()
+            return shutdown.set()
+
+        return run(partial(_serve, options, tally, files, shutdown), tally, told=stop)
+
+
+async def _serve(options: Namespace, tally: Tally, files: StaticFiles, shutdown: Shutdown) -> int:
+    _log_to(tally)
+    try:
+        context = server_context(options)
+        async with listening(options.bind, tally) as (listener, where):
+            if not where.is_unix:
+                host = where if where.host is not None else Address("localhost", where.port)
+                tally.say(f"{'https' if context else 'http'}://{host}/ is {options.directory}")
+            await serve(
+                files if context is None else partial(_handle_tls, files, context),
+                listener,
+                max_connections=options.max_connections,
+                shutdown=shutdown,
+                drain_seconds=options.drain,
+                idle_seconds=options.idle_timeout,
+            )
+    except Problem as problem:
+        return tally.fail_with(problem)
+    return Exit.DONE
+
+
+async def _handle_tls(files: StaticFiles, context: ssl.SSLContext, stream: Any) -> None:
+    try:
+        with anyio.fail_after(_HANDSHAKE):
+            wrapped = await wrap_tls(stream, server_side=True, ssl_context=context)
+    except (ssl.SSLError, BrokenResourceError, anyio.EndOfStream, TimeoutError):
+        stream.abort()  # a client that speaks something else, or has left
+        return
+    async with wrapped:
+        await files(wrapped)
+
+
+def _tell(options: Namespace, tally: Tally, exchange: Exchange) -> None:
+    if options.json:
+        tell(json.dumps(asdict(exchange)))
+    else:
+        tally.say(str(exchange))
+
+
+def _log_to(tally: Tally) -> None:
+    """What the server logs: descriptors that run out, a file that cannot be read."""
+
+    class Handler(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            error = record.exc_info[1] if record.exc_info else None
+            tally.warn(f"{record.getMessage()}: {error}" if error else record.getMessage())
+
+    logger = logging.getLogger("roket_trio")
+    logger.addHandler(Handler(logging.WARNING))
+    logger.propagate = False
