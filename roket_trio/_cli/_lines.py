@@ -14,7 +14,7 @@ from .._closing import ClosePolicy
 from .._kernel.tcp import unacked_bytes, unanswered_seconds
 from .._sockets import SocketStream, UNIXSocketStream
 from .._supervising import KeepAlive
-from .._tls import wrap_tls
+from .._tls import aclose_after_alert, wrap_tls
 from ._exits import Exit, Problem
 from ._problems import tls_reason
 from ._tally import Tally
@@ -56,15 +56,14 @@ async def line_over(stream: SocketStream, context: ssl.SSLContext | None, peer: 
     :param peer: what to call the other end; ``name``: what its certificate must be for
     :raises Problem: the handshake failed
     """
-    stream.close_policy = ClosePolicy(linger_seconds=_CLOSE_WAIT)
     _KEEPALIVE.apply(stream._connection)
-    if context is None:
-        return Line(stream, stream, peer)
-    is_server = context.protocol == ssl.PROTOCOL_TLS_SERVER
+    is_server = context is not None and context.protocol == ssl.PROTOCOL_TLS_SERVER
+    face: Any = stream
     try:
-        wrapped = await wrap_tls(stream, server_side=is_server, hostname=name, ssl_context=context)
+        if context is not None:
+            face = await wrap_tls(stream, server_side=is_server, hostname=name, ssl_context=context)
     except ssl.SSLError as error:
-        stream.abort()
+        await aclose_after_alert(stream)  # noqa: ASYNC120 - who is interrupted need not hear why it failed
         raise Problem(Exit.CONNECTION, f"TLS with {peer} failed: {tls_reason(error)}") from error
     except (anyio.BrokenResourceError, anyio.EndOfStream) as error:
         stream.abort()
@@ -72,7 +71,8 @@ async def line_over(stream: SocketStream, context: ssl.SSLContext | None, peer: 
     except BaseException:
         stream.abort()
         raise
-    return Line(wrapped, stream, peer)
+    stream.close_policy = ClosePolicy(linger_seconds=_CLOSE_WAIT)
+    return Line(face, stream, peer)
 
 
 async def be_impatient(

@@ -4,17 +4,12 @@ from __future__ import annotations
 
 import json
 import logging
-import ssl
 from argparse import Namespace
 from dataclasses import asdict
 from functools import partial
-from typing import Any
 
-import anyio
-
-from .._errors import BrokenResourceError
 from .._serving import serve
-from .._tls import wrap_tls
+from .._tls import TLSListener
 from ..staticfiles import Exchange, StaticFiles
 from ._certificates import server_context
 from ._exits import Exit, Problem, local_file
@@ -56,8 +51,8 @@ async def _serve(options: Namespace, tally: Tally, files: StaticFiles, shutdown:
                 host = where if where.host is not None else Address("localhost", where.port)
                 tally.say(f"{'https' if context else 'http'}://{host}/ is {options.directory}")
             await serve(
-                files if context is None else partial(_handle_tls, files, context),
-                listener,
+                files,
+                listener if context is None else TLSListener(listener, context, False, handshake_timeout=_HANDSHAKE),
                 max_connections=options.max_connections,
                 shutdown=shutdown,
                 drain_seconds=options.drain,
@@ -66,17 +61,6 @@ async def _serve(options: Namespace, tally: Tally, files: StaticFiles, shutdown:
     except Problem as problem:
         return tally.fail_with(problem)
     return Exit.DONE
-
-
-async def _handle_tls(files: StaticFiles, context: ssl.SSLContext, stream: Any) -> None:
-    try:
-        with anyio.fail_after(_HANDSHAKE):
-            wrapped = await wrap_tls(stream, server_side=True, ssl_context=context)
-    except (ssl.SSLError, BrokenResourceError, anyio.EndOfStream, TimeoutError):
-        stream.abort()  # a client that speaks something else, or has left
-        return
-    async with wrapped:
-        await files(wrapped)
 
 
 def _tell(options: Namespace, tally: Tally, exchange: Exchange) -> None:

@@ -134,7 +134,7 @@ class Conversation:
                 while (event := self._http.next_event()) is h11.NEED_DATA:
                     try:
                         data = await self._stream.receive(_RECEIVE)
-                    except EndOfStream:
+                    except (EndOfStream, TruncatedError):  # the latter: TLS that was not said goodbye to; HTTP knows
                         data = b""
                     self._http.receive_data(data)
                     if not has_begun:
