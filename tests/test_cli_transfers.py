@@ -23,6 +23,7 @@ import trustme
 from roket_command import (
     LIMIT,
     announced,
+    command,
     ended,
     environment,
     free_port,
@@ -228,6 +229,41 @@ def test_a_slow_producer_is_not_the_peers_fault() -> None:
     assert "sent 6 bytes" in done.errors
 
 
+def test_a_fifo_is_waited_for_and_so_is_ctrl_c(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "fifo")
+    received: list[bytes] = []
+    with peer_of(lambda sock: received.append(received_all(sock))) as where:
+        with running("send", tmp_path / "fifo", where) as program:
+            (tmp_path / "fifo").write_bytes(CONTENT)
+            assert ended(program).code == 0
+    assert received == [CONTENT]
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.settimeout(LIMIT)
+        with running("send", tmp_path / "fifo", "{}:{}".format(*listener.getsockname())) as program:
+            peer, _ = listener.accept()
+            with peer, (tmp_path / "fifo").open("wb") as fifo:
+                peer.settimeout(LIMIT)
+                fifo.write(b"x")
+                fifo.flush()
+                assert peer.recv(1) == b"x"  # and it waits for more
+                program.send_signal(signal.SIGINT)
+                assert ended(program).code == 130
+                with pytest.raises(ConnectionResetError):
+                    received_all(peer)
+
+
+def test_a_fifo_that_nobody_reads_is_no_target(capsys: Capture, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "fifo")
+    done = roket(capsys, "recv", "0", tmp_path / "fifo")
+    assert done == (5, "", f"roket recv: opening {tmp_path}/fifo failed: No such device or address\n")
+
+
+def test_a_closed_standard_input_is_an_error() -> None:
+    program = [tool("sh"), "-c", '"$@" <&-', "sh", *command("send", "-", "127.0.0.1:1")]
+    done = subprocess.run(program, env=environment(), capture_output=True, text=True, timeout=LIMIT, check=False)
+    assert (done.returncode, done.stderr) == (5, "roket send: standard input is closed\n")
+
+
 def test_a_limited_rate_is_kept(capsys: Capture, tmp_path: Path) -> None:
     (tmp_path / "some").write_bytes(bytes(300_000))
     with peer_of(received_all) as where:
@@ -380,6 +416,24 @@ def test_a_silent_sender_is_given_up_after_the_idle_timeout(place: Path) -> None
     assert only(place) == []
 
 
+def test_a_slow_disk_is_not_the_senders_fault(place: Path) -> None:
+    program = """
+import sys, time
+from roket_trio._cli import _targets, main
+commit = _targets.NewFile.commit
+_targets.NewFile.commit = lambda self: (time.sleep(1.0), commit(self))
+sys.exit(main())
+"""
+    arguments = [sys.executable, "-c", program, "recv", "--idle-timeout", "0.3", "0", str(place / "file")]
+    with subprocess.Popen(arguments, stderr=subprocess.PIPE, text=True, env=environment()) as receiver:
+        with socket.create_connection(("127.0.0.1", announced(receiver)), LIMIT) as sender:
+            sender.sendall(CONTENT)
+            sender.shutdown(socket.SHUT_WR)
+            assert received_all(sender) == b""
+        assert ended(receiver).code == 0
+    assert (place / "file").read_bytes() == CONTENT
+
+
 def test_what_is_there_is_replaced_only_by_force_and_only_at_the_end(capsys: Capture, place: Path) -> None:
     target = place / "file"
     target.write_text("precious")
@@ -473,6 +527,45 @@ print(recv.communicate(timeout=30)[1], recv.returncode, os.listdir(place))
     unshare = [tool("unshare"), "--mount", "--propagation", "private", sys.executable, "-c", program]
     done = subprocess.run(unshare, env=environment(), capture_output=True, text=True, timeout=LIMIT, check=False)
     assert done.stdout == f"roket recv: writing {tmp_path}/file failed: No space left on device\n 5 []\n", done.stderr
+
+
+# A network of its own, in which the peer vanishes: nothing more passes, neither data nor RST.
+VANISHES = """
+import socket, subprocess, sys, threading
+subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
+from roket_trio._cli import _lines, main
+_lines._VANISHED = 1.0
+def vanish(listener):
+    peer, _ = listener.accept()
+    peer.recv(1000)
+    rules = "add table ip t; add chain ip t c { type filter hook input priority 0; policy drop; }"
+    subprocess.run(["nft", rules], check=True)
+    vanish.peer = peer
+with socket.create_server(("127.0.0.1", 9000)) as listener:
+    threading.Thread(target=vanish, args=(listener,)).start()
+    sys.exit(main(["send", sys.argv[1], "127.0.0.1:9000"]))
+"""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="makes a network of its own")
+def test_a_peer_that_vanishes_is_noticed_without_any_timeout_asked_for(large: Path) -> None:
+    tool("nft")
+    command = [tool("unshare"), "--net", sys.executable, "-c", VANISHES, str(large)]
+    done = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=LIMIT, check=False)
+    assert done.returncode == 4, done.stderr
+    assert done.stderr.startswith(
+        "roket send: 127.0.0.1:9000 has vanished: it acknowledges nothing any more; 127.0.0.1:9000 may"
+    )
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="makes a network of its own")
+def test_a_peer_that_only_does_not_read_has_not_vanished(large: Path) -> None:
+    """The same, but it answers the probes of its closed window."""
+    program = VANISHES.replace('subprocess.run(["nft", rules], check=True)', "threading.Event().wait(3); peer.close()")
+    command = [tool("unshare"), "--net", sys.executable, "-c", program, str(large)]
+    done = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=LIMIT, check=False)
+    assert done.returncode == 3, done.stderr
+    assert done.stderr.startswith("roket send: 127.0.0.1:9000 has reset the connection; ")
 
 
 # --- Ctrl-C -----------------------------------------------------------------------------------------------------------
@@ -701,6 +794,22 @@ def test_over_a_unix_socket(capsys: Capture, source: Path, place: Path) -> None:
         assert ended(program).code == 0
     assert only(place) == ["file"]
     assert (place / "file").read_bytes() == CONTENT
+
+
+def test_a_unix_socket_in_use_is_not_replaced_and_one_left_behind_is(capsys: Capture, place: Path) -> None:
+    path = place / "socket"
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(path))
+        listener.listen()
+        done = roket(capsys, "recv", f"unix:{path}", place / "file")
+        assert done == (6, "", f"roket recv: cannot listen on unix:{path}: Address already in use\n")
+        with socket.socket(socket.AF_UNIX) as client:
+            client.connect(str(path))  # it is still its own
+    with running("recv", f"unix:{path}", place / "file") as program:
+        assert next_line(program) == f"listening on unix:{path}\n"
+        program.send_signal(signal.SIGINT)
+        assert ended(program).code == 130
+    assert only(place) == []
 
 
 @pytest.fixture

@@ -94,6 +94,8 @@ class Unpacking:
         self._overwrite = overwrite
         self._target = directory
         self._made_target = False
+        if os.path.lexists(directory) and not os.path.isdir(directory):
+            raise Problem(Exit.LOCAL_FILE, f"{directory} is no directory")
         try:
             if not os.path.isdir(directory):
                 os.mkdir(directory)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ssl
 import sys
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, final
 
@@ -75,13 +74,10 @@ async def line_over(stream: SocketStream, context: ssl.SSLContext | None, peer: 
     return Line(face, stream, peer)
 
 
-async def be_impatient(
-    line: Line, tally: Tally, idle_seconds: float | None, *, is_waiting_for_us: Callable[[], bool] | None = None
-) -> None:
+async def be_impatient(line: Line, tally: Tally, idle_seconds: float | None) -> None:
     """Watch over a connection until cancelled.
 
-    :param idle_seconds: how long nothing may move
-    :param is_waiting_for_us: whether it is not the peer's fault that nothing moves now
+    :param idle_seconds: how long nothing may move, unless that is this side's doing
     :raises Problem: it stood still for too long, or the peer has vanished
     """
     bound = idle_seconds or _VANISHED
@@ -95,7 +91,7 @@ async def be_impatient(
             return
         queued = unacked_bytes(sock) if sys.platform == "linux" else None
         now = (tally.moved(), queued)
-        is_ours = not queued and is_waiting_for_us is not None and is_waiting_for_us()
+        is_ours = tally.waits_for_us and not queued
         idle = idle + every if now == before and not is_ours else 0.0
         before = now
         if idle_seconds is not None and idle >= idle_seconds:

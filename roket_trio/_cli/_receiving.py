@@ -111,8 +111,9 @@ async def write_behind(target: Target, tally: Tally) -> None:
 
 
 async def commit(target: Target, tally: Tally) -> None:
-    tally.phase = "syncing"
+    tally.phase, tally.waits_for_us = "syncing", True
     await to_thread.run_sync(target.commit)
+    tally.waits_for_us = False
     tally.facts["file"] = target.label
 
 

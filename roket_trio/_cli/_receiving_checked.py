@@ -48,7 +48,7 @@ async def receive_checked(options: Namespace, tally: Tally) -> str:
                 async with told_why(line, "refused"):
                     target = await stack.enter_async_context(kept(partial(_target_of, options, offer)))
                 async with told_why(line, "failed"):
-                    start, digest = await _agree(lines, line, offer, target)
+                    start, digest = await _agree(tally, lines, line, offer, target)
                     await _receive_pieces(options, tally, line, offer, target, start, digest)
                     await commit(target, tally)
             tally.facts.update(sha256=digest.hexdigest(), resumed_at=start)
@@ -101,12 +101,14 @@ async def told_why(line: Line, what: str) -> AsyncIterator[None]:
     raise failure
 
 
-async def _agree(lines: Lines, line: Line, offer: Offer, target: Target) -> tuple[int, Any]:
+async def _agree(tally: Tally, lines: Lines, line: Line, offer: Offer, target: Target) -> tuple[int, Any]:
     """Say what is there already, and hear where the sender goes on: returns that, and the digest of what is kept."""
     digest = hashlib.sha256()
     has = target.has
+    tally.phase, tally.waits_for_us = "reading what was received before", True
     if (offer.size is not None and has > offer.size) or not await digest_prefix(target.fd, 0, has, digest):
         has, digest = 0, hashlib.sha256()
+    tally.phase, tally.waits_for_us = "", False
     await line.stream.send(line_of({"have": has, "sha256": digest.hexdigest()}))
     (start,) = NUMBER.unpack(await receive_exactly(line.stream, NUMBER.size, line.peer))
     if start not in (0, has):

@@ -30,13 +30,14 @@ async def _send(options: Namespace, tally: Tally) -> int:
                 raise Problem(Exit.USAGE, f"--resume is for files, and {source.label} is none with a size")
             line = await connect(options.target, options)
             tally.facts["peer"] = line.peer
+            tally.waits_for_us = source.is_slow
             tally.start()
             if options.digest or options.resume:
                 from ._sending_checked import send_checked as how
             else:
                 how = _send_raw
             async with explained(line, tally, file=source.label, file_is="source"):
-                async with watched(line, tally, options, is_slow=source.is_slow):
+                async with watched(line, tally, options):
                     what_happened = await how(options, tally, source, line)
         return tally.end(what_happened)
     except Problem as problem:
@@ -48,6 +49,7 @@ async def _send_raw(options: Namespace, tally: Tally, source: Source, line: Line
     tally.moved, tally.total = lambda: transfer.bytes_moved, source.size
     report = await transfer.run()
     source.check()
+    tally.waits_for_us = False
     tally.facts["fallbacks"] = list(report.fallbacks)
     what_is_known = await close(line, tally)
     return f"sent {measured(tally, report.route, tally.began)}: {what_is_known}"

@@ -25,7 +25,7 @@ from ._transfers import measured
 async def send_checked(options: Namespace, tally: Tally, source: Source, line: Line) -> str:
     lines = Lines(line.stream, line.peer)
     tally.phase = f"waiting for {line.peer}"
-    start, digest = await _negotiate(options, source, line, lines)
+    start, digest = await _negotiate(options, tally, source, line, lines)
     tally.phase = ""
     verdict: dict[str, Any] = {}
     async with alone() as tasks:
@@ -50,7 +50,7 @@ async def send_checked(options: Namespace, tally: Tally, source: Source, line: L
     return f"sent {measured(tally, 'read-send', tally.began)}{resumed}: {told}"
 
 
-async def _negotiate(options: Namespace, source: Source, line: Line, lines: Lines) -> tuple[int, Any]:
+async def _negotiate(options: Namespace, tally: Tally, source: Source, line: Line, lines: Lines) -> tuple[int, Any]:
     """Offer it, and agree on where to begin: returns that, and the digest of what comes before."""
     try:
         with anyio.fail_after(options.connect_timeout):
@@ -67,12 +67,11 @@ async def _negotiate(options: Namespace, source: Source, line: Line, lines: Line
         raise lines.foreign()
     start, theirs = has
     digest = hashlib.sha256()
-    is_possible = source.size is not None and 0 < start <= source.size
-    if (
-        not is_possible
-        or not await digest_prefix(source.fd, source.base, start, digest)
-        or digest.hexdigest() != theirs
-    ):
+    tally.phase, tally.waits_for_us = "reading what was sent before", True
+    is_same = source.size is not None and 0 < start <= source.size
+    is_same = is_same and await digest_prefix(source.fd, source.base, start, digest) and digest.hexdigest() == theirs
+    tally.waits_for_us = source.is_slow
+    if not is_same:
         start, digest = 0, hashlib.sha256()
     await line.stream.send(NUMBER.pack(start))
     return start, digest
@@ -110,6 +109,7 @@ async def _send_pieces(options: Namespace, tally: Tally, source: Source, line: L
     source.check()
     if tally.total is not None and moved < tally.total:
         raise Problem(Exit.LOCAL_FILE, f"{source.label} became shorter while it was sent")
+    tally.waits_for_us = False
     await line.stream.send(NUMBER.pack(0) + digest.digest())
 
 

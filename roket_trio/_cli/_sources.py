@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import stat
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, final
 
-from ._exits import local_file
+from ._exits import Exit, Problem, local_file
 
 if TYPE_CHECKING:
     from ._archive import Packing
@@ -54,11 +55,15 @@ async def opened(path: str) -> AsyncIterator[Source]:
     :raises Problem: it cannot be read
     """
     if path == "-":
+        if sys.stdin is None:
+            raise Problem(Exit.LOCAL_FILE, "standard input is closed")
         base = _position(0)
         yield Source("standard input", None, "file", 0, _size_of(0, at=base), base)
         return
     try:
-        fd = os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NOCTTY", 0))
+        # O_NONBLOCK: a FIFO is waited for in the event loop, where a signal reaches.
+        flags = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NOCTTY", 0)
+        fd = os.open(path, os.O_RDONLY | flags)
     except OSError as error:
         raise local_file(path, error) from error
     try:

@@ -31,6 +31,8 @@ class Tally:
     """How many there will be, if that is known."""
     phase: str = ""
     """What is waited for, when nothing moves."""
+    waits_for_us: bool = False
+    """Whether it is no fault of the peer when nothing moves: a slow source, a disk."""
     facts: dict[str, Any] = field(default_factory=dict)
     """What ``--json`` tells."""
     began: float = field(default_factory=monotonic)
@@ -74,5 +76,6 @@ class Tally:
         if self.is_json:
             import json
 
+            self.facts.setdefault("bytes", self.moved())
             told = {"command": self.command, **self.facts, "error": error, "exit": int(code)}
             tell(json.dumps(told), on_stderr=self.data_on_stdout)

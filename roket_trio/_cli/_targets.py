@@ -49,7 +49,9 @@ class Output(Target):
         self.label = "standard output" if path == "-" else path
         self._is_ours = path != "-"
         try:
-            self.fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC | os.O_NOCTTY) if self._is_ours else 1
+            # O_NONBLOCK: a FIFO that nobody reads is an error, and not waited for where no signal reaches.
+            flags = os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
+            self.fd = os.open(path, flags) if self._is_ours else 1
         except OSError as error:
             raise local_file(path, error) from error
 

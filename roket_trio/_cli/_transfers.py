@@ -17,16 +17,12 @@ from ._words import duration, exact, speed
 
 
 @asynccontextmanager
-async def watched(line: Line, tally: Tally, options: Namespace, *, is_slow: bool = False) -> AsyncIterator[None]:
-    """Show progress and be impatient until the end of the block.
-
-    :param is_slow: whether what is sent may keep us waiting
-    """
+async def watched(line: Line, tally: Tally, options: Namespace) -> AsyncIterator[None]:
+    """Show progress and be impatient until the end of the block."""
     how = "none" if options.quiet else options.progress
     async with alone() as tasks:
         tasks.start_soon(show_progress, tally, how)
-        waits = (lambda: is_slow) if is_slow else None
-        tasks.start_soon(lambda: be_impatient(line, tally, options.idle_timeout, is_waiting_for_us=waits))
+        tasks.start_soon(be_impatient, line, tally, options.idle_timeout)
         yield
         tasks.cancel_scope.cancel()
 
