@@ -338,6 +338,28 @@ def test_a_file_appears_when_it_is_complete_and_nothing_else(place: Path) -> Non
     assert stat.S_IMODE(target.stat().st_mode) == 0o666 & ~umask
 
 
+def test_the_disk_has_it_before_the_name_does_and_begins_before_the_end(place: Path, tmp_path: Path) -> None:
+    """The order of system calls: a crash at any moment leaves the old state or the whole file."""
+    trace = tmp_path / "trace"
+    calls = "trace=fsync,sync_file_range,rename,renameat,renameat2,linkat"
+    program = [tool("strace"), "-f", "-y", "-o", str(trace), "-e", calls, *command("recv", "0", place / "file")]
+    with subprocess.Popen(program, stderr=subprocess.PIPE, text=True, env=environment()) as receiver:
+        with socket.create_connection(("127.0.0.1", announced(receiver)), LIMIT) as sender:
+            for _ in range(6):
+                sender.sendall(bytes(8 << 20))
+                time.sleep(0.05)  # slower than the disk may begin, but nothing depends on it
+            sender.shutdown(socket.SHUT_WR)
+            assert received_all(sender) == b""
+        assert ended(receiver).code == 0
+    lines = [line for line in trace.read_text().splitlines() if str(place) in line and "resumed" not in line]
+    called = [found[1] for line in lines if (found := re.search(r"(\w+)\(", line))]
+    assert called[-3:-1] == ["fsync", "renameat2"] or called[-3:-1] == ["fsync", "linkat"], lines
+    assert called[-1] == "fsync"  # of the directory
+    assert called[0] == "sync_file_range", lines
+    assert f"{place}/.file." in lines[-3]
+    assert f"<{place}>" in lines[-1]
+
+
 def test_the_two_halves_and_json(capsys: Capture, source: Path, place: Path) -> None:
     with receiving("--json", place / "file") as (program, port):
         assert roket(capsys, "send", source, f"127.0.0.1:{port}").code == 0

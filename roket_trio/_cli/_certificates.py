@@ -16,8 +16,12 @@ def client_context(options: Namespace) -> ssl.SSLContext | None:
 
     :raises Problem: a certificate that cannot be used
     """
+    if options.key and not options.cert:
+        raise Problem(Exit.USAGE, "--key needs --cert")
     if not (options.tls or options.cafile or options.tls_name or options.cert):
         return None
+    if options.target.is_unix and not options.tls_name:
+        raise Problem(Exit.USAGE, "TLS over a UNIX socket needs --tls-name")
     context = _loaded(options.cafile, lambda: ssl.create_default_context(cafile=options.cafile))
     return _with_certificate(context, options)
 
@@ -25,7 +29,7 @@ def client_context(options: Namespace) -> ssl.SSLContext | None:
 def server_context(options: Namespace) -> ssl.SSLContext | None:
     """The same for who listens."""
     if not options.cert:
-        if options.cafile or options.key:
+        if options.tls or options.cafile or options.key:
             raise Problem(Exit.USAGE, "TLS needs --cert")
         return None
     context = _loaded(

@@ -53,6 +53,7 @@ def add_tls(parser: ArgumentParser, *, server: bool) -> None:
     """``--tls``, ``--cafile``, ``--cert``, ``--key``."""
     group = parser.add_argument_group("TLS")
     if server:
+        group.add_argument("--tls", action="store_true", help="speak TLS; --cert alone says so too")
         group.add_argument("--cert", metavar="PEM", help="speak TLS, with this certificate (chain), and the key in it")
         group.add_argument("--key", metavar="PEM", help="the key, if it is in a file of its own")
         group.add_argument("--cafile", metavar="PEM", help="demand a certificate of the client, signed by one of these")

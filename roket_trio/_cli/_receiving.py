@@ -52,6 +52,7 @@ async def _receive(options: Namespace, tally: Tally) -> int:
 
 
 async def accepted(options: Namespace, tally: Tally) -> Line:
+    """The connection to receive from; time runs from here."""
     line = await accept(options.where, options, tally)
     tally.facts["peer"] = line.peer
     tally.start()
@@ -111,6 +112,7 @@ async def write_behind(target: Target, tally: Tally) -> None:
 
 
 async def commit(target: Target, tally: Tally) -> None:
+    """Make what was received what was asked for: durable, and under its name."""
     tally.phase, tally.waits_for_us = "syncing", True
     await to_thread.run_sync(target.commit)
     tally.waits_for_us = False
@@ -118,4 +120,5 @@ async def commit(target: Target, tally: Tally) -> None:
 
 
 def place_of(target: Target) -> str:
+    """Where it is, in the last line."""
     return target.label if target.label == "standard output" else f"{target.label} is on the disk"

@@ -33,6 +33,10 @@ _LAST_WORDS = 5.0
 
 
 async def receive_checked(options: Namespace, tally: Tally) -> str:
+    """Take one connection and what is offered there; returns the last line.
+
+    :raises Problem: it was not taken; the sender was told why, if it is still there
+    """
     await to_thread.run_sync(_try_out, options)
     line = await accepted(options, tally)
     async with explained(line, tally, file=options.target, file_is="sink"):

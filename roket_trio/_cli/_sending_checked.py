@@ -23,6 +23,10 @@ from ._transfers import measured
 
 
 async def send_checked(options: Namespace, tally: Tally, source: Source, line: Line) -> str:
+    """Offer it, send what the receiver has not, and hear that all of it is there; returns the last line.
+
+    :raises Problem: the receiver has not confirmed it
+    """
     lines = Lines(line.stream, line.peer)
     tally.phase = f"waiting for {line.peer}"
     start, digest = await _negotiate(options, tally, source, line, lines)
