@@ -8,11 +8,17 @@
 ``relays``          our relay as a program that forwards
 ``web``             our static server as a program, and nginx
 ``memory``          one transfer alone in a process, weighed
+``peers/``          the same jobs in other languages
 ``processes``       how these are run, and foreign programs too
 ``workshop``        the files and the peers that the jobs share
 ``loops``           Trio, asyncio and uvloop by name
 ``measure``         rounds in random order, wall and CPU time
-``compare``         medians, ratios, limits
+``counting/``       what needs no clock: system calls, allocations, hops to threads, memory
+``rss``             the resident memory of this process
+``bootstrap``       how far a ratio can be trusted
+``rows``            medians, ratios, limits
+``probe``           one way to do a job, in a process of its own
+``gate``            what every build must keep; ``limits`` is its table
 ``report``          the table and the JSON file
 ``fingerprint``     the machine and the versions
 ==================  ===================================================================================================

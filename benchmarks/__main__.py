@@ -1,4 +1,4 @@
-"""``python -m benchmarks run``: measure, and say how it compares."""
+"""``python -m benchmarks``: measure, gate, compare two versions, and draw what was measured."""
 
 from __future__ import annotations
 
@@ -8,13 +8,15 @@ import sys
 import tempfile
 from pathlib import Path
 
-from . import report
+from . import gate, report
 from .cases import CASES
-from .compare import Row, rows
+from .counting import counts_of
 from .fingerprint import fingerprint
 from .loops import available
 from .measure import WrongCountError, measure
-from .workshop import FULL, workshop
+from .probe import ProbeError
+from .rows import Row, rows
+from .workshop import FULL, Workshop, workshop
 
 QUICK = 64 << 20
 
@@ -23,19 +25,31 @@ def parser() -> argparse.ArgumentParser:
     """The command line."""
     whole = argparse.ArgumentParser(prog="python -m benchmarks", description="Measure roket_trio.")
     commands = whole.add_subparsers(dest="command", required=True)
-    run = commands.add_parser("run", help="measure, and print a table of ratios")
-    run.add_argument("--quick", action="store_true", help="64 MiB and 5 rounds, for a first look: below two minutes")
-    run.add_argument(
+
+    what = argparse.ArgumentParser(add_help=False)
+    what.add_argument(
         "--case", action="append", choices=list(CASES), metavar="NAME", help="only these: " + ", ".join(CASES)
     )
-    run.add_argument("--loop", action="append", choices=available(), help="only on these loops")
-    run.add_argument("--rounds", type=int, metavar="N", help="20, as in the story, unless said otherwise")
-    run.add_argument("--mib", type=int, metavar="N", help="128, as in the story, unless said otherwise")
-    run.add_argument("--sink", choices=["discard", "copy"], default="discard", help="how the receiver takes the bytes")
-    run.add_argument("--directory", metavar="PATH", help="where the files are, so on which file system")
-    run.add_argument("--seed", type=int, help="for the random order")
-    run.add_argument("--json", type=Path, metavar="FILE", help="also write everything there")
-    run.add_argument("--strict", action="store_true", help="fail when a limit is not kept")
+    what.add_argument("--loop", action="append", choices=available(), help="only on these loops")
+
+    how = argparse.ArgumentParser(add_help=False)
+    how.add_argument("--rounds", type=int, metavar="N", help="20, as in the story, unless said otherwise")
+    how.add_argument("--mib", type=int, metavar="N", help="128, as in the story, unless said otherwise")
+    how.add_argument("--sink", choices=["discard", "copy"], default="discard", help="how the receiver takes the bytes")
+    how.add_argument("--directory", metavar="PATH", help="where the files are, so on which file system")
+    how.add_argument("--seed", type=int, help="for the random order")
+
+    runs = commands.add_parser("run", parents=[what, how], help="measure, and print a table of ratios")
+    runs.add_argument("--quick", action="store_true", help="64 MiB and 5 rounds, for a first look: below two minutes")
+    runs.add_argument("--json", type=Path, metavar="FILE", help="also write everything there")
+    runs.add_argument("--strict", action="store_true", help="fail when a limit is not kept")
+    runs.set_defaults(does=run)
+
+    gates = commands.add_parser(
+        "gate", parents=[what, how], help="count what every build must keep; fail if it does not"
+    )
+    gates.add_argument("--ceilings", action="store_true", help="measure the ratios of the design, with room for noise")
+    gates.set_defaults(does=hold)
     return whole
 
 
@@ -51,26 +65,52 @@ def run(options: argparse.Namespace) -> int:
     results: list[Row] = []
     with workshop(size, receiver=options.sink, directory=options.directory) as shop:
         for name in options.case or CASES:
-            case = CASES[name].on(options.loop or available())
-            found = rows(case, measure(case, shop, rounds, shuffle=random.Random(options.seed)), shop)
-            results += found
-            print(f"\n{report.table(case, found)}", flush=True)
+            results += measured(name, shop, rounds, options)
     print(f"\n{report.verdict(results)}")
     if options.json is not None:
         options.json.write_text(report.as_json(where, size, rounds, options.sink, results), encoding="utf-8")
     return int(options.strict and any(row.misses for row in results))
 
 
+def measured(name: str, shop: Workshop, rounds: int, options: argparse.Namespace) -> list[Row]:
+    """Measure one case, and print its table."""
+    case = CASES[name].on(options.loop or available())
+    samples = measure(case, shop, rounds, shuffle=random.Random(options.seed))
+    found = rows(case, samples, shop, counts_of(case, shop))
+    print(f"\n{report.table(case, found)}", flush=True)
+    return found
+
+
+def hold(options: argparse.Namespace) -> int:
+    """Hold the build to what it must keep."""
+    cases, loops = options.case or list(CASES), options.loop or available()
+    findings = []
+    if options.ceilings:
+        size = options.mib << 20 if options.mib else FULL
+        with workshop(size, receiver=options.sink, directory=options.directory) as shop:
+            for name in cases:
+                findings += gate.ceilings(measured(name, shop, options.rounds or 20, options))
+    else:
+        for found in gate.counted(loops, cases):
+            print(gate.line(found), flush=True)
+            findings += found
+    status, why = gate.verdict(findings)
+    print(f"\n{why}")
+    return status
+
+
 def main() -> int:
     """The exit status."""
+    options = parser().parse_args()
     try:
-        return run(parser().parse_args())
+        status: int = options.does(options)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
-    except (OSError, WrongCountError) as error:
+    except (OSError, WrongCountError, ProbeError) as error:
         print(f"benchmarks: {error}", file=sys.stderr)
         return 1
+    return status
 
 
 if __name__ == "__main__":

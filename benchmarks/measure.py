@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import gc
 import random
+import resource
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from types import TracebackType
 from typing import TYPE_CHECKING, Literal
 
+from . import rss
 from .loops import run_on
 
 if TYPE_CHECKING:
@@ -18,7 +20,8 @@ if TYPE_CHECKING:
 
     from .workshop import Workshop
 
-Role = Literal["ceiling", "idiom", "roket"]
+Role = Literal["ceiling", "idiom", "peer", "roket"]
+"""What it is compared as: the limit of the machine, what people write, another program or language, ours."""
 
 
 class WrongCountError(Exception):
@@ -31,8 +34,12 @@ class Watch:
     def __init__(self) -> None:
         self.seconds = 0.0
         self.cpu_seconds = 0.0
+        self.switches = 0
+        self.peak_rss = 0
 
     def __enter__(self) -> None:
+        self._rss = rss.forget_peak()
+        self._switches = _switches()
         # The whole process, worker threads included; the sink's share is nobody's.
         self._cpu = time.process_time()
         self._wall = time.perf_counter()
@@ -42,6 +49,13 @@ class Watch:
     ) -> None:
         self.seconds = time.perf_counter() - self._wall
         self.cpu_seconds = time.process_time() - self._cpu
+        self.switches = _switches() - self._switches
+        self.peak_rss = max(0, rss.peak() - self._rss)
+
+
+def _switches() -> int:
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    return usage.ru_nvcsw + usage.ru_nivcsw
 
 
 @dataclass(frozen=True)
@@ -66,15 +80,20 @@ class Way:
     blocking: bool = False
     """Whether the job is blocking code although there is a loop: another process runs it."""
 
-    def run(self, shop: Workshop) -> Sample:
-        """Once."""
-        watch = Watch()
+    def run(self, shop: Workshop, watch: Watch | None = None) -> Sample:
+        """Once.
+
+        :param watch: one that looks for something else than time
+        """
+        watch = watch or Watch()
         if self.blocking or self.loop == "none":
             done = self.job(shop, watch)
         else:
             done = run_on(self.loop, self.job, shop, watch)  # type: ignore[arg-type]
         assert isinstance(done, Done)
-        return Sample(watch.seconds, watch.cpu_seconds, done.moved, done.route, done.figures)
+        return Sample(
+            watch.seconds, watch.cpu_seconds, done.moved, done.route, done.figures, watch.switches, watch.peak_rss
+        )
 
 
 @dataclass(frozen=True)
@@ -86,6 +105,10 @@ class Sample:
     moved: int
     route: str
     figures: Mapping[str, float] = field(default_factory=dict)
+    switches: int = 0
+    """Context switches."""
+    peak_rss: int = 0
+    """By how many bytes the resident memory grew, at most."""
 
 
 @dataclass(frozen=True)
@@ -127,6 +150,8 @@ class Case:
     asks: tuple[Ask, ...] = ()
     rounds_at_most: int | None = None
     """Where more rounds would only say the same."""
+    counted: bool = True
+    """Whether it is this process that does the job, so that counting what it does means something."""
 
     def on(self, loops: Sequence[str]) -> Case:
         """The case without the loops that are not wanted."""

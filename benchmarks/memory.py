@@ -12,10 +12,10 @@ import json
 import sys
 import tracemalloc
 from collections.abc import Awaitable, Callable
-from pathlib import Path
 
 from roket_trio import connect_tcp, copy
 
+from . import rss
 from .loops import run_on
 from .processes import COUNT, Address
 
@@ -51,17 +51,6 @@ def socket_to_file(path: str, peer: Address) -> Move:
 JOBS = {"file-to-socket": file_to_socket, "socket-to-file": socket_to_file}
 
 
-def _peak_rss() -> int:
-    """VmHWM of proc_pid_status(5), in bytes."""
-    lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
-    return next(int(line.split()[1]) << 10 for line in lines if line.startswith("VmHWM:"))
-
-
-def _forget_peak() -> None:
-    """Reset VmHWM (proc_pid_clear_refs(5))."""
-    Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
-
-
 async def measure(move: Move, size: int, many: int) -> dict[str, int]:
     """All three."""
     await move(size)  # what is imported and cached once is not this transfer's
@@ -70,12 +59,12 @@ async def measure(move: Move, size: int, many: int) -> dict[str, int]:
     await move(size)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    _forget_peak()
+    rss.forget_peak()
     await move(size)
-    small = _peak_rss()
-    _forget_peak()
+    small = rss.peak()
+    rss.forget_peak()
     moved = await move(many)
-    return {"peak": peak - before, "growth": max(0, _peak_rss() - small), "moved": moved}
+    return {"peak": peak - before, "growth": max(0, rss.peak() - small), "moved": moved}
 
 
 def main() -> None:

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 COUNT = struct.Struct("!Q")
 """How a number of bytes is told: 8 bytes, in network order."""
@@ -41,7 +42,7 @@ def running(module: str, *arguments: str) -> Iterator[Address]:
             yield "127.0.0.1", int(process.stdout.readline())
         finally:
             process.stdin.close()
-            _end(process)
+            end(process)
 
 
 @contextmanager
@@ -53,7 +54,7 @@ def program(command: Sequence[str], address: Address) -> Iterator[None]:
             yield
         finally:
             process.terminate()
-            _end(process)
+            end(process)
 
 
 def _wait_until_it_accepts(process: subprocess.Popen[bytes], address: Address) -> None:
@@ -78,7 +79,8 @@ def wait_until_it_listens(port: int, seconds: float = LISTENS_WITHIN) -> None:
         pause.wait(0.01)
 
 
-def _end(process: subprocess.Popen[bytes]) -> None:
+def end(process: subprocess.Popen[Any]) -> None:
+    """Wait until it has ended, as it was asked to, but not for ever."""
     try:
         process.wait(_ENDS_WITHIN)
     except subprocess.TimeoutExpired:

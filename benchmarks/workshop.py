@@ -9,8 +9,9 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from .processes import Address
 from .sinks import sink
@@ -35,6 +36,15 @@ class Workshop:
     """Who takes any number at once."""
     sender: Address
     """Who sends as many bytes as it is told."""
+
+    def as_json(self) -> dict[str, Any]:
+        """For another process that works in it."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, told: dict[str, Any]) -> Workshop:
+        """In the other process."""
+        return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in told.items()})
 
     def warm(self) -> None:
         """Put the source into the page cache: an idle one may have been paged out (DAMON)."""

@@ -25,9 +25,9 @@ import roket_trio
 from benchmarks import __main__ as program
 from benchmarks import loops, report
 from benchmarks.cases import CASES
-from benchmarks.compare import rows
 from benchmarks.measure import Ask, Case, Done, Limits, Role, Sample, Watch, Way, WrongCountError, measure
 from benchmarks.processes import COUNT
+from benchmarks.rows import rows
 from benchmarks.sinks import sink
 from benchmarks.sources import source
 from benchmarks.workshop import Workshop, chilled, workshop
@@ -75,7 +75,7 @@ def test_one_command_measures_every_case_and_leaves_nothing_but_its_figures(tmp_
         env=environment(),
         capture_output=True,
         text=True,
-        timeout=LIMIT,
+        timeout=3 * LIMIT,
         check=False,
     )
     assert (done.returncode, done.stderr) == (0, "")

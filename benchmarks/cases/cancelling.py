@@ -117,5 +117,6 @@ CASES = [
         divisor=lambda shop: TIMES,
         asks=(Ask("worst, ms", at_most=50),),
         rounds_at_most=3,
+        counted=False,
     ),
 ]

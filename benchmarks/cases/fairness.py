@@ -85,5 +85,6 @@ CASES = [
             Ask("of the cold file cached before, %", at_most=1),
         ),
         rounds_at_most=5,
+        counted=False,
     ),
 ]

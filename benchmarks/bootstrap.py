@@ -1,0 +1,46 @@
+"""How far a ratio of medians can be trusted: the percentile bootstrap (Efron, 1979) over the rounds."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import median
+
+RESAMPLES = 1000
+CONFIDENCE = 0.95
+
+
+@dataclass(frozen=True)
+class Interval:
+    """Where the true value is, in 19 of 20 cases."""
+
+    low: float
+    high: float
+
+    def __contains__(self, value: float) -> bool:
+        return self.low <= value <= self.high
+
+
+def median_ratio(mine: Sequence[float], theirs: Sequence[float]) -> float:
+    """How many times theirs mine is."""
+    return median(mine) / median(theirs)
+
+
+def interval(mine: Sequence[float], theirs: Sequence[float]) -> Interval:
+    """Of :func:`median_ratio`.
+
+    Whole rounds are drawn, since what disturbs a round disturbs both in it. The same samples give the same interval.
+
+    :param mine: one figure for each round
+    :param theirs: those of the same rounds; where one has fewer, the rest of the other's is left out
+    """
+    rounds = range(min(len(mine), len(theirs)))
+    draw = random.Random(len(rounds))
+    ratios = []
+    for _ in range(RESAMPLES):
+        drawn = draw.choices(rounds, k=len(rounds))
+        ratios.append(median_ratio([mine[index] for index in drawn], [theirs[index] for index in drawn]))
+    ratios.sort()
+    beyond = (1 - CONFIDENCE) / 2
+    return Interval(ratios[int(beyond * RESAMPLES)], ratios[-1 - int(beyond * RESAMPLES)])
