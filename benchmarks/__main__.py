@@ -8,7 +8,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from . import gate, report
+from . import compare, gate, report
 from .cases import CASES
 from .counting import counts_of
 from .fingerprint import fingerprint
@@ -50,6 +50,14 @@ def parser() -> argparse.ArgumentParser:
     )
     gates.add_argument("--ceilings", action="store_true", help="measure the ratios of the design, with room for noise")
     gates.set_defaults(does=hold)
+
+    versions = commands.add_parser("compare", parents=[what], help="measure this version beside an earlier one")
+    versions.add_argument("--branch", default="main", metavar="NAME", help="compare with where this one has left it")
+    versions.add_argument("--base", metavar="COMMIT", help="compare with this one instead")
+    versions.add_argument("--rounds", type=int, default=compare.ROUNDS, metavar="N")
+    versions.add_argument("--mib", type=int, default=compare.SIZE >> 20, metavar="N")
+    versions.add_argument("--limit", type=float, default=compare.LIMIT, metavar="RATIO", help="still no regression")
+    versions.set_defaults(does=versus)
     return whole
 
 
@@ -97,6 +105,25 @@ def hold(options: argparse.Namespace) -> int:
     status, why = gate.verdict(findings)
     print(f"\n{why}")
     return status
+
+
+def versus(options: argparse.Namespace) -> int:
+    """Compare this version with an earlier one."""
+    base = options.base or compare.merge_base(options.branch)
+    print(f"against {base}: times what it takes, [a b] in 19 of 20 runs; slower is above {options.limit}", flush=True)
+    slower = 0
+    for found in compare.compare(
+        base,
+        options.case or compare.JOBS,
+        options.loop or available(),
+        rounds=options.rounds,
+        size=options.mib << 20,
+        limit=options.limit,
+    ):
+        print(found, flush=True)
+        slower += isinstance(found, compare.Compared) and found.verdict == "SLOWER"
+    print(f"\n{slower} slower" if slower else "\nNothing is slower.")
+    return int(bool(slower))
 
 
 def main() -> int:

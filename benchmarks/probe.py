@@ -13,6 +13,7 @@ have jobs done by another process, or by another version of the package.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import subprocess
@@ -24,7 +25,9 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from .cases import CASES
+import roket_trio
+
+from .cases import CASES, OLDER
 from .counting import Counts, count, strace, syscalls
 from .loops import LOOPS
 from .measure import Sample, Way
@@ -52,25 +55,32 @@ class Probe:
         counts = Counts(**self._ask("count", case, way, shop))
         return replace(counts, syscalls=strace.count(self._trace)) if self._trace else counts
 
-    def _ask(self, what: str, case: str, way: str, shop: Workshop) -> dict[str, Any]:
+    def package(self) -> str:
+        """Where it has imported roket_trio from."""
+        return str(self._ask("package"))
+
+    def cases(self) -> list[str]:
+        """What it can do."""
+        return list(self._ask("cases"))
+
+    def _ask(self, what: str, case: str = "", way: str = "", shop: Workshop | None = None) -> Any:
         assert self._process.stdin is not None
         assert self._process.stdout is not None
-        try:
-            print(json.dumps([what, case, way, shop.as_json()]), file=self._process.stdin, flush=True)
-        except BrokenPipeError:
-            pass
+        request = json.dumps([what, case, way, shop and shop.as_json()])
+        with contextlib.suppress(BrokenPipeError):  # then there is no answer
+            print(request, file=self._process.stdin, flush=True)
         answer = self._process.stdout.readline()
         if not answer:
-            raise ProbeError(f"{case}, {way}: the process that measures ended, {self._process.wait()}")
-        result: dict[str, Any] = json.loads(answer)
-        return result
+            raise ProbeError(f"{what} {case} {way}: the process that measures ended, status {self._process.wait()}")
+        return json.loads(answer)
 
 
 @contextmanager
-def probe(tree: Path = ROOT, *, traced: bool = False) -> Iterator[Probe]:
+def probe(tree: Path = ROOT, *, older: bool = False, traced: bool = False) -> Iterator[Probe]:
     """Start one; it ends with the block.
 
     :param tree: the directory that ``benchmarks`` and ``roket_trio`` are imported from, before any other place
+    :param older: the package may lack what the newest cases use: it does without those
     :param traced: count system calls by strace(1), if it cannot do so itself
     """
     with tempfile.TemporaryDirectory(prefix="roket-benchmarks-") as place:
@@ -78,7 +88,7 @@ def probe(tree: Path = ROOT, *, traced: bool = False) -> Iterator[Probe]:
         tracer = strace.command(trace) if traced and not syscalls.available() else None
         command = [*(tracer or ()), sys.executable, "-m", "benchmarks.probe"]
         path = os.pathsep.join(filter(None, [os.fspath(tree), os.environ.get("PYTHONPATH")]))
-        environment = {**os.environ, "PYTHONPATH": path}
+        environment = {**os.environ, "PYTHONPATH": path, OLDER: "1" if older else ""}
         with subprocess.Popen(
             command, cwd=tree, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         ) as process:
@@ -93,11 +103,16 @@ def probe(tree: Path = ROOT, *, traced: bool = False) -> Iterator[Probe]:
 def _answer() -> None:
     for line in sys.stdin:
         what, case, name, shop = json.loads(line)
-        (way,) = (way for way in CASES[case].ways if way.name == name)
-        opened = Workshop.from_json(shop)
-        opened.warm()
-        result = way.run(opened) if what == "measure" else count(way, opened)
-        print(json.dumps(asdict(result)), flush=True)
+        if what == "cases":
+            answer: object = list(CASES)
+        elif what == "package":
+            answer = roket_trio.__file__
+        else:
+            (way,) = (way for way in CASES[case].ways if way.name == name)
+            opened = Workshop.from_json(shop)
+            opened.warm()
+            answer = asdict(way.run(opened) if what == "measure" else count(way, opened))
+        print(json.dumps(answer), flush=True)
 
 
 def ours(case: str, loop: str) -> Way:

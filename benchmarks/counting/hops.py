@@ -11,8 +11,6 @@ from unittest import mock
 import anyio.to_thread
 import trio
 
-from roket_trio._files import _worker
-
 
 class Hops:
     """A number that grows."""
@@ -32,6 +30,8 @@ class Hops:
 @contextmanager
 def counting_hops() -> Iterator[Hops]:
     """Count them during the block."""
+    from roket_trio._files import _worker  # where it is has no history
+
     hops = Hops()
     with ExitStack() as stack:
         for owner, name in ((trio.to_thread, "run_sync"), (anyio.to_thread, "run_sync"), (_worker._Thread, "run")):

@@ -1,0 +1,189 @@
+"""``python -m benchmarks compare``: is this version slower than the one that it was made from?
+
+Three processes run side by side: the working tree, its merge base, and the base once more. Each round has the same job
+done by all three in random order, so that what disturbs one disturbs all alike. A job is slower when the interval of
+its median ratio lies beyond the limit, and one repetition says so again; while the interval holds the limit itself, it
+is unclear. The base against itself shows what the method makes of no difference at all: where it sees one, the verdict
+is "inconclusive".
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from .bootstrap import Interval, interval, median_ratio
+from .cases import CASES
+from .measure import WrongCountError
+from .probe import Probe, ours, probe
+from .processes import ROOT
+from .workshop import Workshop, workshop
+
+LIMIT = 1.1
+"""How many times what the base takes is still no regression."""
+
+ROUNDS = 30
+SIZE = 64 << 20
+
+# The jobs whose time is that of the process itself.
+JOBS = tuple(name for name, case in CASES.items() if case.counted and name != "scale")
+
+# How far from 1 the base may seem from itself, as a part of what the limit allows.
+_SHARE_OF_NOISE = 0.5
+
+Verdict = Literal["not slower", "faster", "SLOWER", "unclear", "inconclusive"]
+
+
+@dataclass(frozen=True)
+class Compared:
+    """One job on one loop, head against base: ratios of the times, below 1 for faster."""
+
+    case: str
+    loop: str
+    ratio: float
+    between: Interval
+    base_ratio: float
+    base_between: Interval
+    verdict: Verdict
+
+    def __str__(self) -> str:
+        return (
+            f"{self.case:20} {self.loop:9} {self.ratio:.2f} [{self.between.low:.2f} {self.between.high:.2f}]  "
+            f"base against itself {self.base_ratio:.2f} [{self.base_between.low:.2f} {self.base_between.high:.2f}]  "
+            f"{self.verdict}"
+        )
+
+
+@dataclass(frozen=True)
+class Times:
+    """Of one job: seconds, one of each for every round."""
+
+    head: Sequence[float]
+    base: Sequence[float]
+    base_again: Sequence[float]
+
+
+def judge(case: str, loop: str, times: Times, limit: float) -> Compared:
+    """What the times say."""
+    between, base_between = interval(times.head, times.base), interval(times.base_again, times.base)
+    tolerated = 1 + (limit - 1) * _SHARE_OF_NOISE
+    verdict: Verdict = "not slower"
+    if base_between.low > tolerated or base_between.high < 1 / tolerated:
+        verdict = "inconclusive"
+    elif between.low > limit:
+        verdict = "SLOWER"
+    elif between.high < 1 / limit:
+        verdict = "faster"
+    elif limit in between:
+        verdict = "unclear"
+    ratio, base_ratio = median_ratio(times.head, times.base), median_ratio(times.base_again, times.base)
+    return Compared(case, loop, ratio, between, base_ratio, base_between, verdict)
+
+
+class Comparison:
+    """The three processes, and what they share."""
+
+    def __init__(self, shop: Workshop, head: Probe, base: Probe, base_again: Probe, rounds: int, limit: float) -> None:
+        self._shop = shop
+        self._probes = {"head": head, "base": base, "base_again": base_again}
+        self._rounds = rounds
+        self._limit = limit
+
+    def compare(self, case: str, loop: str) -> Compared:
+        """Compare one job; a slower one twice.
+
+        :raises WrongCountError: some bytes did not arrive
+        :raises ProbeError: a process ended
+        """
+        first = judge(case, loop, self._measure(case, loop), self._limit)
+        if first.verdict != "SLOWER":
+            return first
+        return judge(case, loop, self._measure(case, loop), self._limit)
+
+    def _measure(self, case: str, loop: str) -> Times:
+        way = ours(case, loop).name
+        seconds: dict[str, list[float]] = {side: [] for side in self._probes}
+        for number in range(self._rounds + 1):
+            for side in random.sample(sorted(self._probes), len(self._probes)):
+                sample = self._probes[side].measure(case, way, self._shop)
+                if sample.moved != CASES[case].size(self._shop):
+                    raise WrongCountError(f"{case}, {way}, {side}: {sample.moved} bytes arrived")
+                if number:  # the first of each does not count
+                    seconds[side].append(sample.seconds)
+        return Times(**seconds)
+
+
+def compare(
+    base: str,
+    cases: Sequence[str],
+    loops: Sequence[str],
+    *,
+    rounds: int = ROUNDS,
+    size: int = SIZE,
+    limit: float = LIMIT,
+) -> Iterator[Compared | str]:
+    """Compare the working tree with a commit; yields what was found for each job, or why it cannot be compared.
+
+    :param base: the commit
+    :raises OSError: there is no such commit, or no git
+    """
+    with ExitStack() as stack:
+        tree = stack.enter_context(tree_of(base))
+        shop = stack.enter_context(workshop(size))
+        head = stack.enter_context(probe())
+        base_probe, base_again = (stack.enter_context(probe(tree, older=True)) for _ in range(2))
+        _is_imported_from(tree, base_probe)
+        comparison = Comparison(shop, head, base_probe, base_again, rounds, limit)
+        known = base_probe.cases()
+        for case in cases:
+            for loop in loops:
+                yield comparison.compare(case, loop) if case in known else f"{case}: the base has no such thing"
+
+
+def _is_imported_from(tree: Path, process: Probe) -> None:
+    package = Path(process.package()).resolve()
+    if tree.resolve() not in package.parents:
+        raise OSError(f"the base's package is imported from {package}")
+
+
+@contextmanager
+def tree_of(commit: str) -> Iterator[Path]:
+    """The package as it was in a commit, beside these benchmarks; gone after the block.
+
+    Not a worktree, which a killed process would leave in the repository.
+    """
+    with tempfile.TemporaryDirectory(prefix="roket-benchmarks-") as place:
+        tree, archive = Path(place, "tree"), os.path.join(place, "archive.zip")
+        git("archive", "--format=zip", f"--output={archive}", commit, "roket_trio")
+        shutil.unpack_archive(archive, tree)
+        shutil.copytree(ROOT / "benchmarks", tree / "benchmarks", ignore=shutil.ignore_patterns("__pycache__"))
+        yield tree
+
+
+def merge_base(branch: str) -> str:
+    """Where the working tree's branch has left another one.
+
+    :raises OSError: git does not know
+    """
+    return git("merge-base", "HEAD", branch)
+
+
+def git(*arguments: str) -> str:
+    """What git answers.
+
+    :raises OSError: it fails
+    """
+    done = subprocess.run(
+        ["git", "-C", os.fspath(ROOT), *arguments], capture_output=True, text=True, timeout=60, check=False
+    )
+    if done.returncode:
+        raise OSError(f"git {arguments[0]}: {done.stderr.strip()}")
+    return done.stdout.strip()
