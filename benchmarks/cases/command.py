@@ -105,7 +105,7 @@ CASES = [
         "command",
         "a file from one program to another one's disk (their starts included; the CPU is nobody's)",
         tuple(_ways()),
-        Limits(times_faster=1),
+        Limits(times_faster=1, times_trio=None),
         rounds_at_most=7,
     )
 ]
