@@ -20,6 +20,7 @@ The map of the house, from the street down to the cellar; imports only go down:
 ``_route``           what the routes have in common; ``_shares`` their fair shares of the loop, ``_pace`` a rate limit,
                      ``_sending`` what they send from memory
 ``_watching``        the task that looks after every supervised connection of a loop
+``_progress``        what has moved on one of them, and how long ago
 ``_connection``      one owned socket: guards, counts, send and receive, the close
 ``_lingering``       the graceful close itself: FIN, discard, wait for the acknowledgement, release
 ``_lending``         any file that a caller may name, lent to a route

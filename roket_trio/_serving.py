@@ -14,9 +14,10 @@ import anyio.abc
 from ._errors import ClosedResourceError
 from ._listening import SocketListener
 from ._loops import Nursery, current_loop
+from ._progress import Budget, Watch
 from ._sockets import SocketStream, is_cancellation
 from ._supervising import DEFAULT_KEEPALIVE, KeepAlive, checked_seconds, close_face, follows_from_a_close
-from ._watching import Budget, Patrol, Post, Watch
+from ._watching import Patrol, Post
 
 logger = logging.getLogger("roket_trio")
 

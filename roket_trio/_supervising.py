@@ -17,8 +17,9 @@ import anyio.abc
 from ._connection import Connection
 from ._errors import BrokenResourceError, ClosedResourceError, PeerGoneError
 from ._kernel.tcp import keep_alive
+from ._progress import Budget, Watch
 from ._sockets import SocketStream, is_cancellation
-from ._watching import Budget, Post, Watch
+from ._watching import Post
 
 S = TypeVar("S", bound=anyio.abc.AsyncResource)
 

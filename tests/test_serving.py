@@ -610,10 +610,10 @@ def test_a_handler_that_hangs_does_not_keep_a_connection_whose_peer_has_finished
 
 def test_a_silent_client_is_cut_after_idle_seconds_and_a_lively_one_is_not(run: Run) -> None:
     async def main() -> None:
-        async with serving(echo, idle_seconds=2 * SOON) as server:
+        async with serving(echo, idle_seconds=5 * SOON) as server:
             with clients_of(server.address, 2) as (silent, lively):
-                for _ in range(6):
-                    await anyio.sleep(SOON / 2)
+                for _ in range(7):
+                    await anyio.sleep(SOON)
                     lively.sendall(b"x")
                     assert await receive(lively, 1) == b"x"
                 assert await other_side(ending, silent) == (b"", "RST")
