@@ -114,6 +114,31 @@ def test_a_native_asyncio_cancellation_waits_for_the_thread_too(use_uvloop: bool
     anyio.run(main, backend="asyncio", backend_options={"use_uvloop": use_uvloop})
 
 
+@pytest.mark.parametrize("use_uvloop", [False, True], ids=["asyncio", "uvloop"])
+@pytest.mark.parametrize("call", ["run_in_thread", "insist", "let_others_run"])
+def test_a_native_timeout_whose_block_ends_with_the_call_leaves_no_cancellation_behind(
+    use_uvloop: bool, call: str
+) -> None:
+    async def main() -> None:
+        loop = current_loop()
+        over = asyncio.Event()
+        async with asyncio.timeout(None) as timeout:
+            asyncio.get_running_loop().call_soon(timeout.reschedule, 0)
+            asyncio.get_running_loop().call_later(0.02, over.set)
+            if call == "run_in_thread":
+                await loop.run_in_thread(time.sleep, 0.02)
+            elif call == "insist":
+                await loop.insist(over.wait)
+            else:
+                while not timeout.expired():
+                    await loop.let_others_run()
+        assert timeout.expired()
+        for _ in range(3):
+            await asyncio.sleep(0)
+
+    anyio.run(main, backend="asyncio", backend_options={"use_uvloop": use_uvloop})
+
+
 def test_work_that_never_waits_lets_the_others_run_within_a_few_milliseconds(run: Callable[..., Any]) -> None:
     async def main() -> None:
         ticks = 0

@@ -273,5 +273,12 @@ class AsyncioLoop(Loop):
 def _deliver_later(interruption: asyncio.CancelledError) -> None:
     """Give a native cancellation (``Task.cancel``), which pierces AnyIO's shields, back to the next await."""
     if (task := asyncio.current_task()) is not None:
+        # Not here and now: the request may be taken back before the task waits again (an asyncio.timeout() whose block
+        # ends with this call), and what is asked of a running task hits it all the same, before Python 3.13.
+        task.get_loop().call_soon(_deliver, task, interruption.args)
+
+
+def _deliver(task: asyncio.Task[object], message: tuple[object, ...]) -> None:
+    if task.cancelling():
         task.uncancel()  # so that asyncio.timeout() and TaskGroup count this request once
-        task.cancel(*interruption.args)
+        task.cancel(*message)
