@@ -199,6 +199,22 @@ def test_curl_is_told_that_an_answer_without_a_length_is_cut(
     run(main)
 
 
+def test_curl_is_told_that_the_server_was_ended_in_the_middle_of_an_answer(run: Run, web: Web, tmp_path: Path) -> None:
+    async def main() -> None:
+        async def get(port: int) -> None:
+            done.append(await ran(curl("--output", tmp_path / "out", f"http://127.0.0.1:{port}/endless")))
+
+        done: list[subprocess.CompletedProcess[bytes]] = []
+        async with anyio.create_task_group() as tasks:
+            async with serving(web) as (port, streams):
+                tasks.start_soon(get, port)
+                await until(lambda: streams and streams[0].statistics().sent_bytes > 1_000_000)
+        assert done[0].returncode == 56, done[0].stderr
+        assert streams[0].close_report.outcome is CloseOutcome.ABORTED
+
+    run(main)
+
+
 def test_curl_sees_an_answer_that_comes_before_it_has_sent_all(run: Run, web: Web) -> None:
     async def main() -> None:
         async with serving(web) as (port, streams):
