@@ -485,7 +485,7 @@ class Connection:
 
     def kernel_view(self) -> tcp.KernelView | None:
         """The kernel's own account; ``None`` for a UNIX socket, after the close, and elsewhere than on Linux."""
-        if self.life.phase is Phase.CLOSED or not self.ledger.is_tcp:
+        if self.life.phase is Phase.CLOSED or self.sock.fileno() < 0 or not self.ledger.is_tcp:
             return None
         return tcp.kernel_view(self.sock)
 

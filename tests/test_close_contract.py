@@ -751,11 +751,40 @@ def test_a_socket_that_was_closed_behind_our_back_is_closed_without_an_error(run
     async def main() -> None:
         stream = await adopt(ours)
         ours.close()
+        assert stream.statistics().kernel is None
         await stream.aclose()
         await stream.aclose()
         assert not report_of(stream).acked
         assert report_of(stream).unacked_bytes is None
         assert read_to_end(peer) == (b"", "FIN")
+
+    run(main)
+
+
+def test_whoever_has_the_number_of_a_socket_that_was_closed_behind_our_back_goes_on(run: Run, pair: Pair) -> None:
+    ours, peer = pair
+
+    async def main() -> None:
+        first = await adopt(ours)
+        number = ours.fileno()
+        ours.close()
+        near, far = socket.socketpair()
+        taken = near.detach()
+        if taken != number:
+            os.dup2(taken, number)
+            os.close(taken)
+        async with await adopt(socket.socket(fileno=number)) as second:
+            await first.aclose()
+            async with anyio.create_task_group() as tasks:
+
+                async def send() -> None:
+                    await anyio.wait_all_tasks_blocked()
+                    far.sendall(b"here")
+
+                tasks.start_soon(send)
+                with anyio.fail_after(BOUND):
+                    assert await second.receive() == b"here"
+        far.close()
 
     run(main)
 

@@ -102,7 +102,7 @@ class _SharedReadiness(Readiness):
         for future in (self.reader, self.writer):
             if future is not None and not future.done():
                 future.set_result(None)
-        self._epoll.unregister(self._fd)
+        self._epoll.unregister(self._fd, self)
 
 
 @final
@@ -131,9 +131,12 @@ class _SharedEpoll:
         self._entries[fd] = entry
         return entry
 
-    def unregister(self, fd: int) -> None:
+    def unregister(self, fd: int, entry: _SharedReadiness) -> None:
+        # The descriptor may have been closed behind our back: the kernel has then forgotten it, and the number may be
+        # another socket's by now.
+        if self._entries.get(fd) is not entry:
+            return
         del self._entries[fd]
-        # The descriptor may have been closed behind our back; the kernel has then forgotten it.
         with contextlib.suppress(OSError):
             self._epoll.unregister(fd)
         if self._entries:
