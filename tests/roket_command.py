@@ -13,18 +13,16 @@ import subprocess
 import sys
 import tempfile
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+from programs import LIMIT
 
 import roket_trio
 from roket_trio._cli import main
-
-LIMIT = 60.0  # seconds, for whatever is waited for
 
 Text = str | os.PathLike[str]
 
@@ -113,37 +111,6 @@ def roket(capsys: pytest.CaptureFixture[str], *arguments: Text) -> Ended:
     except SystemExit as exit_:  # argparse
         code = int(exit_.code or 0)
     return Ended(code, *capsys.readouterr())
-
-
-def tool(name: str) -> str:
-    """The path of a program that is not ours; without it the test is skipped, in CI it fails."""
-    found = shutil.which(name)
-    if found is None:
-        if os.environ.get("ROKET_CI"):
-            pytest.fail(f"{name} is missing")
-        pytest.skip(f"{name} is not installed")
-    return found
-
-
-def until(condition: Callable[[], object], what: str) -> None:
-    """Wait for it, within bounds."""
-    deadline = time.monotonic() + LIMIT
-    while not condition():
-        assert time.monotonic() < deadline, f"{what} did not happen"
-        time.sleep(0.005)
-
-
-def free_port() -> int:
-    """A port that nobody listens on now."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port: int = listener.getsockname()[1]
-        return port
-
-
-def is_listening(port: int) -> bool:
-    """Asked of the kernel: a connection would be taken for the one that is waited for."""
-    table = Path("/proc/net/tcp").read_text()
-    return re.search(rf"^ *\d+: \w+:{port:04X} \w+:\w+ 0A ", table, flags=re.MULTILINE) is not None
 
 
 def received_all(peer: socket.socket) -> bytes:

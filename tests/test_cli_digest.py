@@ -19,20 +19,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from roket_command import (
-    LIMIT,
-    command,
-    ended,
-    environment,
-    is_listening,
-    only,
-    peer_of,
-    received_all,
-    receiving,
-    roket,
-    running,
-    until,
-)
+from programs import LIMIT, is_listening, until
+from roket_command import command, ended, environment, only, peer_of, received_all, receiving, roket, running
 
 from roket_trio._cli._exits import Problem
 from roket_trio._cli._names import checked_name

@@ -21,7 +21,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from roket_command import LIMIT, command, ended, environment, peer_of, received_all, running
+from programs import LIMIT
+from roket_command import command, ended, environment, peer_of, received_all, running
 
 from roket_trio._cli._meter import Rate, chosen, in_words
 from roket_trio._cli._tally import Tally

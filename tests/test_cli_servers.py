@@ -16,22 +16,8 @@ from typing import Any
 
 import pytest
 import trustme
-from roket_command import (
-    LIMIT,
-    announced,
-    ended,
-    environment,
-    free_port,
-    is_listening,
-    next_line,
-    only,
-    peer_of,
-    received_all,
-    roket,
-    running,
-    tool,
-    until,
-)
+from programs import LIMIT, free_port, is_listening, tool, until
+from roket_command import announced, ended, environment, next_line, only, peer_of, received_all, roket, running
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="splice, and the kernel's table of listeners")
 
@@ -290,7 +276,7 @@ def test_the_doctor_says_what_is_here(capsys: Capture, tmp_path: Path) -> None:
 
 def test_the_doctor_says_what_is_not(capsys: Capture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(os, "splice")
-    monkeypatch.delattr(socket, "AF_NETLINK")
+    monkeypatch.setattr("roket_trio._kernel.sock_diag.AVAILABLE", False)
     monkeypatch.setattr("roket_trio._kernel.pagecache.RWF_NOWAIT", None)
     told = json.loads(roket(capsys, "doctor", "--json", tmp_path).output)
     assert told["speed"]["splice"] == {"available": False, "detail": "not in this Python or system"}

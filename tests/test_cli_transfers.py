@@ -20,14 +20,12 @@ from pathlib import Path
 
 import pytest
 import trustme
+from programs import LIMIT, free_port, is_listening, tool, until
 from roket_command import (
-    LIMIT,
     announced,
     command,
     ended,
     environment,
-    free_port,
-    is_listening,
     next_line,
     only,
     peer_of,
@@ -36,8 +34,6 @@ from roket_command import (
     roket,
     running,
     thread,
-    tool,
-    until,
 )
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="sendfile, acknowledgements and RST as Linux has them")

@@ -13,7 +13,8 @@ from importlib import import_module
 from pathlib import Path
 
 import pytest
-from roket_command import LIMIT, command, environment, roket
+from programs import LIMIT
+from roket_command import command, environment, roket
 
 import roket_trio
 from roket_trio._cli import COMMANDS, main

@@ -26,6 +26,8 @@ before that: until :func:`main` runs Ctrl-C is a traceback.
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -60,10 +62,15 @@ _INTERRUPTED = 130
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run ``roket`` with ``arguments``, or those of the process; returns the exit code."""
+    # Until an event loop takes the signal there is nothing to clean up, and a KeyboardInterrupt in the middle of an
+    # import leaves warnings behind. One that is ignored stays so: nohup, a shell's background job.
+    before = signal.getsignal(signal.SIGINT)
+    if before is signal.default_int_handler:
+        signal.signal(signal.SIGINT, lambda *_: os._exit(_INTERRUPTED))
     try:
         return _run(list(sys.argv[1:] if arguments is None else arguments))
-    except KeyboardInterrupt:  # before there is an event loop to take it, or after
-        return _INTERRUPTED
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _run(arguments: list[str]) -> int:

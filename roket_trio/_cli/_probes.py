@@ -7,7 +7,6 @@ import errno
 import os
 import resource
 import socket
-import struct
 import subprocess
 import sys
 import tempfile
@@ -17,6 +16,7 @@ from pathlib import Path
 
 from .._kernel import beneath, edge, pagecache, rename, tcp
 from .._kernel import sendfile as sendfile_call
+from .._kernel import sock_diag as sock_diag_call
 
 _SECONDS = 5.0
 
@@ -117,17 +117,10 @@ def tar_filter() -> None:
 
 
 def sock_diag() -> None:
-    """One question: is there anything on a port that is not there?"""
-    if not hasattr(socket, "AF_NETLINK"):
+    if not sock_diag_call.AVAILABLE:
         raise _not_here("not on this system")
-    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 4) as netlink:  # NETLINK_SOCK_DIAG
-        netlink.settimeout(_SECONDS)
-        # struct inet_diag_req_v2: the sockets in CLOSE_WAIT (state 8), as a dump.
-        request = struct.pack("=BBBxI48x", socket.AF_INET, socket.IPPROTO_TCP, 0, 1 << 8)
-        netlink.send(struct.pack("=IHHII", 16 + len(request), 20, 0x301, 1, 0) + request)
-        kind: int = struct.unpack_from("=IH", netlink.recv(1 << 16))[1]
-        if kind == 2:  # NLMSG_ERROR
-            raise _not_here("the kernel refuses the question")
+    with sock_diag_call.SockDiag() as kernel:
+        kernel.tcp({tcp.TCPState.CLOSE_WAIT})
 
 
 def proc_net() -> None:

@@ -23,8 +23,7 @@ def run(main: Main, tally: Tally, *, told: Callable[[], bool] | None = None) -> 
     :param told: takes the first signal itself, and says whether it has: a server goes on until it has drained
     :returns: the exit code; after a signal 128 and its number
     """
-    options = {"restrict_keyboard_interrupt_to_checkpoints": True}  # until our own receiver is there
-    return anyio.run(_until_a_signal, main, tally, told, backend="trio", backend_options=options)
+    return anyio.run(_until_a_signal, main, tally, told, backend="trio")
 
 
 async def _until_a_signal(main: Main, tally: Tally, told: Callable[[], bool] | None) -> int:

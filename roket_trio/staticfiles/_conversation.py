@@ -179,8 +179,12 @@ class Conversation:
         if body:
             await self._stream.send(head + body)
         else:
-            await self._stream.send(head)
-            await self._send_part(answer)
+            try:
+                await self._stream.send(head)
+                await self._send_part(answer)
+            except BaseException:
+                self._socket().abort()  # between the head and the body no send is cut, but the answer is
+                raise
         return count
 
     async def _send_part(self, answer: Answer) -> None:
@@ -200,10 +204,14 @@ class Conversation:
 
     def _linger(self) -> None:
         """Let the close wait for the client, who may still be sending."""
+        sock = self._socket()
+        sock.close_policy = replace(_LINGER, on_error=sock.close_policy.on_error)
+
+    def _socket(self) -> SocketStream:
         stream = self._stream
         while not isinstance(stream, SocketStream):
             stream = stream.transport_stream
-        stream.close_policy = replace(_LINGER, on_error=stream.close_policy.on_error)
+        return stream
 
 
 def _joined(headers: Iterable[tuple[bytes, bytes]]) -> Mapping[bytes, bytes]:
