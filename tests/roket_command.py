@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
-from programs import LIMIT
+from programs import LIMIT, free_port, is_listening, until
 
 import roket_trio
 from roket_trio._cli import main
@@ -140,6 +140,21 @@ def thread(work: Callable[[], None]) -> Iterator[None]:
         worker.join(LIMIT)
     if failures:
         raise failures[0]
+
+
+def received_from(capsys: pytest.CaptureFixture[str], sender: Callable[[int], object], *arguments: Text) -> Ended:
+    """``roket recv`` in this process, and ``sender(port)`` in a thread; what it says after it has said where."""
+    port = free_port()
+
+    def work() -> None:
+        until(lambda: is_listening(port), "roket recv listens")
+        sender(port)
+
+    with thread(work):
+        done = roket(capsys, "recv", str(port), *arguments)
+    where, errors = done.errors.split("\n", 1)
+    assert where == f"listening on 127.0.0.1:{port}"
+    return Ended(done.code, done.output, errors)
 
 
 @contextmanager

@@ -20,7 +20,19 @@ from typing import Any
 
 import pytest
 from programs import LIMIT, is_listening, until
-from roket_command import command, ended, environment, only, peer_of, received_all, receiving, roket, running
+from roket_command import (
+    Ended,
+    command,
+    ended,
+    environment,
+    only,
+    peer_of,
+    received_all,
+    received_from,
+    receiving,
+    roket,
+    running,
+)
 
 from roket_trio._cli._exits import Problem
 from roket_trio._cli._names import checked_name
@@ -233,7 +245,7 @@ def test_a_receiver_that_leaves_before_it_confirms(capsys: Capture, source: Path
 # --- a sender that is not ---------------------------------------------------------------------------------------------
 
 
-def sending(port: int, offer: Any, *then: bytes, name: str = "file") -> list[bytes]:
+def sending(port: int, offer: Any, *then: bytes) -> list[bytes]:
     """A scripted sender: the offer, what it has to say after that, and the lines of the receiver."""
     with socket.create_connection(("127.0.0.1", port), LIMIT) as sock:
         sock.settimeout(LIMIT)
@@ -247,9 +259,18 @@ def sending(port: int, offer: Any, *then: bytes, name: str = "file") -> list[byt
                     sock.sendall(b"".join(then))
                 sock.shutdown(socket.SHUT_WR)
                 lines += file.readlines()
-            except ConnectionResetError:
+            except TimeoutError:
+                raise
+            except OSError:  # reset, here or there
                 lines.append(b"reset")
         return lines
+
+
+def from_script(capsys: Capture, arguments: list[Any], offer: Any, *then: bytes) -> tuple[Ended, list[bytes]]:
+    """What becomes of ``roket recv`` with a scripted sender, and what that heard."""
+    lines: list[bytes] = []
+    done = received_from(capsys, lambda port: lines.extend(sending(port, offer, *then)), *arguments)
+    return done, lines
 
 
 def number(value: int) -> bytes:
@@ -260,15 +281,12 @@ def offered(size: int | None, name: str | None = "file", kind: str = "file") -> 
     return {"kind": kind, "name": name, "size": size}
 
 
-def test_the_framing_is_what_is_documented(place: Path) -> None:
+def test_the_framing_is_what_is_documented(capsys: Capture, place: Path) -> None:
     data = b"some bytes, and more"
-    with receiving("--digest", place) as (program, port):
-        lines = sending(
-            port,
-            {**offered(len(data)), "future": [1]},
-            number(0) + number(10) + data[:10] + number(10) + data[10:] + number(0) + hashlib.sha256(data).digest(),
-        )
-        assert ended(program).code == 0
+    pieces = number(10) + data[:10] + number(10) + data[10:] + number(0)
+    offer = {**offered(len(data)), "future": [1]}
+    done, lines = from_script(capsys, ["--digest", place], offer, number(0) + pieces + hashlib.sha256(data).digest())
+    assert done.code == 0
     assert [json.loads(line) for line in lines] == [{"roket": 1}, {"have": 0, "sha256": EMPTY}, {"done": len(data)}]
     assert (place / "file").read_bytes() == data
 
@@ -283,10 +301,10 @@ def test_the_framing_is_what_is_documented(place: Path) -> None:
     ],
     ids=["wrong digest", "fewer bytes", "more bytes", "far more bytes"],
 )
-def test_what_is_not_what_was_sent_is_1_and_leaves_nothing(pieces: bytes, size: int, why: str, place: Path) -> None:
-    with receiving("--digest", place) as (program, port):
-        lines = sending(port, offered(size), number(0) + pieces)
-        done = ended(program)
+def test_what_is_not_what_was_sent_is_1_and_leaves_nothing(
+    pieces: bytes, size: int, why: str, place: Path, capsys: Capture
+) -> None:
+    done, lines = from_script(capsys, ["--digest", place], offered(size), number(0) + pieces)
     assert done.code == 1
     assert why in done.errors
     assert why in json.loads(lines[-1])["failed"]
@@ -294,11 +312,9 @@ def test_what_is_not_what_was_sent_is_1_and_leaves_nothing(pieces: bytes, size: 
 
 
 @pytest.mark.parametrize("length", [4, 8, 12, 18, 20, 30], ids=str)
-def test_a_transfer_that_is_cut_anywhere_is_3_and_leaves_nothing(length: int, place: Path) -> None:
+def test_a_transfer_that_is_cut_anywhere_is_3_and_leaves_nothing(length: int, place: Path, capsys: Capture) -> None:
     whole = number(0) + number(4) + b"data" + number(0) + hashlib.sha256(b"data").digest()
-    with receiving("--digest", place) as (program, port):
-        sending(port, offered(4), whole[:length])
-        done = ended(program)
+    done, _ = from_script(capsys, ["--digest", place], offered(4), whole[:length])
     assert (done.code, done.errors.count("\n")) == (3, 1)
     assert done.errors.endswith(" ended the connection before the transfer was done\n")
     assert only(place) == []
@@ -324,10 +340,8 @@ def test_a_transfer_that_is_cut_anywhere_is_3_and_leaves_nothing(length: int, pl
     ],
     ids=lambda first: str(first)[:24],
 )
-def test_a_sender_that_does_not_speak_it_is_6(first: Any, place: Path) -> None:
-    with receiving("--digest", place) as (program, port):
-        sending(port, first)
-        done = ended(program)
+def test_a_sender_that_does_not_speak_it_is_6(first: Any, place: Path, capsys: Capture) -> None:
+    done, _ = from_script(capsys, ["--digest", place], first)
     assert done.code == 6, done.errors
     assert done.errors.endswith(" does not speak the framing of --digest: give it at both ends\n")
     assert only(place) == []
@@ -343,21 +357,18 @@ def test_names_that_are_tricks_are_refused(name: str) -> None:
         checked_name(name)
 
 
-def test_a_name_that_is_a_trick_is_refused_by_the_receiver(place: Path) -> None:
+def test_a_name_that_is_a_trick_is_refused_by_the_receiver(place: Path, capsys: Capture) -> None:
     inner = place / "in"
     inner.mkdir()
-    with receiving("--digest", inner) as (program, port):
-        lines = sending(port, offered(4, "../out"))
-        done = ended(program)
+    done, lines = from_script(capsys, ["--digest", inner], offered(4, "../out"))
     assert (done.code, done.errors) == (1, "roket recv: refused the name that the sender gives: '../out'\n")
     assert json.loads(lines[1]) == {"refused": "refused the name that the sender gives: '../out'"}
     assert (only(inner), only(place)) == ([], ["in"])
 
 
-def test_a_name_that_was_given_here_is_what_counts(place: Path) -> None:
-    with receiving("--digest", place / "mine") as (program, port):
-        sending(port, offered(0, "../out"), number(0) + number(0) + hashlib.sha256().digest())
-        assert ended(program).code == 0
+def test_a_name_that_was_given_here_is_what_counts(capsys: Capture, place: Path) -> None:
+    nothing = number(0) + number(0) + hashlib.sha256().digest()
+    assert from_script(capsys, ["--digest", place / "mine"], offered(0, "../out"), nothing)[0].code == 0
     assert only(place) == ["mine"]
 
 
@@ -365,9 +376,8 @@ def test_a_name_that_was_given_here_is_what_counts(place: Path) -> None:
 
 
 def test_what_is_interrupted_stays_as_part_and_is_gone_on_with(capsys: Capture, source: Path, place: Path) -> None:
-    with receiving("--resume", place) as (program, port):
-        sending(port, offered(len(CONTENT), "source"), number(0) + number(len(CONTENT)) + CONTENT[:1_000_000])
-        done = ended(program)
+    begun = number(0) + number(len(CONTENT)) + CONTENT[:1_000_000]
+    done, _ = from_script(capsys, ["--resume", place], offered(len(CONTENT), "source"), begun)
     assert done.code == 3
     assert only(place) == ["source.part"]
     assert (place / "source.part").read_bytes() == CONTENT[:1_000_000]
@@ -412,10 +422,9 @@ def test_without_resume_nothing_stays_and_a_part_is_left_alone(capsys: Capture, 
     assert (place / "source.part").read_bytes() == b"somebody's"
 
 
-def test_a_part_whose_digest_is_wrong_in_the_end_is_not_kept(place: Path) -> None:
-    with receiving("--resume", place) as (program, port):
-        sending(port, offered(4), number(0) + number(4) + b"data" + number(0) + bytes(32))
-        assert ended(program).code == 1
+def test_a_part_whose_digest_is_wrong_in_the_end_is_not_kept(capsys: Capture, place: Path) -> None:
+    wrong = number(0) + number(4) + b"data" + number(0) + bytes(32)
+    assert from_script(capsys, ["--resume", place], offered(4), wrong)[0].code == 1
     assert only(place) == []
 
 
@@ -434,12 +443,10 @@ def test_two_cannot_write_one_part(place: Path) -> None:
     assert only(place) == []  # an empty part is nothing
 
 
-def test_a_part_that_is_a_link_is_not_followed(place: Path) -> None:
+def test_a_part_that_is_a_link_is_not_followed(place: Path, capsys: Capture) -> None:
     (place / "file.part").symlink_to("victim")
     (place / "victim").write_text("precious")
-    with receiving("--resume", place / "file") as (program, port):
-        sending(port, offered(4))
-        assert ended(program).code == 5
+    assert from_script(capsys, ["--resume", place / "file"], offered(4))[0].code == 5
     assert (place / "victim").read_text() == "precious"
 
 

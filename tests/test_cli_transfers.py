@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -20,7 +21,7 @@ from pathlib import Path
 
 import pytest
 import trustme
-from programs import LIMIT, free_port, is_listening, tool, until
+from programs import LIMIT, free_port, is_listening, missing, tool, until
 from roket_command import (
     announced,
     command,
@@ -30,6 +31,7 @@ from roket_command import (
     only,
     peer_of,
     received_all,
+    received_from,
     receiving,
     roket,
     running,
@@ -525,8 +527,9 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(place: Path) -> None:
     assert only(place) == []
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="mounts a small file system")
 def test_a_disk_that_is_really_full(tmp_path: Path) -> None:
+    if os.geteuid() != 0:
+        missing("only root may mount a small file system")
     program = f"""
 import os, socket, subprocess, sys
 place = {str(tmp_path)!r}
@@ -565,8 +568,9 @@ with socket.create_server(("127.0.0.1", 9000)) as listener:
 """
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="makes a network of its own")
 def test_a_peer_that_vanishes_is_noticed_without_any_timeout_asked_for(large: Path) -> None:
+    if os.geteuid() != 0:
+        missing("only root may make a network of its own")
     tool("nft")
     command = [tool("unshare"), "--net", sys.executable, "-c", VANISHES, str(large)]
     done = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=LIMIT, check=False)
@@ -576,9 +580,10 @@ def test_a_peer_that_vanishes_is_noticed_without_any_timeout_asked_for(large: Pa
     )
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="makes a network of its own")
 def test_a_peer_that_only_does_not_read_has_not_vanished(large: Path) -> None:
     """The same, but it answers the probes of its closed window."""
+    if os.geteuid() != 0:
+        missing("only root may make a network of its own")
     program = VANISHES.replace('subprocess.run(["nft", rules], check=True)', "threading.Event().wait(3); peer.close()")
     command = [tool("unshare"), "--net", sys.executable, "-c", program, str(large)]
     done = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=LIMIT, check=False)
@@ -735,16 +740,15 @@ def member(name: str, kind: bytes = tarfile.REGTYPE, target: str = "", size: int
     return info
 
 
-def unpacked(archive: bytes, target: Path) -> tuple[int, str]:
-    with receiving("--unpack", target) as (program, port):
+def unpacked(capsys: Capture, archive: bytes, target: Path) -> tuple[int, str]:
+    def send(port: int) -> None:
         with socket.create_connection(("127.0.0.1", port), LIMIT) as sender:
             sender.sendall(archive)
             sender.shutdown(socket.SHUT_WR)
-            try:
+            with contextlib.suppress(ConnectionResetError):
                 received_all(sender)
-            except ConnectionResetError:
-                pass
-        done = ended(program)
+
+    done = received_from(capsys, send, "--unpack", target)
     return done.code, done.last
 
 
@@ -760,10 +764,10 @@ def unpacked(archive: bytes, target: Path) -> tuple[int, str]:
     ],
     ids=["dot-dot", "through a link", "a link out", "a hard link out", "a device", "a hidden name"],
 )
-def test_an_archive_that_leads_out_is_refused_and_leaves_nothing(archive: bytes, place: Path) -> None:
+def test_an_archive_that_leads_out_is_refused_and_leaves_nothing(capsys: Capture, archive: bytes, place: Path) -> None:
     (place / "secret").write_text("secret")
     (place / "in").mkdir()
-    code, line = unpacked(archive, place / "in")
+    code, line = unpacked(capsys, archive, place / "in")
     assert code == 1, line
     assert line.startswith("roket recv: refused ")
     assert only(place / "in") == []
@@ -773,10 +777,10 @@ def test_an_archive_that_leads_out_is_refused_and_leaves_nothing(archive: bytes,
 @pytest.mark.parametrize(
     "length", [512 * 3, 512 * 4, 700, 0], ids=["at a header", "between two", "in a member", "at 0"]
 )
-def test_an_archive_that_was_cut_is_never_taken_for_whole(length: int, place: Path) -> None:
+def test_an_archive_that_was_cut_is_never_taken_for_whole(capsys: Capture, length: int, place: Path) -> None:
     archive = archive_of(member("a", size=1000), member("b", size=1000))
-    assert unpacked(archive, place / "whole")[0] == 0
-    code, line = unpacked(archive[:length], place / "new")
+    assert unpacked(capsys, archive, place / "whole")[0] == 0
+    code, line = unpacked(capsys, archive[:length], place / "new")
     assert code == 3, line
     assert line.startswith("roket recv: what came is no complete tar archive: ")
     assert only(place) == ["whole"]
