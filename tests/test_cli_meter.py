@@ -100,10 +100,6 @@ def watched(file: Path, *options: str, columns: int = 80, python: list[str] | No
         return shown
 
 
-RICH = pytest.mark.skipif(not __import__("importlib.util").util.find_spec("rich"), reason="rich is not installed")
-
-
-@RICH
 def test_a_bar_on_a_terminal_that_grows_and_leaves_only_the_last_line(file: Path) -> None:
     shown = watched(file)
     bars = [frame for frame in shown.frames if "━" in frame]
@@ -117,7 +113,6 @@ def test_a_bar_on_a_terminal_that_grows_and_leaves_only_the_last_line(file: Path
     assert shown.text.count("\x1b[?25l") == shown.text.count("\x1b[?25h") == 1  # the cursor is back
 
 
-@RICH
 def test_a_narrow_terminal_gets_one_line_too(file: Path) -> None:
     shown = watched(file, columns=24)
     meter = [frame for frame in shown.frames if "%" in frame]
@@ -127,7 +122,6 @@ def test_a_narrow_terminal_gets_one_line_too(file: Path) -> None:
     assert shown.text.count("\x1b[1A") == 1
 
 
-@RICH
 def test_no_colour_where_none_is_wanted(file: Path) -> None:
     assert re.search(r"\x1b\[[0-9;]*3\d[;m]", watched(file).text)
     assert not re.search(r"\x1b\[[0-9;]*3\d[;m]", watched(file, NO_COLOR="1").text)

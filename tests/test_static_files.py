@@ -6,7 +6,6 @@ import http.client
 import logging
 import os
 import re
-import shutil
 import socket
 import ssl
 import struct
@@ -22,6 +21,7 @@ import pytest
 import trustme
 from anyio import to_thread
 from anyio.abc import SocketAttribute
+from programs import tool
 
 from roket_trio import CloseOutcome, SocketStream, create_tcp_listener, serve, wrap_tls
 from roket_trio._kernel import beneath
@@ -579,16 +579,6 @@ def test_an_answer_that_is_cancelled_is_reset(run: Run, root: Path) -> None:
 
 
 # --- with other people's programs -------------------------------------------------------------------------------------
-
-
-def tool(name: str) -> str:
-    """The path of a program that is not ours; without it the test is skipped, in CI it fails."""
-    found = shutil.which(name)
-    if found is None:
-        if os.environ.get("ROKET_CI"):
-            pytest.fail(f"{name} is missing")
-        pytest.skip(f"{name} is not installed")
-    return found
 
 
 async def curl(*arguments: str | Path) -> str:
