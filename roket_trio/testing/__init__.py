@@ -14,6 +14,11 @@ nor AnyIO nor a test framework.
 ``_toxics``         how: ``Latency``, ``Bandwidth``, ``ResetPeer``, ``SwallowFin``...; pure
 ``_byte_streams``   ``check_byte_stream``: any AnyIO or Trio byte stream, put to the rules of ``_stream_rules``, each of
                     them a ``_stream_check``; loaded on first use
+``_cases``          the close suite: scenarios with addresses, levels and reasons; ``_jobs`` what programs do in them
+``_running``        ``run_case``: one against a program (``_targets``), led by a ``_stage``, maybe over TLS (``_tls_wire``)
+``_judging``        what a program did, in two verdicts; pure. ``_results`` as JSON lines
+``_matrix``         reports: a table; ``_junit``, and ``_html`` with ``report.html``
+``_commands``       ``roket check``, ``report``, ``watch``
 ``_census``         ``take_census``, ``assert_no_lingering_sockets``: who holds which sockets, and what is wrong
 ``_observing``      the kernel's tables, by netlink, /proc or TCP_INFO, whichever answers
 ``_records``        one socket at one moment; pure
@@ -62,12 +67,30 @@ if TYPE_CHECKING:
     from ._byte_streams import broken_rules as broken_rules
     from ._byte_streams import check_byte_stream as check_byte_stream
     from ._byte_streams import stream_checks as stream_checks
+    from ._cases import CASES as CASES
+    from ._cases import Case as Case
+    from ._html import render_html as render_html
+    from ._junit import render_junit as render_junit
+    from ._results import CaseResult as CaseResult
+    from ._results import parse_results as parse_results
+    from ._running import run_case as run_case
+    from ._running import run_cases as run_cases
     from ._stream_check import BrokenRuleError as BrokenRuleError
     from ._stream_check import StreamCheck as StreamCheck
+    from ._targets import Target as Target
 
-# These need AnyIO and Trio: handed out on first use (PEP 562).
+# These need AnyIO and Trio, or subprocess and ssl: handed out on first use (PEP 562).
 _ROOM_OF = {
     "BrokenRuleError": "_stream_check",
+    "CASES": "_cases",
+    "Case": "_cases",
+    "CaseResult": "_results",
+    "Target": "_targets",
+    "parse_results": "_results",
+    "render_html": "_html",
+    "render_junit": "_junit",
+    "run_case": "_running",
+    "run_cases": "_running",
     "StreamCheck": "_stream_check",
     "broken_rules": "_byte_streams",
     "check_byte_stream": "_byte_streams",
@@ -75,8 +98,11 @@ _ROOM_OF = {
 }
 
 __all__ = [
+    "CASES",
     "Bandwidth",
     "BrokenRuleError",
+    "Case",
+    "CaseResult",
     "Census",
     "CensusChange",
     "ChaosRelay",
@@ -103,6 +129,7 @@ __all__ = [
     "StreamCheck",
     "SwallowFin",
     "TCPState",
+    "Target",
     "Timeline",
     "Timeout",
     "Toxic",
@@ -113,7 +140,12 @@ __all__ = [
     "broken_rules",
     "check_byte_stream",
     "close_wait_sockets",
+    "parse_results",
     "payload",
+    "render_html",
+    "render_junit",
+    "run_case",
+    "run_cases",
     "scripts",
     "stream_checks",
     "take_census",

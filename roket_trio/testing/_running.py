@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import signal
 import socket
+import threading
 import time
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -27,32 +29,107 @@ _SCRIPT_SECONDS: Final = 40.0  # beyond what a script's own waits add up to
 _EXIT_SECONDS: Final = 3.0  # for a program whose input has ended
 _SAY_SECONDS: Final = 1.0  # for what it has written to come through its pipes
 _TRY_SECONDS: Final = 0.2
+_WAKE_SECONDS: Final = 0.1
 _LOOK_AGAIN: Final = 0.02
 _MAX_BYTES: Final = 128 << 20
 _MAX_EVENTS: Final = 200
 
 
-def run_case(case: Case, target: Target, *, within: float | None = None, repro: str = "") -> CaseResult:
+def run_cases(
+    cases: Iterable[Case],
+    target: Target,
+    *,
+    at_once: int = 1,
+    within: float | None = None,
+    repro: Callable[[Case], str] = lambda case: "",
+) -> Iterator[CaseResult]:
+    """Put one program to several cases, and yield each result as it comes, in the order of the cases.
+
+    Leaving the iteration, by an exception too (Ctrl-C), ends the programs that are running.
+
+    :param at_once: how many cases run at once; 1 where the program has a port of its own, or is running
+    :raises OSError: the program cannot be started
+    """
+    programs = Programs()
+    wanted = list(cases)
+    pool = ThreadPoolExecutor(max_workers=at_once, thread_name_prefix="close suite")
+    try:
+        futures = [
+            pool.submit(run_case, case, target, within=within, repro=repro(case), programs=programs) for case in wanted
+        ]
+        for future in futures:
+            # In short waits: a signal may be given to any thread, and Ctrl-C is carried out when this one wakes.
+            while not future.done():
+                wait([future], _WAKE_SECONDS)
+            yield future.result()
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+        programs.end()
+        pool.shutdown(wait=True)
+
+
+def run_case(
+    case: Case,
+    target: Target,
+    *,
+    within: float | None = None,
+    repro: str = "",
+    programs: Programs | None = None,
+) -> CaseResult:
     """Put one program to one case. Blocks the thread, for seconds.
 
     :param within: how long the program may take to close, in seconds; ``None``: as the case has it
     :param repro: the command that does it again, for the result
+    :param programs: for who may have to end it early
     :raises OSError: the program cannot be started
     :raises ValueError: the case is not for such a program
     """
     if not case.is_for(target.role, target.speaks):
         raise ValueError(f"{case.address} is not for a {target.role} of the kind {target.speaks!r}")
-    return _Run(case, target, case.expectation.within if within is None else within).result(repro)
+    within = case.expectation.within if within is None else within
+    return _Run(case, target, within, Programs() if programs is None else programs).result(repro)
+
+
+@final
+class Programs:
+    """Those that are running, for who may have to end them all. Thread-safe."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._running: set[RunningProgram] = set()
+        self.are_over = False
+        """Whether :meth:`end` was called: nothing waits for them any more."""
+
+    @contextmanager
+    def known(self, program: RunningProgram) -> Iterator[None]:
+        """While it is one of them."""
+        with self._lock:
+            self._running.add(program)
+            if self.are_over:
+                program.signal_group(signal.SIGKILL)
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._running.discard(program)
+
+    def end(self) -> None:
+        """Kill those that are running and those that are still to be started."""
+        with self._lock:
+            self.are_over = True
+            for program in self._running:
+                program.signal_group(signal.SIGKILL)
 
 
 @final
 class _Run:
     """One run of one case."""
 
-    def __init__(self, case: Case, target: Target, within: float) -> None:
+    def __init__(self, case: Case, target: Target, within: float, programs: Programs) -> None:
         self._case = case
         self._target = target
         self._within = within
+        self._programs = programs
         self._started = time.monotonic()
         self._program: RunningProgram | None = None
         self._address = ("", 0)
@@ -154,7 +231,7 @@ class _Run:
         """Ask again until it holds, or the time is over."""
         deadline = time.monotonic() + seconds
         while not condition():
-            if time.monotonic() >= deadline:
+            if time.monotonic() >= deadline or self._programs.are_over:
                 return False
             time.sleep(_LOOK_AGAIN)
         return True
@@ -178,6 +255,7 @@ class _Run:
         }
         program = RunningProgram(target.argv(host, port), environment, open_files=case.open_files)
         self._program = stack.enter_context(program)
+        stack.enter_context(self._programs.known(program))
         stage = Stage(
             self._within,
             program.pid,

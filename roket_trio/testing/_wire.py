@@ -344,6 +344,8 @@ class Wire:
                 if wanted:  # the call that waits gets what came before, then the error
                     return True
                 self._lost(OSError(self.sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR), "the connection is gone"))
+            if wanted & found & select.POLLIN and not found & select.POLLHUP:
+                return True  # the FIN, if there is one, is told after the data before it
             if found & (_PEER_FINISHED | select.POLLHUP):
                 self._note_seen_fin()
                 # Told for good once both directions are over: from then on there is nothing to see but time.

@@ -1,0 +1,38 @@
+"""Lines on standard output and standard error."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import TextIO
+
+
+def tell(text: str) -> None:
+    """On standard output. A reader who has left is no error: it had what it wanted."""
+    _write(text, sys.stdout)
+
+
+def say(text: str) -> None:
+    """A line for people, on standard error, where what it quotes does nothing to the terminal."""
+    _write(printable(text), sys.stderr)
+
+
+def printable(text: str) -> str:
+    """Without what could move a terminal's cursor; newlines stay."""
+    return "".join(character if character.isprintable() or character == "\n" else "?" for character in text)
+
+
+def is_colorful(stream: TextIO) -> bool:
+    """Whether to use colors: a terminal, and nobody has said otherwise (https://no-color.org)."""
+    return stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+
+
+def _write(text: str, stream: TextIO) -> None:
+    try:
+        stream.write(text + "\n")
+        stream.flush()
+    except BrokenPipeError:
+        # Nor is it one when the interpreter flushes at its end.
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, stream.fileno())
+        os.close(nowhere)

@@ -1,0 +1,73 @@
+"""``roket report``: the results of ``roket check``, for people and for CI."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from argparse import ArgumentParser, Namespace
+
+from .._html import render_html
+from .._junit import render_junit
+from .._matrix import Matrix, render_failures, render_matrix, render_summary
+from .._results import CaseResult, failures, parse_results
+from ._lines import is_colorful, printable, say, tell
+
+DESCRIPTION = """\
+Render what `roket check --jsonl` has written, of one program or of many: as a table here, as JUnit XML, and as one HTML
+page that needs nothing else, in which every cell opens a diagram of what happened on the wire and the command that
+repeats it."""
+
+_FAILED = 1
+_USAGE = 2
+
+
+def configure(parser: ArgumentParser) -> None:
+    """The arguments."""
+    parser.add_argument(
+        "files", metavar="FILE", nargs="+", help="lines of JSON, schema roket.close/1; - for standard input"
+    )
+    parser.add_argument("--html", metavar="OUT", help="write the page there")
+    parser.add_argument("--junit", metavar="OUT", help="write JUnit XML there")
+    parser.add_argument("--title", default="How programs close their sockets", help="of the page")
+    parser.add_argument("--strict", action="store_true", help="a SHOULD that fails counts too")
+    parser.add_argument("--quiet", action="store_true", help="no table")
+
+
+def run(options: Namespace) -> int:
+    """The exit code: 0, 1 if a MUST failed (with --strict a SHOULD too), 2 for files that are none."""
+    results: list[CaseResult] = []
+    for name in options.files:
+        try:
+            if name == "-":
+                results += parse_results(sys.stdin)
+            else:
+                with open(name, encoding="utf-8") as file:
+                    results += parse_results(file)
+        except (OSError, ValueError) as error:
+            say(f"roket report: {name}: {error}")
+            return _USAGE
+    matrix = Matrix.of(results)
+    try:
+        if options.html:
+            _write(options.html, render_html(results, title=options.title))
+        if options.junit:
+            _write(options.junit, render_junit(matrix.results, strict=options.strict))
+    except OSError as error:
+        say(f"roket report: {error}")
+        return _USAGE
+    if not options.quiet:
+        width = shutil.get_terminal_size((120, 24)).columns
+        tell(printable(render_matrix(matrix, width=width)) if not is_colorful(sys.stdout) else _colored(matrix, width))
+        if told := render_failures(matrix.results):
+            tell("\n" + printable(told))
+        tell("\n" + render_summary(matrix.results))
+    return _FAILED if failures(matrix.results, strict=options.strict) else 0
+
+
+def _colored(matrix: Matrix, width: int) -> str:
+    return render_matrix(matrix, width=width, color=True)
+
+
+def _write(path: str, text: str) -> None:
+    with open(path, "w", encoding="utf-8") as file:
+        file.write(text)

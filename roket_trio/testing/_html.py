@@ -1,0 +1,45 @@
+"""Results of the close suite as one page that needs nothing else: cases × programs, a ladder diagram in each cell."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import asdict
+from importlib.resources import files
+from typing import Final
+
+from ._cases import CASES
+from ._matrix import Matrix
+from ._results import SCHEMA, CaseResult
+
+_PLACE: Final = "/*RESULTS*/"
+
+
+def render_html(results: Iterable[CaseResult], *, title: str = "How programs close their sockets") -> str:
+    """The page. Everything in it that comes from programs is data, never markup."""
+    matrix = Matrix.of(results)
+    told = {
+        case.address: {"title": case.title, "level": case.level, "why": case.why, "symptom": case.symptom}
+        for case in CASES
+    }
+    found = {
+        "schema": SCHEMA,
+        "title": title,
+        "cases": [
+            {"address": address, "level": matrix.level(address), **told.get(address, {})} for address in matrix.cases
+        ],
+        "columns": [
+            {"name": head, "target": target, "role": role}
+            for head, (target, role) in zip(matrix.heads(), matrix.columns, strict=True)
+        ],
+        "results": [asdict(result) for result in matrix.results],
+    }
+    template = files(__package__).joinpath("report.html").read_text(encoding="utf-8")
+    before, _, after = template.partition(_PLACE)
+    return before + _embedded(found) + after
+
+
+def _embedded(found: object) -> str:
+    """JSON that cannot end the element it stands in, nor begin a comment in it."""
+    text = json.dumps(found, ensure_ascii=False, separators=(",", ":"))
+    return text.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
