@@ -8,17 +8,21 @@ import sys
 import tempfile
 from pathlib import Path
 
-from . import compare, gate, report
+from . import compare, gate, plots, records, report, story
 from .cases import CASES
 from .counting import counts_of
 from .fingerprint import fingerprint
 from .loops import available
 from .measure import WrongCountError, measure
+from .peers import PeerError
 from .probe import ProbeError
+from .processes import ROOT
 from .rows import Row, rows
 from .workshop import FULL, Workshop, workshop
 
 QUICK = 64 << 20
+PLOTS = ROOT / "benchmarks" / "plots"
+PLOTS_OF_QUICK = ROOT / "build" / "benchmarks"
 
 
 def parser() -> argparse.ArgumentParser:
@@ -41,6 +45,12 @@ def parser() -> argparse.ArgumentParser:
 
     runs = commands.add_parser("run", parents=[what, how], help="measure, and print a table of ratios")
     runs.add_argument("--quick", action="store_true", help="64 MiB and 5 rounds, for a first look: below two minutes")
+    runs.add_argument("--all", action="store_true", help="also cold files, sizes from 1 KiB on, and 1 to 1,000 at once")
+    runs.add_argument("--story", action="store_true", help="the story's own benchmarks, in its own form")
+    runs.add_argument(
+        "--record", type=Path, nargs="?", const=records.HISTORY, metavar="FILE", help="append to the history"
+    )
+    runs.add_argument("--plot", type=Path, metavar="DIR", help=f"draw what was measured; --quick: in {PLOTS_OF_QUICK}")
     runs.add_argument("--json", type=Path, metavar="FILE", help="also write everything there")
     runs.add_argument("--strict", action="store_true", help="fail when a limit is not kept")
     runs.set_defaults(does=run)
@@ -50,6 +60,11 @@ def parser() -> argparse.ArgumentParser:
     )
     gates.add_argument("--ceilings", action="store_true", help="measure the ratios of the design, with room for noise")
     gates.set_defaults(does=hold)
+
+    plot = commands.add_parser("plot", help="draw what was recorded, for light and dark pages")
+    plot.add_argument("--from", type=Path, default=records.HISTORY, metavar="FILE", dest="source")
+    plot.add_argument("--to", type=Path, default=PLOTS, metavar="DIR")
+    plot.set_defaults(does=draw)
 
     versions = commands.add_parser("compare", parents=[what], help="measure this version beside an earlier one")
     versions.add_argument("--branch", default="main", metavar="NAME", help="compare with where this one has left it")
@@ -72,12 +87,26 @@ def run(options: argparse.Namespace) -> int:
     print(report.heading(where, size, rounds, options.sink), flush=True)
     results: list[Row] = []
     with workshop(size, receiver=options.sink, directory=options.directory) as shop:
-        for name in options.case or CASES:
+        for name in wanted(options):
             results += measured(name, shop, rounds, options)
-    print(f"\n{report.verdict(results)}")
+    print(f"\n{story.report(results) if options.story else report.verdict(results)}")
+    told = records.of_run(where, size, rounds, options.sink, results)
+    if options.record is not None:
+        records.append(options.record, told)
+    if plots_to := options.plot or (PLOTS_OF_QUICK if options.quick else None):
+        print(*plots.draw(told, plots_to), sep="\n")
     if options.json is not None:
         options.json.write_text(report.as_json(where, size, rounds, options.sink, results), encoding="utf-8")
     return int(options.strict and any(row.misses for row in results))
+
+
+def wanted(options: argparse.Namespace) -> list[str]:
+    """The names of the cases."""
+    if options.case:
+        return list(options.case)
+    return (
+        list(story.CASES) if options.story else [name for name, case in CASES.items() if options.all or not case.long]
+    )
 
 
 def measured(name: str, shop: Workshop, rounds: int, options: argparse.Namespace) -> list[Row]:
@@ -126,6 +155,12 @@ def versus(options: argparse.Namespace) -> int:
     return int(bool(slower))
 
 
+def draw(options: argparse.Namespace) -> int:
+    """Draw what was recorded."""
+    print(*plots.draw(records.read(options.source), options.to), sep="\n")
+    return 0
+
+
 def main() -> int:
     """The exit status."""
     options = parser().parse_args()
@@ -134,7 +169,7 @@ def main() -> int:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
-    except (OSError, WrongCountError, ProbeError) as error:
+    except (OSError, WrongCountError, ProbeError, PeerError) as error:
         print(f"benchmarks: {error}", file=sys.stderr)
         return 1
     return status

@@ -44,6 +44,10 @@ class Watch:
         self._cpu = time.process_time()
         self._wall = time.perf_counter()
 
+    def told(self, seconds: float, cpu_seconds: float) -> None:
+        """Another process has done it, and timed itself."""
+        self.seconds, self.cpu_seconds = seconds, cpu_seconds
+
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
     ) -> None:
@@ -143,7 +147,7 @@ class Case:
     limits: Limits
     size: Callable[[Workshop], int] = field(default=lambda shop: shop.size)
     """How many bytes have to arrive."""
-    unit: Literal["transfer", "round trip", "request", "cancellation"] = "transfer"
+    unit: Literal["transfer", "round trip", "request", "connection", "file", "cancellation"] = "transfer"
     """What the figures are for: the whole job, or each of its round trips."""
     divisor: Callable[[Workshop], int] = field(default=lambda shop: 1)
     """How many of these one run has."""
@@ -151,7 +155,9 @@ class Case:
     rounds_at_most: int | None = None
     """Where more rounds would only say the same."""
     counted: bool = True
-    """Whether it is this process that does the job, so that counting what it does means something."""
+    """Whether what it does is counted as well: not where another process does it, nor where that would take long."""
+    long: bool = False
+    """Whether it is only run when asked for."""
 
     def on(self, loops: Sequence[str]) -> Case:
         """The case without the loops that are not wanted."""

@@ -7,10 +7,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
+from . import records
 from .measure import Case
 from .rows import Ratio, Row
-
-SCHEMA = 3
 
 _HEADINGS = ("", "median", "min", "max", "avg", "CPU s/GiB", "calls/GiB", "× ceiling", "× faster", "× trio", "route")
 
@@ -91,7 +90,7 @@ def _missed(rows: Sequence[Row]) -> Iterator[str]:
 def as_json(fingerprint: Mapping[str, str], size: int, rounds: int, sink: str, results: Sequence[Row]) -> str:
     """One object: schema, fingerprint, settings, rows."""
     document: dict[str, Any] = {
-        "schema": SCHEMA,
+        "schema": records.SCHEMA,
         "fingerprint": dict(fingerprint),
         "settings": {"bytes": size, "rounds": rounds, "sink": sink},
         "rows": [asdict(row) for row in results],

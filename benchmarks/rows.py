@@ -39,6 +39,8 @@ class Row:
     role: Role
     loop: str
     unit: str
+    bytes: float
+    """How many a unit has."""
     route: str
     """The way the bytes took, in the round where that was most usual."""
     median: float
@@ -48,16 +50,16 @@ class Row:
     seconds: list[float]
     """Each round."""
     cpu_seconds_per_gib: float
-    switches: float
-    """Context switches, as getrusage(2) counts them: for each GiB, or each unit that is no transfer. Likewise:"""
+    switches: float | None
+    """Context switches, as getrusage(2) counts them: for each GiB, or each unit that is no transfer; so are the next
+    two. ``None`` where it is another process that did the job, or where they could not be counted."""
     syscalls: float | None
-    """``None``, here and below, where it was not counted."""
     allocations: float | None
     hops: int | None
     """Calls of worker threads in one run."""
     peak_python_kib: float | None
     """What Python's allocators held at once, at most, beyond what they held before (tracemalloc)."""
-    peak_rss_kib: float
+    peak_rss_kib: float | None
     """By how much the resident memory of the process grew, at most, during a run."""
     times_ceiling: Ratio | None
     """How many times what the ceiling takes."""
@@ -116,6 +118,7 @@ def _row(
     on_trio = [other for other in seconds if is_ours and other.role == "roket" and other.loop == "trio"]
     fastest = min(idioms, key=lambda other: median(seconds[other]), default=None)
     most_frugal = min(idioms, key=lambda other: median(cpu[other]), default=None)
+    is_here = case.counted and way.role != "peer"
     units = own[0].moved / GIB if case.unit == "transfer" else divisor
 
     def each(value: float | None) -> float | None:
@@ -127,6 +130,7 @@ def _row(
         role=way.role,
         loop=way.loop,
         unit=case.unit,
+        bytes=own[0].moved / divisor,
         route=Counter(sample.route for sample in own).most_common(1)[0][0],
         median=median(mine),
         average=fmean(mine),
@@ -134,8 +138,8 @@ def _row(
         maximum=max(mine),
         seconds=list(mine),
         cpu_seconds_per_gib=median(cpu[way]),
-        switches=median(sample.switches for sample in own) / units,
-        peak_rss_kib=median(sample.peak_rss for sample in own) / 1024,
+        switches=each(median(sample.switches for sample in own)) if is_here else None,
+        peak_rss_kib=median(sample.peak_rss for sample in own) / 1024 if is_here else None,
         syscalls=each(counts and counts.syscalls),
         allocations=each(counts and counts.allocations),
         hops=counts and counts.hops,

@@ -8,11 +8,12 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from .peers import Peers, peers
 from .processes import Address
 from .sinks import sink
 from .sources import source
@@ -36,15 +37,18 @@ class Workshop:
     """Who takes any number at once."""
     sender: Address
     """Who sends as many bytes as it is told."""
+    peers: Peers = field(compare=False, repr=False)
+    """The programs in other languages."""
 
     def as_json(self) -> dict[str, Any]:
         """For another process that works in it."""
-        return asdict(self)
+        return {name.name: getattr(self, name.name) for name in fields(self) if name.name != "peers"}
 
     @classmethod
     def from_json(cls, told: dict[str, Any]) -> Workshop:
-        """In the other process."""
-        return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in told.items()})
+        """In the other process, which has no peers."""
+        values = {name: tuple(value) if isinstance(value, list) else value for name, value in told.items()}
+        return cls(peers=Peers(ExitStack()), **values)
 
     def warm(self) -> None:
         """Put the source into the page cache: an idle one may have been paged out (DAMON)."""
@@ -92,10 +96,11 @@ def workshop(size: int, *, receiver: str = "discard", directory: str | None = No
         sink(receiver) as one_by_one,
         sink("many") as all_at_once,
         source() as sender,
+        peers() as others,
     ):
         file_to_send = Path(place, "source")
         with file_to_send.open("wb") as file:
             for start in range(0, size, 1 << 20):
                 file.write(os.urandom(min(1 << 20, size - start)))
         target = os.path.join(place, "target")
-        yield Workshop(size, os.fspath(file_to_send), target, one_by_one, all_at_once, sender)
+        yield Workshop(size, os.fspath(file_to_send), target, one_by_one, all_at_once, sender, others)

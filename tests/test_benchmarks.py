@@ -15,19 +15,23 @@ import sys
 import time
 from argparse import Namespace
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import anyio
 import pytest
 
 import roket_trio
 from benchmarks import __main__ as program
-from benchmarks import loops, report
+from benchmarks import gate, loops, peers, plots, records, report, story
 from benchmarks.cases import CASES
+from benchmarks.counting import Counts
 from benchmarks.measure import Ask, Case, Done, Limits, Role, Sample, Watch, Way, WrongCountError, measure
+from benchmarks.peers import building
 from benchmarks.processes import COUNT
-from benchmarks.rows import rows
+from benchmarks.rows import Row, rows
 from benchmarks.sinks import sink
 from benchmarks.sources import source
 from benchmarks.workshop import Workshop, chilled, workshop
@@ -69,8 +73,9 @@ def test_one_command_measures_every_case_and_leaves_nothing_but_its_figures(tmp_
     place.mkdir()
     figures = tmp_path / "figures.json"
     command = [sys.executable, "-W", "error", "-m", "benchmarks", "run", "--mib", "1", "--rounds", "1"]
+    history, pictures = tmp_path / "history.jsonl", tmp_path / "pictures"
     done = subprocess.run(
-        [*command, "--directory", place, "--json", figures],
+        [*command, "--directory", place, "--json", figures, "--record", history, "--plot", pictures],
         cwd=ROOT,
         env=environment(),
         capture_output=True,
@@ -86,13 +91,18 @@ def test_one_command_measures_every_case_and_leaves_nothing_but_its_figures(tmp_
     asked = {"cpu", "kernel", "congestion control", "file system", "python", "trio", "anyio", "uvloop", "roket-trio"}
     assert asked <= document["fingerprint"].keys()
     assert all(document["fingerprint"].values())
+    drawn = {f"{name}-{theme}.svg" for name in ("headline", "ratios", "memory") for theme in ("light", "dark")}
+    assert {path.name for path in pictures.iterdir()} == drawn
+    the_run, *recorded = records.read(history)
+    assert the_run["settings"]["bytes"] == MIB
+    assert [(row["case"], row["way"]) for row in recorded] == [(row["case"], row["way"]) for row in document["rows"]]
 
     found = {(row["case"], row["way"]): row for row in document["rows"]}
     expected = {
         (case.name, way.name): way
         for case in CASES.values()
         for way in case.ways
-        if way.loop in (*loops.available(), "none")
+        if way.loop in (*loops.available(), "none") and not case.long
     }
     assert found.keys() == expected.keys()
     for key, row in found.items():
@@ -103,6 +113,8 @@ def test_one_command_measures_every_case_and_leaves_nothing_but_its_figures(tmp_
         assert row["minimum"] <= row["average"] <= row["maximum"]
         assert row["cpu_seconds_per_gib"] > 0
         case = CASES[row["case"]]
+        is_counted = case.counted and row["role"] != "peer"
+        assert (row["switches"] is not None) is (row["peak_python_kib"] is not None) is is_counted
         limits = case.limits
         for ask in case.asks:
             if row["role"] == "roket":
@@ -117,10 +129,24 @@ def test_one_command_measures_every_case_and_leaves_nothing_but_its_figures(tmp_
                 assert row["role"] != "roket" or limit is None or row["loop"] == "trio"
                 continue
             assert math.isfinite(ratio["value"])
+            assert ratio["low"] <= ratio["value"] <= ratio["high"]
             assert ratio["value"] > 0
             assert ratio["limit"] == (limit if row["role"] == "roket" else None)
         assert row["case"] in done.stdout
         assert row["way"] in done.stdout
+
+
+def test_what_only_runs_when_asked_for_runs(shop: Workshop, loop_name: str) -> None:
+    long = [case for case in CASES.values() if case.long]
+    assert {"file-to-socket-1k", "file-to-socket-1g", "file-read-cold", "scale-1", "scale-100"} <= {
+        c.name for c in long
+    }
+    for case in long:
+        if case.name == "scale-1000":  # as `scale`
+            continue
+        for way in case.ways:
+            if way.loop in (loop_name, "none") and way.role != "idiom":
+                assert way.run(shop).moved == case.size(shop), f"{case.name}, {way.name}"
 
 
 def test_every_roket_row_says_which_way_the_bytes_took(shop: Workshop, loop_name: str) -> None:
@@ -229,7 +255,8 @@ def test_bytes_that_do_not_arrive_are_missed_although_they_were_sent(
     shop: Workshop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # The count is the receiver's: a sender that sends less is found out, whatever it believes.
-    case = CASES["socket-write-64k"].on([])
+    whole = CASES["socket-write-64k"]
+    case = replace(whole, ways=whole.ways[:1])
     sendall = socket.socket.sendall
     monkeypatch.setattr(socket.socket, "sendall", lambda sock, data: sendall(sock, data[1:]))
     with pytest.raises(WrongCountError, match="blocking sendall"):
@@ -346,6 +373,146 @@ def test_what_a_job_measures_itself_is_held_to_what_is_asked_by_its_median(shop:
         assert (mine.times_less_cpu.value, mine.times_less_cpu.holds) == (4.0, True)
         text = report.verdict([mine])
         assert ("c, ours: 4.00 lag, limit ≤ 3" in text) is not holds
+
+
+# --- other languages --------------------------------------------------------------------------------------------------
+
+LANGUAGES = (peers.C, peers.JAVA, peers.GO, peers.ASYNCIO, peers.UVLOOP)
+
+
+@pytest.mark.parametrize("language", LANGUAGES, ids=lambda language: language.name)
+def test_peers_do_the_same_jobs(language: peers.Language) -> None:
+    if not language.is_here():
+        pytest.skip(f"no {language.name} here")  # one is as good as another: CI installs C
+    ways = [way for case in CASES.values() for way in case.ways if way.name.startswith(f"{language.name}, ")]
+    assert ways
+    with workshop(MIB) as shop:
+        for way in ways:
+            sample = way.run(shop)
+            assert sample.moved == MIB, way.name
+            assert 0 < sample.seconds < LIMIT
+            assert sample.cpu_seconds > 0
+        assert not os.path.exists(shop.target)
+
+
+def test_a_peer_that_fails_is_an_error(shop: Workshop, capfd: pytest.CaptureFixture[str]) -> None:
+    with peers.peers() as running, pytest.raises(peers.PeerError, match="asyncio cannot do nothing at all"):
+        running.peer(peers.ASYNCIO).do("nothing at all", 1, shop)
+    assert "KeyError" in capfd.readouterr().err
+
+
+def test_without_a_compiler_there_is_no_such_peer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "")
+    building.c_compiler.cache_clear()
+    try:
+        assert not any(language.is_here() for language in (peers.JAVA, peers.GO))
+        assert peers.C.is_here() is False
+        with pytest.raises(building.CompilerMissingError):
+            building.compile_c(ROOT / "benchmarks" / "peers" / "peer.c", os.devnull)
+    finally:
+        building.c_compiler.cache_clear()
+
+
+# --- what is kept, told and drawn -------------------------------------------------------------------------------------
+
+
+def some_rows(shop: Workshop, name: str = "file-read", factor: float = 1.0) -> list[Row]:
+    """As if every way took 10 ms, the idioms ten times as long."""
+    case = CASES[name].on(["trio", "asyncio"])
+    samples = {
+        way: [Sample(factor * (0.1 if way.role == "idiom" else 0.01) * (1 + n / 10), 0.01, MIB, "") for n in range(3)]
+        for way in case.ways
+    }
+    return rows(case, samples, shop, {way: Counts(MIB, "", 10, 20, 1, 4096) for way in case.ways})
+
+
+WHERE = {"cpu": "a <fast> one & more", "kernel": "Linux", "python": "CPython", "commit": "abc"}
+
+
+def test_the_history_grows_and_is_read_as_it_was_written(shop: Workshop, tmp_path: Path) -> None:
+    history = tmp_path / "history.jsonl"
+    for number in range(2):
+        records.append(history, records.of_run(WHERE, MIB, 3, "discard", some_rows(shop, factor=number + 1)))
+    read = records.read(history)
+    assert len(read) == len(history.read_text(encoding="utf-8").splitlines())
+    run, *recorded = read[: len(read) // 2]
+    assert {name: run[name] for name in ("kind", "schema", "fingerprint")} == {
+        "kind": "run",
+        "schema": records.SCHEMA,
+        "fingerprint": WHERE,
+    }
+    ours = next(row for row in recorded if row["role"] == "roket" and row["loop"] == "trio")
+    assert records.__doc__ is not None
+    of_runs, of_rows = records.__doc__.split("and each of the others")
+    assert all(f"``{name}``" in of_runs for name in {**run, **run["settings"]})
+    assert all(f"``{name}``" in of_rows for name in ours)
+    assert ours["run"] == run["id"]
+    assert ours["median"] == 0.011
+    assert ours["syscalls"] == 10 * 1024
+    assert ours["peak_python_kib"] == 4
+    assert ours["ratios"]["× faster"] == {"value": 10.0, "low": 10.0, "high": 10.0, "limit": 10, "holds": True}
+
+
+def test_pictures_are_of_one_run_and_well_formed(shop: Workshop, tmp_path: Path) -> None:
+    told = [
+        *records.of_run(WHERE, MIB, 3, "discard", some_rows(shop)),
+        *({**record, "id": "later", "run": "later"} for record in records.of_run(WHERE, MIB, 3, "discard", [])),
+    ]
+    scaling = [row for name in plots.SCALES for row in some_rows(shop, name, plots.SCALES[name])]
+    told += [{**record, "run": "last", "id": "last"} for record in records.of_run(WHERE, MIB, 3, "discard", scaling)]
+    written = plots.draw(told, tmp_path)
+    assert {path.name for path in written} == {
+        f"{name}-{theme}.svg" for name in plots.PLOTS for theme in ("light", "dark")
+    }
+    for path in written:
+        picture = ElementTree.fromstring(path.read_text(encoding="utf-8"))
+        texts = [text.text for text in picture.iter("{http://www.w3.org/2000/svg}text")]
+        assert any("a <fast> one & more" in str(text) for text in texts)
+        assert any("roket_trio on trio" in str(text) for text in texts)
+        height = float(picture.attrib["height"])
+        for text in picture.iter("{http://www.w3.org/2000/svg}text"):
+            assert 0 < float(text.attrib["y"]) < height
+    ratios = (tmp_path / "ratios-light.svg").read_text(encoding="utf-8")
+    assert "1.00×   1.00 to 1.00" in ratios
+    assert "10.00×" in ratios
+    assert ratios != (tmp_path / "ratios-dark.svg").read_text(encoding="utf-8")
+    assert plots.draw([], tmp_path) == []
+
+
+def test_the_story_is_told_in_its_own_form(shop: Workshop) -> None:
+    told = story.report([row for name in story.CASES for row in some_rows(shop, name)])
+    assert "file read, ms: average, minimum, maximum; raw" in told
+    assert re.search(r"roket_trio on trio +11\.00 +10 +12 +\[10, 11, 12\]", told)
+    assert re.search(r"file read +then, JVM +ktor +1436\.75 +66\.75 +21\.5×", told)
+    assert re.search(r"socket write +then, JVM +ktor +799\.45 +119\.95 +6\.7×", told)
+    assert re.search(r"file read +now, trio +trio\.open_file +110\.00 +11\.00 +10\.0×", told)
+    assert "from 10 to 95 MB/s" in told
+
+
+# --- gates on time ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("factor", "holds"), [(1.0, True), (1.7, True), (1.8, False)])
+def test_the_ceilings_have_room_for_noise_and_no_more(factor: float, holds: bool, shop: Workshop) -> None:
+    case = CASES["file-read"].on(["trio"])
+    seconds = {"ceiling": 1.0, "idiom": 100.0, "roket": factor, "peer": 1.0}
+    samples = {way: [Sample(seconds[way.role], 1.0, MIB, "")] * 5 for way in case.ways}
+    findings = gate.ceilings(rows(case, samples, shop))
+    assert {finding.what for finding in findings} == {"× ceiling", "× faster"}
+    assert next(finding.holds for finding in findings if finding.what == "× ceiling") is holds  # the limit is 1.6
+    assert gate.verdict(findings)[0] == int(not holds)
+
+
+def test_a_wide_interval_accuses_nobody(shop: Workshop) -> None:
+    case = CASES["file-read"].on(["trio"])
+    calm, noisy = [1.0] * 5, [2.5, 1.0, 2.5, 1.0, 2.5]
+    samples = {
+        way: [Sample(seconds, 1.0, MIB, "") for seconds in (noisy if way.role == "roket" else calm)]
+        for way in case.ways
+    }
+    found = next(finding for finding in gate.ceilings(rows(case, samples, shop)) if finding.what == "× ceiling")
+    assert found.found == "2.50 (1.00 to 2.50)"
+    assert found.holds
 
 
 # --- the sink ---------------------------------------------------------------------------------------------------------

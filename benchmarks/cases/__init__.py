@@ -16,12 +16,15 @@ _MODULES = (
     "socket_to_file",
     "relay",
     "echo",
+    "connecting",
     "scale",
     "fairness",
     "memory",
     "cancelling",
     "static_files",
     "command",
+    "cold",
+    "sizes",
 )
 
 OLDER = "ROKET_BENCHMARKS_OLDER"

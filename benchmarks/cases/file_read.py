@@ -9,6 +9,7 @@ from roket_trio import EndOfStream, FileReadStream
 
 from ..loops import LOOPS
 from ..measure import Case, Done, Limits, Watch, Way
+from ..peers import JAVA, C, ways
 from ..workshop import Workshop
 
 PIECE = 64 << 10
@@ -85,6 +86,7 @@ CASES = [
             readinto(PIECE),
             Way("trio.open_file", "idiom", "trio", trio_open_file),
             *(Way(f"AnyIO's FileReadStream on {loop}", "idiom", loop, anyio_stream) for loop in LOOPS),
+            *ways(PIECE, (C, "read", "read"), (JAVA, "read", "FileInputStream")),
             *(Way(f"roket_trio on {loop}", "roket", loop, roket_receive) for loop in LOOPS),
         ),
         Limits(times_ceiling=1.6, times_faster=10),
@@ -92,7 +94,11 @@ CASES = [
     Case(
         "file-read-into",
         "file read, receive_into, 256 KiB",
-        (readinto(BUFFER), *(Way(f"roket_trio on {loop}", "roket", loop, roket_receive_into) for loop in LOOPS)),
+        (
+            readinto(BUFFER),
+            *ways(BUFFER, (C, "read", "read"), (JAVA, "read-channel", "FileChannel")),
+            *(Way(f"roket_trio on {loop}", "roket", loop, roket_receive_into) for loop in LOOPS),
+        ),
         Limits(times_ceiling=1.3),
     ),
 ]

@@ -11,6 +11,7 @@ from roket_trio import connect_tcp
 
 from ..loops import LOOPS
 from ..measure import Case, Done, Limits, Watch, Way
+from ..peers import ASYNCIO, GO, JAVA, UVLOOP, C, ways
 from ..processes import COUNT, bound
 from ..workshop import Workshop
 
@@ -69,6 +70,16 @@ CASES = [
             Way("blocking socket.sendfile", "ceiling", "none", blocking_sendfile),
             Way("trio.open_file + send_all, 64 KiB", "idiom", "trio", trio_loop),
             *(Way(f"AnyIO's file + send, 64 KiB, on {loop}", "idiom", loop, anyio_loop) for loop in LOOPS),
+            *ways(
+                PIECE,
+                (C, "sendfile", "sendfile"),
+                (GO, "sendfile", "io.Copy"),
+                (JAVA, "send-stream", "streams, 64 KiB"),
+                (JAVA, "transfer-to", "transferTo"),
+                (ASYNCIO, "send-stream", "StreamWriter, 64 KiB"),
+                (ASYNCIO, "sendfile", "loop.sendfile"),
+                (UVLOOP, "send-stream", "StreamWriter, 64 KiB"),
+            ),
             *(Way(f"roket_trio on {loop}", "roket", loop, roket_send_file) for loop in LOOPS),
         ),
         Limits(times_ceiling=1.3, times_faster=12),

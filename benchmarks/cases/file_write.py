@@ -10,6 +10,7 @@ from roket_trio import FileWriteStream
 
 from ..loops import LOOPS
 from ..measure import Case, Done, Limits, Watch, Way
+from ..peers import JAVA, C, ways
 from ..workshop import Workshop
 
 PIECE = bytes(1 << 20)
@@ -59,6 +60,7 @@ CASES = [
         (
             Way("blocking write", "ceiling", "none", blocking_write),
             *(Way(f"AnyIO's FileWriteStream on {loop}", "idiom", loop, anyio_stream) for loop in LOOPS),
+            *ways(len(PIECE), (C, "write", "write"), (JAVA, "write", "FileOutputStream")),
             *(Way(f"roket_trio on {loop}", "roket", loop, roket_send) for loop in LOOPS),
         ),
         Limits(times_ceiling=1.5, times_faster=1),

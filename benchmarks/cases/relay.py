@@ -17,6 +17,7 @@ from roket_trio import connect_tcp, copy
 
 from ..loops import LOOPS
 from ..measure import Case, Done, Limits, Watch, Way
+from ..peers import ASYNCIO, GO, UVLOOP, C, ways
 from ..processes import COUNT, Address, bound, free_port, program
 from ..relays import relaying
 from ..workshop import Workshop
@@ -156,6 +157,13 @@ CASES = [
             Way("blocking splice", "ceiling", "none", blocking_splice),
             Way("trio's receive_some + send_all, 64 KiB", "idiom", "trio", trio_loop),
             *(Way(f"AnyIO's receive + send, 64 KiB, on {loop}", "idiom", loop, anyio_loop) for loop in LOOPS),
+            *ways(
+                PIECE,
+                (C, "relay", "splice"),
+                (GO, "relay", "io.Copy"),
+                (ASYNCIO, "relay", "streams, 64 KiB"),
+                (UVLOOP, "relay", "streams, 64 KiB"),
+            ),
             *(Way(f"roket_trio on {loop}", "roket", loop, roket_copy) for loop in LOOPS),
         ),
         Limits(times_ceiling=1.3, times_faster=3, times_less_cpu=5),

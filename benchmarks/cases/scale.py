@@ -1,12 +1,18 @@
-"""A thousand files go over a thousand connections at once. Timed until the receiver has counted the last byte."""
+"""Many files go over as many connections at once. Timed until the receiver has counted the last byte.
+
+``scale`` is a thousand; ``scale-1`` to ``scale-1000`` share a GiB out among so many.
+"""
 
 from __future__ import annotations
 
 import os
 import select
 import socket
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from statistics import median
 from time import perf_counter
+from typing import Any
 
 import anyio
 
@@ -19,96 +25,176 @@ from ..workshop import Workshop
 
 AT_ONCE = 1000
 PIECE = 1 << 20
+READ = 64 << 10
 
 
-def each(shop: Workshop) -> int:
-    """The bytes of one transfer: 8 MiB in a run of full size."""
-    return max(1, shop.size >> 4)
+@dataclass(frozen=True)
+class Load:
+    """How many transfers there are at once, and how large each of them is."""
 
+    many: int
+    each: Callable[[Workshop], int]
 
-def _connect(shop: Workshop) -> list[socket.socket]:
-    return [socket.create_connection(shop.sink_of_many) for _ in range(AT_ONCE)]
+    def total(self, shop: Workshop) -> int:
+        """How many bytes have to arrive."""
+        return self.many * self.each(shop)
+
+    def connect(self, shop: Workshop) -> list[socket.socket]:
+        """The connections."""
+        return [socket.create_connection(shop.sink_of_many) for _ in range(self.many)]
 
 
 def _done(counts: int, route: str, times: list[float]) -> Done:
     return Done(counts, route, {"slowest / median": max(times) / median(times)})
 
 
-def bare_epoll(shop: Workshop, watch: Watch) -> Done:
+def bare_epoll(load: Load) -> Callable[..., Done]:
     """The ceiling: nothing but an epoll loop, sendfile, and a table of offsets."""
-    sockets = {sock.fileno(): sock for sock in _connect(shop)}
-    offsets = dict.fromkeys(sockets, 0)
-    size, counted, times = each(shop), 0, []
-    with open(shop.source, "rb", buffering=0) as file, select.epoll() as epoll:
-        for sock in sockets.values():
-            sock.setblocking(False)
-            epoll.register(sock, select.EPOLLOUT)
+
+    def job(shop: Workshop, watch: Watch) -> Done:
+        sockets = {sock.fileno(): sock for sock in load.connect(shop)}
+        offsets = dict.fromkeys(sockets, 0)
+        size, counted, times = load.each(shop), 0, []
+        with open(shop.source, "rb", buffering=0) as file, select.epoll() as epoll:
+            for sock in sockets.values():
+                sock.setblocking(False)
+                epoll.register(sock, select.EPOLLOUT)
+            with watch:
+                began = perf_counter()
+                while sockets:
+                    for fd, _ in epoll.poll():
+                        sock, offset = sockets[fd], offsets[fd]
+                        if offset < size:
+                            try:
+                                offsets[fd] += os.sendfile(fd, file.fileno(), offset, min(PIECE, size - offset))
+                            except BlockingIOError:
+                                continue
+                            if offsets[fd] == size:
+                                sock.shutdown(socket.SHUT_WR)
+                                epoll.modify(fd, select.EPOLLIN)
+                        else:
+                            counted += COUNT.unpack(sock.recv(COUNT.size))[0]
+                            times.append(perf_counter() - began)
+                            epoll.unregister(fd)
+                            sockets.pop(fd).close()
+        return _done(counted, "sendfile", times)
+
+    return job
+
+
+def roket_at_once(load: Load) -> Callable[..., Any]:
+    """Ours: a task for each."""
+
+    async def job(shop: Workshop, watch: Watch) -> Done:
+        streams = [await SocketStream.from_socket(sock) for sock in load.connect(shop)]
+        size, counted, times, routes = load.each(shop), 0, [], set()
+
+        async def transfer(stream: SocketStream) -> None:
+            nonlocal counted
+            async with stream:
+                with open(shop.source, "rb", buffering=0) as file:
+                    routes.add((await copy(file, stream, count=size)).route)
+                await stream.send_eof()
+                arrived = await stream.receive(COUNT.size)
+                counted += COUNT.unpack(arrived)[0]
+                times.append(perf_counter() - began)
+
         with watch:
             began = perf_counter()
-            while sockets:
-                for fd, _ in epoll.poll():
-                    sock, offset = sockets[fd], offsets[fd]
-                    if offset < size:
-                        try:
-                            offsets[fd] += os.sendfile(fd, file.fileno(), offset, min(PIECE, size - offset))
-                        except BlockingIOError:
-                            continue
-                        if offsets[fd] == size:
-                            sock.shutdown(socket.SHUT_WR)
-                            epoll.modify(fd, select.EPOLLIN)
-                    else:
-                        counted += COUNT.unpack(sock.recv(COUNT.size))[0]
-                        times.append(perf_counter() - began)
-                        epoll.unregister(fd)
-                        sockets.pop(fd).close()
-    return _done(counted, "sendfile", times)
+            async with anyio.create_task_group() as tasks:
+                for stream in streams:
+                    tasks.start_soon(transfer, stream)
+        return _done(counted, "+".join(sorted(routes)), times)
+
+    return job
 
 
-async def roket_at_once(shop: Workshop, watch: Watch) -> Done:
-    streams = [await SocketStream.from_socket(sock) for sock in _connect(shop)]
-    size, counted, times, routes = each(shop), 0, [], set()
+def anyio_at_once(load: Load) -> Callable[..., Any]:
+    """The idiom: a task for each, with a loop over pieces of 64 KiB."""
 
-    async def transfer(stream: SocketStream) -> None:
-        nonlocal counted
-        async with stream:
-            with open(shop.source, "rb", buffering=0) as file:
-                routes.add((await copy(file, stream, count=size)).route)
-            await stream.send_eof()
-            arrived = await stream.receive(COUNT.size)
-            counted += COUNT.unpack(arrived)[0]
-            times.append(perf_counter() - began)
+    async def job(shop: Workshop, watch: Watch) -> Done:
+        streams = [await anyio.abc.SocketStream.from_socket(sock) for sock in load.connect(shop)]
+        size, counted, times = load.each(shop), 0, []
 
-    with watch:
-        began = perf_counter()
-        async with anyio.create_task_group() as tasks:
-            for stream in streams:
-                tasks.start_soon(transfer, stream)
-    return _done(counted, "+".join(sorted(routes)), times)
+        async def transfer(stream: anyio.abc.SocketStream) -> None:
+            nonlocal counted
+            async with stream:
+                left = size
+                async with await anyio.open_file(shop.source, "rb") as file:
+                    while left:
+                        piece = await file.read(min(READ, left))
+                        await stream.send(piece)
+                        left -= len(piece)
+                await stream.send_eof()
+                arrived = await stream.receive(COUNT.size)
+                counted += COUNT.unpack(arrived)[0]
+                times.append(perf_counter() - began)
+
+        with watch:
+            began = perf_counter()
+            async with anyio.create_task_group() as tasks:
+                for stream in streams:
+                    tasks.start_soon(transfer, stream)
+        return _done(counted, "", times)
+
+    return job
 
 
-async def roket_one(shop: Workshop, watch: Watch) -> Done:
+def roket_one(load: Load) -> Callable[..., Any]:
     """The same bytes over one connection."""
-    size = each(shop)
-    async with await SocketStream.from_socket(socket.create_connection(shop.sink_of_many)) as stream:
-        with watch, open(shop.source, "rb", buffering=0) as file:
-            for _ in range(AT_ONCE):
-                await stream.send_file(file, count=size)
-            await stream.send_eof()
-            counted = COUNT.unpack(await stream.receive(COUNT.size))[0]
-    return Done(counted, "+".join(stream.statistics().routes))
+
+    async def job(shop: Workshop, watch: Watch) -> Done:
+        size = load.each(shop)
+        async with await SocketStream.from_socket(socket.create_connection(shop.sink_of_many)) as stream:
+            with watch, open(shop.source, "rb", buffering=0) as file:
+                for _ in range(load.many):
+                    await stream.send_file(file, count=size)
+                await stream.send_eof()
+                counted = COUNT.unpack(await stream.receive(COUNT.size))[0]
+        return Done(counted, "+".join(stream.statistics().routes))
+
+    return job
 
 
-CASES = [
-    Case(
+THOUSAND = Load(AT_ONCE, lambda shop: max(1, shop.size >> 4))
+"""8 MiB each, in a run of full size."""
+
+
+def _shared_out(many: int) -> Case:
+    # No part is larger than the source.
+    load = Load(many, lambda shop: max(1, min(shop.size, 8 * shop.size // many)))
+    return Case(
+        f"scale-{many}",
+        f"{many} at once, a GiB together (but one alone: 128 MiB)" if many == 1 else f"{many} at once, a GiB together",
+        (
+            Way("a bare epoll loop", "ceiling", "none", bare_epoll(load)),
+            *(Way(f"AnyIO's file + send, 64 KiB, on {loop}", "idiom", loop, anyio_at_once(load)) for loop in LOOPS),
+            *(Way(f"roket_trio on {loop}", "roket", loop, roket_at_once(load)) for loop in LOOPS),
+        ),
+        Limits(times_trio=None),
+        size=load.total,
+        rounds_at_most=5,
+        counted=False,
+        long=True,
+    )
+
+
+def _all() -> Iterator[Case]:
+    yield Case(
         "scale",
         f"{AT_ONCE} files of a sixteenth each over as many connections at once",
         (
-            Way("a bare epoll loop", "ceiling", "none", bare_epoll),
-            *(Way(f"one connection on {loop}", "idiom", loop, roket_one) for loop in LOOPS),
-            *(Way(f"roket_trio on {loop}", "roket", loop, roket_at_once) for loop in LOOPS),
+            Way("a bare epoll loop", "ceiling", "none", bare_epoll(THOUSAND)),
+            *(Way(f"one connection on {loop}", "idiom", loop, roket_one(THOUSAND)) for loop in LOOPS),
+            *(Way(f"roket_trio on {loop}", "roket", loop, roket_at_once(THOUSAND)) for loop in LOOPS),
         ),
         Limits(times_ceiling=1 / 0.8, times_faster=0.5),
-        size=lambda shop: AT_ONCE * each(shop),
+        size=THOUSAND.total,
         asks=(Ask("slowest / median", at_most=2),),
-    ),
-]
+        counted=False,
+    )
+    for many in (1, 10, 100, 1000):
+        yield _shared_out(many)
+
+
+CASES = list(_all())

@@ -12,6 +12,7 @@ from roket_trio import connect_tcp
 
 from ..loops import LOOPS
 from ..measure import Case, Done, Limits, Watch, Way
+from ..peers import ASYNCIO, GO, JAVA, UVLOOP, C, ways
 from ..processes import COUNT, bound
 from ..workshop import Workshop
 
@@ -81,6 +82,14 @@ CASES = [
             Way("blocking splice", "ceiling", "none", blocking_splice),
             Way("trio's receive_some + write, 64 KiB", "idiom", "trio", trio_loop),
             *(Way(f"AnyIO's receive + write, 64 KiB, on {loop}", "idiom", loop, anyio_loop) for loop in LOOPS),
+            *ways(
+                PIECE,
+                (C, "splice", "splice"),
+                (GO, "splice", "io.Copy"),
+                (JAVA, "receive-stream", "streams, 64 KiB"),
+                (ASYNCIO, "receive-stream", "StreamReader, 64 KiB"),
+                (UVLOOP, "receive-stream", "StreamReader, 64 KiB"),
+            ),
             *(Way(f"roket_trio on {loop}", "roket", loop, roket_receive_file) for loop in LOOPS),
         ),
         Limits(times_ceiling=1.2, times_faster=7),

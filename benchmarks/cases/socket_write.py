@@ -14,6 +14,7 @@ from roket_trio import connect_tcp
 
 from ..loops import LOOPS
 from ..measure import Case, Done, Limits, Watch, Way
+from ..peers import ASYNCIO, JAVA, UVLOOP, C, ways
 from ..processes import COUNT, bound
 from ..workshop import Workshop
 
@@ -86,6 +87,13 @@ def _ways(size: int) -> tuple[Way, ...]:
         blocking_sendall(size),
         trio_send_all(size),
         *(anyio_send(size, loop) for loop in LOOPS),
+        *ways(
+            size,
+            (C, "send", "send"),
+            (JAVA, "send", "socket stream"),
+            (ASYNCIO, "send", "StreamWriter"),
+            (UVLOOP, "send", "StreamWriter"),
+        ),
         *(roket_send(size, loop) for loop in LOOPS),
     )
 

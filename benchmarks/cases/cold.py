@@ -1,0 +1,165 @@
+"""Files that are on the disk only: read, and sent. The disk is what takes the time, and the loop must not wait for it.
+
+A task that asks to be woken each millisecond says whether it does.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from time import perf_counter
+from typing import Any
+
+import anyio
+import trio
+from anyio.streams.file import FileReadStream as AnyIOFileReadStream
+
+from roket_trio import EndOfStream, FileReadStream, connect_tcp
+
+from ..loops import LOOPS
+from ..measure import Ask, Case, Done, Limits, Watch, Way
+from ..processes import COUNT, bound
+from ..workshop import Workshop, chilled
+
+PIECE = 64 << 10
+TICK = 0.001
+CACHED = "cached before, %"
+LAG = "worst lag, ms"
+
+
+@asynccontextmanager
+async def _worst_lag() -> AsyncIterator[list[float]]:
+    """How late a task is that asks to be woken each millisecond: the worst, in milliseconds."""
+    worst = [0.0]
+
+    async def tick() -> None:
+        while True:
+            due = perf_counter() + TICK
+            await anyio.sleep(TICK)
+            worst[0] = max(worst[0], (perf_counter() - due) * 1e3)
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(tick)
+        yield worst
+        tasks.cancel_scope.cancel()
+
+
+def blocking_read(shop: Workshop, watch: Watch) -> Done:
+    buffer, moved = bytearray(PIECE), 0
+    with chilled(shop) as (path, cached), watch, open(path, "rb", buffering=0) as file:
+        while count := file.readinto(buffer):
+            moved += count
+    return Done(moved, figures={CACHED: cached * 100})
+
+
+def blocking_sendfile(shop: Workshop, watch: Watch) -> Done:
+    with chilled(shop) as (path, cached), socket.create_connection(shop.sink) as sock:
+        sock.settimeout(None)
+        bound(sock)
+        with watch:
+            with open(path, "rb") as file:
+                sock.sendfile(file)
+            sock.shutdown(socket.SHUT_WR)
+            counted = sock.recv(COUNT.size)
+    return Done(COUNT.unpack(counted)[0], "sendfile", {CACHED: cached * 100})
+
+
+def _timed(move: Callable[[str, Workshop, Watch], Awaitable[tuple[int, str]]]) -> Callable[..., Any]:
+    """The job: a cold file, and a task that ticks."""
+
+    async def job(shop: Workshop, watch: Watch) -> Done:
+        with chilled(shop) as (path, cached):
+            async with _worst_lag() as worst:
+                moved, route = await move(path, shop, watch)
+        return Done(moved, route, {CACHED: cached * 100, LAG: worst[0]})
+
+    return job
+
+
+async def _trio_read(path: str, shop: Workshop, watch: Watch) -> tuple[int, str]:
+    moved = 0
+    with watch:
+        async with await trio.open_file(path, "rb") as file:
+            while piece := await file.read(PIECE):
+                moved += len(piece)
+    return moved, ""
+
+
+async def _anyio_read(path: str, shop: Workshop, watch: Watch) -> tuple[int, str]:
+    moved = 0
+    with watch:
+        async with await AnyIOFileReadStream.from_path(path) as file:
+            async for piece in file:
+                moved += len(piece)
+    return moved, ""
+
+
+async def _roket_read(path: str, shop: Workshop, watch: Watch) -> tuple[int, str]:
+    moved = 0
+    with watch:
+        async with await FileReadStream.from_path(path) as file:
+            try:
+                while True:
+                    moved += len(await file.receive(PIECE))
+            except EndOfStream:
+                pass
+    counts = file.statistics()
+    return moved, f"{counts.cached_reads} cached, {counts.thread_hops} hops"
+
+
+async def _anyio_send(path: str, shop: Workshop, watch: Watch) -> tuple[int, str]:
+    async with await anyio.connect_tcp(*shop.sink) as stream:
+        with watch:
+            async with await anyio.open_file(path, "rb") as file:
+                while piece := await file.read(PIECE):
+                    await stream.send(piece)
+            await stream.send_eof()
+            counted = await stream.receive(COUNT.size)
+    return COUNT.unpack(counted)[0], ""
+
+
+async def _roket_send(path: str, shop: Workshop, watch: Watch) -> tuple[int, str]:
+    async with await connect_tcp(*shop.sink) as stream:
+        with watch:
+            with open(path, "rb") as file:
+                await stream.send_file(file)
+            await stream.send_eof()
+            counted = await stream.receive(COUNT.size)
+    return COUNT.unpack(counted)[0], "+".join(stream.statistics().routes)
+
+
+def _case(name: str, title: str, ways: tuple[Way, ...]) -> Case:
+    return Case(
+        name,
+        title,
+        ways,
+        Limits(times_trio=None),
+        asks=(Ask(CACHED, at_most=1),),
+        rounds_at_most=5,
+        counted=False,
+        long=True,
+    )
+
+
+CASES = [
+    _case(
+        "file-read-cold",
+        "file read, cold, receive(65536)",
+        (
+            Way("blocking readinto", "ceiling", "none", blocking_read),
+            Way("trio.open_file", "idiom", "trio", _timed(_trio_read)),
+            *(Way(f"AnyIO's FileReadStream on {loop}", "idiom", loop, _timed(_anyio_read)) for loop in LOOPS),
+            *(Way(f"roket_trio on {loop}", "roket", loop, _timed(_roket_read)) for loop in LOOPS),
+        ),
+    ),
+    _case(
+        "file-to-socket-cold",
+        "file → socket, cold",
+        (
+            Way("blocking socket.sendfile", "ceiling", "none", blocking_sendfile),
+            *(Way(f"AnyIO's file + send, 64 KiB, on {loop}", "idiom", loop, _timed(_anyio_send)) for loop in LOOPS),
+            *(Way(f"roket_trio on {loop}", "roket", loop, _timed(_roket_send)) for loop in LOOPS),
+        ),
+    ),
+]

@@ -1,0 +1,85 @@
+"""A connection is made, carries one byte, and is closed by both sides; then the next one. No name is looked up.
+
+What the peer does for each costs about as much as a blocking client: a thread that accepts, receives and answers.
+"""
+
+from __future__ import annotations
+
+import socket
+
+import anyio
+import trio
+
+from roket_trio import connect_tcp
+
+from ..loops import LOOPS
+from ..measure import Case, Done, Limits, Watch, Way
+from ..processes import COUNT
+from ..workshop import Workshop
+
+
+def times(shop: Workshop) -> int:
+    """200 in a run of full size: each leaves a TIME_WAIT."""
+    return max(10, 200 * shop.size >> 27)
+
+
+def blocking_connect(shop: Workshop, watch: Watch) -> Done:
+    counted = 0
+    with watch:
+        for _ in range(times(shop)):
+            with socket.create_connection(shop.sink) as sock:
+                sock.sendall(b"!")
+                sock.shutdown(socket.SHUT_WR)
+                counted += COUNT.unpack(sock.recv(COUNT.size))[0]
+    return Done(counted)
+
+
+async def trio_connect(shop: Workshop, watch: Watch) -> Done:
+    counted = 0
+    with watch:
+        for _ in range(times(shop)):
+            async with await trio.open_tcp_stream(*shop.sink) as stream:
+                await stream.send_all(b"!")
+                await stream.send_eof()
+                counted += COUNT.unpack(await stream.receive_some(COUNT.size))[0]
+    return Done(counted)
+
+
+async def anyio_connect(shop: Workshop, watch: Watch) -> Done:
+    counted = 0
+    with watch:
+        for _ in range(times(shop)):
+            async with await anyio.connect_tcp(*shop.sink) as stream:
+                await stream.send(b"!")
+                await stream.send_eof()
+                counted += COUNT.unpack(await stream.receive(COUNT.size))[0]
+    return Done(counted)
+
+
+async def roket_connect(shop: Workshop, watch: Watch) -> Done:
+    counted = 0
+    with watch:
+        for _ in range(times(shop)):
+            async with await connect_tcp(*shop.sink) as stream:
+                await stream.send(b"!")
+                await stream.send_eof()
+                counted += COUNT.unpack(await stream.receive(COUNT.size))[0]
+    return Done(counted)
+
+
+CASES = [
+    Case(
+        "connecting",
+        "connect, one byte there, eight back, close",
+        (
+            Way("blocking", "ceiling", "none", blocking_connect),
+            Way("trio.open_tcp_stream", "idiom", "trio", trio_connect),
+            *(Way(f"anyio.connect_tcp on {loop}", "idiom", loop, anyio_connect) for loop in LOOPS),
+            *(Way(f"roket_trio on {loop}", "roket", loop, roket_connect) for loop in LOOPS),
+        ),
+        Limits(times_trio=None),
+        size=times,
+        unit="connection",
+        divisor=times,
+    ),
+]

@@ -1,0 +1,149 @@
+"""A file of so many bytes goes over a connection that is there already: from a KiB to a GiB, opened each time.
+
+Small ones are sent one after the other until the receiver has counted all of them; the figures are for one.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Callable
+from typing import Any
+
+import anyio
+import trio
+
+from roket_trio import connect_tcp
+
+from ..loops import LOOPS
+from ..measure import Case, Done, Limits, Watch, Way
+from ..processes import COUNT, bound
+from ..workshop import FULL, Workshop
+
+PIECE = 64 << 10
+AT_MOST = 2000
+
+SIZES = {"1k": 1 << 10, "16k": 16 << 10, "256k": 256 << 10, "4m": 4 << 20, "64m": 64 << 20, "1g": 1 << 30}
+
+
+class Size:
+    """One of them, and how often it is sent."""
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+
+    def each(self, shop: Workshop) -> int:
+        """Large ones are in proportion to the size of the run."""
+        return self._size if self._size <= 1 << 20 else max(1 << 20, self._size * shop.size // FULL)
+
+    def times(self, shop: Workshop) -> int:
+        """At least once."""
+        return max(1, min(AT_MOST, shop.size // self.each(shop)))
+
+    def total(self, shop: Workshop) -> int:
+        """How many bytes have to arrive."""
+        return self.each(shop) * self.times(shop)
+
+    def path(self, shop: Workshop) -> str:
+        """A file of that size; its bytes are zeros, which cost the same."""
+        path = f"{shop.source}-{self.each(shop)}"
+        if not os.path.exists(path):
+            with open(path, "wb") as file:
+                for start in range(0, self.each(shop), 1 << 20):
+                    file.write(bytes(min(1 << 20, self.each(shop) - start)))
+        return path
+
+
+def blocking_sendfile(size: Size) -> Callable[..., Done]:
+    """The ceiling."""
+
+    def job(shop: Workshop, watch: Watch) -> Done:
+        path = size.path(shop)
+        with socket.create_connection(shop.sink) as sock:
+            sock.settimeout(None)
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            bound(sock)
+            with watch:
+                for _ in range(size.times(shop)):
+                    with open(path, "rb") as file:
+                        sock.sendfile(file)
+                sock.shutdown(socket.SHUT_WR)
+                counted = sock.recv(COUNT.size)
+        return Done(COUNT.unpack(counted)[0], "sendfile")
+
+    return job
+
+
+def trio_loop(size: Size) -> Callable[..., Any]:
+    """The idiom."""
+
+    async def job(shop: Workshop, watch: Watch) -> Done:
+        path = size.path(shop)
+        async with await trio.open_tcp_stream(*shop.sink) as stream:
+            with watch:
+                for _ in range(size.times(shop)):
+                    async with await trio.open_file(path, "rb") as file:
+                        while piece := await file.read(PIECE):
+                            await stream.send_all(piece)
+                await stream.send_eof()
+                counted = await stream.receive_some(COUNT.size)
+        return Done(COUNT.unpack(counted)[0])
+
+    return job
+
+
+def anyio_loop(size: Size) -> Callable[..., Any]:
+    """The idiom."""
+
+    async def job(shop: Workshop, watch: Watch) -> Done:
+        path = size.path(shop)
+        async with await anyio.connect_tcp(*shop.sink) as stream:
+            with watch:
+                for _ in range(size.times(shop)):
+                    async with await anyio.open_file(path, "rb") as file:
+                        while piece := await file.read(PIECE):
+                            await stream.send(piece)
+                await stream.send_eof()
+                counted = await stream.receive(COUNT.size)
+        return Done(COUNT.unpack(counted)[0])
+
+    return job
+
+
+def roket_send_file(size: Size) -> Callable[..., Any]:
+    """Ours."""
+
+    async def job(shop: Workshop, watch: Watch) -> Done:
+        path = size.path(shop)
+        async with await connect_tcp(*shop.sink) as stream:
+            with watch:
+                for _ in range(size.times(shop)):
+                    with open(path, "rb") as file:
+                        await stream.send_file(file)
+                await stream.send_eof()
+                counted = await stream.receive(COUNT.size)
+        return Done(COUNT.unpack(counted)[0], "+".join(stream.statistics().routes))
+
+    return job
+
+
+def _case(name: str, size: Size) -> Case:
+    return Case(
+        f"file-to-socket-{name}",
+        f"file → socket, {name} each",
+        (
+            Way("blocking socket.sendfile", "ceiling", "none", blocking_sendfile(size)),
+            Way("trio.open_file + send_all, 64 KiB", "idiom", "trio", trio_loop(size)),
+            *(Way(f"AnyIO's file + send, 64 KiB, on {loop}", "idiom", loop, anyio_loop(size)) for loop in LOOPS),
+            *(Way(f"roket_trio on {loop}", "roket", loop, roket_send_file(size)) for loop in LOOPS),
+        ),
+        Limits(times_trio=None),
+        size=size.total,
+        unit="file",
+        divisor=size.times,
+        rounds_at_most=10,
+        long=True,
+    )
+
+
+CASES = [_case(name, Size(size)) for name, size in SIZES.items()]
