@@ -128,13 +128,15 @@ def ceilings(rows: Sequence[Row]) -> list[Finding]:
             if ratio.limit is None:
                 continue
             sign = "≥" if ratio.at_least else "≤"
-            if name in row.figures:
+            value = f"{ratio.value:.2f}"
+            if (between := ratio.between) is None:
                 holds = ratio.value <= ratio.limit * FIGURE_ROOM
-            elif ratio.at_least:
-                holds = ratio.high >= ratio.limit / RATIO_ROOM
             else:
-                holds = ratio.low <= ratio.limit * RATIO_ROOM
-            value = f"{ratio.value:.2f}" + ("" if name in row.figures else f" ({ratio.low:.2f} to {ratio.high:.2f})")
+                value += f" ({between.low:.2f} to {between.high:.2f})"
+                if ratio.at_least:
+                    holds = between.high >= ratio.limit / RATIO_ROOM
+                else:
+                    holds = between.low <= ratio.limit * RATIO_ROOM
             found.append(Finding(row.case, row.way, name, value, f"{sign} {ratio.limit:.4g}", holds))
     return found
 

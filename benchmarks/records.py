@@ -60,7 +60,8 @@ def _of_row(run: str, row: Row) -> Record:
 
 
 def _of_ratio(ratio: Ratio) -> Record:
-    return {name: _rounded(value) for name, value in asdict(ratio).items() if name != "at_least"}
+    found = {"value": ratio.value, **(asdict(ratio.between) if ratio.between else {"low": None, "high": None})}
+    return {**{name: _rounded(value) for name, value in found.items()}, "limit": ratio.limit, "holds": ratio.holds}
 
 
 def _rounded(value: object) -> object:

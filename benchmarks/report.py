@@ -64,8 +64,8 @@ def _ratio(ratio: Ratio | None, sign: str) -> str:
     if ratio is None:
         return ""
     found = f"{ratio.value:.2f}"
-    if ratio.low is not None:
-        found += f" [{ratio.low:.2f} {ratio.high:.2f}]"
+    if ratio.between is not None and ratio.between.low < ratio.between.high:
+        found += f" [{ratio.between.low:.2f} {ratio.between.high:.2f}]"
     if ratio.limit is None:
         return found
     return f"{found} {sign} {ratio.limit:.4g}" + ("" if ratio.holds else " !")

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from statistics import fmean, median
 
-from .bootstrap import interval, median_ratio
+from .bootstrap import Interval, interval, median_ratio
 from .counting import Counts
 from .measure import Case, Limits, Role, Sample, Way
 from .workshop import Workshop
@@ -25,9 +25,8 @@ class Ratio:
     """``None`` where nothing is asked."""
     at_least: bool = False
     """Whether the limit is the least that is asked, and not the most."""
-    low: float | None = None
-    """With :attr:`high`: the interval of a ratio, see :mod:`.bootstrap`."""
-    high: float | None = None
+    between: Interval | None = None
+    """Where a ratio is, see :mod:`.bootstrap`; ``None`` for a figure that is none."""
 
 
 @dataclass(frozen=True)
@@ -140,12 +139,12 @@ def _row(
         cpu_seconds_per_gib=median(cpu[way]),
         switches=each(median(sample.switches for sample in own)) if is_here else None,
         peak_rss_kib=median(sample.peak_rss for sample in own) / 1024 if is_here else None,
-        syscalls=each(counts and counts.syscalls),
-        allocations=each(counts and counts.allocations),
-        hops=counts and counts.hops,
-        peak_python_kib=counts and counts.peak / 1024,
-        times_ceiling=ceiling and _at_most(mine, seconds[ceiling], limits.times_ceiling),
-        times_faster=fastest and _at_least(seconds[fastest], mine, limits.times_faster),
+        syscalls=each(counts.syscalls if counts else None),
+        allocations=each(counts.allocations if counts else None),
+        hops=counts.hops if counts else None,
+        peak_python_kib=counts.peak / 1024 if counts else None,
+        times_ceiling=_at_most(mine, seconds[ceiling], limits.times_ceiling) if ceiling else None,
+        times_faster=_at_least(seconds[fastest], mine, limits.times_faster) if fastest else None,
         times_trio=_at_most(mine, seconds[on_trio[0]], limits.times_trio)
         if len(on_trio) == 1 and way.loop != "trio"
         else None,
@@ -166,13 +165,12 @@ def asked_of(case: Case, figure: str) -> float | None:
 
 def _at_most(mine: Sequence[float], theirs: Sequence[float], limit: float | None) -> Ratio:
     value = median_ratio(mine, theirs)
-    return Ratio(value, limit, None if limit is None else value <= limit, **asdict(interval(mine, theirs)))
+    return Ratio(value, limit, None if limit is None else value <= limit, between=interval(mine, theirs))
 
 
 def _at_least(mine: Sequence[float], theirs: Sequence[float], limit: float | None) -> Ratio:
     value = median_ratio(mine, theirs)
-    found = interval(mine, theirs)
-    return Ratio(value, limit, None if limit is None else value >= limit, True, **asdict(found))
+    return Ratio(value, limit, None if limit is None else value >= limit, True, interval(mine, theirs))
 
 
 def _figure(value: float, limit: float | None) -> Ratio:

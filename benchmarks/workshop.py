@@ -47,7 +47,9 @@ class Workshop:
     @classmethod
     def from_json(cls, told: dict[str, Any]) -> Workshop:
         """In the other process, which has no peers."""
-        values = {name: tuple(value) if isinstance(value, list) else value for name, value in told.items()}
+        values: dict[str, Any] = {
+            name: tuple(value) if isinstance(value, list) else value for name, value in told.items()
+        }
         return cls(peers=Peers(ExitStack()), **values)
 
     def warm(self) -> None:

@@ -129,7 +129,7 @@ def test_one_command_measures_every_case_and_leaves_nothing_but_its_figures(tmp_
                 assert row["role"] != "roket" or limit is None or row["loop"] == "trio"
                 continue
             assert math.isfinite(ratio["value"])
-            assert ratio["low"] <= ratio["value"] <= ratio["high"]
+            assert ratio["between"]["low"] <= ratio["value"] <= ratio["between"]["high"]
             assert ratio["value"] > 0
             assert ratio["limit"] == (limit if row["role"] == "roket" else None)
         assert row["case"] in done.stdout

@@ -48,7 +48,7 @@ class SyscallCounter:
 
     def end(self) -> int:
         """How many there were."""
-        total = sum(struct.unpack("=Q", os.read(counter, 8))[0] for counter in self._counters)
+        total = sum(int.from_bytes(os.read(counter, 8), sys.byteorder) for counter in self._counters)
         self._close()
         return total
 

@@ -15,12 +15,12 @@ import java.nio.channels.FileChannel;
 import java.nio.channels.SocketChannel;
 import java.nio.file.Files;
 import java.nio.file.Path;
-import java.nio.file.StandardOpenOption;
+import java.util.Locale;
 
 /** The jobs on the JVM: streams and channels. The requests and the answers are those of peer.c. */
 public class Peer {
-    private static long began;
-    private static long cpuBegan;
+    private static long nanos;
+    private static long cpuNanos;
 
     private record Request(
             String job, long bytes, int block, String source, String target, int sinkPort, int senderPort) {}
@@ -29,13 +29,14 @@ public class Peer {
         BufferedReader requests = new BufferedReader(new InputStreamReader(System.in));
         for (String line; (line = requests.readLine()) != null; ) {
             String[] fields = line.split("\t");
-            run(new Request(fields[0], Long.parseLong(fields[1]), Integer.parseInt(fields[2]), fields[3], fields[4],
+            long moved = run(new Request(fields[0], Long.parseLong(fields[1]), Integer.parseInt(fields[2]), fields[3], fields[4],
                     Integer.parseInt(fields[5]), Integer.parseInt(fields[6])));
+            System.out.printf(Locale.ROOT, "%.9f\t%.9f\t%d%n", nanos * 1e-9, cpuNanos * 1e-9, moved);
         }
     }
 
-    private static void run(Request r) throws IOException {
-        switch (r.job) {
+    private static long run(Request r) throws IOException {
+        return switch (r.job) {
             case "read" -> readStream(r);
             case "read-channel" -> readChannel(r);
             case "write" -> writeStream(r);
@@ -44,17 +45,17 @@ public class Peer {
             case "transfer-to" -> transferTo(r);
             case "receive-stream" -> receiveStream(r);
             default -> throw new IllegalArgumentException(r.job);
-        }
+        };
     }
 
     private static void start() {
-        cpuBegan = cpu();
-        began = System.nanoTime();
+        cpuNanos = -cpu();
+        nanos = -System.nanoTime();
     }
 
-    private static void answer(long moved) {
-        long nanos = System.nanoTime() - began;
-        System.out.printf("%.9f\t%.9f\t%d%n", nanos * 1e-9, (cpu() - cpuBegan) * 1e-9, moved);
+    private static void stop() {
+        nanos += System.nanoTime();
+        cpuNanos += cpu();
     }
 
     /** Of this thread, which does all of the work: the process's own time comes in steps of 10 ms (JDK 17). */
@@ -72,27 +73,36 @@ public class Peer {
         return new DataInputStream(sink.socket().getInputStream()).readLong();
     }
 
-    private static void readStream(Request r) throws IOException {
+    /** How large the target has become; it is gone afterwards. */
+    private static long arrived(Request r) throws IOException {
+        long size = Files.size(Path.of(r.target));
+        Files.delete(Path.of(r.target));
+        return size;
+    }
+
+    private static long readStream(Request r) throws IOException {
         byte[] buffer = new byte[r.block];
         long moved = 0;
         start();
         try (InputStream in = new FileInputStream(r.source)) {
             for (int count; (count = in.read(buffer)) >= 0; ) moved += count;
         }
-        answer(moved);
+        stop();
+        return moved;
     }
 
-    private static void readChannel(Request r) throws IOException {
+    private static long readChannel(Request r) throws IOException {
         ByteBuffer buffer = ByteBuffer.allocateDirect(r.block);
         long moved = 0;
         start();
         try (FileChannel in = FileChannel.open(Path.of(r.source))) {
             for (int count; (count = in.read(buffer.clear())) >= 0; ) moved += count;
         }
-        answer(moved);
+        stop();
+        return moved;
     }
 
-    private static void writeStream(Request r) throws IOException {
+    private static long writeStream(Request r) throws IOException {
         byte[] buffer = new byte[r.block];
         start();
         try (OutputStream out = new FileOutputStream(r.target)) {
@@ -100,11 +110,11 @@ public class Peer {
                 out.write(buffer, 0, (int) Math.min(left, r.block));
             }
         }
-        answer(Files.size(Path.of(r.target)));
-        Files.delete(Path.of(r.target));
+        stop();
+        return arrived(r);
     }
 
-    private static void sendMemory(Request r) throws IOException {
+    private static long sendMemory(Request r) throws IOException {
         byte[] buffer = new byte[r.block];
         try (SocketChannel sink = connected(r.sinkPort)) {
             OutputStream out = sink.socket().getOutputStream();
@@ -112,11 +122,13 @@ public class Peer {
             for (long left = r.bytes; left > 0; left -= Math.min(left, r.block)) {
                 out.write(buffer, 0, (int) Math.min(left, r.block));
             }
-            answer(counted(sink));
+            long moved = counted(sink);
+            stop();
+            return moved;
         }
     }
 
-    private static void sendStream(Request r) throws IOException {
+    private static long sendStream(Request r) throws IOException {
         byte[] buffer = new byte[r.block];
         try (SocketChannel sink = connected(r.sinkPort)) {
             OutputStream out = sink.socket().getOutputStream();
@@ -124,29 +136,33 @@ public class Peer {
             try (InputStream in = new FileInputStream(r.source)) {
                 for (int count; (count = in.read(buffer)) >= 0; ) out.write(buffer, 0, count);
             }
-            answer(counted(sink));
+            long moved = counted(sink);
+            stop();
+            return moved;
         }
     }
 
-    private static void transferTo(Request r) throws IOException {
+    private static long transferTo(Request r) throws IOException {
         try (SocketChannel sink = connected(r.sinkPort)) {
             start();
             try (FileChannel in = FileChannel.open(Path.of(r.source))) {
                 for (long done = 0; done < r.bytes; ) done += in.transferTo(done, r.bytes - done, sink);
             }
-            answer(counted(sink));
+            long moved = counted(sink);
+            stop();
+            return moved;
         }
     }
 
-    private static void receiveStream(Request r) throws IOException {
+    private static long receiveStream(Request r) throws IOException {
         byte[] buffer = new byte[r.block];
         try (SocketChannel sender = connected(r.senderPort); OutputStream out = new FileOutputStream(r.target)) {
             InputStream in = sender.socket().getInputStream();
             start();
             new DataOutputStream(sender.socket().getOutputStream()).writeLong(r.bytes);
             for (int count; (count = in.read(buffer)) >= 0; ) out.write(buffer, 0, count);
-            answer(Files.size(Path.of(r.target)));
+            stop();
         }
-        Files.delete(Path.of(r.target));
+        return arrived(r);
     }
 }

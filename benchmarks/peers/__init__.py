@@ -100,7 +100,7 @@ class Peer:
         answer = self._process.stdout.readline()
         if not answer:
             raise PeerError(f"{self._name} cannot do {job}: it ended with status {self._process.wait()}")
-        seconds, cpu, moved = answer.replace(",", ".").split("\t")
+        seconds, cpu, moved = answer.split("\t")
         return float(seconds), float(cpu), int(moved)
 
 

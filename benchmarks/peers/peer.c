@@ -37,17 +37,16 @@ static double seconds_of(clockid_t clock) {
     return now.tv_sec + now.tv_nsec * 1e-9;
 }
 
-static double began, cpu_began;
+static double seconds, cpu_seconds;
 
 static void start(void) {
-    cpu_began = seconds_of(CLOCK_PROCESS_CPUTIME_ID);
-    began = seconds_of(CLOCK_MONOTONIC);
+    cpu_seconds = -seconds_of(CLOCK_PROCESS_CPUTIME_ID);
+    seconds = -seconds_of(CLOCK_MONOTONIC);
 }
 
-static void answer(uint64_t moved) {
-    double seconds = seconds_of(CLOCK_MONOTONIC) - began;
-    printf("%.9f\t%.9f\t%llu\n", seconds, seconds_of(CLOCK_PROCESS_CPUTIME_ID) - cpu_began, (unsigned long long)moved);
-    fflush(stdout);
+static void stop(void) {
+    seconds += seconds_of(CLOCK_MONOTONIC);
+    cpu_seconds += seconds_of(CLOCK_PROCESS_CPUTIME_ID);
 }
 
 static ssize_t must(ssize_t result, const char *what) {
@@ -82,32 +81,38 @@ static void *buffer_of(size_t size) {
     return memset(buffer, 0, size);
 }
 
-static void read_file(const Request *r) {
+static uint64_t read_file(const Request *r) {
     char *buffer = buffer_of(r->block);
     uint64_t moved = 0;
     start();
     int file = must(open(r->source, O_RDONLY | O_CLOEXEC), r->source);
     for (ssize_t count; (count = must(read(file, buffer, r->block), "read"));) moved += count;
     close(file);
-    answer(moved);
+    stop();
     free(buffer);
+    return moved;
 }
 
-static void write_file(const Request *r) {
-    char *buffer = buffer_of(r->block);
+/* How large the target has become; it is gone afterwards. */
+static uint64_t arrived(const Request *r) {
     struct stat status;
+    must(stat(r->target, &status), r->target);
+    unlink(r->target);
+    return status.st_size;
+}
+
+static uint64_t write_file(const Request *r) {
+    char *buffer = buffer_of(r->block);
     start();
     int file = must(open(r->target, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666), r->target);
-    for (uint64_t left = r->bytes; left;)
-        left -= must(write(file, buffer, left < r->block ? left : r->block), "write");
+    for (uint64_t left = r->bytes; left;) left -= must(write(file, buffer, left < r->block ? left : r->block), "write");
     close(file);
-    must(stat(r->target, &status), "stat");
-    answer(status.st_size);
-    unlink(r->target);
+    stop();
     free(buffer);
+    return arrived(r);
 }
 
-static void send_memory(const Request *r) {
+static uint64_t send_memory(const Request *r) {
     char *buffer = buffer_of(r->block);
     int sink = connected(r->sink_port);
     start();
@@ -116,19 +121,23 @@ static void send_memory(const Request *r) {
         for (size_t done = 0; done < item;) done += must(send(sink, buffer + done, item - done, 0), "send");
         left -= item;
     }
-    answer(counted(sink));
+    uint64_t moved = counted(sink);
+    stop();
     close(sink);
     free(buffer);
+    return moved;
 }
 
-static void send_file(const Request *r) {
+static uint64_t send_file(const Request *r) {
     int sink = connected(r->sink_port);
     start();
     int file = must(open(r->source, O_RDONLY | O_CLOEXEC), r->source);
     for (uint64_t left = r->bytes; left;) left -= must(sendfile(sink, file, NULL, left), "sendfile");
     close(file);
-    answer(counted(sink));
+    uint64_t moved = counted(sink);
+    stop();
     close(sink);
+    return moved;
 }
 
 /* From a socket into whatever takes it, through a pipe. */
@@ -142,33 +151,33 @@ static void splice_all(int from, int to) {
     close(ends[1]);
 }
 
-static void receive_file(const Request *r) {
+static uint64_t receive_file(const Request *r) {
     int sender = connected(r->sender_port);
     int file = must(open(r->target, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666), r->target);
-    struct stat status;
     start();
     ask_for(sender, r->bytes);
     splice_all(sender, file);
-    must(fstat(file, &status), "fstat");
-    answer(status.st_size);
+    stop();
     close(file);
     close(sender);
-    unlink(r->target);
+    return arrived(r);
 }
 
-static void relay(const Request *r) {
+static uint64_t relay(const Request *r) {
     int sender = connected(r->sender_port), sink = connected(r->sink_port);
     start();
     ask_for(sender, r->bytes);
     splice_all(sender, sink);
-    answer(counted(sink));
+    uint64_t moved = counted(sink);
+    stop();
     close(sender);
     close(sink);
+    return moved;
 }
 
 static const struct {
     const char *name;
-    void (*run)(const Request *);
+    uint64_t (*run)(const Request *);
 } JOBS[] = {
     {"read", read_file},    {"write", write_file},      {"send", send_memory},
     {"sendfile", send_file}, {"splice", receive_file}, {"relay", relay},
@@ -185,6 +194,8 @@ int main(void) {
         size_t job = 0;
         while (strcmp(JOBS[job].name, request.job))
             if (++job == sizeof JOBS / sizeof *JOBS) errx(2, "no such job: %s", request.job);
-        JOBS[job].run(&request);
+        uint64_t moved = JOBS[job].run(&request);
+        printf("%.9f\t%.9f\t%llu\n", seconds, cpu_seconds, (unsigned long long)moved);
+        fflush(stdout);
     }
 }

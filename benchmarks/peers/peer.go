@@ -21,7 +21,7 @@ type request struct {
 	sinkPort, senderPort string
 }
 
-var began, cpuBegan time.Duration
+var seconds, cpuSeconds float64
 
 func must[T any](value T, err error) T {
 	if err != nil {
@@ -40,13 +40,13 @@ func cpu() time.Duration {
 }
 
 func start() {
-	cpuBegan = cpu()
-	began = time.Since(zero)
+	cpuSeconds = -cpu().Seconds()
+	seconds = -time.Since(zero).Seconds()
 }
 
-func answer(moved int64) {
-	seconds := (time.Since(zero) - began).Seconds()
-	fmt.Printf("%.9f\t%.9f\t%d\n", seconds, (cpu() - cpuBegan).Seconds(), moved)
+func stop() {
+	seconds += time.Since(zero).Seconds()
+	cpuSeconds += cpu().Seconds()
 }
 
 func connected(port string) *net.TCPConn {
@@ -64,17 +64,19 @@ func askFor(sender *net.TCPConn, bytes int64) {
 	must(0, binary.Write(sender, binary.BigEndian, uint64(bytes)))
 }
 
-func copyFile(r request) {
+func copyFile(r request) int64 {
 	sink := connected(r.sinkPort)
 	defer sink.Close()
 	start()
 	source := must(os.Open(r.source))
 	must(io.Copy(sink, source))
 	source.Close()
-	answer(counted(sink))
+	moved := counted(sink)
+	stop()
+	return moved
 }
 
-func receiveFile(r request) {
+func receiveFile(r request) int64 {
 	sender := connected(r.senderPort)
 	defer sender.Close()
 	target := must(os.Create(r.target))
@@ -83,25 +85,29 @@ func receiveFile(r request) {
 	start()
 	askFor(sender, r.bytes)
 	must(io.Copy(target, sender))
-	answer(must(target.Stat()).Size())
+	stop()
+	return must(target.Stat()).Size()
 }
 
-func relay(r request) {
+func relay(r request) int64 {
 	sender, sink := connected(r.senderPort), connected(r.sinkPort)
 	defer sender.Close()
 	defer sink.Close()
 	start()
 	askFor(sender, r.bytes)
 	must(io.Copy(sink, sender))
-	answer(counted(sink))
+	moved := counted(sink)
+	stop()
+	return moved
 }
 
 func main() {
-	jobs := map[string]func(request){"sendfile": copyFile, "splice": receiveFile, "relay": relay}
+	jobs := map[string]func(request) int64{"sendfile": copyFile, "splice": receiveFile, "relay": relay}
 	lines := bufio.NewScanner(os.Stdin)
 	for lines.Scan() {
 		f := strings.Split(lines.Text(), "\t")
 		bytes, block := must(strconv.ParseInt(f[1], 10, 64)), must(strconv.ParseInt(f[2], 10, 64))
-		jobs[f[0]](request{f[0], bytes, block, f[3], f[4], f[5], f[6]})
+		moved := jobs[f[0]](request{f[0], bytes, block, f[3], f[4], f[5], f[6]})
+		fmt.Printf("%.9f\t%.9f\t%d\n", seconds, cpuSeconds, moved)
 	}
 }
