@@ -762,7 +762,7 @@ def test_a_socket_that_was_closed_behind_our_back_is_closed_without_an_error(run
 
 
 def test_whoever_has_the_number_of_a_socket_that_was_closed_behind_our_back_goes_on(run: Run, pair: Pair) -> None:
-    ours, peer = pair
+    ours, _ = pair
 
     async def main() -> None:
         first = await adopt(ours)

@@ -49,6 +49,9 @@ COMMANDS = {
     "recv": Command("roket_trio._cli.recv", "receive into a file that appears when it is complete"),
     "relay": Command("roket_trio._cli.relay", "forward connections, half-closes and resets included"),
     "serve": Command("roket_trio._cli.serve", "serve a directory over HTTP"),
+    "check": Command("roket_trio.testing._commands.check", "put a program against the close suite"),
+    "report": Command("roket_trio.testing._commands.report", "show what checks have found: a table, a page, JUnit"),
+    "watch": Command("roket_trio.testing._commands.watch", "show a process's sockets by state and age"),
     "doctor": Command("roket_trio._cli.doctor", "say what this machine offers"),
 }
 

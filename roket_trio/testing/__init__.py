@@ -15,7 +15,7 @@ nor AnyIO nor a test framework.
 ``_byte_streams``   ``check_byte_stream``: any AnyIO or Trio byte stream, put to the rules of ``_stream_rules``, each of
                     them a ``_stream_check``; loaded on first use
 ``_cases``          the close suite: scenarios with addresses, levels and reasons; ``_jobs`` what programs do in them
-``_running``        ``run_case``: one against a program (``_targets``), led by a ``_stage``, maybe over TLS (``_tls_wire``)
+``_running``        ``run_case``: one against a program (``_targets``), led by a ``_stage``; TLS is ``_tls_wire``'s
 ``_judging``        what a program did, in two verdicts; pure. ``_results`` as JSON lines
 ``_matrix``         reports: a table; ``_junit``, and ``_html`` with ``report.html``
 ``_commands``       ``roket check``, ``report``, ``watch``
