@@ -84,10 +84,10 @@ class StaticFiles:
             message = "serving files needs h11: pip install 'roket-trio[cli]'"
             raise ModuleNotFoundError(message, name="h11") from error
         self._conversation = Conversation
-        self.site = Site(directory, listings=listings)
+        self.site: Site = Site(directory, listings=listings)
         self.keep_alive_seconds = keep_alive_seconds
         self.head_seconds = head_seconds
-        self.is_draining = False
+        self.is_draining: bool = False
         self.idle: set[anyio.CancelScope] = set()
         self._log = log
 

@@ -27,8 +27,8 @@ class PayloadCheck:
     __slots__ = ("good_bytes", "total_bytes")
 
     def __init__(self) -> None:
-        self.total_bytes = 0
-        self.good_bytes = 0
+        self.total_bytes: int = 0
+        self.good_bytes: int = 0
         """How many bytes from the beginning are as they should be."""
 
     @property

@@ -97,7 +97,7 @@ class Programs:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._running: set[RunningProgram] = set()
-        self.are_over = False
+        self.are_over: bool = False
         """Whether :meth:`end` was called: nothing waits for them any more."""
 
     @contextmanager
