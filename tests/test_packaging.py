@@ -64,8 +64,9 @@ def test_a_wheel_holds_the_package_and_nothing_else(installed: Distribution) -> 
     if json.loads(installed.read_text("direct_url.json") or "{}").get("dir_info", {}).get("editable"):
         pytest.skip("an editable install; CI runs this against the wheel")
     assert installed.files
-    tops = {path.parts[0] for path in installed.files}
-    assert {top for top in tops if not top.endswith(".dist-info")} == {"roket_trio"}
+    inside = [path for path in installed.files if path.parts[0] != ".."]
+    assert {path.stem for path in set(installed.files) - set(inside)} == {"roket"}  # the command, in bin
+    assert {path.parts[0] for path in inside if not path.parts[0].endswith(".dist-info")} == {"roket_trio"}
     assert any(path.name == "LICENSE" for path in installed.files)
 
 
