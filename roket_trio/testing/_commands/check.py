@@ -34,7 +34,7 @@ def configure(parser: ArgumentParser) -> None:
     what = parser.add_mutually_exclusive_group()
     what.add_argument("--client", metavar="CMD", help="a program that connects: 'nc -N {host} {port}'")
     what.add_argument("--server", metavar="CMD", help="a program that listens, on --port or on {port}")
-    what.add_argument("--target", metavar="tcp://HOST:PORT", type=_target, help="a server that is running already")
+    what.add_argument("--target", metavar="TO", type=_target, help="a server that is running already: tcp://HOST:PORT")
     what.add_argument("--list", action="store_true", help="list the cases and end")
     what.add_argument("--jobs", action="store_true", help="print the contract for programs that take part, and end")
     parser.add_argument("--port", type=_port, metavar="N", help="where the server listens (default: it is told)")
