@@ -1474,6 +1474,40 @@ def test_a_closed_stream_is_collected_silently(run: Run, pair: Pair) -> None:
     run(main)
 
 
+def test_a_collector_that_comes_as_the_next_stream_is_made_takes_nothing_from_it(
+    run: Run, pair: Pair, unix_pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The forgotten stream is the last user of what asyncio's streams share, and the new one is just taking it."""
+
+    async def main() -> None:
+        cycle: list[Any] = [await adopt(pair[0])]
+        cycle.append(cycle)
+        real = loops_room._SharedReadiness
+
+        def collect_first(*args: Any) -> Any:
+            gc.collect()
+            return real(*args)
+
+        del cycle
+        monkeypatch.setattr(loops_room, "_SharedReadiness", collect_first)
+        async with await adopt(unix_pair[0]) as stream:
+            monkeypatch.undo()
+            gc.collect()
+            await anyio.lowlevel.checkpoint()
+            async with anyio.create_task_group() as tasks:
+
+                async def send() -> None:
+                    await anyio.wait_all_tasks_blocked()
+                    unix_pair[1].sendall(b"here")
+
+                tasks.start_soon(send)
+                assert await stream.receive() == b"here"
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)
+        run(main)
+
+
 @pytest.mark.parametrize("end", ["abort", "forget"])
 def test_a_stream_may_outlive_its_loop(run: Run, pair: Pair, end: str) -> None:
     ours, peer = pair

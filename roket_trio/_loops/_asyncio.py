@@ -107,7 +107,7 @@ class _SharedReadiness(Readiness):
 
 @final
 class _SharedEpoll:
-    """The edge-triggered epoll of one loop. It exists while any socket of the loop does.
+    """The edge-triggered epoll of one loop. It exists while any socket of the loop does, and a turn longer.
 
     Edge-triggered is sound because every wait follows an ``EAGAIN``; and an edge that was queued before the data was
     taken is not reported, since ``epoll_wait`` asks the socket again (epoll(7), ``ep_send_events``).
@@ -141,18 +141,17 @@ class _SharedEpoll:
             self._epoll.unregister(fd)
         if self._entries:
             return
-        self.owner.forget_epoll(self)
-        if self._loop.is_closed():
+        # Not closed here: this may be a garbage collector, in another thread or in the middle of register().
+        soon = self._loop.call_soon if threading.get_ident() == self._thread else self._loop.call_soon_threadsafe
+        try:
+            soon(self._close_if_unused)
+        except RuntimeError:  # the loop is closed
             self._epoll.close()
-        elif threading.get_ident() == self._thread:
-            self._close()
-        else:  # a garbage collector in another thread
-            try:
-                self._loop.call_soon_threadsafe(self._close)
-            except RuntimeError:  # the loop was closed in between
-                self._epoll.close()
 
-    def _close(self) -> None:
+    def _close_if_unused(self) -> None:
+        if self._entries or self._epoll.closed:
+            return
+        self.owner.forget_epoll(self)
         self._loop.remove_reader(self._epoll.fileno())
         self._epoll.close()
 
