@@ -286,8 +286,8 @@ def test_the_cut_comes_at_most_an_eighth_of_the_budget_late_and_never_early() ->
 # --- what counts as progress -----------------------------------------------------------------------------------------
 
 
-def test_what_the_peer_sent_before_its_fin_can_be_read_and_reading_is_progress(run: Run, any_pair: Pair) -> None:
-    ours, peer = any_pair
+def test_what_the_peer_sent_before_its_fin_can_be_read_and_reading_is_progress(run: Run, pair: Pair) -> None:
+    ours, peer = pair
 
     async def main() -> None:
         peer.sendall(bytes(STEPS))
@@ -448,8 +448,8 @@ def test_a_silent_peer_is_cut_after_idle_seconds_without_any_fin(run: Run, any_p
     run(main)
 
 
-def test_bytes_either_way_keep_an_idle_bound_from_running_out(run: Run, any_pair: Pair) -> None:
-    ours, peer = any_pair
+def test_bytes_either_way_keep_an_idle_bound_from_running_out(run: Run, pair: Pair) -> None:
+    ours, peer = pair
 
     async def main() -> None:
         began = time.monotonic()
