@@ -5,6 +5,7 @@ The map of the house, from the street down to the cellar; imports only go down:
 ===================  ==================================================================================================
 ``_cli``             the command ``roket``
 ``staticfiles``      ``StaticFiles``: a directory over HTTP/1.1, a handler for ``serve``; a room with a door of its own
+``pytest_plugin``    the pytest plugin's names; ``_pytest_suite`` does its work once a test asks for it
 ``_serving``         ``serve``: a nursery task for each connection
 ``_relaying``        ``relay``: two connections, joined
 ``_moving``          ``copy``, ``Transfer``: the route table

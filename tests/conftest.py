@@ -17,6 +17,8 @@ import pytest
 
 import roket_trio
 
+pytest_plugins = ["pytester"]  # pytest runs inside of tests, for the plugin's own
+
 LOOPS = ["trio", "asyncio", "uvloop"]
 
 
