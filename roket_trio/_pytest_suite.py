@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import json
 import os
 import time
 from collections.abc import Generator, Iterable, Iterator
@@ -12,10 +11,10 @@ from typing import Any, Final, NoReturn, final
 
 import pytest
 
+from .testing._conduct import Expectation
 from .testing._entries import entry_of_connection, entry_of_finding, entry_of_leaks
 from .testing._following import ANY_CHAPTER, Chapter, Followed, Following, ignoring
 from .testing._holding import held_by
-from .testing._conduct import Expectation
 from .testing._observers import observers_here
 from .testing._observing import NotObservedError
 from .testing._peer_watch import PeerWatch
@@ -44,7 +43,7 @@ class _Case:
         self.over_at = 0.0
         self.opened: list[Followed] = []
         self.judged: list[Judged] = []
-        self.entries: list[dict[str, Any]] = []
+        self.entries: list[str] = []
 
 
 _CASE: Final = pytest.StashKey[_Case]()
@@ -211,7 +210,7 @@ class Suite:
         if self._is_worker:
             self._config.workeroutput["roket"] = tale.packed()  # type: ignore[attr-defined]
             return
-        self._write([entry_of_finding(one, ", ".join(sorted(tale.observers))) for one in tale.findings])
+        self._write(entry_of_finding(one, tale.observers) for one in tale.findings)
         is_blind = self._has_census and not tale.observers
         if self._is_strict and (tale.accusations or is_blind) and session.exitstatus == pytest.ExitCode.OK:
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
@@ -251,7 +250,7 @@ class Suite:
         messages = []
         for judged in case.watch.judge(case.over_at, is_last=is_last):
             case.judged.append(judged)
-            case.entries.append(entry_of_connection(case.name, judged))
+            case.entries.append(entry_of_connection(case.name, len(case.judged) - 1, judged))
             if judged.verdict.passed is False:
                 messages.append(judged.message)
             elif judged.verdict.passed is None:
@@ -284,7 +283,7 @@ class Suite:
         left = {one: now for one, now in following.still_open(case.opened, grace).items() if not ignored(now)}
         left = self._without_kept(left)
         observers = sorted(following.observers)
-        case.entries.append(entry_of_leaks(case.name, left.values(), ", ".join(observers)))
+        case.entries.append(entry_of_leaks(case.name, left.values(), observers))
         if not left:
             return []
         gc.collect()
@@ -335,10 +334,10 @@ class Suite:
         self._is_told = True
         return f"roket: {observers_here()}"
 
-    def _write(self, entries: Iterable[dict[str, Any]]) -> None:
+    def _write(self, entries: Iterable[str]) -> None:
         if self._report is not None and not self._is_worker:
             with open(self._report, "a", encoding="utf-8") as file:
-                file.writelines(json.dumps(entry) + "\n" for entry in entries)
+                file.writelines(f"{entry}\n" for entry in entries)
 
     def _expectation(self, item: pytest.Item) -> Expectation | None:
         marker = item.get_closest_marker("closes")

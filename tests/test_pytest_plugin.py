@@ -13,7 +13,6 @@ import xml.etree.ElementTree as ElementTree
 from collections.abc import Callable
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -21,6 +20,7 @@ import pytest
 from roket_trio import _pytest_suite, pytest_plugin
 from roket_trio._kernel import procfs, segment_filter
 from roket_trio.testing import _following, _observers, _observing, _watched
+from roket_trio.testing._results import parse_results
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the census needs Linux")
 
@@ -626,7 +626,7 @@ def test_a_leak_to_the_garbage_collector_is_explained(inner: Inner) -> None:
             cycle["self"] = cycle
             gc.disable()
 
-        def teardown_module():
+        def test_next():
             gc.enable()
         """,
         "-W",
@@ -634,7 +634,7 @@ def test_a_leak_to_the_garbage_collector_is_explained(inner: Inner) -> None:
         "-W",
         "ignore::pytest.PytestUnraisableExceptionWarning",
     )
-    result.assert_outcomes(passed=1, errors=1)
+    result.assert_outcomes(passed=2, errors=1)
     assert "why: nobody closed it: a reference cycle kept it open until the garbage collector came by" in told(result)
     assert "if it is meant to stay" not in told(result)
 
@@ -1249,20 +1249,16 @@ def test_verdicts_reach_the_report_and_junit(inner: Inner, pytester: pytest.Pyte
     result.assert_outcomes(passed=3, errors=1)
 
     lines = (pytester.path / "report.jsonl").read_text().splitlines()
-    entries: list[dict[str, Any]] = [json.loads(line) for line in lines]
-    fields = {"schema", "case", "level", "role", "target", "data", "close", "verdict", "bytes", "ms", "events"}
-    assert all(fields | {"observer", "repro"} <= entry.keys() for entry in entries)
-    assert {entry["schema"] for entry in entries} == {"roket.close/1"}
-    by_test = {(entry["case"], entry["role"]): entry for entry in entries}
-    clean = by_test["test_it.py::test_clean", "client"]
-    assert (clean["verdict"], clean["close"], clean["bytes"]) == ("pass", "clean", 5)
-    assert [event["kind"] for event in clean["events"]][:3] == ["connected", "received", "fin seen"]
-    leak = by_test["test_it.py::test_leak", "client"]
-    assert (leak["verdict"], leak["close"], leak["ms"]) == ("fail", "leaked", None)
-    assert leak["repro"] == "pytest test_it.py::test_leak"
-    assert by_test["test_it.py::test_leak", "process"]["verdict"] == "fail"  # by the census
-    assert by_test["test_it.py::test_nothing_left", "process"]["verdict"] == "pass"
-    assert len(entries) == 4
+    results = {(result.case, result.target): result for result in parse_results(lines)}
+    assert len(results) == len(lines) == 4
+    clean = results["test_it.py::test_clean", "pytest: connections"]
+    assert (clean.verdict, clean.close, clean.role, clean.bytes) == ("pass", "clean", "client", 5)
+    assert [event.what for event in clean.events][:3] == ["connected", "received", "fin seen"]
+    leak = results["test_it.py::test_leak", "pytest: connections"]
+    assert (leak.verdict, leak.close) == ("fail", "leaked")
+    assert leak.repro == "pytest test_it.py::test_leak"
+    assert results["test_it.py::test_leak", "pytest: census"].verdict == "fail"
+    assert results["test_it.py::test_nothing_left", "pytest: leaks"].verdict == "pass"
 
     suite = ElementTree.parse(pytester.path / "junit.xml")
     properties = {

@@ -1,4 +1,4 @@
-"""What the pytest plugin is made of: where sockets were opened, who holds them, whose they are, how they were closed."""
+"""What the pytest plugin is made of: where sockets were opened, who holds them, whose they are, how they end."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from pathlib import Path
 import pytest
 
 from roket_trio.testing import Timeline
+from roket_trio.testing._conduct import Expectation, conduct_with_peer, judge
 from roket_trio.testing._following import ANY_CHAPTER, Chapter, Finding, Following, ignoring
 from roket_trio.testing._holding import held_by
-from roket_trio.testing._conduct import Expectation, conduct_with_peer, judge
 from roket_trio.testing._origins import origin_of, watch_origins
 from roket_trio.testing._records import Holder, SocketRecord
 from roket_trio.testing._telling import Tale
@@ -354,11 +354,11 @@ CASES = {
     "a late rst": ([("fin sent", 1.0), ("rst seen", 6.1)], "reset", ("late", False)),
     "data counts": ([("fin sent", 1.0), ("received", 5.0), ("fin seen", 9.9)], "clean", ("clean", True)),
     "data, then late": ([("fin sent", 1.0), ("received", 5.0), ("fin seen", 10.1)], "clean", ("late", False)),
-    "nothing": ([], "clean", ("leaked", False)),
-    "nothing, peer finished": ([("fin sent", 1.0)], "closed", ("leaked", False)),
-    "peer reset": ([("rst sent", 1.0)], "clean", ("not observed", None)),
-    "peer vanished": ([("vanished", 1.0)], "clean", ("not observed", None)),
-    "peer gave up": ([("out of bounds", 1.0), ("fin sent", 1.0)], "clean", ("not observed", None)),
+    "nothing": ([], "clean", ("half-open", False)),
+    "nothing, peer finished": ([("fin sent", 1.0)], "closed", ("half-open", False)),
+    "peer reset": ([("rst sent", 1.0)], "clean", ("not-observed", None)),
+    "peer vanished": ([("vanished", 1.0)], "clean", ("not-observed", None)),
+    "peer gave up": ([("out of bounds", 1.0), ("fin sent", 1.0)], "clean", ("not-observed", None)),
     "peer closed after": ([("fin seen", 1.0), ("fin sent", 1.1), ("closed", 1.1)], "clean", ("clean", True)),
     "idle before the end": ([("received", 1.0), ("fin seen", 40.0)], "clean", ("clean", True)),
 }

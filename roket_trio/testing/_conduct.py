@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from typing import Final, Literal, final, get_args
 
 from ._chaos import RelayedConnection
+from ._judging import Close
 from ._records import Linger, SocketRecord
 from ._timeline import Event, Timeline
 
 Expected = Literal["clean", "reset", "closed"]
 """A FIN and no RST; a RST; either."""
-Close = Literal["clean", "reset", "late", "leaked", "half-open", "not observed"]
 
 _WIDTH: Final = 110
 
@@ -171,7 +171,7 @@ def judge(expected: Expectation, conduct: Conduct, over_at: float, held: SocketR
         )
     if held is not None:
         return Verdict(
-            "half-open",
+            "leaked",
             False,
             seconds,
             "the program has ended the connection and keeps its socket",
@@ -210,7 +210,7 @@ def _reset(conduct: Conduct, seconds: float) -> Verdict:
 def _without_end(conduct: Conduct, held: SocketRecord | None, expected: Expectation) -> Verdict:
     if conduct.blind and held is None:
         return Verdict(
-            "not observed",
+            "not-observed",
             None,
             None,
             f"how the program closed could not be seen: {conduct.blind}",
@@ -222,7 +222,7 @@ def _without_end(conduct: Conduct, held: SocketRecord | None, expected: Expectat
         fault = held.linger
     when = "although its peer has finished" if conduct.told_at is not None else "after the test was over"
     return Verdict(
-        "leaked",
+        "half-open" if held is None else "leaked",
         False,
         None,
         f"the program has not closed the connection: neither FIN nor RST came within {expected.within:g} s, {when}"

@@ -1,95 +1,95 @@
-"""Verdicts as lines of JSON, in the schema of ``roket check`` (``roket.close/1``). Pure."""
+"""What the pytest plugin has found, as lines of the schema of ``roket check``. Pure."""
 
 from __future__ import annotations
 
 import shlex
 from collections.abc import Iterable
-from typing import Any, Final
+from typing import Final
 
 from ._following import Finding
+from ._judging import Close, Verdict
 from ._records import Linger, SocketRecord
+from ._results import CaseResult, ResultEvent
+from ._targets import Role
 from ._watched import Judged
 
-_SCHEMA: Final = "roket.close/1"
-_VERDICTS: Final = {True: "pass", False: "fail", None: "not-observed"}
+_VERDICTS: Final[dict[bool | None, Verdict]] = {True: "pass", False: "fail", None: "not-observed"}
 
 
-def entry_of_connection(test: str, judged: Judged) -> dict[str, Any]:
-    """One connection to a scripted peer."""
+def entry_of_connection(test: str, number: int, judged: Judged) -> str:
+    """One of a test's connections to scripted peers."""
     verdict = judged.verdict
     began = judged.events[0][1].at if judged.events else 0.0
-    events = [
-        {
-            "ms": round((event.at - began) * 1000, 3),
-            "kind": event.kind,
-            "bytes": event.count,
-            "detail": f"{by}: {event.detail}" if by and event.detail else by or event.detail,
-        }
+    events = tuple(
+        ResultEvent(
+            round((event.at - began) * 1000), "peer", number, event.kind, event.count, f"{by} {event.detail}".strip()
+        )
         for by, event in judged.events
-    ]
+    )
     return _entry(
         test,
-        role=judged.role,
+        "connections",
         close=verdict.close,
         verdict=_VERDICTS[verdict.passed],
-        bytes=sum(event.count for _, event in judged.events if event.kind == "received"),
-        ms=None if verdict.seconds is None else round(verdict.seconds * 1000, 3),
-        events=events,
         observer=judged.observer,
-        detail=". ".join(filter(None, (verdict.headline, verdict.why))),
+        reason="; ".join(filter(None, (verdict.headline, verdict.why))),
+        role=judged.role,
+        moved=sum(event.count for _, event in judged.events if event.kind == "received"),
+        seconds=verdict.seconds or 0.0,
+        events=events,
     )
 
 
-def entry_of_leaks(test: str, left: Iterable[SocketRecord], observers: str) -> dict[str, Any]:
+def entry_of_leaks(test: str, left: Iterable[SocketRecord], observers: Iterable[str]) -> str:
     """Whether one test has left sockets."""
     told = [f"{record} ({(record.linger or Linger.OPEN).value})" for record in left]
     return _entry(
         test,
-        role="process",
+        "leaks",
         close="leaked" if told else "clean",
         verdict="fail" if told else "pass",
-        observer=observers,
-        detail="; ".join(told),
+        observer=", ".join(sorted(observers)),
+        reason="; ".join(told) or "it left no socket",
     )
 
 
-def entry_of_finding(finding: Finding, observers: str) -> dict[str, Any]:
+def entry_of_finding(finding: Finding, observers: Iterable[str]) -> str:
     """One socket that the census of a whole suite has found."""
     return _entry(
         finding.whose,
-        role="process",
+        "census",
         close="late" if finding.fault == "LATE" else "leaked",
         verdict="fail" if finding.is_accusation else "not-observed",
-        observer=observers,
-        detail="; ".join(filter(None, (finding.socket, finding.why, finding.remark, finding.opened_at))),
+        observer=", ".join(sorted(observers)),
+        reason="; ".join(filter(None, (finding.socket, finding.why, finding.remark, finding.opened_at))),
     )
 
 
 def _entry(
     test: str,
+    what: str,
     *,
-    role: str,
-    close: str,
-    verdict: str,
+    close: Close,
+    verdict: Verdict,
     observer: str,
-    detail: str,
-    bytes: int = 0,
-    ms: float | None = None,
-    events: Iterable[dict[str, Any]] = (),
-) -> dict[str, Any]:
-    return {
-        "schema": _SCHEMA,
-        "case": test,
-        "level": "MUST",
-        "role": role,
-        "target": "pytest",
-        "data": "not observed",
-        "close": close,
-        "verdict": verdict,
-        "bytes": bytes,
-        "ms": ms,
-        "events": list(events),
-        "observer": observer,
-        "repro": f"pytest {shlex.quote(test)}",
-        "detail": detail,
-    }
+    reason: str,
+    role: Role = "client",
+    moved: int = 0,
+    seconds: float = 0.0,
+    events: tuple[ResultEvent, ...] = (),
+) -> str:
+    return CaseResult(
+        case=test,
+        level="MUST",
+        role=role,
+        target=f"pytest: {what}",
+        data="not-observed",
+        close=close,
+        verdict=verdict,
+        bytes=moved,
+        ms=round(seconds * 1000),
+        events=events,
+        observer=observer,
+        repro=f"pytest {shlex.quote(test)}",
+        reason=reason,
+    ).to_json()

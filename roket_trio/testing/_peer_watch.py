@@ -128,7 +128,7 @@ class PeerWatch:
         if is_last and not watched.connections and not watched.is_told:
             watched.is_told = True
             verdict = Verdict(
-                "not observed",
+                "not-observed",
                 False,
                 None,
                 "nobody connected, so nothing is shown about how the program closes",

@@ -7,8 +7,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, Final, NamedTuple, final
 
-from ._following import ABANDONED, Finding, Followed
 from ._conduct import filled
+from ._following import ABANDONED, Finding, Followed
 from ._records import Linger, SocketRecord
 
 _SHOWN: Final = 5  # sockets for one test and fault

@@ -40,7 +40,7 @@ class Judged:
     expected: Expectation
     verdict: Verdict
     events: tuple[tuple[str, Event], ...]
-    """Who the relay saw (empty: a peer's program), and what."""
+    """Whom a relay saw (empty: a peer saw its program), and what."""
     observer: str
 
     @property
@@ -98,7 +98,7 @@ class Watched:
         self.source: Peer | ChaosRelay
         self.is_told = False
         """That there was no connection at all."""
-        self._ends: dict[Wire, tuple[Ends | None, bool]] = {}
+        self._ends: dict[Wire, tuple[Ends, bool]] = {}
         self._connections: dict[object, WatchedConnection] = {}
 
     @property
@@ -127,8 +127,9 @@ class Watched:
     def begins(self, wire: Wire) -> None:
         """A connection has come about; called in its own thread."""
         if self.expected is not None:
-            ends = _ends_of(wire)
-            self._ends[wire] = (ends, ends is not None and _is_ours(ends))
+            program, ours = wire.remote, wire.local
+            if isinstance(program, tuple) and isinstance(ours, tuple):
+                self._ends[wire] = ((program, ours), _is_ours((program, ours)))
 
     def is_over(self, give_up_at: float = float("inf")) -> bool:
         """Whether nothing more is to be seen, or waited for; with no connection at all there is."""
@@ -185,11 +186,3 @@ def _sockets() -> tuple[SocketRecord, ...]:
         return take_census().sockets
     except NotObservedError:
         return ()
-
-
-def _ends_of(wire: Wire) -> Ends | None:
-    try:
-        program, ours = wire.sock.getpeername(), wire.sock.getsockname()
-    except OSError:  # it has gone already
-        return None
-    return (program[:2], ours[:2]) if isinstance(program, tuple) else None
