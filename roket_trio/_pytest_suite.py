@@ -129,10 +129,10 @@ class Suite:
             return (yield)
         case = self._current
         case.opened += self._following.end_chapter(Chapter(case.name))
-        self._wide.append(fixturedef)
         try:
             return (yield)
         finally:
+            self._wide = [other for other in self._wide if other.cached_result is not None] + [fixturedef]
             self._following.end_chapter(Chapter(_name(fixturedef), "fixture"))
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
@@ -262,7 +262,7 @@ class Suite:
         messages: list[str] = []
         if not case.has_failed:
             messages = self._judge(case, is_last=True)
-            if self._expectation(item) is not None and not case.watch.is_conduct:
+            if self._expectation(item) is not None and not case.watch.is_judging:
                 messages.append("nothing was judged: @pytest.mark.closes is for tests that start a peer by close_peer")
         failure = self._stop(case)
         if failure is not None and not case.has_failed:
@@ -280,7 +280,11 @@ class Suite:
         if following is None:
             return self._unseen(case, self._blind)
         ignored = ignoring(ignore)
-        left = {one: now for one, now in following.still_open(case.opened, grace).items() if not ignored(now)}
+        left = {
+            one: now
+            for one, now in following.still_open(case.opened, grace).items()
+            if not ignored(now) and (one.host is None or now.linger)
+        }
         left = self._without_kept(left)
         observers = sorted(following.observers)
         case.entries.append(entry_of_leaks(case.name, left.values(), observers))
@@ -344,7 +348,8 @@ class Suite:
         if marker is None:
             return None
         try:
-            return Expectation(*marker.args, **{"within": self._within, **marker.kwargs})
+            default: dict[str, Any] = {} if len(marker.args) > 1 else {"within": self._within}
+            return Expectation(*marker.args, **{**default, **marker.kwargs})
         except (TypeError, ValueError) as error:
             raise pytest.UsageError(f"{item.nodeid}: @pytest.mark.closes: {error}") from error
 

@@ -570,7 +570,7 @@ def test_the_client_of_a_relay_is_judged_by_what_the_relay_saw(inner: Inner) -> 
         @pytest.mark.closes
         def test_the_relay_resets(close_peer, chaos_relay):
             relay = chaos_relay(close_peer(scripts.echo()))
-            relay.add(ResetPeer(), "downstream")
+            relay.add(ResetPeer(0.1), "downstream")
             with connect(relay) as sock:
                 with pytest.raises(ConnectionResetError):
                     sock.recv(1)
@@ -1115,7 +1115,7 @@ def test_what_a_failed_test_leaves_is_told_and_not_held_against_it(inner: Inner)
     result.stdout.fnmatch_lines(
         [
             "Not held against anybody:",
-            "test_it.py::test_it left a socket open, and failed (its traceback may hold it)",
+            "test_it.py::test_it left a socket open, and did not pass (its traceback may hold it)",
             "no test left a socket behind *",
         ]
     )
@@ -1137,6 +1137,75 @@ def test_a_fixture_is_named_for_what_it_opens(inner: Inner) -> None:
     )
     result.assert_outcomes(passed=1)
     result.stdout.fnmatch_lines(["fixture 'server' (session) left a socket open", "1 fixture left 1 socket behind *"])
+
+
+SERVER = """
+from conftest import kept as accepted
+
+@pytest.fixture(scope="session")
+def server():
+    # It keeps what it has accepted, and closes nothing.
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        def serve():
+            while True:
+                try:
+                    sock, _ = listener.accept()
+                except OSError:
+                    return
+                sock.sendall(b"welcome")
+                accepted.append(sock)
+        thread = threading.Thread(target=serve)
+        thread.start()
+        yield listener.getsockname()
+        listener.shutdown(socket.SHUT_RDWR)
+        thread.join()
+"""
+
+
+def test_what_a_wider_server_accepts_lives_as_long_as_its_client(inner: Inner) -> None:
+    """The client is another process, and has not closed: that is no leak of the test's in which it came."""
+    result = inner(
+        SERVER
+        + """
+@pytest.fixture(scope="session")
+def browser():
+    code = "import socket, sys; s = socket.create_connection(('127.0.0.1', int(input()))); input()"
+    with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, text=True) as child:
+        yield child.stdin
+        child.kill()
+
+@pytest.mark.no_socket_leaks(grace=0.1)
+def test_it(server, browser):
+    print(server[1], file=browser, flush=True)
+    deadline = time.monotonic() + 10
+    while not accepted and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert accepted
+
+def test_next(): pass
+""",
+        "--roket-census",
+    )
+    result.assert_outcomes(passed=2)
+
+
+def test_a_wider_server_that_does_not_close_after_its_client_is_caught(inner: Inner) -> None:
+    result = inner(
+        SERVER
+        + """
+@pytest.mark.no_socket_leaks(grace=0.1)
+def test_it(server):
+    with socket.create_connection(server) as sock:
+        assert sock.recv(100) == b"welcome"
+
+def test_next(): pass
+""",
+        "--roket-census",
+        ini="roket_grace = 0.1",
+    )
+    result.assert_outcomes(passed=2, errors=1)
+    assert "why: the peer has finished (FIN) and this side has not closed" in told(result)
+    result.stdout.fnmatch_lines(["test_it.py::test_it left a socket in CLOSE_WAIT"])
 
 
 def test_a_pool_that_is_never_closed_is_told_at_the_end(inner: Inner) -> None:
@@ -1193,9 +1262,11 @@ def test_a_stay_in_close_wait_is_told_although_it_ends(inner: Inner, monkeypatch
                 yield sock
 
         def test_connects(pool):
+            time.sleep(0.1)
             with socket.create_server(("127.0.0.1", 0)) as listener:
                 pool.connect(listener.getsockname())
                 listener.accept()[0].close()
+            time.sleep(0.1)
 
         def test_slow():
             time.sleep(0.3)
@@ -1220,7 +1291,7 @@ def test_the_census_costs_little(inner: Inner) -> None:
     result = inner("@pytest.mark.parametrize('i', range(300))\ndef test_it(i): pass", "--roket-census")
     result.assert_outcomes(passed=300)
     (milliseconds,) = re.findall(r"300 tests watched in (\d+) ms", result.stdout.str())
-    (seconds,) = re.findall(r"300 passed in ([\d.]+)s", result.stdout.str())
+    (seconds,) = re.findall(r"300 passed.* in ([\d.]+)s", result.stdout.str())
     assert int(milliseconds) / 1000 < 0.5 * float(seconds)  # a tenth on an idle machine, of tests that do nothing
 
 

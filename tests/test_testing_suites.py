@@ -267,6 +267,23 @@ def test_one_end_of_a_pair_counts_when_the_other_has_gone_to_a_child() -> None:
             child.wait()
 
 
+def test_what_was_accepted_is_the_listeners_while_its_client_lives() -> None:
+    following = Following()
+    code = "import socket, sys; s = socket.create_connection(('127.0.0.1', int(sys.argv[1]))); input()"
+    with opens() as listener:
+        following.end_chapter(Chapter("server", "fixture"))
+        port = str(listener.getsockname()[1])
+        child = subprocess.Popen([sys.executable, "-c", code, port], stdin=subprocess.PIPE)
+        with child, listener.accept()[0]:
+            (followed,) = [one for one in following.end_chapter(Chapter("one")) if one.record.kind == "tcp"]
+            assert followed.host == Chapter("server", "fixture")
+            listener.close()
+            assert child.stdin is not None
+            (finding,) = following.end(0.0, ANY_CHAPTER)
+            assert (finding.whose, finding.kind, finding.is_accusation) == ("server", "elsewhere", False)
+            child.stdin.close()
+
+
 def test_a_forked_child_has_nothing_to_say() -> None:
     following = Following()
     with opens():

@@ -26,6 +26,7 @@ ChapterKind = Literal["test", "failed test", "fixture", "keeper", "elsewhere"]
 ANY_CHAPTER: Final[frozenset[ChapterKind]] = frozenset(get_args(ChapterKind))
 
 _LOOK_FOR_CLOSE_WAIT: Final = 1.0  # seconds
+_TICK: Final = 0.01  # seconds; the kernel counts ages in jiffies, of 1 to 10 ms
 _FIRST_LOOK_AGAIN: Final = 0.002  # seconds; doubled up to the next
 _LOOK_AGAIN: Final = 0.05
 
@@ -83,10 +84,15 @@ class Followed:
     is_counted: bool
     """Whether it is one that ought to be closed, as things were then."""
     origin: Origin | None
+    host: Chapter | None
+    """Of a connection that was accepted: whose listener it was, if another chapter's. It may live as long as its client
+    does."""
     waiting: _CloseWait | None = field(default=None, init=False)
 
-    def finding(self, fault: str, record: SocketRecord, remark: str, why: str, remedy: str) -> Finding:
-        name, kind = self.chapter
+    def finding(
+        self, fault: str, record: SocketRecord, remark: str, why: str, remedy: str, chapter: Chapter | None = None
+    ) -> Finding:
+        name, kind = chapter or self.chapter
         return Finding(name, kind, fault, str(record), str(self.origin or ""), remark, why, remedy)
 
 
@@ -101,7 +107,7 @@ class Following:
     """
 
     def __init__(self, ignore: Callable[[SocketRecord], bool] | None = None) -> None:
-        census = take_census()
+        self._census = census = take_census()
         watch_origins()
         self._ignore = ignore
         self._pid = os.getpid()
@@ -145,7 +151,7 @@ class Following:
             pause = min(pause * 2, _LOOK_AGAIN)
         if not followed:
             return {}
-        census = take_census()
+        self._census = census = take_census()
         now = {record.inode: record for record in census.sockets}
         return {
             one: _with_its_past(now[one.record.inode], one.record)
@@ -183,7 +189,8 @@ class Following:
             census = take_census()
             for record in census.sockets:
                 if record.inode and record.inode not in self._before and record.inode not in self._open:
-                    followed = Followed(record, chapter, self._counts(record, census), origin_of(record.fds[0]))
+                    counts, origin = self._counts(record, census), origin_of(record.fds[0])
+                    followed = Followed(record, chapter, counts, origin, self._host_of(record, census))
                     self._open[record.inode] = followed
                     if followed.is_counted:
                         opened.append(followed)
@@ -197,7 +204,7 @@ class Following:
             followed = self._open.get(record.inode)
             if followed is not None and followed.waiting is None:
                 since = now - (record.quiet_seconds or 0.0)
-                chapter = None if record.quiet_seconds is None else self._chapter_at(since)
+                chapter = None if record.quiet_seconds is None else self._chapter_at(since + _TICK)
                 followed.waiting = _CloseWait(since, chapter, now)
             elif followed is not None and followed.waiting is not None:
                 followed.waiting = followed.waiting._replace(until=now)
@@ -205,6 +212,15 @@ class Following:
 
     def _chapter_at(self, when: float) -> Chapter:
         return self._ends[min(bisect.bisect_left(self._ends, when, key=lambda end: end[0]), len(self._ends) - 1)][1]
+
+    def _host_of(self, record: SocketRecord, census: Census) -> Chapter | None:
+        for listener in census.sockets:
+            if _is_from(record, listener):
+                if listener.inode in self._before:
+                    return Chapter("what was there before", "elsewhere")
+                if listener.inode in self._open:
+                    return self._open[listener.inode].chapter
+        return None
 
     def _counts(self, record: SocketRecord, census: Census) -> bool:
         if record.kind == "unix" and record.peer_inode is None and not record.is_listening:
@@ -230,10 +246,16 @@ class Following:
 
     def _left_open(self, followed: Followed, record: SocketRecord) -> Finding:
         fault = record.linger or Linger.OPEN
+        chapter = followed.chapter
         remark = ""
-        if followed.waiting is not None and followed.waiting.chapter not in (None, followed.chapter):
+        if followed.waiting is not None and followed.waiting.chapter not in (None, chapter):
             remark = f"its peer finished during {followed.waiting.chapter.name}"
-        return followed.finding(fault.name, record, remark, fault.value, fault.remedy)
+        if fault is Linger.OPEN and followed.host is not None:
+            chapter = followed.host
+            if (record.remote, record.local) not in {(other.local, other.remote) for other in self._census.sockets}:
+                chapter = chapter._replace(kind="elsewhere")
+                remark = "its client, in another process, has not closed"
+        return followed.finding(fault.name, record, remark, fault.value, fault.remedy, chapter)
 
 
 def ignoring(patterns: Iterable[str]) -> Callable[[SocketRecord], bool]:
@@ -250,6 +272,13 @@ def ignoring(patterns: Iterable[str]) -> Callable[[SocketRecord], bool]:
 
 def _name(address: Address) -> str:
     return f"{address[0]}:{address[1]}" if isinstance(address, tuple) else address or ""
+
+
+def _is_from(record: SocketRecord, listener: SocketRecord) -> bool:
+    """Whether a listener has accepted a connection: it has the same port, or path."""
+    if isinstance(record.local, tuple) and isinstance(listener.local, tuple):
+        return listener.is_listening and not record.is_listening and listener.local[1] == record.local[1]
+    return bool(record.local) and listener.local == record.local and listener.inode != record.inode
 
 
 def _with_its_past(record: SocketRecord, before: SocketRecord) -> SocketRecord:

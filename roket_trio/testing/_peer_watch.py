@@ -60,7 +60,7 @@ class PeerWatch:
         return relay
 
     @property
-    def is_conduct(self) -> bool:
+    def is_judging(self) -> bool:
         """Whether anything is expected of anybody."""
         return any(watched.expected is not None for watched in self._watched)
 

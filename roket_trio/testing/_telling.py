@@ -130,7 +130,7 @@ def _grouped(findings: Iterable[Finding], style: str) -> Iterator[Line]:
     for finding in findings:
         groups[finding.whose, finding.fault].append(finding)
     for (whose, fault), group in groups.items():
-        failed = ", and failed (its traceback may hold it)" if group[0].kind == "failed test" else ""
+        failed = ", and did not pass (its traceback may hold it)" if group[0].kind == "failed test" else ""
         yield Line(f"{whose} {_PREDICATES[fault].format(_count(len(group), 'socket', 'a'))}{failed}", style)
         for finding in group[:_SHOWN]:
             yield Line(f"  {finding.socket}")
