@@ -652,3 +652,35 @@ StaticFiles({str(root)!r})
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 1
     assert re.search(r"^ModuleNotFoundError: .*pip install 'roket-trio\[cli\]'$", done.stderr, flags=re.MULTILINE)
+
+
+def test_a_browser_shows_a_page_with_all_that_belongs_to_it(run: Run, root: Path, tmp_path: Path) -> None:
+    """Headless Chromium keeps several connections; its script asks for the large file, and for a part of it."""
+    (root / "page.html").write_text(
+        """<!doctype html><link rel="stylesheet" href="page.css"><p id="said">nothing</p><script type="module">
+        const sizes = await Promise.all([{}, {Range: "bytes=10-19"}].map(async headers => {
+            const response = await fetch("big", {headers, cache: "no-store"});
+            return response.status + ":" + (await response.arrayBuffer()).byteLength;
+        }));
+        const colour = getComputedStyle(document.getElementById("said")).color;
+        document.getElementById("said").textContent = sizes.join(" ") + " " + colour;
+        </script>"""
+    )
+    (root / "page.css").write_text("p { color: rgb(1, 2, 3) }")
+    flags = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"]
+    flags += [
+        "--disable-background-networking",
+        "--disable-component-update",
+        f"--user-data-dir={tmp_path / 'profile'}",
+    ]
+
+    async def main() -> None:
+        async with serving(root) as (port, _, log):
+            url = f"http://127.0.0.1:{port}/page.html"
+            command = [tool("chromium"), *flags, "--virtual-time-budget=10000", "--dump-dom", url]
+            with anyio.fail_after(3 * BOUND):
+                shown = await anyio.run_process(command, stderr=subprocess.DEVNULL, check=True)
+            assert f"200:{len(BIG)} 206:10 rgb(1, 2, 3)" in shown.stdout.decode()
+        assert {exchange.status for exchange in log} <= {200, 206, 404}  # it asks for /favicon.ico, too
+
+    run(main)
