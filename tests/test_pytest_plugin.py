@@ -24,6 +24,8 @@ from roket_trio.testing._results import parse_results
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the census needs Linux")
 
+IN_CI = bool(os.environ.get("CI") or os.environ.get("ROKET_CI"))
+
 PLUGIN = pytest_plugin.__name__
 IS_INSTALLED = any(point.value == PLUGIN for point in entry_points(group="pytest11", name="roket"))
 LOAD = () if IS_INSTALLED else ("-p", PLUGIN)
@@ -71,6 +73,8 @@ def inner(
     """``inner(code, *arguments)``: run a test module in this process; ``in_process=False``: in another one."""
     for name, value in compiled.items():
         monkeypatch.setenv(name, value)
+    for name in ("CI", "BUILD_NUMBER"):  # there pytest's summary repeats whole messages
+        monkeypatch.delenv(name, raising=False)
 
     def run(code: str | dict[str, str], *arguments: str, ini: str = "", in_process: bool = True) -> pytest.RunResult:
         modules = code if isinstance(code, dict) else {"test_it": code}
@@ -1418,7 +1422,7 @@ def test_without_root_everything_else_works(pytester: pytest.Pytester, inner: In
         pytest.skip("this is how all of these tests run here")
     setpriv = shutil.which("setpriv")
     if setpriv is None:
-        if os.environ.get("CI") or os.environ.get("ROKET_CI"):
+        if IN_CI:
             pytest.fail("setpriv (util-linux) is missing")
         pytest.skip("setpriv (util-linux) is missing")
     inner(CLEAN, in_process=True).assert_outcomes(passed=7, skipped=1, xfailed=1)
