@@ -216,6 +216,18 @@ def test_a_program_is_fed_and_listened_to() -> None:
         assert program.exit_status == 0
 
 
+@pytest.mark.parametrize("says", [b"", b"no TLS at all\r\n", b"\x16\x03\x01\xff\xff" + bytes(70000)])
+def test_who_speaks_no_tls_fails_and_breaks_nothing(says: bytes) -> None:
+    code = (
+        "import os, socket, time\n"
+        "s = socket.create_connection((os.environ['ROKET_HOST'], int(os.environ['ROKET_PORT'])))\n"
+        f"s.send({says[:40]!r} + bytes({max(0, len(says) - 40)}))\ntime.sleep(60)"
+    )
+    found = run_case(case("close/6.1"), python(code), within=0.3)
+    assert (found.verdict, found.bytes) == ("fail", 0)
+    assert any(event.what == "failed" and event.detail.startswith("TLS") for event in found.events)
+
+
 def test_a_signal_is_told_in_the_events() -> None:
     result = run_case(case("close/1.1"), python("import os, signal; os.kill(os.getpid(), signal.SIGTERM)"))
     assert any(event.detail == f"killed by signal {signal.SIGTERM:d}" for event in result.events)

@@ -180,7 +180,8 @@ def test_the_cases_and_the_contract_are_listed(capsys: pytest.CaptureFixture[str
     assert all(f"{job}\n" in listed for job in JOBS)
 
 
-def test_ctrl_c_ends_the_programs_too(tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interruption_ends_the_programs_too(number: signal.Signals) -> None:
     marker = f"{time.time_ns()}"
     sleeper = shlex.join([sys.executable, "-c", f"import time; time.sleep(60)  # {marker}"])
     command = [sys.executable, "-c", RUNNER, "check", "--client", sleeper, "--start", "30"]
@@ -190,7 +191,7 @@ def test_ctrl_c_ends_the_programs_too(tmp_path: Path) -> None:
             assert time.monotonic() < deadline
             time.sleep(0.02)
         started = time.monotonic()
-        process.send_signal(signal.SIGINT)
+        process.send_signal(number)
         assert process.wait(BOUND) != 0
         assert time.monotonic() - started < BOUND
     assert programs_with(marker, process.pid) == []

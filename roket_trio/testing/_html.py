@@ -28,15 +28,17 @@ def render_html(results: Iterable[CaseResult], *, title: str = "How programs clo
         "cases": [
             {"address": address, "level": matrix.level(address), **told.get(address, {})} for address in matrix.cases
         ],
-        "columns": [
-            {"name": head, "target": target, "role": role}
-            for head, (target, role) in zip(matrix.heads(), matrix.columns, strict=True)
-        ],
-        "results": [asdict(result) for result in matrix.results],
+        "columns": list(dict.fromkeys(target for target, _ in matrix.columns)),
+        "results": [asdict(result) | {"events": _ladder(result)} for result in matrix.results],
     }
     template = files(__package__).joinpath("report.html").read_text(encoding="utf-8")
     before, _, after = template.partition(_PLACE)
     return before + _embedded(found) + after
+
+
+def _ladder(result: CaseResult) -> list[list[object]]:
+    """The events without the names of their fields: half of the page would be these."""
+    return [list(asdict(event).values()) for event in result.events]
 
 
 def _embedded(found: object) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-import ssl
 import threading
 import time
 from collections.abc import Sequence
@@ -17,7 +16,7 @@ from ._payload import PayloadCheck
 from ._records import Address, Observer, SocketRecord
 from ._targets import RunningProgram
 from ._tls_wire import TLSWire, client_context, server_context
-from ._wire import ScriptOverError, Wire
+from ._wire import Wire
 
 _LOOK_AGAIN: Final = 0.02
 
@@ -65,11 +64,7 @@ class Stage:
         assert self._pem is not None
         context = server_context(self._pem) if self._serves_tls else client_context(self._pem)
         session = self._sessions[wire] = TLSWire(wire, context, server_side=self._serves_tls)
-        try:
-            session.handshake()
-        except ssl.SSLError as error:
-            wire.timeline.note("failed", detail=f"TLS handshake: {error}")
-            raise ScriptOverError from error
+        session.handshake(seconds=self.patience)
         return session
 
     def check_of(self, wire: Wire) -> PayloadCheck:

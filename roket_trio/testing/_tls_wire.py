@@ -9,10 +9,10 @@ import time
 from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Final, final
+from typing import Final, NoReturn, final
 
 from ._payload import PayloadCheck
-from ._wire import NotAvailableError, Wire
+from ._wire import NotAvailableError, ScriptOverError, Wire
 
 _AT_ONCE: Final = 1 << 16
 _OPENSSL_SECONDS: Final = 30
@@ -20,7 +20,7 @@ _OPENSSL_SECONDS: Final = 30
 
 @final
 class TLSWire:
-    """A TLS session over a :class:`Wire`. Its steps raise what the wire's do, and :class:`ssl.SSLError`."""
+    """A TLS session over a :class:`Wire`. Its steps raise what the wire's do, also where the program breaks TLS."""
 
     def __init__(self, wire: Wire, context: ssl.SSLContext, *, server_side: bool) -> None:
         self.wire: Final = wire
@@ -35,16 +35,19 @@ class TLSWire:
             server_hostname=None if server_side else "localhost",
         )
 
-    def handshake(self) -> None:
+    def handshake(self, *, seconds: float) -> None:
         """Come to terms. A server of TLS 1.3 sends session tickets with it, which the program may never read."""
+        until = time.monotonic() + seconds
         while True:
             try:
                 self._session.do_handshake()
                 break
             except ssl.SSLWantReadError:
                 self._flush()
-                if not self._pull():
-                    raise
+                if not self._pull(until):
+                    self._fail("the handshake was not finished")
+            except ssl.SSLError as error:
+                self._fail(str(error))
         self._flush()
         self.wire.timeline.note("note", detail=f"{self._session.version()}")
 
@@ -66,6 +69,8 @@ class TLSWire:
                 continue
             except ssl.SSLZeroReturnError:
                 chunk = b""
+            except ssl.SSLError as error:
+                self._fail(str(error))
             if not chunk:
                 self.saw_close_notify = True
                 self.wire.timeline.note("note", detail="close_notify seen")
@@ -74,12 +79,16 @@ class TLSWire:
             received += len(chunk)
         return received
 
+    def _fail(self, why: str) -> NoReturn:
+        self.wire.timeline.note("failed", detail=f"TLS: {why}")
+        raise ScriptOverError(why)
+
     def _flush(self) -> None:
         self.wire.send(self._outgoing.read())
 
-    def _pull(self, until: float | None = None) -> bool:
+    def _pull(self, until: float) -> bool:
         """Take what comes on the wire; whether anything did."""
-        if until is not None and not self.wire.wait_readable(until - time.monotonic()):
+        if not self.wire.wait_readable(until - time.monotonic()):
             return False
         chunk = self.wire.receive_chunk()
         self._incoming.write(chunk)

@@ -20,7 +20,8 @@ _AT_ONCE: Final = 1 << 16
 _LOOK_AGAIN: Final = 0.002  # seconds, where the kernel has no event to wait for
 _SHUT_AFTER: Final = 0.05  # seconds without one byte more: the window is shut
 _TCP_REPAIR: Final = 19
-_GONE: Final = frozenset({errno.ECONNRESET, errno.EPIPE})
+# ENOTCONN is what shutdown(2) says once a RST has come.
+_GONE: Final = frozenset({errno.ECONNRESET, errno.EPIPE, errno.ENOTCONN})
 _PEER_FINISHED: Final = getattr(select, "POLLRDHUP", 0)
 
 

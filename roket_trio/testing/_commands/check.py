@@ -17,7 +17,7 @@ from .._results import CaseResult, failures
 from .._running import run_cases
 from .._targets import Target
 from .._wire import NotAvailableError
-from ._lines import is_colorful, printable, say, tell
+from ._lines import ends_like_ctrl_c, is_colorful, printable, say, tell
 
 DESCRIPTION = """\
 See how a program closes its sockets: put it to the cases of the close suite, each with a peer that is real and behaves
@@ -78,7 +78,7 @@ def run(options: Namespace) -> int:
         return _USAGE
     results: list[CaseResult] = []
     try:
-        with _lines_of(options.jsonl) as write:
+        with ends_like_ctrl_c(), _lines_of(options.jsonl) as write:
             for result in _run(cases, target, options):
                 results.append(result)
                 write(result)
