@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import os
 import shlex
-import shutil
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+from foreign.matrix import BEGIN, END, REPORT, embedded, table
+from foreign.matrix import PROGRAMS as PROGRAMS_OF_THE_REPORT
+from programs import missing, tool
 
 from roket_trio.testing import CASES, CaseResult, Target, render_html, run_case
 from roket_trio.testing._cases import case
@@ -18,7 +19,7 @@ from roket_trio.testing._targets import Role
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the close suite needs Linux")
 
-PROGRAMS = Path(__file__).with_name("programs")
+PROGRAMS = Path(__file__).with_name("foreign")
 AT_ONCE = 12  # cases mostly wait
 
 
@@ -27,14 +28,6 @@ def program(name: str, *words: str, role: Role = "client") -> Target:
     script = str(PROGRAMS / words[0])
     runner = {".py": [sys.executable, "-W", "ignore"], ".js": ["node"], ".java": ["java"]}[Path(script).suffix]
     return Target(name, role, "contract", (*runner, script, *words[1:]), start_seconds=30)
-
-
-def tool(name: str) -> None:
-    """Skip the test if a program that is not ours is not there; in CI it fails."""
-    if shutil.which(name) is None:
-        if os.environ.get("CI") or os.environ.get("ROKET_CI"):
-            pytest.fail(f"{name} is missing")
-        pytest.skip(f"{name} is not installed")
 
 
 def told(result: CaseResult) -> str:
@@ -48,7 +41,9 @@ def test_roket_trio_keeps_every_rule(loop_name: str) -> None:
     runs = [(one, role) for one in CASES for role in one.roles if one.job != "pool"]
     with ThreadPoolExecutor(AT_ONCE) as pool:
         results = list(
-            pool.map(lambda run: run_case(run[0], program("it", "structured.py", "roket", loop_name, role=run[1])), runs)
+            pool.map(
+                lambda run: run_case(run[0], program("it", "structured.py", "roket", loop_name, role=run[1])), runs
+            )
         )
     assert not [told(result) for result in results if result.verdict != "pass"]
 
@@ -75,6 +70,10 @@ KNOWN: dict[tuple[str, Role, str], tuple[str, str]] = {
     ("asyncio", "client", "close/3.4"): ("corrupt", "clean"),
     ("asyncio", "client", "close/4.1"): ("truncated", "clean"),
     ("asyncio", "client", "close/6.2"): ("complete", "clean"),
+    ("node", "server", "close/3.1"): ("truncated", "clean"),
+    ("node", "server", "close/5.2"): ("not-observed", "half-open"),
+    ("java", "client", "close/2.1"): ("truncated", "reset"),
+    ("java", "server", "close/5.3"): ("truncated", "clean"),
 }
 
 WORDS = {
@@ -82,10 +81,15 @@ WORDS = {
     "anyio trio": ["structured.py", "anyio", "trio"],
     "anyio asyncio": ["structured.py", "anyio", "asyncio"],
     "asyncio": ["asyncio_streams.py"],
+    "node": ["node.js"],
+    "java": ["Sockets.java"],
 }
 
 
 def test_the_known_bugs_of_others_are_found() -> None:
+    tool("node")
+    tool("java")
+
     def run(key: tuple[str, Role, str]) -> CaseResult:
         name, role, address = key
         return run_case(case(address), program(name, *WORDS[name], role=role), within=2.0)
@@ -103,7 +107,7 @@ PLAIN = {
     "ncat --no-shutdown {host} {port}": ("close/1.3", "half-open"),
     "ncat {host} {port}": ("close/1.3", None),
     "socat - TCP:{host}:{port}": ("close/1.4", "reset"),
-    "socat -t5 - TCP:{host}:{port}": ("close/1.4", None),
+    "socat -t3 - TCP:{host}:{port}": ("close/1.4", None),
     "curl -sN telnet://{host}:{port}": ("close/1.3", "half-open"),
 }
 
@@ -120,10 +124,43 @@ def test_what_is_known_of_plain_tools_is_found(command: str) -> None:
 @pytest.mark.parametrize("library", ["httpx", "requests", "aiohttp"])
 def test_pools_that_watch_their_connections_and_pools_that_do_not(library: str) -> None:
     if find_spec(library) is None:
-        pytest.skip(f"{library} is not installed")
+        missing(f"{library} is not installed")
     words = f"{library}-asyncio" if library == "httpx" else library
     result = run_case(case("close/1.5"), program(library, "pools.py", words), within=2.0)
     assert result.close == ("clean" if library == "aiohttp" else "leaked"), told(result)
+
+
+# --- the report in the repository ------------------------------------------------------------------------------------
+
+NAMES = {
+    "trio": "Trio",
+    "anyio trio": "AnyIO (Trio)",
+    "anyio asyncio": "AnyIO (asyncio)",
+    "asyncio": "asyncio",
+    "node": "Node",
+    "java": "Java",
+}
+
+
+def test_the_example_report_says_what_these_tests_do() -> None:
+    found = {
+        (one["target"], one["role"], one["case"]): one
+        for one in embedded(REPORT.read_text(encoding="utf-8"))["results"]
+    }
+    for (name, role, address), faults in KNOWN.items():
+        one = found[NAMES[name], role, address]
+        assert (one["data"], one["close"]) == faults
+        assert one["verdict"] == "fail"
+    ours = [one for (target, _, _), one in found.items() if target.startswith("roket_trio")]
+    assert len(ours) == 3 * sum(len(one.roles) for one in CASES if one.job != "pool")
+    assert {one["verdict"] for one in ours} == {"pass"}
+    assert {target for target, _, _ in found} == set(PROGRAMS_OF_THE_REPORT)
+
+
+def test_the_readme_shows_it() -> None:
+    readme = REPORT.parents[1].joinpath("README.md").read_text(encoding="utf-8")
+    shown = readme.partition(BEGIN)[2].partition(END)[0].strip()
+    assert shown == table(REPORT.read_text(encoding="utf-8"))
 
 
 # --- the story -------------------------------------------------------------------------------------------------------
@@ -136,7 +173,7 @@ def test_a_client_that_never_closes_after_the_servers_fin_is_caught_named_and_ex
         command = "bash -c 'exec 3<>/dev/tcp/$0/$1; read line' {host} {port}"
         target = Target.from_command(command, "client", speaks="any", name="a client in bash")
     else:
-        target = program("a client in Java", "Idle.java")
+        target = program("a client in Java", "Sockets.java")
     result = run_case(case("close/1.1"), target, within=2.0, repro="roket check ...")
     assert (result.verdict, result.close, result.target) == ("fail", "leaked", target.name)
     assert "CLOSE_WAIT" in result.reason

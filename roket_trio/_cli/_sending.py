@@ -76,5 +76,7 @@ async def close(line: Line, tally: Tally) -> str:
         raise Problem(Exit.CUT, f"{line.peer} has reset the connection")
     if not report.acked:
         raise Problem(Exit.CUT, f"{line.peer} has not acknowledged everything")
-    ignored = f" ({report.discarded_bytes} bytes that it sent were ignored)" if report.discarded_bytes else ""
+    # Over TLS they are records, of session tickets for one, and no bytes of the peer's program.
+    discarded = report.discarded_bytes if line.stream is line.socket else 0
+    ignored = f" ({discarded} bytes that it sent were ignored)" if discarded else ""
     return ("delivered" if line.is_unix else "acknowledged") + ignored

@@ -31,6 +31,7 @@ _SAY_SECONDS: Final = 1.0  # for what it has written to come through its pipes
 _TRY_SECONDS: Final = 0.2
 _WAKE_SECONDS: Final = 0.1
 _LOOK_AGAIN: Final = 0.02
+_ASK_AGAIN: Final = 5  # times
 _MAX_BYTES: Final = 128 << 20
 _MAX_EVENTS: Final = 200
 
@@ -308,11 +309,15 @@ class _Run:
         """Whether a server that must go on takes another connection: a process that dies shows it before its exit."""
         if not self._case.expectation.must_live:
             return True
-        try:
-            with socket.create_connection(self._address, _EXIT_SECONDS):
-                return True
-        except OSError:
-            return False
+        for _ in range(_ASK_AGAIN):
+            try:
+                with socket.create_connection(self._address, _EXIT_SECONDS):
+                    return True
+            except ConnectionResetError:  # a handler was quick to fail; or the process ends: then it is refused next
+                time.sleep(_LOOK_AGAIN)
+            except OSError:
+                return False
+        return not self._has_exited
 
     def _has_said_enough(self, program: RunningProgram) -> bool:
         """Whether nothing that the program could still do would change the verdict."""

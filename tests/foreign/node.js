@@ -6,10 +6,16 @@ const env = process.env;
 const host = env.ROKET_HOST, port = Number(env.ROKET_PORT), bytes = Number(env.ROKET_BYTES || 0);
 const wait = (run) => setTimeout(run, 1000 * Number(env.ROKET_SECONDS || 0));
 const kept = [];
+let server = null;
 
 function stay() {
   process.stdin.on("end", () => process.exit(0));
   process.stdin.resume();
+}
+
+function end() { // not exit(), which drops what standard output still has to take
+  process.stdin.destroy();
+  if (server) server.close();
 }
 
 function readInput(count, then) {
@@ -26,10 +32,10 @@ function readInput(count, then) {
 
 const jobs = {
   "pipe": (socket) => {
-    socket.on("error", () => process.exit(1));
+    socket.on("error", () => { process.exitCode = 1; });
     process.stdin.pipe(socket);
     socket.pipe(process.stdout);
-    socket.on("close", () => process.exit(0));
+    socket.on("close", end);
   },
   "idle": (socket) => { kept.push(socket); socket.on("error", () => {}); stay(); },
   "send-close": (socket) => { socket.on("error", () => {}); readInput(bytes, (data) => { socket.write(data); socket.destroySoon(); }); },
@@ -42,8 +48,8 @@ const jobs = {
     stay();
   },
   "late-read": (socket) => {
-    socket.on("error", () => process.exit(1));
-    wait(() => { socket.pipe(process.stdout); socket.on("close", () => process.exit(0)); });
+    socket.on("error", () => { process.exitCode = 1; });
+    wait(() => { socket.pipe(process.stdout); socket.on("close", end); });
   },
   "echo": (socket) => { socket.on("error", () => {}); socket.pipe(socket); },
   "forget": (socket) => { kept.push(socket); socket.on("error", () => {}); },
@@ -59,6 +65,7 @@ if (env.ROKET_JOB === "pool" && env.ROKET_ROLE === "client") {
 } else if (env.ROKET_ROLE === "client") {
   const socket = net.connect({ host, port, allowHalfOpen: env.ROKET_JOB === "pipe" }, () => jobs[env.ROKET_JOB](socket));
 } else {
-  net.createServer({ allowHalfOpen: ["pipe", "echo"].includes(env.ROKET_JOB) }, (socket) => jobs[env.ROKET_JOB](socket)).listen(port, host);
+  server = net.createServer({ allowHalfOpen: ["pipe", "echo"].includes(env.ROKET_JOB) }, (socket) => jobs[env.ROKET_JOB](socket));
+  server.listen(port, host);
   if (["echo", "forget"].includes(env.ROKET_JOB)) stay();
 }

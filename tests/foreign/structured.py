@@ -1,7 +1,7 @@
 """The close suite's jobs, as programs of Trio, AnyIO and roket_trio do them: ``structured.py LIBRARY [BACKEND]``.
 
-LIBRARY is ``trio``, ``anyio`` or ``roket``; BACKEND for the last two ``trio`` (default), ``asyncio`` or ``uvloop``. Each
-job is written as that library's documentation would have it, without care beyond that: what one gets is judged.
+LIBRARY is ``trio``, ``anyio`` or ``roket``; BACKEND for the last two ``trio`` (default), ``asyncio`` or ``uvloop``.
+Each job is written as that library's documentation would have it, without care beyond that: what one gets is judged.
 """
 
 from __future__ import annotations
