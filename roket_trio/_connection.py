@@ -349,7 +349,8 @@ class Connection:
     def lend(self, call_back: Callable[[], None]) -> None:
         """Let a worker thread use the descriptor until :meth:`take_back`; a close waits for that.
 
-        :param call_back: makes the thread let go soon; called in the event loop when the connection is being closed
+        :param call_back: makes the thread let go soon, and take nothing more off the socket from then on; called in the
+            event loop when the connection is being closed
         """
         self._loans.add(call_back)
 
@@ -422,10 +423,11 @@ class Connection:
         if not self._loans:
             self._finish(closing.reset())
             return
-        # The peer hears of it at once; the descriptor is closed by who still holds it.
-        self._finish(closing.reset(close=False))
+        # First, so that no thread takes what comes behind the bytes that the reset drops.
         for call_back in tuple(self._loans):
             call_back()
+        # The peer hears of it at once; the descriptor is closed by who still holds it.
+        self._finish(closing.reset(close=False))
 
     def close_now(self) -> None:
         """Close without waiting for anything. Idempotent.

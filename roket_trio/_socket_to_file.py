@@ -15,6 +15,7 @@ import errno
 import os
 import select
 import socket
+import threading
 from time import monotonic
 from typing import Any, final
 
@@ -54,6 +55,7 @@ class SocketToFile(Route):
         "_object",
         "_offset",
         "_room",
+        "_taking",
         "_unwritten",
     )
 
@@ -84,6 +86,9 @@ class SocketToFile(Route):
         self._unwritten = b""
         self._room = 0
         self._called_back = False
+        # Held for the moment in which the thread takes something: a close that drops what lies in the queue must not
+        # drop a part of it and leave the thread what comes behind.
+        self._taking = threading.Lock()
         if not splice.AVAILABLE or self._file is None or self._offset is None or self._file.direct:
             self.name = "read-send"
 
@@ -178,17 +183,21 @@ class SocketToFile(Route):
             pipe.close()
 
     def _call_back(self) -> None:
-        """The connection is being closed."""
-        self._called_back = True
+        """The connection is being closed: from now on nothing more is taken off the socket."""
+        with self._taking:
+            self._called_back = True
 
     def _pump(self, pipe: splice.Pipe) -> str:
         """In a worker thread: socket → pipe → file, for one turn. Returns why it ended."""
         sock = self._connection.sock.fileno()
         until = monotonic() + _TURN_SECONDS
         poll: select.poll | None = None
-        while self._room and not self._called_back:
+        while self._room:
             try:
-                taken = pipe.fill(sock, self._room)
+                with self._taking:
+                    if self._called_back:
+                        break
+                    taken = pipe.fill(sock, self._room)
             except BlockingIOError:
                 if poll is None:
                     poll = select.poll()

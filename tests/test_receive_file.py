@@ -37,7 +37,8 @@ from roket_trio import (
     TruncatedError,
     UNIXSocketStream,
 )
-from roket_trio._kernel import splice
+from roket_trio import _lingering as lingering_room
+from roket_trio._kernel import splice, tcp
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="splice, /dev/full and RST on demand as Linux has them")
 
@@ -1158,6 +1159,56 @@ def test_an_interruption_during_a_write_waits_for_it_and_loses_nothing_that_was_
                 if interruption == "cancelled":
                     send_and_finish(pair[1], b"more")
                     assert await receive_to_end(stream) == b"more"
+
+    run(main)
+
+
+def test_an_abort_in_the_middle_of_a_write_leaves_no_gap_in_the_file(
+    run: Run, pair: Pair, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The file has what came first; what the abort dropped comes next, and nothing that came behind that may follow."""
+    disk = Disk(monkeypatch, path)
+    release, writing = threading.Event(), threading.Event()
+
+    def wait(written: int, count: int) -> int:
+        writing.set()
+        assert release.wait(BOUND), "nobody released the disk"
+        return count
+
+    drop = lingering_room.discard_received
+
+    def drop_while_more_comes(sock: socket.socket, **how: Any) -> Any:
+        found = drop(sock, **how)
+        if not release.is_set():
+            pair[1].sendall(b"behind")
+            release.set()
+            deadline = time.monotonic() + 0.2  # for a thread that would take it
+            while path.stat().st_size <= len(b"first") and time.monotonic() < deadline:
+                time.sleep(0.002)
+        return found
+
+    disk.before = wait
+    monkeypatch.setattr(lingering_room, "discard_received", drop_while_more_comes)
+
+    async def main() -> None:
+        release.clear()
+        writing.clear()
+        with open(path, "wb", buffering=0) as file:
+            async with stream_over(pair[0]) as stream, anyio.create_task_group() as tasks:
+
+                async def receive() -> None:
+                    with pytest.raises(ClosedResourceError):
+                        await stream.receive_file(file)
+
+                tasks.start_soon(receive)
+                pair[1].sendall(b"first")
+                await until(writing.is_set)
+                pair[1].sendall(b"dropped")
+                await until(lambda: tcp.unread_bytes(pair[0]) == len(b"dropped"))
+                stream.abort()
+        assert path.read_bytes() == b"first"
+        assert stream.close_report is not None
+        assert stream.close_report.discarded_bytes == len(b"dropped")
 
     run(main)
 

@@ -241,8 +241,10 @@ class Handlers:
 
     async def relays(self, stream: SocketStream, plan: Plan, served: Served) -> None:
         async with await connect_tcp("127.0.0.1", self.upstream, local_host=plan.source) as other:
-            await relay(stream, other, linger_seconds=0.5)
-            served.has_finished = True
+            try:
+                await relay(stream, other, linger_seconds=0.5)
+            finally:  # it may have passed the end on before it failed
+                served.has_finished = stream._connection.life.sent_eof
 
     async def fails(self, stream: SocketStream, plan: Plan, served: Served) -> None:
         await self.asked(stream, plan, int(plan.request * plan.turn))
