@@ -74,7 +74,8 @@ async def serve(
     However a handler ends, its connection is closed: when it returns, as by ``aclose()``; when it raises, as
     ``on_handler_error`` says. Each is supervised (see :func:`supervise`): one whose peer has finished or vanished does
     not outstay its budget. What a handler raises is logged (``roket_trio``, ERROR) with the peer's address; that a
-    budget was used up, or a handshake failed, too (INFO). Neither the other handlers nor the server notice.
+    budget was used up, or a handshake or the close of somebody else's stream failed, too (INFO). Neither the other
+    handlers nor the server notice.
 
     When descriptors or memory run out, accepting pauses, and goes on by itself; see :meth:`SocketListener.accept`.
 
@@ -101,7 +102,8 @@ async def serve(
     :raises OSError: accepting failed in a way that nothing can mend
 
     With ``on_handler_error="raise"`` it raises what the first handler raised, as it is, in no group; so it does always
-    with what is no ``Exception`` (``KeyboardInterrupt``). The other handlers are cancelled first.
+    with what is no ``Exception`` (``KeyboardInterrupt``, wherever in here it came). The other handlers are cancelled
+    first.
 
     Cancellation: handlers are cancelled; everything is closed at once, by the rules for cancelled closes.
     """
@@ -159,6 +161,18 @@ class _Server:
 
     async def run(self, shutdown: Event | None, drain_seconds: float) -> None:
         """Serve until ``shutdown``, and drain. No task in here raises: what ends it all is in :meth:`raise_failure`."""
+        try:
+            await self._run(shutdown, drain_seconds)
+        except BaseExceptionGroup as group:
+            error: BaseException = group
+            while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
+                error = error.exceptions[0]
+            try:
+                raise error from None  # noqa: ASYNC123 - Ctrl-C while the nurseries were waited for comes out as it is
+            finally:
+                del error  # its traceback holds this frame
+
+    async def _run(self, shutdown: Event | None, drain_seconds: float) -> None:
         async with self._loop.open_nursery() as self._handlers:
             async with anyio.create_task_group() as acceptors:
                 for door in self._doors:
@@ -196,7 +210,7 @@ class _Server:
     async def _wait_for(self, shutdown: Event) -> None:
         try:
             await shutdown.wait()
-        except Exception as error:
+        except (Exception, KeyboardInterrupt) as error:
             self._bring_down(error)
 
     # --- accepting ---------------------------------------------------------------------------------------------------
@@ -221,7 +235,7 @@ class _Server:
                     await door.listener.wait_connection()
                 else:
                     self._start(stream, door)
-        except Exception as error:
+        except (Exception, KeyboardInterrupt) as error:
             self._bring_down(error)
 
     async def _take_who_waits(self) -> None:
@@ -251,6 +265,7 @@ class _Server:
         watch = Watch(connection, anyio.CancelScope(), self._budget)
         face: Any = stream
         is_handled = False
+        cancellation: BaseException | None = None
         failure: BaseException | None = None
         try:
             self.patrol.add(watch)
@@ -263,13 +278,9 @@ class _Server:
                 await self._handler(face)
         except BaseException as error:  # noqa: ASYNC103 - what is not raised again was logged, or ends the server
             cancellation, failure = _parted(error)
-            if failure is not None and watch.verdict is not None and follows_from_a_close(failure):
-                failure = None
-            if failure is not None and not is_handled and isinstance(failure, Exception):
-                logger.info("the handshake with %s failed: %r", _peer_of(stream), failure)
-                failure = None
             if failure is not None:
-                self._handler_failed(stream, failure)
+                is_consequence = watch.verdict is not None and follows_from_a_close(failure)
+                failure = None if is_consequence else self._reported(stream, failure, is_handled)
             if cancellation is not None:
                 raise cancellation  # noqa: ASYNC104, B904 - the same, or its part of a group
         finally:
@@ -277,17 +288,25 @@ class _Server:
                 logger.info("%s: %s", _peer_of(stream), watch.verdict)
             try:
                 await close_face(face, connection, failure)  # noqa: ASYNC102 - cancelled or not, it releases the socket
+            except Exception as error:  # a stream that is not ours may fail to close; the connection is closed
+                logger.info("the stream of %s did not close well: %r", _peer_of(stream), error)
             finally:
-                del failure  # its traceback holds this frame
+                del cancellation, failure  # their tracebacks hold this frame
                 self.patrol.drop(watch)
                 self._one_less()
 
-    def _handler_failed(self, stream: SocketStream, failure: BaseException) -> None:
-        if isinstance(failure, Exception):
-            logger.error("the handler of %s failed", _peer_of(stream), exc_info=failure)
-            if not self.stops_at_errors:
-                return
-        self._bring_down(failure)
+    def _reported(self, stream: SocketStream, error: BaseException, is_handled: bool) -> BaseException | None:
+        """Log what was raised, or let it end the server; returns it if it was the handler that failed."""
+        if not isinstance(error, Exception):
+            self._bring_down(error)
+        elif not is_handled:
+            logger.info("the handshake with %s failed: %r", _peer_of(stream), error)
+            return None
+        else:
+            logger.error("the handler of %s failed", _peer_of(stream), exc_info=error)
+            if self.stops_at_errors:
+                self._bring_down(error)
+        return error
 
 
 def _parted(error: BaseException) -> tuple[BaseException | None, BaseException | None]:

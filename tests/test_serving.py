@@ -11,12 +11,15 @@ import gc
 import logging
 import math
 import os
+import queue
 import resource
 import select
+import signal
 import socket
 import ssl
 import struct
 import sys
+import threading
 import time
 import weakref
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -489,6 +492,60 @@ def test_what_is_no_exception_brings_the_server_down_as_it_is(
     run(main)
 
 
+@pytest.mark.parametrize("room", ["accept_waiting", "wait_connection"])
+def test_an_interruption_of_who_accepts_comes_out_as_it_is(
+    run: Run, monkeypatch: pytest.MonkeyPatch, room: str
+) -> None:
+    error = KeyboardInterrupt()
+
+    async def interrupted(listener: SocketListener) -> None:
+        raise error
+
+    monkeypatch.setattr(SocketListener, room, interrupted)
+
+    async def main() -> None:
+        async with serving(echo) as server:
+            await server.wait()
+            assert server.error is error
+
+    run(main)
+
+
+@trio.lowlevel.enable_ki_protection
+def press_ctrl_c() -> None:
+    """On Trio it hits the main task, not the caller."""
+    os.kill(os.getpid(), signal.SIGINT)
+
+
+@pytest.mark.parametrize("shutdown", [False, True])
+def test_ctrl_c_comes_out_bare(run: Run, shutdown: bool) -> None:
+    """On Trio it comes in the nurseries that the main task waits for, or where it waits for the event."""
+    addresses: queue.SimpleQueue[Any] = queue.SimpleQueue()
+    heard: list[Any] = []
+
+    def listen() -> None:
+        with client_of(addresses.get(timeout=BOUND)) as client:
+            client.sendall(b"x")
+            heard.append(ending(client))
+
+    async def handler(stream: SocketStream) -> None:
+        await stream.receive()
+        press_ctrl_c()
+        await anyio.sleep_forever()
+
+    async def main() -> None:
+        listener = await create_tcp_listener(local_host="127.0.0.1")
+        addresses.put(listener.extra(SocketAttribute.local_address))
+        await serve(handler, listener, shutdown=anyio.Event() if shutdown else None)
+
+    thread = threading.Thread(target=listen)
+    thread.start()
+    with pytest.raises(KeyboardInterrupt):
+        run(main)
+    thread.join()
+    assert heard == [(b"", "FIN")]
+
+
 def test_an_error_while_the_server_is_cancelled_is_logged_and_the_connection_reset(
     run: Run, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -522,22 +579,28 @@ def test_an_error_while_the_server_is_cancelled_is_logged_and_the_connection_res
     run(main)
 
 
-def test_a_handler_that_raised_makes_no_garbage(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("how", ["raised", "was cancelled"])
+def test_a_handler_that_failed_makes_no_garbage(run: Run, monkeypatch: pytest.MonkeyPatch, how: str) -> None:
     """What it had held is free at once, not when a collector runs."""
     monkeypatch.setattr(logging.getLogger("roket_trio"), "disabled", True)  # pytest keeps what was logged
     seen: list[weakref.ref[SocketStream]] = []
 
     async def handler(stream: SocketStream) -> None:
         seen.append(weakref.ref(stream))
-        raise Oops
+        if how == "raised":
+            raise Oops
+        await anyio.sleep_forever()
 
     async def main() -> None:
         gc.disable()
         try:
             async with serving(handler) as server:
-                for _ in range(3):
-                    with client_of(server.address) as client:
-                        assert await other_side(ending, client) == (b"", "RST")
+                with clients_of(server.address, 3) as clients:
+                    await until(lambda: len(seen) == 3)
+                    if how == "was cancelled":
+                        server.scope.cancel()
+                    for client in clients:
+                        assert await other_side(ending, client) == (b"", "RST" if how == "raised" else "FIN")
                 await until(lambda: [reference() for reference in seen] == [None] * 3)
         finally:
             gc.enable()
@@ -1240,6 +1303,42 @@ def test_handshakes_run_in_the_connections_own_tasks(run: Run, contexts: tuple[s
                         assert (await other_side(ending, client))[0] == b""
                     secure.sendall(b"still here")
                     assert await other_side(secure.recv, 100) == b"still here"
+
+    run(main)
+
+
+def test_a_stream_of_somebody_else_s_that_fails_to_close_ends_nothing_else(
+    run: Run, caplog: pytest.LogCaptureFixture
+) -> None:
+    """One over a listener of ours must have ``listener`` and ``handshake``; its streams are closed, and may raise."""
+
+    class Clumsy:
+        def __init__(self, stream: SocketStream) -> None:
+            self.transport_stream = stream
+
+        async def __aexit__(self, *_: object) -> None:
+            raise Oops("clumsy")
+
+    class Listener:
+        def __init__(self, listener: Any) -> None:
+            self.listener = listener
+            self.extra = listener.extra
+
+        async def handshake(self, stream: SocketStream) -> Clumsy:
+            return Clumsy(stream)
+
+    async def handler(stream: Clumsy) -> None:
+        await stream.transport_stream.send(b"hello")
+
+    async def main() -> None:
+        listener = Listener(await create_tcp_listener(local_host="127.0.0.1"))
+        async with serving(handler, listener, on_handler_error="raise") as server:
+            for _ in range(2):
+                with client_of(server.address) as client:
+                    assert await other_side(ending, client) == (b"hello", "FIN")
+            await until(lambda: len(logged(caplog, logging.INFO)) == 2)
+            assert "clumsy" in logged(caplog, logging.INFO)[0].getMessage()
+            assert not server.ended.is_set()
 
     run(main)
 
