@@ -62,6 +62,8 @@ class FileToFile(Route):
                 if not count:
                     if self._total is None or not self._source.size:
                         return
+                    if self._source.ends_at(self._offset + self.bytes_moved):
+                        return
                     raise TruncatedError(
                         f"{self._source.name} became shorter while it was copied: "
                         f"{self.bytes_moved} of {self._total} bytes were there",

@@ -125,8 +125,7 @@ class FileToSocket(Route):
         connection.life.check_open()
         if self.name == "sendfile":
             assert self._file is not None
-            assert self._total is not None
-            if await self._sendfile(self._file.fd, self._total):
+            if await self._sendfile(self._file.fd):
                 return
             connection.fallbacks["sendfile"] += 1
             if self.bytes_moved:
@@ -135,23 +134,23 @@ class FileToSocket(Route):
         with ended_by_close(connection):
             await self._read_and_send()
 
-    async def _sendfile(self, source: int, total: int) -> bool:
+    async def _sendfile(self, source: int) -> bool:
         """Send all by sendfile, or return False where the kernel refuses; ``bytes_moved`` says how far it came."""
         connection = self._connection
         shares = shares_of(connection.loop)
         sink = connection.sock.fileno()
         cached_to = 0
-        while self.bytes_moved < total:
+        while self._total is not None and self.bytes_moved < self._total:
             offset = self._offset + self.bytes_moved
             if offset >= cached_to:
-                cached_to = await self._make_cached(source, offset, self._offset + total)
+                cached_to = await self._make_cached(source, offset, self._offset + self._total)
             if self.pace.is_limited:
                 with ended_by_close(connection):
                     await self.pace.wait()
             await shares.take()
             try:
                 connection.life.check_open()  # another task may have closed it while this one waited
-                is_full = self._fill(sink, source, self.pace.at_once(min(cached_to - offset, SLICE)), total)
+                is_full = self._fill(sink, source, self.pace.at_once(min(cached_to - offset, SLICE)))
             except OSError as error:
                 if error.errno in REFUSALS:
                     return False
@@ -162,7 +161,7 @@ class FileToSocket(Route):
                 await connection.readiness.wait_writable()
         return True
 
-    def _fill(self, sink: int, source: int, count: int, total: int) -> bool:
+    def _fill(self, sink: int, source: int, count: int) -> bool:
         """Send a slice of ``count`` bytes, or as much of it as the socket takes; returns whether that is full now.
 
         A part is followed by another call at once: to come again for its EAGAIN would cost a place in a later turn.
@@ -173,7 +172,8 @@ class FileToSocket(Route):
             except BlockingIOError:
                 return True
             if not sent:
-                raise self._truncated(total)
+                self._end_early()
+                return False
             self.bytes_moved += sent
             self._connection.sent(sent)
             self.pace.moved(sent)
@@ -208,8 +208,8 @@ class FileToSocket(Route):
                     count = await self._read(source, buffer[: self.pace.at_once(room)], worker)
                     if not count:
                         if self._total is not None:
-                            raise self._truncated(self._total)
-                        if total is not None and self._file is not None and self._file.kind is FileKind.STREAM:
+                            self._end_early()
+                        elif total is not None and self._file is not None and self._file.kind is FileKind.STREAM:
                             raise self._truncated(total)
                         return
                     await self._send(buffer[:count])
@@ -285,6 +285,16 @@ class FileToSocket(Route):
             failure.bytes_lost = held
         failure.add_note(f"{self.bytes_moved} bytes of {self._name} had been sent")
         return failure
+
+    def _end_early(self) -> None:
+        """The file has less than its size, which it never had, or has no more.
+
+        :raises TruncatedError: it has become shorter
+        """
+        assert self._total is not None
+        if self._file is None or not self._file.ends_at(self._offset + self.bytes_moved):
+            raise self._truncated(self._total)
+        self._total = self.bytes_moved
 
     def _truncated(self, total: int) -> BrokenResourceError:
         return TruncatedError(

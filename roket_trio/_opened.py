@@ -70,6 +70,16 @@ class OpenFile:
         else:
             self.owner.seek(position)
 
+    def ends_at(self, position: int) -> bool:
+        """Whether the file ends there, a read having found nothing, although ``fstat`` says that it goes on.
+
+        sysfs says 4096 of each of its files, and that they occupy no block. One that has become shorter says so, or
+        (where attributes are cached: NFS) still occupies blocks.
+        """
+        status = os.fstat(self.fd)
+        is_made_up = status.st_size > position and not getattr(status, "st_blocks", 1)
+        return is_made_up and not os.pread(self.fd, 1, position)
+
     def settle(self) -> int:
         """Make the owner and its descriptor agree on where they stand, and return the place.
 

@@ -46,6 +46,10 @@ class Reader(ABC):
         """How many bytes there will be, if that is known: a regular file is read to the size it has now."""
         return None
 
+    def has_no_more(self) -> bool:
+        """Whether an end that comes before the :meth:`total` is the true one nevertheless."""
+        return False
+
     def has_again(self, count: int) -> bool:
         """Whether the last ``count`` bytes that were read can be had again: the source stands before them now, or will
         when the transfer is left."""
@@ -138,7 +142,7 @@ class StreamToStream(Route):
             except _BROKEN as error:
                 self._blame("source", self._reader.name, error, 0)
             if not data:
-                if until is None or (total is None and self._reader.may_be_short):
+                if until is None or (total is None and self._reader.may_be_short) or self._reader.has_no_more():
                     return
                 raise TruncatedError(
                     f"{self._reader.name} ended after {self.bytes_moved} of {until} bytes", bytes_moved=self.bytes_moved
@@ -217,6 +221,9 @@ class FileReader(Reader):
         if not self._has_positions or not self._file.size:  # one of size 0 may be generated: only reading tells
             return None
         return max(0, self._file.size - self._file.settle())
+
+    def has_no_more(self) -> bool:
+        return self._has_positions and bool(self._file.ends_at(self._file.settle()))
 
     def has_again(self, count: int) -> bool:
         if type(self._file) is io.BytesIO:  # to seek back in others may take long

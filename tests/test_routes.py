@@ -1221,6 +1221,31 @@ def test_a_file_with_holes_is_copied(run: Run, tmp_path: Path, way: str) -> None
 
 SINK_KINDS = ["socket", "foreign", "file", "memory"]
 
+# Of these fstat says that they have 4096 bytes.
+SYSFS = Path("/sys/devices/system/cpu/possible")
+
+
+@pytest.mark.skipif(not SYSFS.exists(), reason="no sysfs")
+@pytest.mark.parametrize("count", [None, 4000])
+@pytest.mark.parametrize("kind", SINK_KINDS)
+def test_a_file_whose_size_is_made_up_is_read_to_its_end(
+    run: Run, tmp_path: Path, way: str, kind: str, count: int | None
+) -> None:
+    async def main() -> None:
+        expected = SYSFS.read_bytes()
+        with connected() as (ours, peer), SYSFS.open("rb") as source, (tmp_path / "out").open("wb") as file:
+            async with await SocketStream.from_socket(ours) as stream:
+                sink: Any = {"socket": stream, "foreign": _Foreign(stream), "file": file, "memory": io.BytesIO()}[kind]
+                assert (await copy(source, sink, count=count)).bytes_moved == len(expected) == source.tell()
+            if kind in ("socket", "foreign"):
+                assert read_to_end(peer) == (expected, "FIN")
+            else:
+                file.flush()
+                got = (tmp_path / "out").read_bytes() if kind == "file" else sink.getvalue()
+                assert got == expected
+
+    run(main)
+
 
 class _Foreign(anyio.abc.ByteSendStream):
     """Somebody's wrapper."""
