@@ -88,7 +88,7 @@ class SocketListener(anyio.abc.SocketListener, trio.abc.Listener[SocketStream]):
 
         A socket that is bound but does not listen yet is made to.
 
-        :raises ValueError: it is no socket, not of type SOCK_STREAM, not bound, connected, or closed; it stays the
+        :raises ValueError: it is no socket, neither TCP nor UNIX, not bound, connected, or closed; it stays the
             caller's
         :raises TypeError: it is neither a socket nor an int
 

@@ -22,12 +22,16 @@ from ._errors import ClosedResourceError, EndOfStream, broken
 from ._file_to_socket import FileToSocket
 from ._kernel.tcp import KernelView, limit_unsent
 from ._lending import lent_to_read, lent_to_write
+from ._lingering import is_tcp
 from ._loops import current_loop
 from ._opened import OpenFile
 from ._pace import Pace
 from ._socket_to_file import SocketToFile
 
 DEFAULT_POLICY = ClosePolicy()
+
+# Of other protocols (SCTP), and other families (AF_VSOCK), the kernel tells other things of a close, or nothing.
+_TCP_PROTOCOLS = (0, socket.IPPROTO_TCP, getattr(socket, "IPPROTO_MPTCP", 262))
 
 # SCM_MAX_FD (unix(7)).
 _FDS_MOST = 253
@@ -82,7 +86,7 @@ class SocketStream(anyio.abc.SocketStream, trio.abc.HalfCloseableStream):
         """Take over a connected stream socket, or the descriptor of one.
 
         :param sock_or_fd: a TCP or UNIX socket of type SOCK_STREAM, or its descriptor; it is made non-blocking
-        :raises ValueError: it is no socket, not of type SOCK_STREAM, not connected, or closed; it stays the caller's
+        :raises ValueError: it is no socket, neither TCP nor UNIX, not connected, or closed; it stays the caller's
         :raises TypeError: it is neither a socket nor an int
 
         Cancellation: it stays the caller's.
@@ -477,6 +481,11 @@ def adopted_socket(sock_or_fd: socket.socket | int) -> socket.socket:
             raise ValueError("the socket is closed")
         if sock.type != socket.SOCK_STREAM:
             raise ValueError(f"expected a socket of type SOCK_STREAM, not {_enum_name(sock.type)}")
+        is_unix = sock.family == getattr(socket, "AF_UNIX", None)
+        if not is_unix and not (is_tcp(sock) and sock.proto in _TCP_PROTOCOLS):
+            raise ValueError(
+                f"expected a TCP or UNIX socket, not one of family {_enum_name(sock.family)}, protocol {sock.proto}"
+            )
     except BaseException:
         give_back(sock, sock_or_fd)
         raise

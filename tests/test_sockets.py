@@ -1103,6 +1103,20 @@ def test_from_socket_takes_a_descriptor(run: Run, pair: Pair) -> None:
     run(main)
 
 
+@pytest.mark.parametrize(("family", "protocol"), [(socket.AF_INET, 132), (40, 0)], ids=["SCTP", "AF_VSOCK"])
+def test_from_socket_refuses_what_speaks_neither_tcp_nor_unix(
+    run: Run, tcp_pair: Pair, family: int, protocol: int
+) -> None:
+    async def main() -> None:
+        # Not every kernel makes such sockets; this one only says that it is one.
+        with socket.socket(family, socket.SOCK_STREAM, protocol, fileno=tcp_pair[0].detach()) as sock:
+            with pytest.raises(ValueError, match="expected a TCP or UNIX socket"):
+                await SocketStream.from_socket(sock)
+            assert sock.fileno() >= 0
+
+    run(main)
+
+
 @pytest.mark.parametrize(
     ("kind", "bad", "message"),
     [
