@@ -115,6 +115,46 @@ def test_a_native_asyncio_cancellation_waits_for_the_thread_too(use_uvloop: bool
 
 
 @pytest.mark.parametrize("use_uvloop", [False, True], ids=["asyncio", "uvloop"])
+@pytest.mark.parametrize("is_queued", [False, True], ids=["begun", "queued"])
+def test_at_the_end_of_asyncio_s_run_what_a_thread_was_lent_is_waited_for(use_uvloop: bool, is_queued: bool) -> None:
+    """asyncio.run() cancels every task that is left, also the one that waits for AnyIO's thread."""
+    order: list[str] = []
+    begun, free = threading.Event(), threading.Event()
+
+    def occupy() -> None:
+        begun.set()
+        assert free.wait(10)
+
+    def work() -> str:
+        begun.set()
+        assert free.wait(10)
+        order.append("the thread lets go")
+        return "its result"
+
+    async def borrow() -> None:
+        try:
+            order.append(await current_loop().run_in_thread(work))
+        finally:
+            order.append("the descriptor is closed")
+
+    async def main() -> None:
+        loop = current_loop()
+        if is_queued:
+            loop._threads.total_tokens = 1  # type: ignore[attr-defined]
+            tasks.append(asyncio.ensure_future(loop.run_in_thread(occupy)))
+            await asyncio.sleep(0)
+        tasks.append(asyncio.ensure_future(borrow()))
+        async with asyncio.timeout(10):
+            while not begun.is_set():  # noqa: ASYNC110 - set by a thread
+                await asyncio.sleep(0.001)
+        asyncio.get_running_loop().call_later(0.05, free.set)
+
+    tasks: list[asyncio.Task[None]] = []
+    anyio.run(main, backend="asyncio", backend_options={"use_uvloop": use_uvloop})
+    assert order == ["the thread lets go", "its result", "the descriptor is closed"]
+
+
+@pytest.mark.parametrize("use_uvloop", [False, True], ids=["asyncio", "uvloop"])
 @pytest.mark.parametrize("call", ["run_in_thread", "insist", "let_others_run"])
 def test_a_native_timeout_whose_block_ends_with_the_call_leaves_no_cancellation_behind(
     use_uvloop: bool, call: str

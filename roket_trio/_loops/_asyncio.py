@@ -15,7 +15,7 @@ import weakref
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
 from time import monotonic
-from typing import TypeVar, final
+from typing import Any, Generic, TypeVar, final
 
 import anyio
 import anyio.lowlevel
@@ -258,18 +258,100 @@ class AsyncioLoop(Loop):
         return result
 
     async def run_in_thread(self, function: Callable[..., T], *args: object) -> T:
-        work = asyncio.ensure_future(anyio.to_thread.run_sync(function, *args, limiter=self._threads))
         interruption: asyncio.CancelledError | None = None
         with anyio.CancelScope(shield=True):
-            while not work.done():
-                try:
-                    await asyncio.wait((work,))
-                except asyncio.CancelledError as error:  # noqa: ASYNC103 - see _deliver_later
-                    interruption = error
+            while True:
+                call = _Call(function, args)
+                hop = asyncio.ensure_future(anyio.to_thread.run_sync(call.make, limiter=self._threads))
+                interruption = await _outlast(hop) or interruption
+                if not hop.cancelled():
+                    break
+                # Who cancels all tasks, as asyncio.run() does at its end, cancels that one too. The thread goes on with
+                # what it was lent; if none has begun, it is asked again.
+                if not call.take_back():
+                    interruption = await _outlast(call.end()) or interruption
+                    break
         self.waited()
         if interruption is not None:
             _deliver_later(interruption)
-        return work.result()
+        if not hop.cancelled():
+            hop.result()  # no thread could be started
+        return call.result()
+
+
+@final
+class _Call(Generic[T]):
+    """A call made by a worker thread, whose end is heard of although AnyIO waits for the thread no more.
+
+    With a ``concurrent.futures.Future`` for it a hop took 11 of 100 µs more.
+    """
+
+    __slots__ = ("_args", "_error", "_function", "_is_begun", "_is_over", "_lock", "_result", "_tell")
+
+    def __init__(self, function: Callable[..., T], args: tuple[object, ...]) -> None:
+        self._function: Callable[..., T] | None = function
+        self._args = args
+        self._lock = threading.Lock()
+        self._is_begun = self._is_over = False
+        self._tell: Callable[[], object] | None = None
+        self._error: BaseException | None = None
+        self._result: Any = None
+
+    def make(self) -> None:
+        """In the worker thread: make the call, unless it was taken back."""
+        with self._lock:
+            function, self._function = self._function, None
+            if function is None:
+                return
+            self._is_begun = True
+        try:
+            self._result = function(*self._args)
+        except BaseException as error:  # noqa: ASYNC103 - raised where it is awaited
+            self._error = error
+        with self._lock:
+            self._is_over = True
+            tell = self._tell
+        if tell is not None:
+            tell()
+
+    def take_back(self) -> bool:
+        """No thread shall make it; returns False if one has begun to."""
+        with self._lock:
+            self._function = None
+            return not self._is_begun
+
+    def end(self) -> asyncio.Future[None]:
+        """Done when the thread is through with it."""
+        loop = asyncio.get_running_loop()
+        end = loop.create_future()
+        with self._lock:
+            if self._is_over:
+                end.set_result(None)
+            else:
+                self._tell = lambda: loop.call_soon_threadsafe(end.set_result, None)
+        return end
+
+    def result(self) -> T:
+        """Once only: what the call returned, or raised."""
+        error, self._error = self._error, None  # its traceback holds this object
+        try:
+            if error is not None:
+                raise error
+            result: T = self._result
+            return result
+        finally:
+            del error
+
+
+async def _outlast(future: asyncio.Future[Any]) -> asyncio.CancelledError | None:
+    """Wait for it whatever cancels the task; returns the cancellation, for :func:`_deliver_later`."""
+    interruption = None
+    while not future.done():
+        try:
+            await asyncio.wait((future,))
+        except asyncio.CancelledError as error:  # noqa: ASYNC103 - see _deliver_later
+            interruption = error
+    return interruption
 
 
 def _deliver_later(interruption: asyncio.CancelledError) -> None:
