@@ -195,7 +195,7 @@ def _reset(conduct: Conduct, seconds: float) -> Verdict:
             f"FIN, {lost}; so does SO_LINGER with a time of 0"
         )
     else:
-        why = f"its peer had sent nothing, so it was aborted (SO_LINGER with a time of 0, or the process died), {lost}"
+        why = f"its peer had sent nothing, so it was aborted (SO_LINGER with a time of 0), {lost}"
     return Verdict(
         "reset",
         False,
