@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 import tomllib
@@ -270,3 +271,18 @@ def test_sending_loads_nothing_that_it_does_not_need(tmp_path: Path) -> None:
     loaded = loaded_by("send", str(tmp_path / "missing"), "127.0.0.1:1")
     assert "trio" in loaded
     assert not loaded & {"h11", "rich", "asyncio", "tarfile", "mimetypes"}
+
+
+def test_a_handler_of_sigint_that_is_not_python_s_is_left_alone(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A program in another language that embeds the interpreter: ``getsignal`` knows nothing of its handler."""
+    monkeypatch.setattr(signal, "getsignal", lambda number: None)
+    assert main(["--version"]) == Exit.DONE
+    assert capsys.readouterr().out.startswith("roket ")
+
+
+def test_the_handler_of_sigint_is_put_back(capsys: pytest.CaptureFixture[str]) -> None:
+    before = signal.getsignal(signal.SIGINT)
+    assert main(["--version"]) == Exit.DONE
+    assert signal.getsignal(signal.SIGINT) is before

@@ -67,13 +67,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run ``roket`` with ``arguments``, or those of the process; returns the exit code."""
     # Until an event loop takes the signal there is nothing to clean up, and a KeyboardInterrupt in the middle of an
     # import leaves warnings behind. One that is ignored stays so: nohup, a shell's background job.
-    before = signal.getsignal(signal.SIGINT)
-    if before is signal.default_int_handler:
+    is_ours = signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    if is_ours:
         signal.signal(signal.SIGINT, lambda *_: os._exit(_INTERRUPTED))
     try:
         return _run(list(sys.argv[1:] if arguments is None else arguments))
     finally:
-        signal.signal(signal.SIGINT, before)
+        if is_ours:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def _run(arguments: list[str]) -> int:
