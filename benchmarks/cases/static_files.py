@@ -144,7 +144,9 @@ def _ways(job: Job) -> tuple[Way, ...]:
 
 
 CASES = [
-    Case("static-large", "one large file over HTTP/1.1 (the CPU is the client's)", _ways(large), Limits()),
+    Case(
+        "static-large", "one large file over HTTP/1.1 (the CPU is the client's)", _ways(large), Limits(), counted=False
+    ),
     Case(
         "static-small",
         f"files of {SMALL} bytes over {CONNECTIONS} kept connections (the CPU is the client's)",
@@ -153,5 +155,6 @@ CASES = [
         size=lambda shop: requests(shop) * SMALL,
         unit="request",
         divisor=requests,
+        counted=False,
     ),
 ]
