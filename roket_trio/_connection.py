@@ -471,17 +471,25 @@ class Connection:
         if self._closed_event is not None:
             self._closed_event.set()
 
-    def __del__(self) -> None:
+    def __del__(
+        self, _getpid: Any = os.getpid, _warn: Any = warnings.warn, _is_finalizing: Any = sys.is_finalizing
+    ) -> None:
         # The constructor may have failed before anything was owned.
-        if getattr(self, "readiness", None) is None or self.life.phase is Phase.CLOSED:
+        if getattr(self, "readiness", None) is None or self.report is not None:
             return
-        if self._process != os.getpid():  # a forked child's copy: the connection and the loop's epoll are the parent's
+        if self._process != _getpid():  # a forked child's copy: the connection and the loop's epoll are the parent's
             self.sock.close()
             return
-        what = f"unclosed {self.sock!r}, opened at {self._opened_at}"
-        self.close_now()
+        what = "unclosed connection"
+        try:
+            what = f"unclosed {self.sock!r}"
+            self.close_now()
+        except Exception:
+            if not _is_finalizing():
+                raise
+            self.sock.close()  # the interpreter ends and has emptied modules: the kernel does the rest
         # Last, since a filter may turn it into an exception.
-        warnings.warn(what, ResourceWarning, source=self, stacklevel=2)
+        _warn(f"{what}, opened at {self._opened_at}", ResourceWarning, source=self, stacklevel=2)
 
     # --- what is known -----------------------------------------------------------------------------------------------
 

@@ -6,6 +6,7 @@ import errno
 import logging
 import os
 import socket
+import sys
 import warnings
 from collections.abc import Callable
 from typing import Any, final
@@ -237,16 +238,24 @@ class SocketListener(anyio.abc.SocketListener, trio.abc.Listener[SocketStream]):
         if self._waiting:
             raise BusyResourceError("accepting connections from")
 
-    def __del__(self) -> None:
+    def __del__(
+        self, _getpid: Any = os.getpid, _warn: Any = warnings.warn, _is_finalizing: Any = sys.is_finalizing
+    ) -> None:
         if getattr(self, "_readiness", None) is None or self._closed:
             return
-        if self._process != os.getpid():  # a forked child's copy: the loop's epoll is the parent's
+        if self._process != _getpid():  # a forked child's copy: the loop's epoll is the parent's
             self._sock.close()
-        else:
-            what = f"unclosed {self._sock!r}, opened at {self._opened_at}"
+            return
+        what = "unclosed listener"
+        try:
+            what = f"unclosed {self._sock!r}"
             self._backoff = None
             self.close()
-            warnings.warn(what, ResourceWarning, source=self, stacklevel=2)
+        except Exception:
+            if not _is_finalizing():
+                raise
+            self._sock.close()  # the interpreter ends and has emptied modules
+        _warn(f"{what}, opened at {self._opened_at}", ResourceWarning, source=self, stacklevel=2)
 
     @property
     def _raw_socket(self) -> socket.socket:

@@ -10,7 +10,7 @@ import contextlib
 import os
 import secrets
 import stat
-from typing import final
+from typing import Any, final
 
 from .._errors import describe
 from .._kernel.rename import rename_new
@@ -108,10 +108,14 @@ class Replacement:
             self._unlink()
             self._end()
 
-    def _unlink(self) -> None:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(self.name, dir_fd=self._directory)
+    # Bound here, since at the interpreter's end modules are emptied.
 
-    def _end(self) -> None:
+    def _unlink(self, _unlink: Any = os.unlink) -> None:
+        try:
+            _unlink(self.name, dir_fd=self._directory)
+        except FileNotFoundError:
+            pass
+
+    def _end(self, _close: Any = os.close) -> None:
         self.is_over = True
-        os.close(self._directory)
+        _close(self._directory)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+import sys
 import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -199,20 +200,30 @@ class FileStream:
         if close is not None:
             close()
 
-    def __del__(self, _warn: Any = warnings.warn) -> None:
+    def __del__(
+        self, _getpid: Any = os.getpid, _warn: Any = warnings.warn, _is_finalizing: Any = sys.is_finalizing
+    ) -> None:
         if getattr(self, "_is_released", True):
             return
         self._is_released = True
-        if self._process != os.getpid():  # a forked child's copy: threads, flags and temporary files are the parent's
+        if self._process != _getpid():  # a forked child's copy: threads, flags and temporary files are the parent's
             if self._opened_at is not None:
                 self._close_file()
             return
-        self._wake()
-        self._let_go()
-        self._end_worker()
+        try:
+            self._wake()
+            self._let_go()
+            self._end_worker()
+        except Exception:  # the interpreter ends and has emptied modules
+            if not _is_finalizing():
+                raise
         if self._opened_at is not None:
-            _warn(f"unclosed {self!r}, opened at {self._opened_at}", ResourceWarning, source=self)
-            self._collected()
+            what = f"unclosed {self!r}, opened at {self._opened_at}"
+            try:
+                self._collected()
+            finally:
+                # Last, since a filter may turn it into an exception.
+                _warn(what, ResourceWarning, source=self)
 
     def _collected(self) -> None:
         """Nobody closed it, and it is ours."""

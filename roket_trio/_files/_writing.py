@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import os
 import stat
@@ -241,8 +240,10 @@ class FileWriteStream(FileStream, anyio.abc.ByteSendStream, trio.abc.SendStream)
     def _discard(self) -> None:
         """In a worker thread, or at the end of everything."""
         assert self._replacement is not None
-        with contextlib.suppress(OSError):  # what could not be written is not wanted any more
+        try:  # not contextlib's: at the interpreter's end modules are emptied
             self._file.close()
+        except OSError:  # what could not be written is not wanted any more
+            pass
         self._replacement.drop()
 
     async def __aexit__(

@@ -14,7 +14,7 @@ import sys
 import sysconfig
 import weakref
 from types import CodeType, FrameType
-from typing import Final, final
+from typing import Any, Final, final
 
 _FRAMES: Final = 30
 _SHOWN: Final = 3
@@ -51,7 +51,9 @@ class Origin:
         sock = self._object()
         return sock is not None and sock.fileno() == fd
 
-    def _died(self, _: object) -> None:
+    def _died(self, _: object, _is_finalizing: Any = sys.is_finalizing) -> None:
+        if _is_finalizing():  # modules are being emptied, and nobody asks any more
+            return
         _living.discard(self)
         # The collector calls back before it finalizes what it found, so a descriptor that is still open now was left
         # to it. An object that dies with its last reference is finalized first (Objects/typeobject.c, subtype_dealloc).
