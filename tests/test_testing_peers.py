@@ -447,6 +447,19 @@ def test_nobody_listens() -> None:
                 pass
 
 
+@pytest.mark.parametrize("host", ["127.example", "127.0.0.1@example", "127.1", "::ffff:192.0.2.1", "::", "0.0.0.0", ""])
+def test_an_address_that_only_looks_like_loopback_is_refused(host: str) -> None:
+    with pytest.raises(ValueError, match="not a loopback address"):
+        ConnectingPeer(scripts.discard(), (host, 1))
+
+
+def test_localhost_is_refused_where_it_leads_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    ConnectingPeer(scripts.discard(), ("localhost", 1))
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_: [(socket.AF_INET, 1, 6, "", ("192.0.2.1", 0))])
+    with pytest.raises(ValueError, match="not a loopback address"):
+        ConnectingPeer(scripts.discard(), ("localhost", 1))
+
+
 def test_other_machines_are_left_alone() -> None:
     with pytest.raises(ValueError, match="not a loopback address"):
         ConnectingPeer(scripts.discard(), ("192.0.2.1", 80))

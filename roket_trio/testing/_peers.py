@@ -23,6 +23,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from contextlib import suppress
+from ipaddress import ip_address
 from types import TracebackType
 from typing import Any, Final, final
 
@@ -386,10 +387,18 @@ def family_of(host: str) -> socket.AddressFamily:
 
 
 def require_loopback(address: PeerAddress) -> None:
-    """:raises ValueError: the address is another machine's, or could be"""
-    if isinstance(address, str) or address[0] in ("localhost", "::1") or address[0].startswith("127."):
+    """:raises ValueError: the address is another machine's, or could be: any name but ``localhost``, and that too where it
+    leads elsewhere"""
+    if isinstance(address, str):
         return
-    raise ValueError(f"{address[0]} is not a loopback address: peers that misbehave stay on this machine")
+    host = address[0]
+    try:
+        hosts = {name[0] for *_, name in socket.getaddrinfo(host, None)} if host == "localhost" else {host}
+        if all(ip_address(one).is_loopback for one in hosts):
+            return
+    except (OSError, ValueError):
+        pass
+    raise ValueError(f"{host} is not a loopback address: peers that misbehave stay on this machine")
 
 
 def _name(address: Any) -> str:
