@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shlex
 import signal
 import socket
@@ -23,6 +24,7 @@ import pytest
 from roket_trio.testing import take_census
 from roket_trio.testing._cases import CASES
 from roket_trio.testing._commands import check as check_command
+from roket_trio.testing._commands import report as report_command
 from roket_trio.testing._commands import watch as watch_command
 from roket_trio.testing._jobs import JOBS
 from roket_trio.testing._results import CaseResult, parse_results
@@ -258,11 +260,64 @@ def test_what_is_no_report_is_told(tmp_path: Path, capsys: pytest.CaptureFixture
     assert roket("report", os.devnull, "--html", str(tmp_path / "no" / "where")) == 2
 
 
-def test_what_programs_say_does_nothing_to_the_terminal(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("color", [False, True])
+def test_what_programs_say_does_nothing_to_the_terminal(
+    color: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(report_command, "is_colorful", lambda stream: color)
     file = tmp_path / "evil.jsonl"
-    file.write_text(line(target="\x1b]0;evil\x07", verdict="fail", reason="\x1b[2J"))
+    file.write_text(
+        line(case="\x1b[1A", target="\x1b]0;evil\x07\x9b2J\n", verdict="fail", reason="\x1b[2J", repro="\x1b[3J")
+    )
     assert roket("report", str(file)) == 1
-    assert "\x1b" not in capsys.readouterr().out
+    told = re.sub(r"\x1b\[[\d;]*m", "", capsys.readouterr().out)
+    assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f-\x9f]", told)
+    assert "]0;evil??2J" in told.splitlines()[0]
+
+
+def test_a_name_that_is_no_utf_8_is_written_and_read_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    name = os.fsdecode(b"caf\xe9")
+    lines, html, junit = tmp_path / "name.jsonl", tmp_path / "page.html", tmp_path / "junit.xml"
+    assert roket("check", "--client", "true", "--name", name, "--case", "close/1.1", "--jsonl", str(lines)) == 1
+    assert [result.target for result in results_in(lines)] == [name]
+    assert roket("report", str(lines), "--html", str(html), "--junit", str(junit)) == 1
+    assert "caf\\udce9" in html.read_text(encoding="utf-8")
+    assert "caf?" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[" * 200_000,
+        "[]",
+        "1",
+        '{"schema": "roket.close/1"}',
+        *(
+            line().replace('"ms": 1', f'"ms": {value}')
+            for value in ("-1", "1.5", "NaN", "1e999", "true", "null", '"1"', "9" * 400, "9" * 5000)
+        ),
+        *(line(**{name: "\x1b" + "x" * 10_000}) for name in ("level", "role", "data", "close", "verdict")),
+        *(line(**{name: value}) for name in ("case", "target", "reason", "repro") for value in (1, None, {}, ["x"])),
+        *(
+            line().replace('"events": []', f'"events": {value}')
+            for value in (
+                "7",
+                '{"a": 1}',
+                "[1]",
+                '[{"ms": 1}]',
+                '[{"ms": 1, "who": "x", "connection": 0, "what": "y"}]',
+            )
+        ),
+    ],
+)
+def test_lines_of_other_kinds_are_told_briefly(text: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "odd.jsonl"
+    file.write_text(line() + text + "\n")
+    assert text != line()
+    assert roket("report", str(file), "--html", str(tmp_path / "page"), "--junit", str(tmp_path / "junit")) == 2
+    told = capsys.readouterr().err
+    assert "odd.jsonl: line 2: " in told
+    assert len(told) < 500
 
 
 def test_standard_input_is_a_file_too(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -10,7 +10,7 @@ from typing import Final
 
 from ._cases import CASES
 from ._matrix import Matrix
-from ._results import SCHEMA, CaseResult
+from ._results import SCHEMA, CaseResult, storable
 
 _PLACE: Final = "/*RESULTS*/"
 
@@ -43,5 +43,5 @@ def _ladder(result: CaseResult) -> list[list[object]]:
 
 def _embedded(found: object) -> str:
     """JSON that cannot end the element it stands in, nor begin a comment in it."""
-    text = json.dumps(found, ensure_ascii=False, separators=(",", ":"))
+    text = storable(json.dumps(found, ensure_ascii=False, separators=(",", ":")))
     return text.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")

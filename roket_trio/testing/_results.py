@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, Final, Literal, final
+from typing import Any, Final, Literal, final, get_args
 
 from ._judging import Close, Data, Level, Verdict
 from ._targets import Role
 
 SCHEMA: Final = "roket.close/1"
+_QUOTED: Final = 60  # characters of what is wrong
 
 
 @final
@@ -53,22 +54,48 @@ class CaseResult:
 
     def to_json(self) -> str:
         """One line, without the newline."""
-        return json.dumps({"schema": SCHEMA, **asdict(self)}, ensure_ascii=False)
+        return storable(json.dumps({"schema": SCHEMA, **asdict(self)}, ensure_ascii=False))
 
 
 def parse_result(line: str) -> CaseResult:
     """The reverse of :meth:`CaseResult.to_json`.
 
-    :raises ValueError: it is no such line
+    :raises ValueError: it is no such line; reports rely on each field's type and range
     """
     try:
         found: dict[str, Any] = json.loads(line)
         if found.pop("schema", None) != SCHEMA:
             raise ValueError(f"the schema is not {SCHEMA}")
+        for event in found["events"]:
+            _check(event, {"who": _WHO}, {"ms": 0, "connection": -1, "bytes": 0})
         events = tuple(ResultEvent(**event) for event in found.pop("events"))
+        _check(found, _WORDS, {"bytes": 0, "ms": 0})
         return CaseResult(events=events, **found)
-    except (TypeError, KeyError, AttributeError) as error:
+    except (TypeError, KeyError, AttributeError, RecursionError) as error:
         raise ValueError(f"not a result: {error}") from error
+
+
+_WHO: Final = ("peer", "program")
+_WORDS: Final = {
+    name: get_args(words)
+    for name, words in (("level", Level), ("role", Role), ("data", Data), ("close", Close), ("verdict", Verdict))
+}
+_MOST: Final = 1 << 53  # beyond it a browser's numbers are not exact
+
+
+def _check(found: dict[str, Any], words: Mapping[str, tuple[str, ...]], least: Mapping[str, int]) -> None:
+    for name, value in found.items():
+        if name in least:
+            is_right = type(value) is int and least[name] <= value <= _MOST
+        else:
+            is_right = isinstance(value, str) and value in words.get(name, (value,))
+        if not is_right:
+            raise TypeError(f"{name} is {str(value)[:_QUOTED]!r}")
+
+
+def storable(text: str) -> str:
+    """JSON that UTF-8 can hold: half of a surrogate pair (a byte of a name that is no UTF-8) is written as its escape."""
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def parse_results(lines: Iterable[str]) -> Iterator[CaseResult]:

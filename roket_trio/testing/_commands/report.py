@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import sys
 from argparse import ArgumentParser, Namespace
+from dataclasses import replace
 
 from .._html import render_html
 from .._junit import render_junit
@@ -47,6 +48,7 @@ def run(options: Namespace) -> int:
             say(f"roket report: {name}: {error}")
             return _USAGE
     matrix = Matrix.of(results)
+    shown = Matrix.of(map(_shown, results))
     try:
         if options.html:
             _write(options.html, render_html(results, title=options.title))
@@ -57,15 +59,17 @@ def run(options: Namespace) -> int:
         return _USAGE
     if not options.quiet:
         width = shutil.get_terminal_size((120, 24)).columns
-        tell(printable(render_matrix(matrix, width=width)) if not is_colorful(sys.stdout) else _colored(matrix, width))
+        tell(render_matrix(shown, width=width, color=is_colorful(sys.stdout)))
         if told := render_failures(matrix.results):
             tell("\n" + printable(told))
         tell("\n" + render_summary(matrix.results))
     return _FAILED if failures(matrix.results, strict=options.strict) else 0
 
 
-def _colored(matrix: Matrix, width: int) -> str:
-    return render_matrix(matrix, width=width, color=True)
+def _shown(result: CaseResult) -> CaseResult:
+    """With names that do nothing to the terminal, on one line."""
+    case, target = (printable(name.replace("\n", " ")) for name in (result.case, result.target))
+    return replace(result, case=case, target=target)
 
 
 def _write(path: str, text: str) -> None:
