@@ -9,6 +9,7 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -101,6 +102,16 @@ def test_colors_do_not_change_the_width() -> None:
     colored = render_matrix(Matrix.of(SOME), color=True)
     assert "\x1b[31;1m" in colored
     assert "\n".join(line.rstrip() for line in re.sub(r"\x1b\[[\d;]*m", "", colored).splitlines()) == plain
+
+
+def test_the_time_for_a_table_grows_with_it_and_no_faster() -> None:
+    def cpu_seconds(count: int) -> float:
+        matrix = Matrix.of([result(f"test_{number}", events=()) for number in range(count)])
+        started = time.process_time()
+        render_matrix(matrix)
+        return time.process_time() - started
+
+    assert cpu_seconds(8000) < 25 * min(cpu_seconds(1000) for _ in range(3))  # 8 is linear, 64 the square
 
 
 def test_failures_are_told_with_their_reason_and_how_to_repeat_them() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Final, final
 
 from ._results import CaseResult
@@ -43,7 +44,11 @@ class Matrix:
         return self.cells.get((case, *column))
 
     def level(self, case: str) -> str:
-        return next(result.level for (address, _, _), result in self.cells.items() if address == case)
+        return self._levels[case]
+
+    @cached_property
+    def _levels(self) -> Mapping[str, str]:
+        return {result.case: result.level for result in reversed(self.results)}
 
     def heads(self) -> list[str]:
         """What the columns are called: a program's name, with its role where the program has both."""
