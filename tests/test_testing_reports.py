@@ -219,6 +219,10 @@ class Browser:
         (element,) = self._call("POST", "/element", {"using": "css selector", "value": selector}).values()
         self._call("POST", f"/element/{element}/click")
 
+    def press(self, key: str) -> None:
+        actions = [{"type": kind, "value": key} for kind in ("keyDown", "keyUp")]
+        self._call("POST", "/actions", {"actions": [{"type": "key", "id": "keyboard", "actions": actions}]})
+
     def errors(self) -> list[str]:
         return [entry["message"] for entry in self._call("POST", "/se/log", {"type": "browser"})]
 
@@ -302,6 +306,52 @@ def test_the_page_in_a_browser(browser: Browser, tmp_path: Path) -> None:
     browser.click("#only")
     assert browser.run("return document.querySelectorAll('tbody tr:not(.group)').length") == 2
     assert len(browser.screenshot()) > 10_000
+    assert browser.errors() == []
+
+
+def test_odd_results_open_as_well(browser: Browser, tmp_path: Path) -> None:
+    odd = [ResultEvent(1, "peer", 0, name, 5) for name in ("constructor", "__proto__", "toString", "")]
+    page = tmp_path / "report.html"
+    page.write_text(render_html([failed(repro="", events=tuple(odd), reason="", close="clean")]), encoding="utf-8")
+    browser.open(page)
+    browser.click(".cell")
+    told = browser.run("return document.getElementById('detail').innerText")
+    assert "null" not in told
+    assert "undefined" not in told
+    assert browser.run("return document.querySelectorAll('dialog svg circle').length") == len(odd)
+    assert browser.errors() == []
+
+
+def test_many_programs_with_long_names_keep_to_the_page(browser: Browser, tmp_path: Path) -> None:
+    names = [f"{'a-very-long-name' * (number % 5 + 1)}-{number}" for number in range(30)]
+    page = tmp_path / "report.html"
+    tests = f"tests/test_it.py::test_{'long' * 60}"
+    page.write_text(
+        render_html([failed(case, name) for name in names for case in ("close/1.1", tests)]), encoding="utf-8"
+    )
+    browser.open(page)
+    assert browser.run("return document.documentElement.scrollWidth <= window.innerWidth")
+    # The column of the cases stays in place, and leaves room for others.
+    share = "document.querySelector('th.case').getBoundingClientRect().width / window.innerWidth"
+    assert browser.run(f"return {share}") < 0.6
+    assert (
+        browser.run("return Math.max(...Array.from(document.querySelectorAll('thead th'), (th) => th.offsetWidth))")
+        < 500
+    )
+    browser.run("document.querySelector('.scroll').scrollLeft = 1e6")
+    assert (
+        browser.run("return document.querySelector('tbody tr:not(.group) th.case').getBoundingClientRect().left") < 100
+    )
+    browser.run("document.querySelector('.cell').focus()")
+    browser.press("\ue007")  # Enter
+    assert browser.run("return document.getElementById('detail').open")
+    assert browser.run("return document.querySelector('dialog').getBoundingClientRect().width <= window.innerWidth")
+    assert browser.run(
+        "return document.querySelector('dialog > div').scrollWidth <= document.querySelector('dialog').clientWidth"
+    )
+    browser.press("\ue00c")  # Escape
+    assert not browser.run("return document.getElementById('detail').open")
+    assert browser.run("return document.activeElement.className").startswith("cell")
     assert browser.errors() == []
 
 
