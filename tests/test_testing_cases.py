@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from roket_trio.testing import _running as running_room
-from roket_trio.testing import payload
+from roket_trio.testing import ListeningPeer, payload
 from roket_trio.testing._cases import CASES, case
 from roket_trio.testing._jobs import JOBS
 from roket_trio.testing._judging import Expectation, Judgement, Observation, Seen, judge
@@ -137,8 +137,62 @@ def test_a_program_may_say_that_it_cannot() -> None:
 def test_a_program_that_does_nothing_fails_in_time(role: Role) -> None:
     started = time.monotonic()
     result = run_case(case("close/1.1"), python("import time; time.sleep(60)", role, start_seconds=0.3))
-    assert (result.verdict, result.reason) == ("fail", "0 of 1 connections came about")
+    does = {"client": "did not connect", "server": "does not listen on 127.0.0.1:"}[role]
+    assert result.verdict == "fail"
+    assert result.reason.startswith("0 of 1 connections came about")
+    assert does in result.reason
+    assert result.reason.endswith("within 0.3 s")
     assert time.monotonic() - started < 20
+
+
+def test_a_plain_programs_127_is_a_failure_to_start_it() -> None:
+    """A shell's "command not found": who knows no contract declines nothing."""
+    target = Target.from_command("sh -c 'no-such-command {port}'", "client")
+    result = run_case(case("close/1.4"), target)
+    assert (target.speaks, result.verdict) == ("pipe", "fail")
+    assert result.reason.startswith("0 of 1 connections came about: exit status 127: ")
+    assert "not found" in result.reason
+
+
+def test_where_nobody_listens_is_told() -> None:
+    target = Target("gone", "server", "any", None, "127.0.0.1", 1, start_seconds=0.1)
+    assert run_case(case("close/1.1"), target).reason.endswith(": nobody listens on 127.0.0.1:1")
+
+
+def test_a_program_that_ends_before_its_connection_is_accepted_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    accept = ListeningPeer._accept
+
+    def accepts_late(self: ListeningPeer, listener: socket.socket) -> None:
+        time.sleep(0.6)
+        accept(self, listener)
+
+    monkeypatch.setattr(ListeningPeer, "_accept", accepts_late)
+    code = "import os, socket\nsocket.create_connection((os.environ['ROKET_HOST'], int(os.environ['ROKET_PORT'])))"
+    result = run_case(case("close/1.1"), python(code), within=WITHIN)
+    assert result.verdict == "pass", told(result)
+
+
+def test_a_script_lasts_as_long_as_the_program_may(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(running_room, "_SCRIPT_SECONDS", 0.1)
+    code = (
+        "import os, socket, time\n"
+        "s = socket.create_connection((os.environ['ROKET_HOST'], int(os.environ['ROKET_PORT'])))\n"
+        "s.recv(1); time.sleep(0.8); s.close(); input()"
+    )
+    result = run_case(case("close/1.1"), python(code), within=WITHIN)
+    assert result.verdict == "pass", told(result)
+
+
+def test_what_a_program_says_is_quoted_in_part() -> None:
+    code = (
+        "import os, socket, time\n"
+        "s = socket.create_connection((os.environ['ROKET_HOST'], int(os.environ['ROKET_PORT'])))\n"
+        "print('\\x1b' * 60000, flush=True); s.close(); time.sleep(60)"
+    )
+    result = run_case(case("close/3.4"), python(code), within=0.5)
+    assert result.data == "corrupt"
+    assert "it said" in result.reason
+    assert len(result.reason) < 500
 
 
 def test_a_program_that_cannot_be_started_is_an_error() -> None:

@@ -20,6 +20,7 @@ Trigger = Literal["connected", "fin sent", "received", "nothing"]
 """What the program's close is timed from: the connection, the peer's FIN, the last byte that it sent; or not at all."""
 
 UNSUPPORTED_EXIT: Final = 127  # as the shell's "command not found"
+_QUOTED: Final = 40  # characters of a word of the program's
 
 
 @final
@@ -107,9 +108,12 @@ _WORST_DATA: Final[tuple[Data, ...]] = ("corrupt", "hung", "truncated", "not-obs
 _WORST_CLOSE: Final[tuple[Close, ...]] = ("leaked", "half-open", "late", "reset", "not-observed", "clean")
 
 
-def judge(expected: Expectation, seen: Observation) -> Judgement:
-    """Both verdicts, and whether they pass."""
-    if seen.exit_status == UNSUPPORTED_EXIT:
+def judge(expected: Expectation, seen: Observation, *, may_decline: bool = True) -> Judgement:
+    """Both verdicts, and whether they pass.
+
+    :param may_decline: whether it knows the contract, and says by its exit status that it cannot do this
+    """
+    if may_decline and seen.exit_status == UNSUPPORTED_EXIT:
         return Judgement("not-observed", "not-observed", "unsupported", 0, "the program says that it cannot do this")
     moved = sum(one.received_bytes for one in seen.connections) if expected.download is None else seen.output_bytes
     if len(seen.connections) < seen.expected_connections:
@@ -162,7 +166,7 @@ def _word(wanted: str, seen: Observation) -> tuple[Data, str]:
     said = seen.output_head.decode(errors="replace").split()
     if not said:
         return "hung", f"it did not say {wanted!r}"
-    return ("complete", f"it said {wanted!r}") if said[0] == wanted else ("corrupt", f"it said {said[0]!r}")
+    return ("complete", f"it said {wanted!r}") if said[0] == wanted else ("corrupt", f"it said {said[0][:_QUOTED]!r}")
 
 
 def judge_close(expected: Expectation, one: Seen) -> tuple[Close, str]:

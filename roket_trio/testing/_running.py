@@ -25,8 +25,9 @@ from ._targets import RunningProgram, Target
 from ._tls_wire import certificate
 from ._wire import Wire
 
-_SCRIPT_SECONDS: Final = 40.0  # beyond what a script's own waits add up to
-_EXIT_SECONDS: Final = 3.0  # for a program whose input has ended
+_SCRIPT_SECONDS: Final = 10.0  # and six times what the program may take: beyond what a script's own waits add up to
+_ACCEPT_SECONDS: Final = 1.0  # for the peer to take what waits in its listen queue
+_EXIT_SECONDS: Final = 3.0  # at least, for a program whose input has ended
 _SAY_SECONDS: Final = 1.0  # for what it has written to come through its pipes
 _TRY_SECONDS: Final = 0.2
 _WAKE_SECONDS: Final = 0.1
@@ -130,6 +131,7 @@ class _Run:
         self._case = case
         self._target = target
         self._within = within
+        self._script_seconds = _SCRIPT_SECONDS + 6 * within
         self._programs = programs
         self._started = time.monotonic()
         self._program: RunningProgram | None = None
@@ -142,7 +144,9 @@ class _Run:
             connections = tuple(self._seen(wire, stage, held) for wire in wires)
             observation = self._observe(connections)
             events = self._events(wires)
-        found = judge(replace(self._case.expectation, within=self._within), observation)
+            absence = self._absence if len(wires) < observation.expected_connections else ""
+        may_decline = self._target.speaks == "contract"
+        found = judge(replace(self._case.expectation, within=self._within), observation, may_decline=may_decline)
         return CaseResult(
             case=self._case.address,
             level=self._case.level,
@@ -156,7 +160,7 @@ class _Run:
             events=events,
             observer=", ".join(["peer", *sorted(stage.observers)]),
             repro=repro,
-            reason=found.reason,
+            reason=f"{found.reason}: {absence}" if absence and found.verdict == "fail" else found.reason,
         )
 
     def _play(self, stack: ExitStack) -> tuple[tuple[Wire, ...], Stage]:
@@ -169,7 +173,7 @@ class _Run:
         for round_ in self._case.rounds:
             with self._connected(round_, stage) as peer:
                 if peer is not None:
-                    peer.wait_finished(_SCRIPT_SECONDS)
+                    peer.wait_finished(self._script_seconds)
                 wires = peer.wires if peer is not None else ()
         return wires, stage
 
@@ -181,7 +185,7 @@ class _Run:
             host=self._target.host,
             port=self._target.port,
             connections=1,
-            seconds=self._target.start_seconds + _SCRIPT_SECONDS,
+            seconds=self._target.start_seconds + self._script_seconds,
             max_bytes=_MAX_BYTES,
             keep_bytes=0,
         )
@@ -191,8 +195,9 @@ class _Run:
             except BaseException as error:
                 stage.set_exception(error)
                 raise
-            if self._until(lambda: peer.wait_connected(0.02) or self._has_exited, self._target.start_seconds):
-                peer.wait_finished(_SCRIPT_SECONDS if peer.wires else 0)
+            self._until(lambda: peer.wait_connected(0.02) or self._has_exited, self._target.start_seconds)
+            if peer.wait_connected(_ACCEPT_SECONDS):  # one that has connected and ended may still be in the queue
+                peer.wait_finished(self._script_seconds)
             return peer.wires, stage.result()
 
     @contextmanager
@@ -207,7 +212,7 @@ class _Run:
                 connections=round_.connections,
                 allow_remote=self._target.allow_remote,
                 connect_seconds=max(_TRY_SECONDS, round_.connections * 0.05),
-                seconds=_SCRIPT_SECONDS,
+                seconds=self._script_seconds,
                 max_bytes=_MAX_BYTES,
                 keep_bytes=0,
             )
@@ -227,6 +232,26 @@ class _Run:
     @property
     def _has_exited(self) -> bool:
         return self._program is not None and self._program.exit_status is not None
+
+    @property
+    def _exit_told(self) -> str:
+        """How the program has ended, with its last words; empty: it has not."""
+        program = self._program
+        if program is None or (status := program.exit_status) is None:
+            return ""
+        told = f"exit status {status}" if status >= 0 else f"killed by signal {-status}"
+        if status and program.errors.strip():
+            told += f": {program.errors.strip().splitlines()[-1][:200]}"
+        return told
+
+    @property
+    def _absence(self) -> str:
+        """Why there were too few connections, as far as it is known."""
+        where = f"{self._address[0]}:{self._address[1]}"
+        if self._program is None:
+            return f"nobody listens on {where}"
+        does = "did not connect" if self._target.role == "client" else f"does not listen on {where}"
+        return self._exit_told or f"the program {does} within {self._target.start_seconds:g} s"
 
     def _until(self, condition: Callable[[], bool], seconds: float) -> bool:
         """Ask again until it holds, or the time is over."""
@@ -289,7 +314,8 @@ class _Run:
             return Observation(connections, expected, 0, 0, b"", False, None, None, None)
         was_alive = not self._has_exited and self._is_listening()
         program.close_input()
-        self._until(lambda: self._has_exited or self._has_said_enough(program), _EXIT_SECONDS)
+        seconds = max(_EXIT_SECONDS, self._within)
+        self._until(lambda: self._has_exited or self._has_said_enough(program), seconds)
         status = program.exit_status
         if status is not None:
             program.wait_said_all(_SAY_SECONDS)
@@ -340,11 +366,7 @@ class _Run:
                 ResultEvent(self._ms(event.at), "program", -1, event.kind, event.count, event.detail)
                 for event in self._program.timeline.events
             ]
-            status = self._program.exit_status
-            if status is not None:
-                told = f"exit status {status}" if status >= 0 else f"killed by signal {-status}"
-                if status and self._program.errors.strip():
-                    told += f": {self._program.errors.strip().splitlines()[-1][:200]}"
+            if told := self._exit_told:
                 found.append(ResultEvent(self._ms(time.monotonic()), "program", -1, "note", 0, told))
         found.sort(key=lambda event: event.ms)
         return tuple(found[:_MAX_EVENTS])
