@@ -91,6 +91,26 @@ def test_a_bad_one_fails_and_the_command_that_repeats_it_works(
     assert roket(*words[1:]) == 1
 
 
+def test_where_nothing_was_judged_that_is_said(capsys: pytest.CaptureFixture[str]) -> None:
+    assert roket("check", "--client", "env /no/such/program", "--case", "close/1.1") == 0
+    told = capsys.readouterr().err
+    assert "0 passed, 1 unsupported\nnothing was judged: by exit status 127 " in told
+
+
+def test_what_repeats_a_case_has_all_that_matters() -> None:
+    parser = ArgumentParser()
+    check_command.configure(parser)
+    given = ["--target", "tcp://[::1]:80", "--name", "a b", "--speaks", "echo", "--within", "30.0", "--start", "60.0"]
+    given += ["--pid", "5"]
+    repeats = shlex.split(check_command._repro(parser.parse_args(given), CASES[0]))
+    assert repeats[:2] == ["roket", "check"]
+    again = parser.parse_args(repeats[2:])
+    assert (again.case, again.target) == (["close/1.1"], ("::1", 80))
+    assert vars(again) | {"case": None} == vars(parser.parse_args(given))
+    assert "[::1]" in repeats[3]
+    assert "--start" not in check_command._repro(parser.parse_args(["--client", "x"]), CASES[0])
+
+
 def test_strict_counts_a_should() -> None:
     command = "env MUTANT=close/3.4 " + GOOD
     arguments = ["--client", command, "--case", "close/3.4", "--within", "1"]

@@ -27,6 +27,7 @@ Commands are run without a shell, and ended whatever they do."""
 
 _FAILED: Final = 1
 _USAGE: Final = 2
+_START: Final = 10.0  # seconds
 
 
 def configure(parser: ArgumentParser) -> None:
@@ -53,7 +54,7 @@ def configure(parser: ArgumentParser) -> None:
     parser.add_argument("--strict", action="store_true", help="a SHOULD that fails counts too")
     parser.add_argument("--within", type=_seconds, metavar="SECONDS", help="how long it may take to close (default: 5)")
     parser.add_argument(
-        "--start", type=_seconds, default=10.0, metavar="SECONDS", help="how long it may take to start (default: 10)"
+        "--start", type=_seconds, default=_START, metavar="SECONDS", help="how long it may take to start (default: 10)"
     )
     parser.add_argument("--at-once", type=_count, default=4, metavar="N", help="so many cases at once (default: 4)")
     parser.add_argument("--allow-remote", action="store_true", help="let --target be on another machine")
@@ -89,6 +90,11 @@ def run(options: Namespace) -> int:
     if told := render_failures(results):
         say("\n" + told)
     say(f"{target.name}: {render_summary(results)}")
+    if all(result.verdict == "unsupported" for result in results):
+        say(
+            "nothing was judged: by exit status 127 the program says that it cannot do what --jobs tells; to a shell, and"
+            " to env, it means that there is no such command"
+        )
     return _FAILED if failures(results, strict=options.strict) else 0
 
 
@@ -163,10 +169,12 @@ def _repro(options: Namespace, case: Case) -> str:
         if getattr(options, name) is not None:
             words += [f"--{name}", getattr(options, name)]
     if options.target is not None:
-        words += ["--target", f"tcp://{options.target[0]}:{options.target[1]}"]
-    for name in ("port", "pid", "speaks", "within"):
-        if getattr(options, name) is not None:
-            words += [f"--{name}", f"{getattr(options, name)}"]
+        host, port = options.target
+        words += ["--target", f"tcp://[{host}]:{port}" if ":" in host else f"tcp://{host}:{port}"]
+    for name in ("name", "port", "pid", "speaks", "within", "start"):
+        value = getattr(options, name)
+        if value != (_START if name == "start" else None):
+            words += [f"--{name}", f"{value}"]
     if options.allow_remote:
         words.append("--allow-remote")
     return shlex.join([*words, "--case", case.address])
