@@ -72,7 +72,10 @@ class Suite:
         self._tale = Tale()
         self._is_told = False
         if self._report is not None and not self._is_worker:
-            open(self._report, "w").close()
+            try:
+                open(self._report, "w").close()
+            except OSError as error:
+                raise pytest.UsageError(f"--roket-report: {error}") from error
         if self._has_census or self._holds_all:
             self._follow()
 
@@ -111,6 +114,9 @@ class Suite:
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtest_setup(self, item: pytest.Item) -> Wrapped:
         __tracebackhide__ = True
+        if self._following is not None and self._following.is_inherited:  # each test in a fork of its own
+            self._following = None
+            self._follow()
         self._current = case = self._case(item, is_new=True)
         if self._following is not None and self._tale.tests == 0:
             self._following.end_chapter(Chapter("the collection", "elsewhere"))
@@ -196,8 +202,8 @@ class Suite:
         told = getattr(node, "workeroutput", {}).get("roket")
         if told is not None:
             self._tale.add(Tale.unpacked(told))
-        elif error:
-            self._tale.unseen.add(f"what worker {node.gateway.id} did: {error}")
+        else:
+            self._tale.unseen.add(f"what worker {node.gateway.id} did: {error or 'it has not told'}")
 
     @pytest.hookimpl(trylast=True)
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
@@ -211,7 +217,7 @@ class Suite:
             self._config.workeroutput["roket"] = tale.packed()  # type: ignore[attr-defined]
             return
         self._write(entry_of_finding(one, tale.observers) for one in tale.findings)
-        is_blind = self._has_census and not tale.observers
+        is_blind = self._has_census and not tale.has_watched and not self._config.option.collectonly
         if self._is_strict and (tale.accusations or is_blind) and session.exitstatus == pytest.ExitCode.OK:
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
 

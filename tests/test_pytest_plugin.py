@@ -1360,6 +1360,120 @@ def test_a_worker_that_dies_is_not_observed(inner: Inner) -> None:
     result.stdout.fnmatch_lines(["not observed: what worker gw0 did: Not properly terminated"])
 
 
+def test_a_worker_that_does_not_tell_is_not_observed(inner: Inner) -> None:
+    result = inner(
+        """
+        from types import SimpleNamespace
+
+        def test_it(pytestconfig):
+            node = SimpleNamespace(gateway=SimpleNamespace(id="gw0"))
+            pytestconfig.pluginmanager.get_plugin("roket-suite").pytest_testnodedown(node=node, error=None)
+        """,
+        "--roket-census",
+    )
+    result.stdout.fnmatch_lines(["not observed: what worker gw0 did: it has not told"])
+
+
+# As pytest-forked does it.
+FORKS = """
+import os, pickle
+from _pytest.runner import runtestprotocol
+
+def pytest_runtest_protocol(item, nextitem):
+    read, write = os.pipe()
+    hook, config = item.config.hook, item.config
+    child = os.fork()
+    if not child:
+        try:
+            reports = runtestprotocol(item, log=False, nextitem=nextitem)
+            told = [hook.pytest_report_to_serializable(config=config, report=report) for report in reports]
+            with open(write, "wb") as file:
+                pickle.dump(told, file)
+        finally:
+            os._exit(0)
+    os.close(write)
+    with open(read, "rb") as file:
+        told = pickle.load(file)
+    os.waitpid(child, 0)
+    for one in told:
+        hook.pytest_runtest_logreport(report=hook.pytest_report_from_serializable(config=config, data=one))
+    return True
+"""
+
+
+def test_tests_in_forks_of_their_own_are_watched_there(inner: Inner, pytester: pytest.Pytester) -> None:
+    (pytester.mkpydir("forks") / "plugin.py").write_text(FORKS)
+    code = """
+    @pytest.mark.no_socket_leaks
+    def test_leak(keep): keep(socket.create_server(("127.0.0.1", 0)))
+
+    @pytest.mark.no_socket_leaks
+    def test_clean(): socket.create_server(("127.0.0.1", 0)).close()
+    """
+    result = inner(code, "-p", "forks.plugin", in_process=False)
+    result.assert_outcomes(passed=2, errors=1)
+    result.stdout.fnmatch_lines(["the test left 1 socket open, 1 s after it was over:"])
+    # What a whole suite's tests leave is told where the suite ends, and there nobody has seen them.
+    result = inner(code, "-p", "forks.plugin", "--roket-census", "-k", "clean", in_process=False)
+    result.stdout.fnmatch_lines(["nothing was observed (0 tests watched *"])
+    strict = inner(code, "-p", "forks.plugin", "--roket-census", "--roket-strict", "-k", "clean", in_process=False)
+    assert (result.ret, strict.ret) == (0, 1)
+
+
+@pytest.mark.parametrize("workers", [(), ("-n1",)], ids=["alone", "xdist"])
+def test_a_path_that_is_no_utf_8_breaks_nothing(
+    inner: Inner, pytester: pytest.Pytester, workers: tuple[str, ...]
+) -> None:
+    result = inner(
+        """
+        def test_it(tmp_path, monkeypatch, keep):
+            monkeypatch.chdir(tmp_path)  # the address is short
+            sock = socket.socket(socket.AF_UNIX)
+            keep(sock)
+            sock.bind(b"x\\xff\\x1b[2J\\n.sock")
+            sock.listen()
+        """,
+        "--roket-census",
+        "--roket-report",
+        "report.jsonl",
+        *workers,
+        in_process=False,
+    )
+    result.assert_outcomes(passed=1)
+    told = result.stdout.str()
+    assert r"unix x\udcff\x1b[2J\n.sock LISTEN" in told
+    assert "1 test left 1 socket behind" in told
+    (entry,) = parse_results((pytester.path / "report.jsonl").read_text(encoding="utf-8").splitlines())
+    assert entry.verdict == "fail"
+
+
+def test_a_report_that_cannot_be_written_is_told_at_once(inner: Inner) -> None:
+    result = inner("def test_it(): pass", "--roket-report", "no/such/place.jsonl")
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    assert "--roket-report: " in result.stderr.str()
+    assert "INTERNALERROR" not in result.stdout.str() + result.stderr.str()
+
+
+def test_a_socket_that_is_wrapped_anew_is_nobodys_garbage(inner: Inner) -> None:
+    """As STARTTLS does it: the plain socket object dies, its descriptor lives on in another one."""
+    result = inner(
+        """
+        @pytest.fixture(scope="module")
+        def box():
+            box = [socket.create_server(("127.0.0.1", 0))]
+            yield box
+            box[0].close()
+
+        def test_it(box):
+            box[0] = socket.socket(fileno=box[0].detach())
+        """,
+        "--roket-census",
+        "--roket-strict",
+    )
+    assert result.ret == 0
+    result.stdout.fnmatch_lines(["no test left a socket behind*"])
+
+
 # --- what cannot be seen ---------------------------------------------------------------------------------------------
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from roket_trio.testing import Timeline
+from roket_trio.testing import Timeline, _origins
 from roket_trio.testing._conduct import Expectation, conduct_with_peer, judge
 from roket_trio.testing._following import ANY_CHAPTER, Chapter, Finding, Following, ignoring
 from roket_trio.testing._holding import held_by
@@ -117,6 +117,27 @@ def test_a_closed_socket_in_a_cycle_was_not_abandoned() -> None:
         cycle.sock.close()
         del cycle
         gc.collect()
+    assert not origin.was_abandoned
+
+
+@pytest.mark.parametrize("in_cycle", [False, True])
+def test_what_was_detached_is_somebody_elses(in_cycle: bool) -> None:
+    """As TLS does it (`SSLContext.wrap_socket`), and loops that use bare descriptors."""
+    watch_origins()
+    with no_collector():
+        cycle = Cycle(opens())
+        origin = origin_of(cycle.sock.fileno())
+        assert origin is not None
+        fd = cycle.sock.detach()
+        if in_cycle:
+            with socket.socket(fileno=fd):
+                del cycle
+                gc.collect()
+                assert origin not in _origins._living
+        else:
+            cycle.me = cycle.sock = None  # type: ignore[assignment]
+            assert origin not in _origins._living
+            os.close(fd)
     assert not origin.was_abandoned
 
 

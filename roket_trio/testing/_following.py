@@ -122,12 +122,17 @@ class Following:
         self.seconds = 0.0
         """What all the looking has cost."""
 
+    @property
+    def is_inherited(self) -> bool:
+        """Whether this process is a fork of the one that is followed."""
+        return os.getpid() != self._pid
+
     def end_chapter(self, chapter: Chapter) -> list[Followed]:
         """What was opened since the last call belongs to ``chapter``.
 
         :returns: that part of it which is open still
         """
-        if os.getpid() != self._pid:  # a fork: its sockets are copies, and somebody else's
+        if self.is_inherited:  # its sockets are copies, and somebody else's
             return []
         began = time.perf_counter()
         try:
@@ -165,7 +170,7 @@ class Following:
         :param grace: how long to wait for sockets that are open still, in seconds
         :param kinds: of which chapters; others are not waited for
         """
-        if os.getpid() != self._pid:
+        if self.is_inherited:
             return []
         self.end_chapter(self._chapter)
         if any(followed.chapter.kind in kinds for followed in self._open.values()):

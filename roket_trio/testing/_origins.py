@@ -8,6 +8,7 @@ each socket.
 
 from __future__ import annotations
 
+import gc
 import os
 import socket
 import sys
@@ -56,17 +57,20 @@ class Origin:
             return
         _living.discard(self)
         # The collector calls back before it finalizes what it found, so a descriptor that is still open now was left
-        # to it. An object that dies with its last reference is finalized first (Objects/typeobject.c, subtype_dealloc).
-        if self.descriptor is not None:
+        # to it, unless it was detached before: for another object (TLS wraps so), or for who uses the bare number. An
+        # object that dies with its last reference is finalized first (Objects/typeobject.c, subtype_dealloc).
+        if self.descriptor is not None and _is_collecting:
             fd, inode = self.descriptor
             try:
-                self.was_abandoned = os.fstat(fd).st_ino == inode
+                is_open = os.fstat(fd).st_ino == inode
             except OSError:
-                pass
+                return
+            self.was_abandoned = is_open and not any(other.is_at(fd) for other in tuple(_living))
 
 
 _living: set[Origin] = set()
 _is_set = False
+_is_collecting = False
 
 
 def watch_origins() -> None:
@@ -75,6 +79,7 @@ def watch_origins() -> None:
     if not _is_set:
         _is_set = True
         sys.addaudithook(_heard)
+        gc.callbacks.append(_collects)
 
 
 def origin_of(fd: int) -> Origin | None:
@@ -97,6 +102,11 @@ def _heard(event: str, arguments: tuple[object, ...]) -> None:
     sock = arguments[0]
     if isinstance(sock, socket.socket):  # a bare _socket.socket cannot be watched
         _living.add(Origin(sock, sys._getframe(1)))
+
+
+def _collects(phase: str, _: object) -> None:
+    global _is_collecting
+    _is_collecting = phase == "start"
 
 
 def _is_telling(filename: str) -> bool:

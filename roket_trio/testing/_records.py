@@ -144,7 +144,7 @@ def _fds(fds: tuple[int, ...]) -> str:
 def _address(address: Address) -> str:
     if address is None:
         return "?"
-    if isinstance(address, str):
-        return address or "(unnamed)"
+    if isinstance(address, str):  # a path: any bytes, which must do nothing to a terminal nor to UTF-8
+        return "".join(each if each.isprintable() else ascii(each)[1:-1] for each in address) or "(unnamed)"
     host, port = address
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

@@ -45,6 +45,11 @@ class Tale:
     """What could not be observed, and why."""
 
     @property
+    def has_watched(self) -> bool:
+        """Whether anything was: no test may have run here (each in a fork of its own), or nobody may look."""
+        return bool(self.observers and self.tests)
+
+    @property
     def accusations(self) -> list[Finding]:
         return [finding for finding in self.findings if finding.is_accusation]
 
@@ -86,7 +91,7 @@ class Tale:
         watched = f"{_count(self.tests, 'test')} watched in {self.seconds * 1000:.0f} ms"
         if self.observers:
             watched += f" by {', '.join(sorted(self.observers))}"
-        if not self.observers:
+        if not self.has_watched:
             yield Line(f"nothing was observed ({watched})", "yellow")
         elif accused:
             tests = {finding.whose for finding in accused if finding.kind == "test"}
