@@ -163,9 +163,12 @@ class SocketToFile(Route):
                 moved = self.bytes_moved
                 self._room = self.pace.at_once(self._left())
                 connection.lend(self._call_back)
+                # Otherwise asyncio's loop wakes for all that arrives, 500 times in 128 MiB: 1.3 times the CPU time.
+                connection.readiness.pause_reading()
                 try:
                     outcome = await worker.run(self._pump, pipe)
                 finally:
+                    connection.readiness.resume_reading()
                     connection.take_back(self._call_back)
                 self.pace.moved(self.bytes_moved - moved)
                 if outcome == "refused":

@@ -207,15 +207,16 @@ class PagedSource(RegularSource):
     def _is_cached(self, start: int, end: int) -> bool:
         """Whether a read from ``start`` to ``end`` will very likely not wait; notes up to where that holds."""
         # After a page that was cached the next one most likely is; at a new place it is asked for.
-        position = start + _ASK_AHEAD if self._known_to == start else start
-        for page in range(position, end, _ASK_AHEAD):
+        is_followed = 0 <= start <= self._known_to
+        ahead = min(start + _ASK_AHEAD, self._size)
+        if is_followed and ahead > end and self._has(ahead - 1):
+            self._known_to = ahead
+            return True
+        for page in range(start + _ASK_AHEAD if is_followed else start, end, _ASK_AHEAD):
             if not self._has(page):
                 return False
-        if not self._has(end - 1):
-            return False
-        ahead = min(start + _ASK_AHEAD, self._size)
-        self._known_to = ahead if ahead > end and self._has(ahead - 1) else end
-        return True
+        self._known_to = end
+        return self._has(end - 1)
 
     def _has(self, offset: int) -> bool:
         return bool(pagecache.read_cached(self.file.fd, self._probe, offset))

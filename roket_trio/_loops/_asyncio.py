@@ -31,17 +31,52 @@ USE_SHARED_EPOLL = hasattr(select, "epoll")
 _loops: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, AsyncioLoop] = weakref.WeakKeyDictionary()
 
 
-def _checkpoint_if_cancelled() -> Callable[[], Awaitable[None]]:
-    """AnyIO's check for cancellation, without its look-up of the backend if that can be had: 0.5 instead of 1.5 µs.
+def _checkpoint_if_cancelled(running: Callable[[], asyncio.AbstractEventLoop | None]) -> Callable[[], Awaitable[None]]:
+    """AnyIO's check for cancellation, which precedes every operation, in 0.5 instead of 1.1 µs (CPython 3.11, two
+    scopes): one look-up of the task, by the loop that is known, and none of the backend, nor of a task's state while
+    the same task asks. It is 8 % of reading a cached file in pieces of 64 KiB.
 
-    It precedes every operation: 3 of the 50 µs of a round trip, 7 % of reading a cached file.
+    What is private to AnyIO is tried when a loop is first used; where it is not as it was, AnyIO's function does it. A
+    task whose scopes are cancelled is left to that in any case.
     """
     try:
+        from anyio._backends._asyncio import CancelScope, TaskState, _task_states
         from anyio._core._eventloop import get_async_backend
 
-        return get_async_backend().checkpoint_if_cancelled
-    except (ImportError, AttributeError):  # not AnyIO's public interface
+        theirs = get_async_backend().checkpoint_if_cancelled
+        probe = CancelScope()
+        (probe._cancel_called, probe._shield, probe._parent_scope, TaskState(None, probe).cancel_scope)
+    except (ImportError, AttributeError, TypeError):
         return anyio.lowlevel.checkpoint_if_cancelled
+
+    # Whose state is known. Both weak: a state leads to scopes, their tasks, and the frames of those.
+    known_task: Callable[[], asyncio.Task[Any] | None] = _nobody
+    known_state: Callable[[], TaskState | None] = _nobody
+
+    async def checkpoint_if_cancelled() -> None:
+        nonlocal known_task, known_state
+        task = asyncio.current_task(running())
+        if task is None:
+            return
+        if known_task() is not task or (state := known_state()) is None:
+            state = _task_states.get(task)
+            if state is None:
+                return
+            known_task, known_state = weakref.ref(task), weakref.ref(state)
+        scope = state.cancel_scope
+        while scope is not None:
+            if scope._cancel_called:
+                await theirs()
+                return
+            if scope._shield:
+                return
+            scope = scope._parent_scope
+
+    return checkpoint_if_cancelled
+
+
+def _nobody() -> None:
+    return None
 
 
 def running_loop() -> AsyncioLoop:
@@ -95,6 +130,14 @@ class _SharedReadiness(Readiness):
             raise ClosedResourceError
         epoll.owner.waited()
 
+    def pause_reading(self) -> None:
+        if not self._closed:
+            self._epoll.watch(self._fd, self, self._epoll.WRITES)
+
+    def resume_reading(self) -> None:
+        if not self._closed:
+            self._epoll.watch(self._fd, self, self._epoll.ALL)
+
     def close(self) -> None:
         if self._closed:
             return
@@ -115,6 +158,8 @@ class _SharedEpoll:
 
     _READ = select.EPOLLIN | select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR if USE_SHARED_EPOLL else 0
     _WRITE = select.EPOLLOUT | select.EPOLLHUP | select.EPOLLERR if USE_SHARED_EPOLL else 0
+    WRITES = select.EPOLLOUT | select.EPOLLET if USE_SHARED_EPOLL else 0
+    ALL = WRITES | select.EPOLLIN | select.EPOLLRDHUP if USE_SHARED_EPOLL else 0
 
     def __init__(self, owner: AsyncioLoop, loop: asyncio.AbstractEventLoop) -> None:
         self.owner = owner
@@ -127,9 +172,15 @@ class _SharedEpoll:
 
     def register(self, fd: int) -> _SharedReadiness:
         entry = _SharedReadiness(self, fd)
-        self._epoll.register(fd, select.EPOLLIN | select.EPOLLOUT | select.EPOLLRDHUP | select.EPOLLET)
+        self._epoll.register(fd, self.ALL)
         self._entries[fd] = entry
         return entry
+
+    def watch(self, fd: int, entry: _SharedReadiness, events: int) -> None:
+        """Other events of it from now on; what is true already is told again (epoll_ctl(2))."""
+        if self._entries.get(fd) is entry:
+            with contextlib.suppress(OSError):  # closed behind our back, as below
+                self._epoll.modify(fd, events)
 
     def unregister(self, fd: int, entry: _SharedReadiness) -> None:
         # The descriptor may have been closed behind our back: the kernel has then forgotten it, and the number may be
@@ -213,7 +264,7 @@ class AsyncioLoop(Loop):
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         super().__init__()
         self._loop = weakref.ref(loop)
-        self.checkpoint_if_cancelled = _checkpoint_if_cancelled()
+        self.checkpoint_if_cancelled = _checkpoint_if_cancelled(self._loop)
         self._epoll: _SharedEpoll | None = None
         self._threads = anyio.CapacityLimiter(THREADS_MOST)
 

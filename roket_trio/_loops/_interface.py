@@ -40,6 +40,12 @@ class Readiness(ABC):
     async def wait_writable(self) -> None:
         """Wait until a write may succeed; otherwise as :meth:`wait_readable`."""
 
+    def pause_reading(self) -> None:  # noqa: B027 - only who watches all the time has to
+        """A worker thread reads until :meth:`resume_reading`: what arrives meanwhile need not wake the loop."""
+
+    def resume_reading(self) -> None:  # noqa: B027
+        """The loop reads again, and asks the descriptor before it waits. Also after :meth:`close`."""
+
     @abstractmethod
     def close(self) -> None:
         """Wake who waits, with :class:`ClosedResourceError`, and forget the descriptor. Does not close it.
