@@ -121,7 +121,7 @@ class FileToSocket(Route):
 
     async def _run(self) -> None:
         connection = self._connection
-        await connection.loop.step()
+        await connection.loop.checkpoint_if_cancelled()
         connection.life.check_open()
         if self.name == "sendfile":
             assert self._file is not None

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from time import monotonic
 from typing import Any, NamedTuple, final
 
@@ -76,7 +76,7 @@ class Transfer:
 
     def __init__(self, source: Any, sink: Any, *, count: int | None = None, rate_limit: float | None = None) -> None:
         self._prepare(source, sink, count, rate_limit)
-        with self._ends() as (lent_source, lent_sink):
+        with _lent(source, lent_to_read) as lent_source, _lent(sink, lent_to_write) as lent_sink:
             _reader(lent_source, source, count)
             _writer(lent_sink, sink)
 
@@ -124,7 +124,7 @@ class Transfer:
         self._is_running = True
         began = monotonic()
         try:
-            with self._ends() as (lent_source, lent_sink):
+            with _lent(self._source, lent_to_read) as lent_source, _lent(self._sink, lent_to_write) as lent_sink:
                 if self._route is None:
                     self._route = self._find_route(lent_source, lent_sink)
                 route = self._route
@@ -145,19 +145,6 @@ class Transfer:
         return TransferReport(self._route.bytes_moved, self._seconds, self._route.name, tuple(self._route.fallbacks))
 
     # --- the ends ----------------------------------------------------------------------------------------------------
-
-    @contextmanager
-    def _ends(self) -> Iterator[tuple[Any, Any]]:
-        """Both ends, as what they really are: a Connection, an OpenFile, an object with a descriptor of no use, a
-        stream."""
-        with ExitStack() as stack:
-            source: Any = _connection_of(self._source)
-            sink: Any = _connection_of(self._sink)
-            if source is None:
-                source = stack.enter_context(lent_to_read(self._source)) if is_file(self._source) else self._source
-            if sink is None:
-                sink = stack.enter_context(lent_to_write(self._sink)) if is_file(self._sink) else self._sink
-            yield source, sink
 
     def _find_route(self, source: Any, sink: Any) -> Route:
         count, pace = self._count, self._pace
@@ -187,6 +174,14 @@ class Transfer:
             source.seek(self._source_start + route.bytes_moved)
         if self._sink_start is not None:
             sink.seek(self._sink_start + route.bytes_moved)
+
+
+def _lent(end: Any, lend: Callable[[Any], AbstractContextManager[Any]]) -> AbstractContextManager[Any]:
+    """An end, as what it really is: a Connection, an OpenFile, an object with a descriptor of no use, a stream."""
+    connection = _connection_of(end)
+    if connection is not None:
+        return nullcontext(connection)
+    return lend(end) if is_file(end) else nullcontext(end)
 
 
 def _connection_of(end: Any) -> Connection | None:

@@ -69,8 +69,9 @@ class Shares:
         """Wait for a place. A checkpoint when there is none, or when the loop has not turned for a millisecond."""
         loop = self._loop()
         assert loop is not None
-        await loop.step()
-        if not self._free and not self._turn_is_awaited:
+        if self._free:
+            await loop.checkpoint_if_cancelled()
+        elif not self._turn_is_awaited:
             await self._wait_for_the_next_turn(loop)
         if self._free:
             self._free -= 1

@@ -199,8 +199,10 @@ def limit_unsent(sock: socket.socket, count: int) -> None:
     What is sent and not acknowledged does not count. Writability is reported when half of it is free.
     """
     if hasattr(socket, "TCP_NOTSENT_LOWAT"):
-        with contextlib.suppress(OSError):  # the peer may have reset it already
+        try:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, count)
+        except OSError:  # the peer may have reset it already
+            pass
 
 
 def discard_on_close(sock: socket.socket) -> None:
