@@ -6,9 +6,10 @@ import argparse
 import random
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
-from . import compare, gate, plots, records, report, story
+from . import compare, gate, plots, records, report, story, summary
 from .cases import CASES
 from .counting import counts_of
 from .fingerprint import fingerprint
@@ -21,7 +22,7 @@ from .rows import Row, rows
 from .workshop import FULL, Workshop, workshop
 
 QUICK = 64 << 20
-PLOTS = ROOT / "benchmarks" / "plots"
+PLOTS = ROOT / "docs" / "benchmarks"
 PLOTS_OF_QUICK = ROOT / "build" / "benchmarks"
 
 
@@ -55,6 +56,15 @@ def parser() -> argparse.ArgumentParser:
     runs.add_argument("--strict", action="store_true", help="fail when a limit is not kept")
     runs.set_defaults(does=run)
 
+    full = commands.add_parser(
+        "record",
+        parents=[what, how],
+        help="the full run, for the repository: history, plots, the story, the README's table; half an hour, alone",
+    )
+    full.add_argument("--record", type=Path, default=records.HISTORY, metavar="FILE")
+    full.add_argument("--plot", type=Path, default=PLOTS, metavar="DIR")
+    full.set_defaults(does=run, quick=False, all=False, story=False, json=None, strict=False)
+
     gates = commands.add_parser(
         "gate", parents=[what, how], help="count what every build must keep; fail if it does not"
     )
@@ -65,6 +75,9 @@ def parser() -> argparse.ArgumentParser:
     plot.add_argument("--from", type=Path, default=records.HISTORY, metavar="FILE", dest="source")
     plot.add_argument("--to", type=Path, default=PLOTS, metavar="DIR")
     plot.set_defaults(does=draw)
+
+    why = commands.add_parser("why", parents=[what], help="where the rest of the time goes, and what did not pay")
+    why.set_defaults(does=explain)
 
     versions = commands.add_parser("compare", parents=[what], help="measure this version beside an earlier one")
     versions.add_argument("--branch", default="main", metavar="NAME", help="compare with where this one has left it")
@@ -89,7 +102,7 @@ def run(options: argparse.Namespace) -> int:
     with workshop(size, receiver=options.sink, directory=options.directory) as shop:
         for name in wanted(options):
             results += measured(name, shop, rounds, options)
-    print(f"\n{story.report(results) if options.story else report.verdict(results)}")
+    print(*closing(options, results), sep="\n\n")
     told = records.of_run(where, size, rounds, options.sink, results)
     if options.record is not None:
         records.append(options.record, told)
@@ -100,13 +113,31 @@ def run(options: argparse.Namespace) -> int:
     return int(options.strict and any(row.misses for row in results))
 
 
+def closing(options: argparse.Namespace, results: list[Row]) -> Iterator[str]:
+    """What is said of all cases together."""
+    yield ""
+    if options.story or options.command == "record":
+        yield story.report(results)
+    if options.story:
+        return
+    if answer := summary.answer(results):
+        yield answer
+    yield report.verdict(results)
+    if options.command == "record":
+        yield summary.markdown(results)
+
+
 def wanted(options: argparse.Namespace) -> list[str]:
     """The names of the cases."""
     if options.case:
         return list(options.case)
-    return (
-        list(story.CASES) if options.story else [name for name, case in CASES.items() if options.all or not case.long]
-    )
+    if options.story:
+        return list(story.CASES)
+    if options.quick:
+        return list(summary.QUICK)
+    if options.command == "record":
+        return [name for name, case in CASES.items() if not case.long or name in plots.SCALES]
+    return [name for name, case in CASES.items() if options.all or not case.long]
 
 
 def measured(name: str, shop: Workshop, rounds: int, options: argparse.Namespace) -> list[Row]:
@@ -139,6 +170,9 @@ def hold(options: argparse.Namespace) -> int:
 def versus(options: argparse.Namespace) -> int:
     """Compare this version with an earlier one."""
     base = options.base or compare.merge_base(options.branch)
+    if base is None:
+        print(f"Nothing to compare with: no commit where this has left {options.branch}, and none before it.")
+        return 0
     print(f"against {base}: times what it takes, [a b] in 19 of 20 runs; slower is above {options.limit}", flush=True)
     slower = 0
     for found in compare.compare(
@@ -153,6 +187,13 @@ def versus(options: argparse.Namespace) -> int:
         slower += isinstance(found, compare.Compared) and found.verdict == "SLOWER"
     print(f"\n{slower} slower" if slower else "\nNothing is slower.")
     return int(bool(slower))
+
+
+def explain(options: argparse.Namespace) -> int:
+    """Say where the time goes."""
+    told = [CASES[name] for name in options.case or CASES if CASES[name].profile]
+    print(*(f"{case.title} ({case.name})\n{case.profile}" for case in told), sep="\n\n")
+    return 0
 
 
 def draw(options: argparse.Namespace) -> int:

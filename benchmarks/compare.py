@@ -168,12 +168,23 @@ def tree_of(commit: str) -> Iterator[Path]:
         yield tree
 
 
-def merge_base(branch: str) -> str:
-    """Where the working tree's branch has left another one.
+def merge_base(branch: str) -> str | None:
+    """Where the working tree has left another branch; at that very commit, unchanged, the one before it.
 
-    :raises OSError: git does not know
+    ``None``: nobody knows (no git, no such branch, a shallow clone), or there is nothing earlier.
     """
-    return git("merge-base", "HEAD", branch)
+    found = next(filter(None, (_asked("merge-base", "HEAD", name) for name in (branch, f"origin/{branch}"))), None)
+    is_unchanged = _asked("status", "--porcelain", "--", "roket_trio") == ""
+    if found is not None and is_unchanged and found == _asked("rev-parse", "HEAD"):
+        return _asked("rev-parse", "--verify", "--quiet", "HEAD^")
+    return found
+
+
+def _asked(*arguments: str) -> str | None:
+    try:
+        return git(*arguments)
+    except OSError:
+        return None
 
 
 def git(*arguments: str) -> str:

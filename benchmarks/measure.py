@@ -158,6 +158,8 @@ class Case:
     """Whether what it does is counted as well: not where another process does it, nor where that would take long."""
     long: bool = False
     """Whether it is only run when asked for."""
+    profile: str = ""
+    """Where the rest of the time goes, measured, and what was tried and did not pay: ``python -m benchmarks why``."""
 
     def on(self, loops: Sequence[str]) -> Case:
         """The case without the loops that are not wanted."""
