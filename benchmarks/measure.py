@@ -154,6 +154,8 @@ class Case:
     asks: tuple[Ask, ...] = ()
     rounds_at_most: int | None = None
     """Where more rounds would only say the same."""
+    warmed: bool = True
+    """Whether the first run of each way is left out of the figures: not where nothing is kept from one to the next."""
     counted: bool = True
     """Whether what it does is counted as well: not where another process does it, nor where that would take long."""
     long: bool = False
@@ -170,7 +172,7 @@ class Case:
 def measure(
     case: Case, shop: Workshop, rounds: int, *, shuffle: random.Random | None = None
 ) -> dict[Way, list[Sample]]:
-    """Every way ``rounds`` times, after one run of each that does not count.
+    """Every way ``rounds`` times, after one run of each that does not count (see :attr:`Case.warmed`).
 
     :raises WrongCountError: something else arrived than was to be sent
     """
@@ -178,7 +180,7 @@ def measure(
     samples: dict[Way, list[Sample]] = {way: [] for way in case.ways}
     if case.rounds_at_most is not None:
         rounds = min(rounds, case.rounds_at_most)
-    for number in range(rounds + 1):
+    for number in range(0 if case.warmed else 1, rounds + 1):
         for way in order.sample(case.ways, len(case.ways)):
             shop.warm()
             gc.collect()

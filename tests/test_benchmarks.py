@@ -25,13 +25,13 @@ import pytest
 
 import roket_trio
 from benchmarks import __main__ as program
-from benchmarks import gate, loops, peers, plots, records, report, story
+from benchmarks import gate, loops, peers, plots, records, report, story, summary
 from benchmarks.cases import CASES
 from benchmarks.counting import Counts
 from benchmarks.measure import Ask, Case, Done, Limits, Role, Sample, Watch, Way, WrongCountError, measure
 from benchmarks.peers import building
 from benchmarks.processes import COUNT
-from benchmarks.rows import Row, rows
+from benchmarks.rows import Ratio, Row, rows
 from benchmarks.sinks import sink
 from benchmarks.sources import source
 from benchmarks.workshop import Workshop, chilled, workshop
@@ -72,10 +72,23 @@ def test_one_command_measures_every_case_and_leaves_nothing_but_its_figures(tmp_
     place = tmp_path / "place"
     place.mkdir()
     figures = tmp_path / "figures.json"
-    command = [sys.executable, "-W", "error", "-m", "benchmarks", "run", "--mib", "1", "--rounds", "1"]
+    command = [
+        sys.executable,
+        "-W",
+        "error",
+        "-m",
+        "benchmarks",
+        "run",
+        "--mib",
+        "1",
+        "--rounds",
+        "1",
+        "--loop",
+        "trio",
+    ]
     history, pictures = tmp_path / "history.jsonl", tmp_path / "pictures"
     done = subprocess.run(
-        [*command, "--directory", place, "--json", figures, "--record", history, "--plot", pictures],
+        [*command, "--loop", "trio", "--directory", place, "--json", figures, "--record", history, "--plot", pictures],
         cwd=ROOT,
         env=environment(),
         capture_output=True,
@@ -102,7 +115,7 @@ def test_one_command_measures_every_case_and_leaves_nothing_but_its_figures(tmp_
         (case.name, way.name): way
         for case in CASES.values()
         for way in case.ways
-        if way.loop in (*loops.available(), "none") and not case.long
+        if way.loop in ("trio", "none") and not case.long
     }
     assert found.keys() == expected.keys()
     for key, row in found.items():
@@ -134,6 +147,15 @@ def test_one_command_measures_every_case_and_leaves_nothing_but_its_figures(tmp_
             assert ratio["limit"] == (limit if row["role"] == "roket" else None)
         assert row["case"] in done.stdout
         assert row["way"] in done.stdout
+
+
+@pytest.mark.parametrize("loop", [loop for loop in loops.available() if loop != "trio"])
+def test_the_jobs_that_are_not_counted_run_on_the_other_loops_too(shop: Workshop, loop: str) -> None:
+    for case in CASES.values():
+        if not case.counted and not case.long:
+            for way in case.ways:
+                if (way.role, way.loop) == ("roket", loop):
+                    assert way.run(shop).moved == case.size(shop), f"{case.name}, {way.name}"
 
 
 def test_what_only_runs_when_asked_for_runs(shop: Workshop, loop_name: str) -> None:
@@ -487,6 +509,37 @@ def test_the_story_is_told_in_its_own_form(shop: Workshop) -> None:
     assert re.search(r"socket write +then, JVM +ktor +799\.45 +119\.95 +6\.7×", told)
     assert re.search(r"file read +now, trio +trio\.open_file +110\.00 +11\.00 +10\.0×", told)
     assert "from 10 to 95 MB/s" in told
+
+
+def test_the_answer_is_bars_and_the_readme_has_a_table(shop: Workshop) -> None:
+    told = some_rows(shop)
+    answer = summary.answer(told)
+    assert re.search(r"file read, receive\(65536\)\n +trio\.open_file +░{20} 10\.0\n", answer)
+    assert re.search(r"roket_trio on asyncio +██ 1\.0, 10\.0 times faster than usual$", answer)
+    assert "→ 100.0" in summary.answer([replace(row, times_ceiling=Ratio(100.0, None, None)) for row in told])
+    assert summary.answer([row for row in told if row.role != "idiom"]) == ""
+    *_, line = summary.markdown(told).splitlines()
+    assert line == "| file read, receive(65536) | 1.00 (1.00 to 1.00) | 1.00 (1.00 to 1.00) |  | 10 to 10 times |"
+
+
+def test_every_case_that_a_limit_is_asked_of_says_where_the_time_goes(capsys: pytest.CaptureFixture[str]) -> None:
+    for case in CASES.values():
+        if not case.long:
+            assert case.profile.strip(), case.name
+    assert program.explain(Namespace(case=["echo"])) == 0
+    assert capsys.readouterr().out == f"{CASES['echo'].title} (echo)\n{CASES['echo'].profile}\n"
+
+
+def test_what_is_asked_for_is_what_is_measured() -> None:
+    def wanted(*arguments: str) -> set[str]:
+        return set(program.wanted(program.parser().parse_args(arguments)))
+
+    usual = {name for name, case in CASES.items() if not case.long}
+    assert wanted("run") == usual
+    assert wanted("run", "--all") == set(CASES)
+    assert wanted("record") == usual | set(plots.SCALES)
+    assert wanted("run", "--story") == set(story.CASES) < wanted("run", "--quick") < usual
+    assert wanted("record", "--case", "echo") == {"echo"}
 
 
 # --- gates on time ----------------------------------------------------------------------------------------------------

@@ -13,9 +13,11 @@ from pathlib import Path
 import pytest
 
 import roket_trio
+from benchmarks import compare
 from benchmarks.bootstrap import interval, median_ratio
 from benchmarks.cases import OLDER
 from benchmarks.compare import Comparison, Times, judge
+from benchmarks.probe import ours
 
 ROOT = Path(__file__).resolve().parent.parent
 LIMIT = 120.0  # seconds, for whatever is waited for
@@ -61,7 +63,7 @@ def slow_down(place: Path) -> None:
 
 def compared(place: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "benchmarks", "compare", "--case", "file-to-socket", "--loop", "trio"]
-    few = ["--rounds", "8", "--mib", "16", "--limit", "2"]
+    few = ["--rounds", "5", "--mib", "8", "--limit", "2"]
     return subprocess.run(
         [*command, *few, *arguments], cwd=place, capture_output=True, text=True, timeout=LIMIT, check=False
     )
@@ -87,6 +89,34 @@ def test_a_commit_that_is_not_there_is_an_error(repository: Path) -> None:
     assert done.returncode == 1
     assert done.stderr.startswith("benchmarks: git archive: ")
     assert done.stdout.count("\n") == 1
+
+
+def test_without_a_merge_base_there_is_nothing_to_compare_with(repository: Path) -> None:
+    for branch in ("main", "another"):  # at its only commit, unchanged; and no such branch
+        done = compared(repository, "--branch", branch)
+        assert (done.returncode, done.stderr) == (0, "")
+        assert done.stdout.startswith("Nothing to compare with: ")
+    shutil.rmtree(repository / ".git")
+    assert compared(repository).stdout.startswith("Nothing to compare with: ")
+
+
+def test_on_the_branch_itself_the_commit_before_is_the_base(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compare, "ROOT", repository)
+    first = compare.git("rev-parse", "HEAD")
+    assert compare.merge_base("main") is None
+    slow_down(repository)
+    assert compare.merge_base("main") == first  # what is not committed yet, beside where it began
+    git(repository, "commit", "-q", "-a", "-m", "slower")
+    assert compare.merge_base("main") == first
+    git(repository, "switch", "-q", "-c", "changed")
+    git(repository, "commit", "-q", "--allow-empty", "-m", "no change")
+    assert compare.merge_base("main") == compare.git("rev-parse", "main")
+
+
+def test_every_job_that_is_compared_by_default_is_one_on_every_loop() -> None:
+    for name in compare.JOBS:
+        for loop in ("trio", "asyncio", "uvloop"):
+            assert ours(name, loop).loop == loop
 
 
 @pytest.mark.parametrize("older", [True, False])

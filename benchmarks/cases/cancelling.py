@@ -117,6 +117,7 @@ CASES = [
         divisor=lambda shop: TIMES,
         asks=(Ask("worst, ms", at_most=50),),
         rounds_at_most=3,
+        warmed=False,
         counted=False,
     ),
 ]

@@ -51,6 +51,7 @@ CASES = [
         size=lambda shop, times=times: shop.size * times,  # type: ignore[misc]
         asks=(Ask("peak Python allocation, KiB", at_most=512), Ask("RSS growth, KiB", at_most=1024)),
         rounds_at_most=1,
+        warmed=False,
         counted=False,
     )
     for job, times in TIMES.items()

@@ -145,7 +145,11 @@ def _ways(job: Job) -> tuple[Way, ...]:
 
 CASES = [
     Case(
-        "static-large", "one large file over HTTP/1.1 (the CPU is the client's)", _ways(large), Limits(), counted=False
+        "static-large",
+        "one large file over HTTP/1.1 (the CPU is the client's)",
+        _ways(large),
+        Limits(),
+        counted=False,
     ),
     Case(
         "static-small",
