@@ -194,8 +194,13 @@ async def resolve(
     """
     flags = socket.AI_PASSIVE | socket.AI_ADDRCONFIG if passive else 0
     try:
-        # Not asked for SOCK_STREAM alone: uvloop then loses the zone of a link-local address (MagicStack/uvloop 539).
-        found = await anyio.getaddrinfo(host, port, family=family, flags=flags)
+        found = _numeric(host, port, family, flags)
+        if found is not None:
+            await current_loop().checkpoint()
+        else:
+            # Not asked for SOCK_STREAM alone: uvloop then loses the zone of a link-local address (MagicStack/uvloop
+            # 539).
+            found = await anyio.getaddrinfo(host, port, family=family, flags=flags)
     except (OSError, UnicodeError) as error:
         # UnicodeError: a label that is empty or longer than 63 characters (the idna codec).
         reason = error.strerror if isinstance(error, OSError) else str(error)
@@ -203,6 +208,19 @@ async def resolve(
     # glibc can return an address twice (https://sourceware.org/bugzilla/show_bug.cgi?id=14969).
     streams = [(found_family, address) for found_family, kind, *_, address in found if kind == socket.SOCK_STREAM]
     return list(dict.fromkeys(Target(found_family, _with_zone(address)) for found_family, address in streams))
+
+
+def _numeric(host: str | None, port: int | None, family: int, flags: int) -> list[Any] | None:
+    """The answer for an address in figures, which needs no worker thread; ``None`` for a name, and for a zone.
+
+    Trio does so itself; to asyncio and uvloop it saves a hop: 70 of 600 µs of CPU time to connect and close.
+    """
+    if host is None or "%" in host:
+        return None
+    try:
+        return socket.getaddrinfo(host, port, family, flags=flags | socket.AI_NUMERICHOST)
+    except (OSError, UnicodeError):  # a name; what is wrong with it is said where it is looked up
+        return None
 
 
 def _with_zone(address: tuple[Any, ...]) -> tuple[Any, ...]:
