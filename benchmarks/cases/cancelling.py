@@ -98,6 +98,10 @@ def cancelling(ends: Callable[[Path], Ends]) -> Callable[..., Any]:
     return job
 
 
+PROFILE = """\
+A transfer that stands still waits for its descriptor, so a cancellation costs a turn of the loop. Socket → file has
+let its thread go by then: that looks for a millisecond at most."""
+
 CASES = [
     Case(
         "cancelling",
@@ -119,5 +123,6 @@ CASES = [
         rounds_at_most=3,
         warmed=False,
         counted=False,
+        profile=PROFILE,
     ),
 ]

@@ -67,6 +67,13 @@ async def roket_connect(shop: Workshop, watch: Watch) -> Done:
     return Done(counted)
 
 
+PROFILE = """\
+490 µs of CPU time a connection on Trio, by AnyIO's stream 390: the rest is the close. The FIN's acknowledgement is
+waited for, the queue is emptied, TCP_INFO is asked: 8 getsockopt, 3 ioctl, an epoll for the wait. asyncio also makes
+and closes the shared epoll when it has no other connection.
+
+An address in figures goes to no worker thread: 70 of 610 µs on asyncio."""
+
 CASES = [
     Case(
         "connecting",
@@ -81,5 +88,6 @@ CASES = [
         size=times,
         unit="connection",
         divisor=times,
+        profile=PROFILE,
     ),
 ]

@@ -86,6 +86,14 @@ async def roket_echo(shop: Workshop, watch: Watch) -> Done:
         return await _ping(client, server, round_trips(shop), watch)
 
 
+PROFILE = """\
+59 µs of CPU time a round trip with both ends on one loop, three quarters of it in user space. Trio: 4 recv, two of
+which find nothing yet, 2 send, 2 epoll_wait, and 2 epoll_ctl, since Trio registers each wait anew. asyncio: no
+epoll_ctl, but 6 epoll_wait: the loop's, our own, and the loop's again before the task that it woke.
+
+Did not pay: add_reader for each wait (83 µs on asyncio and 75 on uvloop where the shared epoll takes 55 and 45),
+AnyIO's wait_readable (94 and 86)."""
+
 CASES = [
     Case(
         "echo",
@@ -99,5 +107,6 @@ CASES = [
         size=lambda shop: round_trips(shop) * len(MESSAGE),
         unit="round trip",
         divisor=round_trips,
+        profile=PROFILE,
     ),
 ]

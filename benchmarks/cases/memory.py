@@ -42,6 +42,10 @@ def measured(job: str, loop: str) -> Callable[..., Done]:
     return run
 
 
+PROFILE = """\
+Of Python's memory nothing depends on the size: what is held is the task's frames and the route's state. The pipe (1
+MiB) and the sockets' buffers are the kernel's."""
+
 CASES = [
     Case(
         f"memory-{job}",
@@ -52,6 +56,7 @@ CASES = [
         asks=(Ask("peak Python allocation, KiB", at_most=512), Ask("RSS growth, KiB", at_most=1024)),
         rounds_at_most=1,
         warmed=False,
+        profile=PROFILE,
         counted=False,
     )
     for job, times in TIMES.items()
