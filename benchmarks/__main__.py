@@ -192,9 +192,7 @@ def versus(options: argparse.Namespace) -> int:
 def explain(options: argparse.Namespace) -> int:
     """Say where the time goes."""
     told = [CASES[name] for name in options.case or CASES if CASES[name].profile]
-    print(
-        "128 MiB, CPython 3.11, Linux 6.18, two cores; perf, py-spy, strace. Figures without a unit: times the ceiling.\n"
-    )
+    print("128 MiB, CPython 3.11, Linux 6.18, two cores; perf, py-spy, strace. No unit: times the ceiling.\n")
     print(*(f"{case.title} ({case.name})\n{case.profile}" for case in told), sep="\n\n")
     return 0
 

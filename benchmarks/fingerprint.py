@@ -6,8 +6,12 @@ import importlib.metadata
 import os
 import platform
 import re
+import shutil
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
+
+from .peers import LANGUAGES
 
 
 def fingerprint(directory: str) -> dict[str, str]:
@@ -21,7 +25,18 @@ def fingerprint(directory: str) -> dict[str, str]:
         "python": f"{platform.python_implementation()} {platform.python_version()}",
         **{name: _version(name) for name in ("roket-trio", "trio", "anyio", "uvloop")},
         "commit": _commit(),
+        "not here": ", ".join(_missing()) or "nothing",
     }
+
+
+def _missing() -> Iterator[str]:
+    """What there would be to compare with: the cases do without."""
+    for language in LANGUAGES:
+        if not language.is_here():
+            yield language.name
+    for program in ("socat", "haproxy", "nginx", "curl", "nc"):
+        if shutil.which(program) is None:
+            yield program
 
 
 def _cpu() -> str:

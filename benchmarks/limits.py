@@ -43,13 +43,13 @@ class Limit:
 
 LIMITS = {
     #                                    system calls                  allocations                        hops  KiB
-    "file-read": Limit(r"\d+ cached, 0 hops", Most(30_000, 50_000, 50_000), Most(270_000, 300_000, 300_000), 2, 128),
-    "file-read-into": Limit(r"\d+ cached, 0 hops", Most(8_000, 14_000, 14_000), Most(95_000, 115_000, 115_000), 2, 128),
+    "file-read": Limit(r"\d+ cached, 0 hops", Most(30_000, 30_000, 30_000), Most(270_000, 280_000, 280_000), 2, 128),
+    "file-read-into": Limit(r"\d+ cached, 0 hops", Most(8_000, 9_000, 9_000), Most(95_000, 105_000, 105_000), 2, 128),
     "file-write": Limit(r"\d+ hops", Most(25_000, 30_000, 30_000), Most(130_000, 130_000, 130_000), 80, 128),
-    "socket-write-64k": Limit(r"\d+ sends", Most(24_000, 42_000, 42_000), Most(200_000, 220_000, 220_000), 0, 64),
+    "socket-write-64k": Limit(r"\d+ sends", Most(24_000, 27_000, 27_000), Most(200_000, 210_000, 210_000), 0, 64),
     "socket-write-1m": Limit(r"\d+ sends", Most(6_000, 8_000, 8_000), Most(60_000, 60_000, 60_000), 0, 64),
     "file-to-socket": Limit("sendfile", Most(10_000, 13_000, 13_000), Most(100_000, 110_000, 90_000), 0, 64),
-    "socket-to-file": Limit("splice", Most(12_000, 20_000, 20_000), Most(80_000, 130_000, 80_000), 24, 128),
+    "socket-to-file": Limit("splice", Most(8_000, 8_500, 8_500), Most(60_000, 65_000, 60_000), 24, 128),
     "relay": Limit("splice", Most(14_000, 20_000, 20_000), Most(150_000, 150_000, 120_000), 0, 64),
     "echo": Limit("", Most(12, 18, 16), Most(125, 120, 75), 0, 128),
     "scale": Limit("sendfile", Most(20_000, 24_000, 24_000), Most(240_000, 240_000, 220_000), 0, 16 << 10),

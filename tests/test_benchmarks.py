@@ -25,7 +25,7 @@ import pytest
 
 import roket_trio
 from benchmarks import __main__ as program
-from benchmarks import gate, loops, peers, plots, records, report, story, summary
+from benchmarks import fingerprint, gate, loops, peers, plots, records, report, story, summary
 from benchmarks.cases import CASES
 from benchmarks.counting import Counts
 from benchmarks.measure import Ask, Case, Done, Limits, Role, Sample, Watch, Way, WrongCountError, measure
@@ -399,10 +399,8 @@ def test_what_a_job_measures_itself_is_held_to_what_is_asked_by_its_median(shop:
 
 # --- other languages --------------------------------------------------------------------------------------------------
 
-LANGUAGES = (peers.C, peers.JAVA, peers.GO, peers.ASYNCIO, peers.UVLOOP)
 
-
-@pytest.mark.parametrize("language", LANGUAGES, ids=lambda language: language.name)
+@pytest.mark.parametrize("language", peers.LANGUAGES, ids=lambda language: language.name)
 def test_peers_do_the_same_jobs(language: peers.Language) -> None:
     if not language.is_here():
         pytest.skip(f"no {language.name} here")  # one is as good as another: CI installs C
@@ -429,6 +427,7 @@ def test_without_a_compiler_there_is_no_such_peer(monkeypatch: pytest.MonkeyPatc
     try:
         assert not any(language.is_here() for language in (peers.JAVA, peers.GO))
         assert peers.C.is_here() is False
+        assert fingerprint.fingerprint(os.curdir)["not here"] == "C, Java, Go, socat, haproxy, nginx, curl, nc"
         with pytest.raises(building.CompilerMissingError):
             building.compile_c(ROOT / "benchmarks" / "peers" / "peer.c", os.devnull)
     finally:

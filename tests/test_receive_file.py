@@ -39,6 +39,7 @@ from roket_trio import (
 )
 from roket_trio import _lingering as lingering_room
 from roket_trio._kernel import splice, tcp
+from roket_trio._loops import _asyncio
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="splice, /dev/full and RST on demand as Linux has them")
 
@@ -1363,3 +1364,41 @@ def test_closing_a_lent_stream_ends_the_transfer(run: Run, pair: Pair, path: Pat
         assert path.read_bytes() == b"first"
 
     run(main)
+
+
+# --- who is woken ----------------------------------------------------------------------------------------------------
+
+
+def test_what_arrives_while_a_thread_takes_it_wakes_no_loop(
+    run: Run, pair: Pair, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ours, peer = pair
+    fill, wakes, sends = splice.Pipe.fill, [], 50
+
+    def fill_while_it_comes(pipe: splice.Pipe, sock: int, count: int) -> int:
+        if threading.current_thread() is not threading.main_thread() and not wakes:
+            wakes.append(0)
+            for _ in range(sends):
+                peer.send(b"x")
+                time.sleep(0.002)  # the peer's pace: enough for a loop that is woken to run
+        return fill(pipe, sock, count)
+
+    def counted(epoll: Any) -> None:
+        if wakes:
+            wakes[0] += 1
+        dispatch(epoll)
+
+    dispatch = _asyncio._SharedEpoll._dispatch
+    monkeypatch.setattr(_asyncio._SharedEpoll, "_dispatch", counted)
+    monkeypatch.setattr(splice.Pipe, "fill", fill_while_it_comes)
+
+    async def main() -> None:
+        async with stream_over(ours) as stream:
+            with path.open("wb") as file:
+                await stream.receive_file(file, count=sends)
+            peer.send(b"and then")  # the loop reads again
+            assert await stream.receive() == b"and then"
+
+    run(main)
+    assert path.read_bytes() == b"x" * sends
+    assert wakes[0] < sends / 5

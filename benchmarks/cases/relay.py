@@ -159,7 +159,7 @@ Did not pay: a pipe of 256 KiB (0.84 where 1 MiB took 0.54 of a blocking loop's 
 wait 200 ms).""",
     "relay-program": """\
 Sender, relay and receiver are three busy processes on two cores, so the figures have two modes, 22 to 26 and 37 to
-48 ms for 128 MiB, on every loop (30 interleaved rounds). The relay's own CPU time is the same on all: 17, 16, 17 ms.""",
+48 ms for 128 MiB, on every loop (30 interleaved rounds). The relay's CPU time is the same on all: 17, 16, 17 ms.""",
 }
 
 CASES = [

@@ -76,6 +76,8 @@ def _has_uvloop() -> bool:
 
 UVLOOP = Language("uvloop", _asyncio("uvloop"), _has_uvloop)
 
+LANGUAGES = (C, JAVA, GO, ASYNCIO, UVLOOP)
+
 
 class PeerError(Exception):
     """A peer's program failed."""
