@@ -4,9 +4,9 @@
     patch -o after.py examples/from_anyio.py examples/from_anyio.diff     the same program with another import
     python after.py [BACKEND]                                             the same peers see something else
 
-Shows: two ends that go wrong silently. A send that is cut short by a timeout must not look like a complete message; plain
-AnyIO ends it cleanly, roket_trio with a reset. An answer must arrive although a part of the question was not read; plain
-AnyIO resets (on Trio), and what the peer's kernel had not taken yet is lost; roket_trio delivers all of it.
+Shows: what goes wrong silently. A send that is cut short by a timeout must not look like a complete message: AnyIO ends
+it cleanly, roket_trio with a reset. An answer must arrive although a part of the question was not read: on Trio, AnyIO
+resets, and what the peer's kernel had not taken yet is lost; roket_trio delivers all of it.
 Try: both backends; a longer timeout in upload().
 Crude: the peers are plain sockets in threads, slow to read on purpose.
 """

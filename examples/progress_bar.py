@@ -16,6 +16,7 @@ import signal
 import socket
 import sys
 import tempfile
+from collections.abc import AsyncIterator
 from contextlib import suppress
 from threading import Thread
 
@@ -31,12 +32,13 @@ async def send(path: str, host: str, port: int, rate_limit: float | None = None)
     size = os.path.getsize(path)
     async with await FileReadStream.from_path(path) as file, await connect_tcp(host, port) as stream:
         transfer = Transfer(file, stream, rate_limit=rate_limit)
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(show, transfer, size)
-            tasks.start_soon(obey_ctrl_c, tasks.cancel_scope)
-            with suppress(BrokenResourceError):
-                await transfer.run()
-            tasks.cancel_scope.cancel()
+        with anyio.open_signal_receiver(signal.SIGINT) as signals:
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(show, transfer, size)
+                tasks.start_soon(obey, signals, tasks.cancel_scope)
+                with suppress(BrokenResourceError):
+                    await transfer.run()
+                tasks.cancel_scope.cancel()
     end = stream.close_report  # after Ctrl-C, a reset: nobody shall take what there is for the whole file
     print(f"{transfer.bytes_moved} of {size} bytes by {transfer.route}, closed {end.outcome.name if end else '?'}")
     return transfer.bytes_moved == size and end is not None and end.acked
@@ -54,10 +56,9 @@ async def show(transfer: Transfer, size: int) -> None:
             bar.update(task, completed=transfer.bytes_moved, refresh=True)
 
 
-async def obey_ctrl_c(everything: anyio.CancelScope) -> None:
-    with anyio.open_signal_receiver(signal.SIGINT) as signals:
-        async for _ in signals:
-            everything.cancel()
+async def obey(signals: AsyncIterator[signal.Signals], everything: anyio.CancelScope) -> None:
+    async for _ in signals:
+        everything.cancel()
 
 
 def read_all(server: socket.socket) -> None:
@@ -75,5 +76,5 @@ if __name__ == "__main__":
             large.truncate(64 << 20)
             Thread(target=read_all, args=(server,), daemon=True).start()
             raise SystemExit(not anyio.run(send, large.name, "127.0.0.1", server.getsockname()[1], 64 << 20))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, KeyboardInterrupt) as error:
         raise SystemExit(f"not sent: {error!r}") from None

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import hashlib
 import os
+import pty
 import re
 import shutil
 import signal
@@ -12,59 +14,20 @@ import socket
 import struct
 import subprocess
 import sys
+import termios
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from example_programs import EXAMPLES, LIMIT, result, running, started
 
 import roket_trio
 
-EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
-LIMIT = 60.0  # seconds, for whatever is waited for
 CONTENT = bytes(range(256)) * 12_345 + b"the end"
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="the examples and their tests use POSIX processes")
-
-
-@contextmanager
-def started(*command: str | Path, **environment: str) -> Iterator[subprocess.Popen[str]]:
-    """A program that is ended, if need be, when the block is left."""
-    program = subprocess.Popen(
-        [os.fspath(part) for part in command],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, **environment},
-    )
-    with program:
-        try:
-            yield program
-        finally:
-            if program.poll() is None:
-                program.kill()
-
-
-def example(name: str, *arguments: str | Path) -> list[str | Path]:
-    """The command that runs an example with every warning an error. Not `-X dev`: asyncio's debug mode has opinions."""
-    return [sys.executable, "-W", "error", EXAMPLES / name, *arguments]
-
-
-@contextmanager
-def running(name: str, *arguments: str | Path, **environment: str) -> Iterator[subprocess.Popen[str]]:
-    """An example; it imports the package that the tests import."""
-    package = os.fspath(Path(roket_trio.__file__).parent.parent)
-    path = os.pathsep.join(filter(None, [package, os.environ.get("PYTHONPATH")]))
-    with started(*example(name, *arguments), PYTHONPATH=path, **environment) as program:
-        yield program
-
-
-def result(program: subprocess.Popen[str]) -> tuple[int, str, str]:
-    """What became of it: exit status, output, errors."""
-    output, errors = program.communicate(timeout=LIMIT)
-    return program.returncode, output, errors
 
 
 def until(condition: Callable[[], object], what: str) -> None:
@@ -554,3 +517,96 @@ def test_the_asyncio_program_gets_its_files_and_its_timeout_cuts_a_send(options:
     assert (status, errors) == (0, "")
     assert output == "28 MiB in 8 files, as they were\nasyncio.timeout: ABORTED\n"
     assert not list(tmp_path.iterdir())
+
+
+# --- progress ---------------------------------------------------------------------------------------------------------
+
+
+def test_the_progress_bar_shows_itself(tmp_path: Path) -> None:
+    with running("progress_bar.py", TMPDIR=os.fspath(tmp_path)) as program:
+        status, output, errors = result(program)
+    assert (status, errors) == (0, "")  # no bar where there is no terminal
+    assert re.fullmatch(rf"{64 << 20} of {64 << 20} bytes by sendfile, closed (CLEAN|ACKED)\n", output)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_bar_on_a_terminal_grows_and_what_arrives_is_the_file(peer: socket.socket, source: Path) -> None:
+    master, slave = pty.openpty()
+    fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 60, 0, 0))
+    with open(master, "rb", buffering=0) as screen:
+        terminal = {"TERM": "xterm-256color", "NO_COLOR": "1", "COLUMNS": "60"}
+        where = ["127.0.0.1", str(peer.getsockname()[1])]
+        with running("progress_bar.py", source, *where, stderr=slave, **terminal) as program:
+            connection, _ = peer.accept()
+            with connection:
+                connection.settimeout(LIMIT)
+                assert received_all(connection) == CONTENT
+            assert program.wait(LIMIT) == 0
+        os.close(slave)
+        seen = b""
+        with contextlib.suppress(OSError):  # EIO: the other end is closed
+            while more := screen.read(65536):
+                seen += more
+    frames = [frame for frame in re.split(r"[\r\n]+|\x1b\[2K", seen.decode()) if "MB" in frame]
+    assert "3.2/3.2 MB" in frames[-1], frames
+    assert all(len(re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", frame)) <= 60 for frame in frames)
+
+
+def test_ctrl_c_tells_how_far_it_got_and_resets(peer: socket.socket, tmp_path: Path) -> None:
+    large = tmp_path / "large"
+    with large.open("wb") as file:
+        file.truncate(64 << 20)
+    with running("progress_bar.py", large, "127.0.0.1", str(peer.getsockname()[1])) as program:
+        connection, _ = peer.accept()
+        with connection:
+            connection.settimeout(LIMIT)
+            count = len(connection.recv(1 << 20))
+            program.send_signal(signal.SIGINT)
+            status, output, errors = result(program)
+            with pytest.raises(ConnectionResetError):
+                while more := len(connection.recv(1 << 20)):
+                    count += more
+    assert (status, errors) == (1, "")
+    found = re.fullmatch(rf"(\d+) of {64 << 20} bytes by sendfile, closed ABORTED\n", output)
+    assert found, output
+    assert count <= int(found[1]) < 64 << 20
+
+
+# --- from AnyIO -------------------------------------------------------------------------------------------------------
+
+
+def test_from_anyio_by_one_import(tmp_path: Path) -> None:
+    """The patch applies, changes the imports alone, and can be taken back."""
+    before, after, again = EXAMPLES / "from_anyio.py", tmp_path / "after.py", tmp_path / "again.py"
+    patch = [tool("patch"), "--fuzz=0", "--silent"]
+    subprocess.run([*patch, "-o", after, before, EXAMPLES / "from_anyio.diff"], check=True, timeout=LIMIT)
+    subprocess.run([*patch, "-R", "-o", again, after, EXAMPLES / "from_anyio.diff"], check=True, timeout=LIMIT)
+    assert again.read_bytes() == before.read_bytes()
+    lines = [set(path.read_text(encoding="utf-8").splitlines()) for path in (before, after)]
+    names = "import connect_tcp, create_tcp_listener"
+    assert (lines[0] - lines[1], lines[1] - lines[0]) == ({f"from anyio {names}"}, {f"from roket_trio {names}"})
+
+
+@pytest.mark.parametrize("backend", ["trio", "asyncio"])
+def test_what_the_peers_of_plain_anyio_see(backend: str) -> None:
+    """If this fails AnyIO has become better, and the example has to say so."""
+    with running("from_anyio.py", backend) as program:
+        status, output, errors = result(program)
+    assert (status, errors) == (0, "")
+    cut, answer = output.splitlines()
+    assert re.fullmatch(r"64 MiB, cut short: \d+ bytes, then a clean end", cut)
+    if backend == "trio":
+        assert re.fullmatch(r"an answer of 1000000 bytes: \d{1,6} bytes, then a reset", answer)
+
+
+@pytest.mark.parametrize("backend", ["trio", "asyncio"])
+def test_what_they_see_after_the_change(backend: str, tmp_path: Path) -> None:
+    after = tmp_path / "after.py"
+    patch = [tool("patch"), "--silent", "-o", after, EXAMPLES / "from_anyio.py", EXAMPLES / "from_anyio.diff"]
+    subprocess.run(patch, check=True, timeout=LIMIT)
+    with running(os.fspath(after), backend) as program:
+        status, output, errors = result(program)
+    assert (status, errors) == (0, "")
+    cut, answer = output.splitlines()
+    assert re.fullmatch(r"64 MiB, cut short: \d+ bytes, then a reset", cut)
+    assert answer == "an answer of 1000000 bytes: 1000000 bytes, then a clean end"
