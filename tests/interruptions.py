@@ -49,7 +49,7 @@ CHAOS: Final[dict[str, Callable[[random.Random], Any]]] = {
     "slices": lambda chance: Slicer(5_000, 4_000, 0.0005),
     "slowness": lambda chance: Bandwidth(chance.choice([1e6, 5e6])),
 }
-ACCIDENTS: Final = ["nothing", *SIGNALS, *SIGNALS, *CHAOS]
+ACCIDENTS: Final = ["nothing", *[*SIGNALS] * 3, *CHAOS]
 
 
 def forked(work: Callable[[], int]) -> int:
@@ -109,7 +109,7 @@ class Round:
     def __init__(self, chance: random.Random, kind: str, accident: str, home: Path) -> None:
         self.chance, self.kind, self.accident, self.home = chance, kind, accident, home
         self.victim = chance.choice(["send", "recv"])
-        self.moment = chance.uniform(0.0, 0.4)
+        self.moment = chance.uniform(0.0, 0.35)
         self.place = home / f"{kind}s"  # the rounds of one kind share it
         self.place.mkdir(exist_ok=True)
         self.name = "content" if kind == "tree" else "new"
@@ -128,7 +128,7 @@ class Round:
             port = int(heard[2])
             if self.accident in CHAOS:
                 relay, port = self.relayed(port)
-            rate = self.chance.choice([[], ["--rate", "4M"], ["--rate", "4M"], ["--rate", "8M"]])
+            rate = self.chance.choice([[], *[["--rate", "4M"]] * 4])
             where = f"127.0.0.1:{port}"
             processes["send"] = roket(
                 logs["send"], "send", *KINDS[self.kind], *patience, *rate, str(self.source), where

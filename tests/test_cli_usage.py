@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
 import tomllib
-from argparse import ArgumentTypeError
+from argparse import ArgumentParser, ArgumentTypeError
 from importlib import import_module
 from pathlib import Path
 
@@ -161,6 +162,24 @@ def test_each_command_has_help_that_suffices(
     assert done.output.startswith(f"usage: roket {name} ")
     assert "exit codes: 0 done; 1 check failed; 2 usage" in " ".join(done.output.split())
     assert all(len(line) <= 80 for line in done.output.splitlines())
+    assert re.search(rf"\nexamples:\n(  .+\n)*?  roket {name} ?.*\n(  .+\n)*$", done.output)
+    monkeypatch.setenv("COLUMNS", "60")
+    lines = [line for line in roket(capsys, name, "--help").output.splitlines() if len(line) > 60]
+    assert all(re.fullmatch(r" +\[--\w+ \w+( \| --\w+( \w+)?)+\]", line) for line in lines)  # argparse breaks no group
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_the_examples_in_the_help_are_understood(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As far as the command line goes: what they do is tested elsewhere."""
+    module = import_module(COMMANDS[name].module)
+    parser = ArgumentParser(exit_on_error=False)
+    module.configure(parser)
+    for line in module.EXAMPLES.splitlines():
+        command_line = re.split(r" {2,}", line)[0].split("|")
+        words = shlex.split(next(part for part in command_line if "roket" in part))
+        assert words[0] == "roket"
+        if words[1] == name:
+            parser.parse_args(words[2:])
 
 
 @pytest.mark.parametrize(

@@ -19,9 +19,9 @@
 ``_exits``             exit codes
 =====================  ================================================================================================
 
-A subcommand is a module with ``DESCRIPTION``, ``configure(parser)``, which adds its arguments, and ``run(options)``,
-which returns the exit code. :data:`COMMANDS` names it; it is imported when it is asked for, and as little as possible
-before that: until :func:`main` runs Ctrl-C is a traceback.
+A subcommand is a module with ``DESCRIPTION``, ``EXAMPLES``, ``configure(parser)``, which adds its arguments, and
+``run(options)``, which returns the exit code. :data:`COMMANDS` names it; it is imported when it is asked for, and as
+little as possible before that: until :func:`main` runs Ctrl-C is a traceback.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ COMMANDS = {
 
 CODES = (
     "exit codes: 0 done; 1 check failed; 2 usage; 3 truncated or reset; 4 timeout; 5 local file;"
-    " 6 connect, listen, DNS, TLS; 130 interrupted"
+    " 6 connect, listen, DNS, TLS; 130 interrupted (143 by SIGTERM)"
 )
 _USAGE = 2
 _INTERRUPTED = 130
@@ -86,6 +86,7 @@ def _run(arguments: list[str]) -> int:
 
     module: Any = import_module(command.module)
     parser = Parser(prog=f"roket {name}", description=module.DESCRIPTION, epilog=CODES, allow_abbrev=False)
+    parser.examples = module.EXAMPLES
     module.configure(parser)
     code: int = module.run(parser.parse_args(arguments[1:]))
     return code
@@ -114,10 +115,15 @@ def _overview() -> str:
     lines = [
         "usage: roket COMMAND ...",
         "",
-        "Move bytes between files and sockets as fast as the kernel can, and never leave a socket behind.",
+        "Move bytes between files and sockets as fast as the kernel can, and never leave",
+        "a socket behind.",
         "",
         "commands:",
         *(f"  {name.ljust(width)}  {command.summary}" for name, command in COMMANDS.items()),
+        "",
+        "a file from one machine to another:",
+        "  roket recv '*:9000' big.iso    there, and here:",
+        "  roket send big.iso THERE:9000",
         "",
         "roket COMMAND --help tells more; roket --version says which this is.",
     ]

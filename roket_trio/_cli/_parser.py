@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from argparse import ArgumentParser
+from textwrap import indent
 from typing import NoReturn, final
 
 from ._exits import Exit
@@ -12,6 +13,13 @@ from ._output import say
 @final
 class Parser(ArgumentParser):
     """The parser of a subcommand."""
+
+    examples = ""
+    """Shown at the end of the help, line by line."""
+
+    def format_help(self) -> str:
+        """As argparse does it, and the examples, which it would fill like a paragraph."""
+        return f"{super().format_help()}\nexamples:\n{indent(self.examples, '  ')}\n"
 
     def error(self, message: str) -> NoReturn:
         say(f"{self.prog}: {message} (see {self.prog} --help)")

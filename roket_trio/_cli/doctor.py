@@ -16,6 +16,8 @@ DESCRIPTION = """\
 Say what this machine offers: the system calls that make transfers fast and closes certain, what the test harness can
 observe, and the limits that matter. Each is tried, not looked up. What is missing has a fallback, and costs speed or
 knowledge, not bytes."""
+EXAMPLES = """\
+roket doctor /mnt/big-disk"""
 
 
 class Finding(NamedTuple):

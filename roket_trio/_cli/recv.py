@@ -9,8 +9,15 @@ from ._values import local
 
 DESCRIPTION = """\
 Take one connection and write what comes to a file, which gets its name when all of it is on the disk. Whoever sends may
-be the other end: roket send, nc -N, socat, curl. Listens on 127.0.0.1 unless told otherwise (*:PORT is everywhere), and
-says where, so that port 0 may be asked for."""
+be the other end: roket send, nc -N, socat, ncat. TCP alone cannot tell a sender that was killed from one that is done:
+--digest, at both ends, can. Listens on 127.0.0.1 unless told otherwise ('*:PORT' is everywhere), and says where, so
+that port 0 may be asked for."""
+EXAMPLES = """\
+roket recv 9000 big.iso
+roket recv '*:9000' big.iso      from other machines
+roket recv --resume '*:9000' .   the sender names it
+roket recv --unpack 9000 photos  a directory
+roket recv 9000 - | zcat"""
 
 
 def configure(parser: ArgumentParser) -> None:

@@ -9,8 +9,11 @@ from ._values import count, local, remote, seconds
 
 DESCRIPTION = """\
 Forward connections: each one that comes to PORT is joined to a new one to TARGET. A half-close is passed on as it is,
-and a reset stays a reset. Listens on 127.0.0.1 unless told otherwise (*:PORT is everywhere). SIGTERM or Ctrl-C ends it
-when the connections have ended or --drain is over; a second one at once."""
+and a reset stays a reset. Listens on 127.0.0.1 unless told otherwise ('*:PORT' is everywhere). SIGTERM or Ctrl-C ends
+it when the connections have ended or --drain is over; a second one at once."""
+EXAMPLES = """\
+roket relay 8080 example.org:80
+roket relay '*:5432' unix:/run/postgresql/.s.PGSQL.5432"""
 
 
 def configure(parser: ArgumentParser) -> None:

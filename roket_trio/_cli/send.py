@@ -10,6 +10,11 @@ from ._values import remote
 DESCRIPTION = """\
 Send a file, a directory (as tar) or standard input (-) over TCP, and say whether the peer's TCP has acknowledged every
 byte. Whoever listens may be the other end: roket recv, nc -l, socat, ncat."""
+EXAMPLES = """\
+roket send big.iso HOST:9000
+roket send --resume big.iso HOST:9000  again after a cut
+roket send photos HOST:9000            to recv --unpack
+pg_dump | roket send --digest - HOST:9000"""
 
 
 def configure(parser: ArgumentParser) -> None:

@@ -9,8 +9,11 @@ from ._values import LOCALHOST, Address, count, local, seconds
 
 DESCRIPTION = """\
 Serve a directory over HTTP/1.1: ranges, conditional requests, sendfile. Nothing outside of it, and no name that begins
-with a dot, is ever served. Listens on 127.0.0.1 unless told otherwise (*:PORT is everywhere). SIGTERM or Ctrl-C ends it
-when the answers under way are sent or --drain is over; a second one at once."""
+with a dot, is ever served. Listens on 127.0.0.1 unless told otherwise ('*:PORT' is everywhere). SIGTERM or Ctrl-C ends
+it when the answers under way are sent or --drain is over; a second one at once. Needs the extra roket-trio[cli]."""
+EXAMPLES = """\
+roket serve
+roket serve --bind '*:8080' public"""
 _PORT = 8000
 
 

@@ -24,6 +24,10 @@ See how a program closes its sockets: put it to the cases of the close suite, ea
 as peers do, and judge its data and its close by what the peer and the kernel saw. Plain programs (nc, your client) have
 {host} and {port} in their command; richer ones follow the contract that --jobs prints, and are put to every case.
 Commands are run without a shell, and ended whatever they do."""
+EXAMPLES = """\
+roket check --client 'nc -N {host} {port}'
+roket check --server './my-server --port {port}'
+roket check --target tcp://127.0.0.1:8000 --pid 4711"""
 
 _FAILED: Final = 1
 _USAGE: Final = 2

@@ -17,6 +17,9 @@ DESCRIPTION = """\
 Render what `roket check --jsonl` has written, of one program or of many: as a table here, as JUnit XML, and as one HTML
 page that needs nothing else, in which every cell opens a diagram of what happened on the wire and the command that
 repeats it."""
+EXAMPLES = """\
+roket check --client CMD --jsonl it.jsonl
+roket report it.jsonl --html it.html"""
 
 _FAILED = 1
 _USAGE = 2

@@ -19,6 +19,9 @@ DESCRIPTION = """\
 Show the sockets of a process by state and age, those that should be gone first: CLOSE_WAIT, where the peer has finished
 and the process has not closed, and connections that are over while their descriptor is open. Ends with the process, or
 with Ctrl-C."""
+EXAMPLES = """\
+roket watch 4711
+roket watch --children --once 4711"""
 
 _NONE: Final = 1
 _USAGE: Final = 2
