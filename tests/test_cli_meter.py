@@ -101,7 +101,7 @@ def watched(file: Path, *options: str, columns: int = 80, python: list[str] | No
 
 
 def test_a_bar_on_a_terminal_that_grows_and_leaves_only_the_last_line(file: Path) -> None:
-    shown = watched(file)
+    shown = watched(file, "--rate", "700K")  # time for rich to be loaded on a loaded machine
     bars = [frame for frame in shown.frames if "━" in frame]
     assert len(bars) > 1
     percents = [int(found[1]) for frame in bars if (found := re.search(r"(\d+)% [\d.]+ [KM]?i?B of 2\.0 MiB, ", frame))]
@@ -118,6 +118,7 @@ def test_a_narrow_terminal_gets_one_line_too(file: Path) -> None:
     meter = [frame for frame in shown.frames if "%" in frame]
     assert meter
     assert all(len(frame) <= 24 for frame in meter)
+    assert all("━" in frame and "…" not in frame for frame in meter)
     # One line is drawn over: the cursor goes up once, to take it away in the end.
     assert shown.text.count("\x1b[1A") == 1
 
@@ -225,6 +226,20 @@ def tally(moved: int, total: int | None, phase: str = "") -> Tally:
 )
 def test_the_meter_in_words(state: Tally, rate: float, words: str) -> None:
     assert in_words(state, rate) == words
+
+
+@pytest.mark.parametrize(
+    ("most", "words"),
+    [
+        (42, "50% 512 B of 1.0 KiB, 256 B/s, 2.00 s left"),
+        (41, "50% 512 B of 1.0 KiB, 256 B/s"),
+        (28, "50% 512 B, 256 B/s"),
+        (17, "50% 256 B/s"),
+        (3, "50% 256 B/s"),
+    ],
+)
+def test_the_meter_in_fewer_words(most: int, words: str) -> None:
+    assert in_words(tally(512, 1024), 256.0, most) == words
 
 
 def test_the_rate_is_that_of_the_last_moments(monkeypatch: pytest.MonkeyPatch) -> None:

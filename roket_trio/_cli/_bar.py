@@ -11,6 +11,9 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from ._meter import in_words
 from ._tally import Tally
 
+# What a narrow terminal has fewer words for (columns).
+_BAR_AT_LEAST = 10
+
 
 @final
 class Bar:
@@ -30,7 +33,7 @@ class Bar:
         self._task: TaskID | None = None
 
     def show(self, tally: Tally, rate: float) -> None:
-        words = in_words(tally, rate)
+        words = in_words(tally, rate, self._progress.console.width - _BAR_AT_LEAST)
         if self._task is None:
             self._progress.start()
             self._task = self._progress.add_task(words, total=tally.total or None)

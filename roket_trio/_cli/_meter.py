@@ -48,9 +48,10 @@ async def show_progress(tally: Tally, how: str) -> None:
     how = chosen(how)
     if how == "none":
         return
+    rate = Rate()
+    rate.of(tally.moved())
     await anyio.sleep(_PATIENCE)
     display = await to_thread.run_sync(_display, how, abandon_on_cancel=True)
-    rate = Rate()
     try:
         while True:
             # Abandoned when a terminal is stopped (Ctrl-S): it must not stop the transfer, nor its end.
@@ -88,16 +89,19 @@ class Rate:
         return (moved - before) / (now - then) if now > then else 0.0
 
 
-def in_words(tally: Tally, rate: float) -> str:
-    """``45% 461 MiB of 1.0 GiB, 1.2 GiB/s, 0.45 s left``."""
+def in_words(tally: Tally, rate: float, most: int = sys.maxsize) -> str:
+    """``45% 461 MiB of 1.0 GiB, 1.2 GiB/s, 0.45 s left``, or as much of it as ``most`` characters hold."""
     moved, total = tally.moved(), tally.total
     if tally.phase:
         return f"{brief(moved)}, {tally.phase}"
     pace = f"{brief(rate)}/s" if rate else "stalled"
     if not total:
         return f"{brief(moved)}, {pace}"
-    left = f", {duration((total - moved) / rate)} left" if rate and total > moved else ""
-    return f"{moved * 100 // total}% {brief(moved)} of {brief(total)}, {pace}{left}"
+    percent = f"{moved * 100 // total}%"
+    ways = [f"{percent} {brief(moved)} of {brief(total)}, {pace}", f"{percent} {brief(moved)}, {pace}"]
+    if rate and total > moved:
+        ways.insert(0, f"{ways[0]}, {duration((total - moved) / rate)} left")
+    return next((words for words in ways if len(words) <= most), f"{percent} {pace}")
 
 
 @final
@@ -122,7 +126,7 @@ class Line:
 
     def show(self, tally: Tally, rate: float) -> None:
         width = os.get_terminal_size(sys.stderr.fileno()).columns or 80
-        sys.stderr.write("\r" + in_words(tally, rate)[: width - 1].ljust(width - 1))
+        sys.stderr.write("\r" + in_words(tally, rate, width - 1)[: width - 1].ljust(width - 1))
         sys.stderr.flush()
 
     def clear(self) -> None:
