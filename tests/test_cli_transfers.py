@@ -489,7 +489,7 @@ def test_a_symbolic_link_that_leads_nowhere_is_something(capsys: Capture, place:
     ("target", "message"),
     [
         ("no/such/directory", "creating {}/no/such/directory failed: No such file or directory"),
-        ("", "{}/ is a directory, and what comes has no name of its own"),
+        ("", "{}/ is a directory: name a file, or give --digest at both ends"),
     ],
 )
 def test_a_place_that_cannot_be_used_is_said_before_it_listens(

@@ -218,7 +218,7 @@ def target_for(path: str, *, overwrite: bool, keep_part: bool = False) -> Target
     except OSError:
         mode = stat.S_IFREG  # not there yet, or what prevents it is found when it is made
     if stat.S_ISDIR(mode) or path.endswith("/"):
-        raise Problem(Exit.LOCAL_FILE, f"{path} is a directory, and what comes has no name of its own")
+        raise Problem(Exit.LOCAL_FILE, f"{path} is a directory: name a file, or give --digest at both ends")
     if not stat.S_ISREG(mode):
         return Output(path)
     return PartFile(path, overwrite=overwrite) if keep_part else NewFile(path, overwrite=overwrite)
