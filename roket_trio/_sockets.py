@@ -320,7 +320,7 @@ class SocketStream(anyio.abc.SocketStream, trio.abc.HalfCloseableStream):
 
     @property
     def extra_attributes(self) -> Mapping[Any, Callable[[], Any]]:
-        """AnyIO's ``SocketAttribute``s. The remote address is remembered, for when the peer is gone."""
+        """AnyIO's attributes (``SocketAttribute``). The remote address is remembered, for when the peer is gone."""
         attributes = dict(super().extra_attributes)
         attribute = anyio.abc.SocketAttribute
         if (remote := self._remote_address) is not None:

@@ -1,0 +1,54 @@
+"""``.. plot:: headline``: a picture of what was measured, if it has been drawn.
+
+``python -m benchmarks plot`` draws ``NAME-light.svg`` and ``NAME-dark.svg``. They are not always there: a checkout
+that was not measured has none, and the page then says how to draw them.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from docutils import nodes
+from sphinx.util.docutils import SphinxDirective
+
+if TYPE_CHECKING:
+    from sphinx.application import Sphinx
+
+THEMES: Final = ("light", "dark")
+
+
+class Plot(SphinxDirective):
+    """The directive; the pictures are looked for beside the page, and in ``benchmarks/plots``."""
+
+    required_arguments = 1
+    has_content = False
+
+    def run(self) -> list[nodes.Node]:
+        name = self.arguments[0]
+        here = Path(self.env.doc2path(self.env.docname)).parent
+        places = [here, Path(self.env.srcdir).parent / "benchmarks" / "plots"]
+        found = next((place for place in places if (place / f"{name}-light.svg").is_file()), None)
+        if found is None:
+            told = nodes.paragraph("", "", nodes.emphasis("", f"Not drawn in this build: {name}."))
+            told["classes"] = ["not-drawn"]
+            return [told]
+        pictures: list[nodes.Node] = []
+        for theme in THEMES:
+            path = found / f"{name}-{theme}.svg"
+            if path.is_file():
+                self.env.note_dependency(str(path))
+                svg = path.read_text(encoding="utf-8")
+                picture = nodes.raw("", f'<figure class="plot only-{theme}">{_embedded(svg)}</figure>', format="html")
+                pictures.append(picture)
+        return pictures
+
+
+def _embedded(svg: str) -> str:
+    """Without the declaration that only a file may begin with."""
+    return svg[svg.index("<svg") :]
+
+
+def setup(app: Sphinx) -> dict[str, bool]:
+    app.add_directive("plot", Plot)
+    return {"parallel_read_safe": True, "parallel_write_safe": True}

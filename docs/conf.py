@@ -1,0 +1,95 @@
+"""How the documentation is built: ``.ci/docs``, or ``sphinx-build -W -b html docs build/docs``."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from docutils import nodes
+    from sphinx.application import Sphinx
+    from sphinx.environment import BuildEnvironment
+
+HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE / "_ext"))
+sys.path.insert(0, str(HERE.parent))  # the package of this checkout, installed or not
+
+import roket_trio  # noqa: E402
+import roket_trio.staticfiles  # noqa: E402
+import roket_trio.testing  # noqa: E402
+import roket_trio.testing.fixtures  # noqa: E402
+
+project = "roket_trio"
+author = "the roket_trio authors"
+copyright = f"2026, {author}"  # noqa: A001 - Sphinx's name
+version = release = roket_trio.__version__
+
+extensions = ["sphinx.ext.autodoc", "sphinx.ext.intersphinx", "sphinx_rtd_theme", "cases", "commands", "ladder", "plots"]
+root_doc = "index"
+exclude_patterns = ["_build", "_ext"]
+language = "en"
+pygments_style = "sphinx"
+smartquotes = False  # "--" is an option more often than a dash
+highlight_language = "none"
+
+html_theme = "sphinx_rtd_theme"
+html_theme_options = {"navigation_depth": 3, "style_external_links": False}
+html_static_path = ["_static"]
+html_css_files = ["style.css"]
+html_show_sourcelink = False
+html_copy_source = False
+
+# A build needs no network. Where there is one, types of other libraries lead to their pages.
+intersphinx_mapping = (
+    {
+        "python": ("https://docs.python.org/3", None),
+        "trio": ("https://trio.readthedocs.io/en/stable", None),
+        "anyio": ("https://anyio.readthedocs.io/en/stable", None),
+    }
+    if os.environ.get("READTHEDOCS") or os.environ.get("ROKET_DOCS_INTERSPHINX")
+    else {}
+)
+
+autodoc_member_order = "bysource"
+autodoc_typehints = "signature"
+autodoc_typehints_format = "short"
+autodoc_preserve_defaults = True
+autodoc_inherit_docstrings = False  # what is inherited is AnyIO's and Trio's to tell
+python_use_unqualified_type_names = True
+maximum_signature_line_length = 72
+add_module_names = False
+
+# A name of ours that leads nowhere is a warning. Those of others are found by intersphinx, or not.
+nitpicky = True
+nitpick_ignore_regex = [
+    (r"py:.*", r"(?!roket_trio\b)[\w.]+"),
+    # Types that only ever come out of a call, and are not made by name.
+    (r"py:class", r"roket_trio\._supervising\.(S|Supervision)"),
+    (r"py:class", r"roket_trio\.testing\._\w+\.(Programs|Round|Situation|Stage)"),
+]
+
+_PUBLIC = {
+    name: module
+    for module in (roket_trio.testing.fixtures, roket_trio.staticfiles, roket_trio.testing, roket_trio)
+    for name in getattr(module, "__all__", ("SocketCensus", "ClosePeers", "ChaosRelays"))
+}
+
+
+def where_it_is_public(
+    app: Sphinx, env: BuildEnvironment, node: Any, contnode: nodes.TextElement
+) -> nodes.reference | None:
+    """Annotations name the room that a class is made in; pages know it by the door that it is handed out at."""
+    target: str = node.get("reftarget", "")
+    name = target.rpartition(".")[2]
+    if node.get("refdomain") != "py" or name not in _PUBLIC or target == f"{_PUBLIC[name].__name__}.{name}":
+        return None
+    found: nodes.reference | None = env.get_domain("py").resolve_xref(
+        env, node["refdoc"], app.builder, "obj", f"{_PUBLIC[name].__name__}.{name}", node, contnode
+    )
+    return found
+
+
+def setup(app: Sphinx) -> None:
+    app.connect("missing-reference", where_it_is_public)

@@ -1,0 +1,272 @@
+"""The documentation tells the truth: every code block of every page runs, and shows what it says it shows."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+import tomllib
+import xml.etree.ElementTree as ElementTree
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+from docs_blocks import DOCS, LIMIT, ROOT, SET_UP, Block, Desk, Typed, blocks_of, pages, pattern_of, typed_in
+from roket_command import environment
+
+import roket_trio
+import roket_trio.staticfiles
+import roket_trio.testing
+from roket_trio import pytest_plugin
+from roket_trio._cli import COMMANDS
+from roket_trio._cli._exits import Exit
+from roket_trio.testing import parse_results
+from roket_trio.testing._results import SCHEMA
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="the pages are written for a POSIX shell")
+
+sys.path.insert(0, str(DOCS / "_ext"))
+
+PAGES = pages()
+ALL = [block for page in PAGES for block in blocks_of(page)]
+PROGRAMS = [block for block in ALL if block.kind == "python" and not block.caption and block.source is None]
+NEEDED = {"starlette": "starlette", "uvicorn": "starlette"}
+
+
+def text_of(page: str) -> str:
+    return (DOCS / page).read_text(encoding="utf-8")
+
+
+def identity(block: Block) -> str:
+    return str(block)
+
+
+# --- every block is of a kind that is checked --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("block", ALL, ids=identity)
+def test_every_block_is_of_a_kind_that_is_checked(block: Block) -> None:
+    if block.kind == "text":
+        before = {after: before for before, after in pairwise(blocks_of(block.page))}.get(block)
+        assert before in PROGRAMS, "what a program prints follows it at once"
+    elif block.source is not None and not block.caption:
+        assert block.source.parent == ROOT / "examples", "tests/test_examples.py runs what is shown"
+    elif block.caption and block.kind != "console":
+        assert block.kind in ("python", "ini", "toml", "text")
+    else:
+        assert block.kind in ("python", "console", "diff", "json")
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_no_code_stands_outside_of_blocks(page: str) -> None:
+    assert not re.search(r"::\n\n +\S", re.sub(r"^ *\.\. .*$", "", text_of(page), flags=re.MULTILINE))
+    assert ".. code::" not in text_of(page)
+    assert ".. highlight::" not in text_of(page)
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_saved_files_are_used(page: str) -> None:
+    typed = "\n".join(block.text for block in blocks_of(page) if block.kind == "console")
+    files = {block.caption: block for block in blocks_of(page) if block.caption and block.kind != "console"}
+    code = "\n".join(block.text for block in files.values())
+    for name in files:
+        is_imported = re.search(rf"^(import|from) {Path(name).stem}\b", code, flags=re.MULTILINE)
+        is_configuration = name in ("pytest.ini", "pyproject.toml", "conftest.py")
+        is_collected = name.startswith("test_") and re.search(r"^\$ pytest( -\S+| --\S+)*$", typed, flags=re.MULTILINE)
+        module = re.search(rf"\b{Path(name).stem}:\w+", typed)
+        assert name in typed or module or is_imported or is_configuration or is_collected, f"{name} is never run"
+
+
+# --- programs ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("block", PROGRAMS, ids=identity)
+def test_a_program_runs_and_prints_what_is_shown(block: Block, tmp_path: Path) -> None:
+    for module, distribution in NEEDED.items():
+        if f"import {module}" in block.text or f"from {module}" in block.text:
+            pytest.importorskip(module, reason=f"{distribution} is not installed")
+    desk = Desk(make(tmp_path / "desk"))
+    (desk.directory / "program.py").write_text(desk.here(block.text), encoding="utf-8")
+    done = subprocess.run(
+        [sys.executable, "-X", "dev", "-W", "error", "program.py"],
+        cwd=desk.directory,
+        env=environment(),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=LIMIT,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, ""), done.stderr
+    followers = {before: after for before, after in pairwise(blocks_of(block.page))}
+    after = followers.get(block)
+    if after is not None and after.kind == "text":
+        shown = desk.here(after.text).splitlines()
+    else:
+        shown = re.findall(r"print\(.*\)  # (.+)", desk.here(block.text))
+    assert re.fullmatch(pattern_of(shown), done.stdout), f"{block} shows\n{shown}\n--- and there was\n{done.stdout}"
+
+
+# --- pages, as typed ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if any(block.kind == "console" for block in blocks_of(page))])
+def test_a_page_typed_as_written(page: str, tmp_path: Path) -> None:
+    blocks = blocks_of(page)
+    needed = {module for block in blocks if block.caption for module in NEEDED if f"from {module}" in block.text}
+    for module in sorted(needed):
+        pytest.importorskip(module)
+    steps: list[Block | Typed] = []
+    for block in blocks:
+        if block.kind == "console":
+            steps += typed_in(block)
+        elif block.caption:
+            steps.append(block)
+    typed = [step for step in steps if isinstance(step, Typed)]
+    desk = Desk(make(tmp_path / "desk"))
+    try:
+        for step in steps:
+            if isinstance(step, Block):
+                desk.put(step)
+            else:
+                later = typed[typed.index(step) + 1 :]
+                desk.type(step, next((one for one in later if one.terminal == step.terminal), None))
+    finally:
+        desk.leave()
+
+
+def make(directory: Path) -> Path:
+    directory.mkdir()
+    return directory
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_what_is_to_be_installed_exists(page: str) -> None:
+    declared = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    extras = set(declared["optional-dependencies"])
+    for block in blocks_of(page):
+        if block.kind == "console":
+            for typed in typed_in(block):
+                if SET_UP.fullmatch(typed.what) and typed.what.startswith("pip install "):
+                    for requirement in typed.what.removeprefix("pip install ").split():
+                        name, _, wanted = requirement.strip("'").partition("[")
+                        assert name in {"roket-trio", "pytest", "starlette", "uvicorn"}
+                        assert not wanted or set(wanted.rstrip("]").split(",")) <= extras
+
+
+# --- other kinds -------------------------------------------------------------------------------------------------------
+
+
+def applied(diff: str, text: str) -> str:
+    """A unified diff, by its hunks' words alone: each hunk's old lines stand once in the text."""
+    for hunk in re.split(r"^@@.*@@\n", diff, flags=re.MULTILINE)[1:]:
+        lines = hunk.splitlines(keepends=True)
+        before = "".join(line[1:] for line in lines if line[0] in " -")
+        after = "".join(line[1:] for line in lines if line[0] in " +")
+        assert text.count(before) == 1, f"these lines do not stand in the file once:\n{before}"
+        text = text.replace(before, after)
+    return text
+
+
+@pytest.mark.parametrize("block", [block for block in ALL if block.kind == "diff"], ids=identity)
+def test_a_diff_leads_from_one_file_to_the_other(block: Block) -> None:
+    old, new = re.findall(r"^(?:---|\+\+\+) (\S+)$", block.text, flags=re.MULTILINE)
+    place = (DOCS / block.page).parent
+    text = re.sub(r"^ ?$", " ", block.text, flags=re.MULTILINE)  # an empty line of context has lost its space
+    assert applied(text.rstrip() + "\n", (place / old).read_text(encoding="utf-8")) == (place / new).read_text(
+        encoding="utf-8"
+    )
+
+
+@pytest.mark.parametrize("block", [block for block in ALL if block.kind == "json"], ids=identity)
+def test_json_is_a_result_of_the_schema(block: Block) -> None:
+    line = json.dumps(json.loads(block.text))
+    (result,) = parse_results([line])
+    assert json.loads(result.to_json()) == json.loads(block.text)
+
+
+# --- ladders -----------------------------------------------------------------------------------------------------------
+
+
+LADDERS = re.findall(
+    r"^\.\. ladder:: (.+)\n((?:   :\w+: .+\n)*)\n((?:   .+\n|\n)+)", "\n".join(map(text_of, PAGES)), flags=re.MULTILINE
+)
+
+
+@pytest.mark.parametrize(("title", "options", "lines"), LADDERS, ids=[title for title, *_ in LADDERS])
+def test_a_ladder_is_drawn_the_same_each_time_and_can_be_read_aloud(title: str, options: str, lines: str) -> None:
+    from ladder_svg import draw, in_words, parse
+
+    ends = {"left": "program", "right": "peer", **dict(re.findall(r":(\w+): (.+)", options))}
+    written = [line.strip() for line in lines.splitlines() if line.strip()]
+    steps = parse(written, ends["left"], ends["right"])
+    assert len(steps) == len(written)
+    pictures = {draw(title, steps, ends["left"], ends["right"], "one") for _ in range(2)}
+    assert len(pictures) == 1
+    svg = ElementTree.fromstring(pictures.pop())
+    named = {element.get("id"): element.text for element in svg}
+    assert [named[name] for name in str(svg.get("aria-labelledby")).split()] == [
+        title,
+        " ".join(in_words(steps, ends["left"], ends["right"])),
+    ]
+    width, height = map(int, str(svg.get("viewBox")).split()[2:])
+    for element in svg.iter():
+        for name, most in {"x": width, "y": height, "x1": width, "y1": height, "x2": width, "y2": height}.items():
+            assert 0 <= float(element.get(name, 0)) <= most
+        assert not element.get("fill"), "colours are the style sheet's"
+        assert not element.get("stroke"), "colours are the style sheet's"
+
+
+def test_a_line_that_is_no_step_of_a_ladder_is_refused() -> None:
+    from ladder_svg import parse
+
+    for line in ["program -> nobody: FIN", "program => peer: FIN", "someone: waits", "peer: " + "x" * 40]:
+        with pytest.raises(ValueError, match=re.escape(line)):
+            parse([line], "program", "peer")
+    with pytest.raises(ValueError, match="needs steps"):
+        parse([], "program", "peer")
+
+
+# --- the reference is whole --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("module", [roket_trio, roket_trio.testing, roket_trio.staticfiles], ids=lambda m: m.__name__)
+def test_every_public_name_has_its_place_in_the_reference(module: object) -> None:
+    told = "\n".join(text_of(page) for page in PAGES if page.startswith("reference/"))
+    for name in module.__all__:  # type: ignore[attr-defined]
+        assert re.search(rf"^\.\. auto\w+:: {module.__name__}\.{name}\b|^\.\. py:\w+:: {name}$", told, re.MULTILINE), name  # type: ignore[attr-defined]
+
+
+def test_every_subcommand_and_exit_code_has_its_place() -> None:
+    told = text_of("reference/command.rst")
+    assert re.findall(r"^\.\. roket-command:: (\w+)$", told, flags=re.MULTILINE) == list(COMMANDS)
+    assert set(map(int, re.findall(r"^   \* - (\d+)$", told, flags=re.MULTILINE))) == {*map(int, Exit), 130}
+
+
+def test_everything_that_the_plugin_offers_has_its_place() -> None:
+    told = text_of("reference/pytest-plugin.rst")
+    source = Path(pytest_plugin.__file__).read_text(encoding="utf-8")
+    options = re.findall(r'"(--roket-[\w-]+)"', source)
+    settings = re.findall(r'addini\(\s*"(\w+)"', source)
+    assert options
+    assert settings
+    for option in options:
+        assert f".. option:: {option}" in told
+    for name in settings:
+        assert f"``{name}``" in told
+    for name in pytest_plugin._FIXTURES:
+        assert f"``{name}``:" in told
+    for name in pytest_plugin._MARKERS:
+        assert f"``@pytest.mark.{name}(" in told
+
+
+def test_the_harness_page_has_the_whole_contract() -> None:
+    from roket_trio.testing import _jobs
+
+    told = text_of("harness.rst")
+    for name in set(re.findall(r"ROKET_[A-Z_]+", _jobs.__doc__ or "")):
+        assert f"``{name}``" in told, name
+    assert SCHEMA in told
+    for directive in ("close-cases", "close-jobs"):
+        assert f".. {directive}::" in told
