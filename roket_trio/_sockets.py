@@ -71,7 +71,7 @@ class SocketStream(anyio.abc.SocketStream, trio.abc.HalfCloseableStream):
     TCP_NODELAY is on. TCP_NOTSENT_LOWAT is 128 KiB: a higher one, or none, was not measurably faster in bulk, and it
     keeps what is queued behind a slow peer small, where the kernel would take 4 MB.
 
-    ``async with stream:`` closes it at the end; see :attr:`ClosePolicy.on_error` for the end by an exception.
+    ``async with stream:`` closes it at the end; see ``ClosePolicy.on_error`` for the end by an exception.
     """
 
     def __init__(self, connection: Connection, remote_address: Address | None) -> None:
@@ -378,7 +378,7 @@ class UNIXSocketStream(SocketStream, anyio.abc.UNIXSocketStream):
         :raises BrokenResourceError: too many descriptors of this user are on their way (ETOOMANYREFS); nothing was
             sent, and it may be tried again
 
-        Otherwise as :meth:`send`. The descriptors travel with the first byte.
+        Otherwise as :meth:`SocketStream.send`. The descriptors travel with the first byte.
         """
         if not message:
             raise ValueError("message must not be empty")
@@ -411,7 +411,7 @@ class UNIXSocketStream(SocketStream, anyio.abc.UNIXSocketStream):
         :raises ValueError: a negative number
         :raises RuntimeError: ancillary data of another kind came, or more descriptors than expected
 
-        Otherwise as :meth:`receive`.
+        Otherwise as :meth:`SocketStream.receive`.
         """
         if not isinstance(msglen, int) or msglen < 0:
             raise ValueError("msglen must be a non-negative integer")

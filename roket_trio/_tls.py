@@ -505,7 +505,7 @@ class TLSListener(tls.TLSListener):
         """AnyIO's ``Listener.serve``: accept for ever, and start ``handler(tls_stream)`` in a task for each connection
         once its handshake is done, which is done in that task and holds up nobody.
 
-        A handshake that fails is logged by :meth:`handle_handshake_error`, as AnyIO does; the connection is closed by
+        A handshake that fails is logged by ``handle_handshake_error``, as AnyIO does; the connection is closed by
         then.
 
         :param task_group: where the handlers run; a group of its own, ended with it, when omitted
@@ -544,7 +544,7 @@ async def wrap_tls(
     :raises TypeError: not a byte stream of AnyIO's
 
     If it fails or is cancelled, ``stream`` is still the caller's to close. (A handshake message that was cancelled in
-    the middle has cut it, so that its :meth:`aclose` resets.)
+    the middle has cut it, so that its :meth:`~SocketStream.aclose` resets.)
     """
     return await TLSStream.wrap(
         stream,

@@ -232,6 +232,7 @@ class Desk:
             "python3": "",
             "roket": "-m roket_trio",
             "pytest": "-m pytest -p no:cacheprovider -p no:asyncio",
+            "uvicorn": "-m uvicorn",
         }.items():
             script = tools / name
             script.write_text(f'#!/bin/sh\nexec "{sys.executable}" {command} "$@"\n')

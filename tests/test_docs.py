@@ -88,9 +88,21 @@ def test_a_program_runs_and_prints_what_is_shown(block: Block, tmp_path: Path) -
             pytest.importorskip(module, reason=f"{distribution} is not installed")
     desk = Desk(make(tmp_path / "desk"))
     (desk.directory / "program.py").write_text(desk.here(block.text), encoding="utf-8")
+    printed = run(desk.directory, "program.py")
+    followers = {before: after for before, after in pairwise(blocks_of(block.page))}
+    after = followers.get(block)
+    if after is not None and after.kind == "text":
+        shown = desk.here(after.text).splitlines()
+    else:
+        shown = re.findall(r"print\(.*\)  # (.+)", desk.here(block.text))
+    assert re.fullmatch(pattern_of(shown), printed), f"{block} shows\n{shown}\n--- and there was\n{printed}"
+
+
+def run(place: Path, program: str | Path, *arguments: str) -> str:
+    """Run a program with every warning an error; what it printed."""
     done = subprocess.run(
-        [sys.executable, "-X", "dev", "-W", "error", "program.py"],
-        cwd=desk.directory,
+        [sys.executable, "-X", "dev", "-W", "error", program, *arguments],
+        cwd=place,
         env=environment(),
         stdin=subprocess.DEVNULL,
         capture_output=True,
@@ -99,13 +111,7 @@ def test_a_program_runs_and_prints_what_is_shown(block: Block, tmp_path: Path) -
         check=False,
     )
     assert (done.returncode, done.stderr) == (0, ""), done.stderr
-    followers = {before: after for before, after in pairwise(blocks_of(block.page))}
-    after = followers.get(block)
-    if after is not None and after.kind == "text":
-        shown = desk.here(after.text).splitlines()
-    else:
-        shown = re.findall(r"print\(.*\)  # (.+)", desk.here(block.text))
-    assert re.fullmatch(pattern_of(shown), done.stdout), f"{block} shows\n{shown}\n--- and there was\n{done.stdout}"
+    return done.stdout
 
 
 # --- pages, as typed ---------------------------------------------------------------------------------------------------
@@ -170,13 +176,19 @@ def applied(diff: str, text: str) -> str:
 
 
 @pytest.mark.parametrize("block", [block for block in ALL if block.kind == "diff"], ids=identity)
-def test_a_diff_leads_from_one_file_to_the_other(block: Block) -> None:
-    old, new = re.findall(r"^(?:---|\+\+\+) (\S+)$", block.text, flags=re.MULTILINE)
-    place = (DOCS / block.page).parent
-    text = re.sub(r"^ ?$", " ", block.text, flags=re.MULTILINE)  # an empty line of context has lost its space
-    assert applied(text.rstrip() + "\n", (place / old).read_text(encoding="utf-8")) == (place / new).read_text(
-        encoding="utf-8"
-    )
+def test_a_diff_leads_from_one_program_to_another_that_does_the_same(block: Block, tmp_path: Path) -> None:
+    names = re.findall(r"^(?:---|\+\+\+) (\S+)$", block.text, flags=re.MULTILINE)
+    old, new = ((DOCS / block.page).parent / name for name in names)
+    diff = re.sub(r"^$", " ", block.text.rstrip(), flags=re.MULTILINE)  # an empty line of context has lost its space
+    assert applied(diff + "\n", old.read_text(encoding="utf-8")) == new.read_text(encoding="utf-8")
+    content = bytes(range(256)) * 1000
+    found = []
+    for program in (old, new):
+        place = make(tmp_path / program.stem)
+        (place / "some-file").write_bytes(content)
+        output = run(place, program, "some-file")
+        found.append((output, sorted((path.name, path.read_bytes() == content) for path in place.iterdir())))
+    assert found[0] == found[1]
 
 
 @pytest.mark.parametrize("block", [block for block in ALL if block.kind == "json"], ids=identity)

@@ -7,13 +7,12 @@ from dataclasses import dataclass
 from html import escape
 from typing import Final
 
-_WIDTH: Final = 720
-_LEFT: Final = 240
-_RIGHT: Final = 480
+_BETWEEN: Final = 250  # between the two lines of life, in pixels
+_BESIDE: Final = 60  # beside them at the least
 _TOP: Final = 40
 _STEP: Final = 28
-_LETTER: Final = 7.0  # how wide a letter of the 13 px font is, on average
-_MOST: Final = 34  # letters of a note: what fits beside a line of life
+_LETTER: Final = 7.4  # how wide a letter of the 13 px font is, on average, in a wide font
+_MOST: Final = 34  # letters of a note
 
 _ARROW: Final = re.compile(r"(?P<end>\w+) -(?P<head>[>x]) (?P<other>\w+): (?P<text>.+)")
 _NOTE: Final = re.compile(r"(?P<end>\w+): (?P<text>.+)")
@@ -76,25 +75,28 @@ def in_words(steps: list[Step], left: str, right: str) -> list[str]:
 
 
 def draw(title: str, steps: list[Step], left: str, right: str, name: str) -> str:
-    """The picture: SVG without a colour of its own, all of them are the style sheet's.
+    """The picture: SVG without a colour of its own, all of them are the style sheet's. It is as wide as it must be.
 
     :param name: an identifier, unique in the page
     """
+    first = _beside([step for step in steps if step.from_left])
+    second = first + _BETWEEN
+    width = second + _beside([step for step in steps if not step.from_left])
     rows: list[str] = []
     y = _TOP + 14.0
     for step in steps:
-        rows += _row(step, y)
+        rows += _row(step, y, first, second)
         y += _STEP
     height = round(y)
     lives = [
         f'<line class="life" x1="{x}" x2="{x}" y1="{_TOP - 10}" y2="{height - 12}"/>'
         f'<text class="head" x="{x}" y="{_TOP - 18}" text-anchor="middle">{escape(end)}</text>'
-        for x, end in ((_LEFT, left), (_RIGHT, right))
+        for x, end in ((first, left), (second, right))
     ]
     return "\n".join(
         [
-            f'<svg class="ladder" viewBox="0 0 {_WIDTH} {height}" role="img" aria-labelledby="{name}-t {name}-d"'
-            ' xmlns="http://www.w3.org/2000/svg">',
+            f'<svg class="ladder" viewBox="0 0 {width} {height}" role="img" aria-labelledby="{name}-t {name}-d"'
+            f' style="max-width: {width}px" xmlns="http://www.w3.org/2000/svg">',
             f'<title id="{name}-t">{escape(title)}</title>',
             f'<desc id="{name}-d">{escape(" ".join(in_words(steps, left, right)))}</desc>',
             *lives,
@@ -104,25 +106,32 @@ def draw(title: str, steps: list[Step], left: str, right: str, name: str) -> str
     )
 
 
-def _row(step: Step, y: float) -> list[str]:
-    middle = (_LEFT + _RIGHT) / 2
+def _beside(steps: list[Step]) -> int:
+    """How much room notes need beside a line of life."""
+    longest = max((len(step.text) for step in steps if step.kind in ("note", "state")), default=0)
+    return max(_BESIDE, round(longest * _LETTER) + 24)
+
+
+def _row(step: Step, y: float, first: int, second: int) -> list[str]:
+    middle = (first + second) / 2
+    at = first if step.from_left else second
+    onward = 1 if step.from_left else -1
     if step.kind == "gap":
         dots = [
             f'<line class="gap" x1="{x}" x2="{x}" y1="{_number(y - 12)}" y2="{_number(y + 8)}"/>'
-            for x in (_LEFT, _RIGHT)
+            for x in (first, second)
         ]
         return [*dots, _text("time", middle, y + 2, step.text, "middle")]
     if step.kind == "note":
-        x, anchor = (_LEFT - 12, "end") if step.from_left else (_RIGHT + 12, "start")
-        at = _LEFT if step.from_left else _RIGHT
-        return [f'<circle class="dot" cx="{at}" cy="{_number(y)}" r="3"/>', _text("note", x, y + 4, step.text, anchor)]
+        anchor = "end" if step.from_left else "start"
+        dot = f'<circle class="dot" cx="{at}" cy="{_number(y)}" r="3"/>'
+        return [dot, _text("note", at - 12 * onward, y + 4, step.text, anchor)]
     if step.kind == "state":
-        width = len(step.text) * _LETTER + 16
-        x = _LEFT - 12 - width if step.from_left else _RIGHT + 12
-        box = f'<rect class="state" x="{_number(x)}" y="{_number(y - 10)}" width="{_number(width)}" height="20" rx="4"/>'
-        return [box, _text("state", x + width / 2, y + 4, step.text, "middle")]
-    start, end = (_LEFT + 4, _RIGHT - 4) if step.from_left else (_RIGHT - 4, _LEFT + 4)
-    onward = 1 if step.from_left else -1
+        wide = len(step.text) * _LETTER + 12
+        x = at - 12 - wide if step.from_left else at + 12
+        box = f'<rect class="state" x="{_number(x)}" y="{_number(y - 10)}" width="{_number(wide)}" height="20" rx="4"/>'
+        return [box, _text("state", x + wide / 2, y + 4, step.text, "middle")]
+    start, end = at + 4 * onward, (second if step.from_left else first) - 4 * onward
     if step.is_lost:
         end = start + onward * 150
         head = "m-5 -5 l10 10 m0 -10 l-10 10"

@@ -45,7 +45,7 @@ class Case:
     level: Level
     roles: tuple[Role, ...]
     job: str
-    """What a program that knows the environment contract is asked to do (:data:`JOBS`)."""
+    """What a program that knows the environment contract is asked to do; ``roket check --jobs`` tells."""
     why: str
     """The rule, with its source."""
     expectation: Expectation

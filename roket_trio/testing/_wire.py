@@ -64,6 +64,7 @@ class Wire:
         self.remote: Final = _name(sock.getpeername)
         """The program's address; ``None``: it has gone again already."""
         self.timeline: Final = timeline
+        """What the script did and saw, and when."""
         self.check: Final = PayloadCheck()
         """What arrived, compared with :func:`payload`."""
         self._kept = bytearray()

@@ -8,7 +8,7 @@ that takes a :class:`Wire` and calls its steps::
         wire.receive_until(b"\\r\\n")
         wire.reset()
 
-A script that returns closes the connection as :meth:`Wire.close` does.
+A script that returns closes the connection as :meth:`~roket_trio.testing.Wire.close` does.
 """
 
 from __future__ import annotations
