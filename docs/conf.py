@@ -23,10 +23,18 @@ import roket_trio.testing.fixtures  # noqa: E402
 
 project = "roket_trio"
 author = "the roket_trio authors"
-copyright = f"2026, {author}"  # noqa: A001 - Sphinx's name
+copyright = f"2026, {author}"
 version = release = roket_trio.__version__
 
-extensions = ["sphinx.ext.autodoc", "sphinx.ext.intersphinx", "sphinx_rtd_theme", "cases", "commands", "ladder", "plots"]
+extensions = [
+    "sphinx.ext.autodoc",
+    "sphinx.ext.intersphinx",
+    "sphinx_rtd_theme",
+    "cases",
+    "commands",
+    "ladder",
+    "plots",
+]
 root_doc = "index"
 exclude_patterns = ["_build", "_ext"]
 language = "en"

@@ -26,7 +26,9 @@ ROOT: Final = Path(__file__).resolve().parent.parent
 DOCS: Final = ROOT / "docs"
 LIMIT: Final = 30.0  # seconds for whatever a page waits for
 
-_DIRECTIVE: Final = re.compile(r"^(?P<indent> *)\.\. (?P<name>code-block|code|sourcecode|literalinclude):: *(?P<value>.*)$")
+_DIRECTIVE: Final = re.compile(
+    r"^(?P<indent> *)\.\. (?P<name>code-block|code|sourcecode|literalinclude):: *(?P<value>.*)$"
+)
 _SUFFIXES: Final = {".py": "python", ".ini": "ini", ".toml": "toml"}
 
 # Ports that readers type; each stands for one that is free here.
@@ -87,7 +89,7 @@ def _indented(lines: Sequence[str], indent: int) -> Iterator[str]:
         yield line
 
 
-# --- terminals ---------------------------------------------------------------------------------------------------------
+# --- terminals --------------------------------------------------------------------------------------------------------
 
 
 @dataclass(eq=False)

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import subprocess
 import sys
 import tomllib
 import xml.etree.ElementTree as ElementTree
+from importlib import import_module
+from importlib.util import find_spec
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 from docs_blocks import DOCS, LIMIT, ROOT, SET_UP, Block, Desk, Typed, blocks_of, pages, pattern_of, typed_in
+from programs import missing
 from roket_command import environment
 
 import roket_trio
@@ -31,7 +36,7 @@ sys.path.insert(0, str(DOCS / "_ext"))
 PAGES = pages()
 ALL = [block for page in PAGES for block in blocks_of(page)]
 PROGRAMS = [block for block in ALL if block.kind == "python" and not block.caption and block.source is None]
-NEEDED = {"starlette": "starlette", "uvicorn": "starlette"}
+NEEDED = ("starlette", "uvicorn")
 
 
 def text_of(page: str) -> str:
@@ -42,7 +47,14 @@ def identity(block: Block) -> str:
     return str(block)
 
 
-# --- every block is of a kind that is checked --------------------------------------------------------------------------
+def need(block: Block) -> None:
+    """Without what a block needs its test is skipped, in CI it fails."""
+    for module in NEEDED:
+        if re.search(rf"^ *(?:from|import|\$) {module}\b", block.text, flags=re.MULTILINE) and not find_spec(module):
+            missing(f"{module} is not installed")
+
+
+# --- every block is of a kind that is checked -------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("block", ALL, ids=identity)
@@ -78,18 +90,16 @@ def test_saved_files_are_used(page: str) -> None:
         assert name in typed or module or is_imported or is_configuration or is_collected, f"{name} is never run"
 
 
-# --- programs ----------------------------------------------------------------------------------------------------------
+# --- programs ---------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("block", PROGRAMS, ids=identity)
 def test_a_program_runs_and_prints_what_is_shown(block: Block, tmp_path: Path) -> None:
-    for module, distribution in NEEDED.items():
-        if f"import {module}" in block.text or f"from {module}" in block.text:
-            pytest.importorskip(module, reason=f"{distribution} is not installed")
+    need(block)
     desk = Desk(make(tmp_path / "desk"))
     (desk.directory / "program.py").write_text(desk.here(block.text), encoding="utf-8")
     printed = run(desk.directory, "program.py")
-    followers = {before: after for before, after in pairwise(blocks_of(block.page))}
+    followers = dict(pairwise(blocks_of(block.page)))
     after = followers.get(block)
     if after is not None and after.kind == "text":
         shown = desk.here(after.text).splitlines()
@@ -114,15 +124,14 @@ def run(place: Path, program: str | Path, *arguments: str) -> str:
     return done.stdout
 
 
-# --- pages, as typed ---------------------------------------------------------------------------------------------------
+# --- pages, as typed --------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if any(block.kind == "console" for block in blocks_of(page))])
 def test_a_page_typed_as_written(page: str, tmp_path: Path) -> None:
     blocks = blocks_of(page)
-    needed = {module for block in blocks if block.caption for module in NEEDED if f"from {module}" in block.text}
-    for module in sorted(needed):
-        pytest.importorskip(module)
+    for block in blocks:
+        need(block)
     steps: list[Block | Typed] = []
     for block in blocks:
         if block.kind == "console":
@@ -161,7 +170,7 @@ def test_what_is_to_be_installed_exists(page: str) -> None:
                         assert not wanted or set(wanted.rstrip("]").split(",")) <= extras
 
 
-# --- other kinds -------------------------------------------------------------------------------------------------------
+# --- other kinds ------------------------------------------------------------------------------------------------------
 
 
 def applied(diff: str, text: str) -> str:
@@ -198,7 +207,7 @@ def test_json_is_a_result_of_the_schema(block: Block) -> None:
     assert json.loads(result.to_json()) == json.loads(block.text)
 
 
-# --- ladders -----------------------------------------------------------------------------------------------------------
+# --- ladders ----------------------------------------------------------------------------------------------------------
 
 
 LADDERS = re.findall(
@@ -240,14 +249,15 @@ def test_a_line_that_is_no_step_of_a_ladder_is_refused() -> None:
         parse([], "program", "peer")
 
 
-# --- the reference is whole --------------------------------------------------------------------------------------------
+# --- the reference is whole -------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("module", [roket_trio, roket_trio.testing, roket_trio.staticfiles], ids=lambda m: m.__name__)
-def test_every_public_name_has_its_place_in_the_reference(module: object) -> None:
+def test_every_public_name_has_its_place_in_the_reference(module: Any) -> None:
     told = "\n".join(text_of(page) for page in PAGES if page.startswith("reference/"))
-    for name in module.__all__:  # type: ignore[attr-defined]
-        assert re.search(rf"^\.\. auto\w+:: {module.__name__}\.{name}\b|^\.\. py:\w+:: {name}$", told, re.MULTILINE), name  # type: ignore[attr-defined]
+    for name in module.__all__:
+        place = rf"^\.\. auto\w+:: {module.__name__}\.{name}\b|^\.\. py:\w+:: {name}$"
+        assert re.search(place, told, flags=re.MULTILINE), name
 
 
 def test_every_subcommand_and_exit_code_has_its_place() -> None:
@@ -282,3 +292,31 @@ def test_the_harness_page_has_the_whole_contract() -> None:
     assert SCHEMA in told
     for directive in ("close-cases", "close-jobs"):
         assert f".. {directive}::" in told
+
+
+# --- commands that are only named -------------------------------------------------------------------------------------
+
+
+def named(start: str) -> list[str]:
+    """Literals of the pages that begin so."""
+    found = re.findall(rf"``({re.escape(start)} [^`]+)``", "\n".join(map(text_of, PAGES)))
+    assert found
+    return sorted(set(found))
+
+
+@pytest.mark.parametrize("command", named("roket"))
+def test_a_roket_command_that_is_named_exists(command: str) -> None:
+    if command == "roket COMMAND ...":
+        return
+    name, *arguments = shlex.split(command)[1:]
+    source = Path(str(import_module(COMMANDS[name].module).__file__)).read_text(encoding="utf-8")
+    shared = (ROOT / "roket_trio/_cli/_options.py").read_text(encoding="utf-8")
+    for option in arguments:
+        if option.startswith("-"):
+            assert f'"{option}"' in source + shared
+
+
+@pytest.mark.parametrize("command", named("python -m benchmarks"))
+def test_a_benchmark_command_that_is_named_exists(command: str) -> None:
+    benchmarks = pytest.importorskip("benchmarks.__main__")
+    benchmarks.parser().parse_args(shlex.split(command)[3:])

@@ -14,9 +14,9 @@
        program -x peer: 4,128 bytes
 
 The argument is the title. A line is an arrow (``->``, or ``-x`` for what is lost on the way) with what it carries; a
-note at one end (``end: text``; in square brackets a TCP state); or time that passes (``... text``). What begins with FIN
-or RST is drawn as such, ACK thinly, and everything else as data. The same lines make the same picture, to the byte. A
-reader who does not see it is read the steps; formats other than HTML print them.
+note at one end (``end: text``; in square brackets a TCP state); or time that passes (``... text``). What begins with
+FIN or RST is drawn as such, ACK thinly, and everything else as data. The same lines make the same picture, to the byte.
+A reader who does not see it is read the steps; formats other than HTML print them.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from sphinx.application import Sphinx
 
 
-class ladder(nodes.General, nodes.Element):  # noqa: N801 - docutils finds visitors by the name
+class ladder(nodes.General, nodes.Element):
     """A ladder in the document."""
 
 
@@ -59,10 +59,9 @@ class Ladder(SphinxDirective):
 
 def visit_html(self: Any, node: ladder) -> None:
     svg = draw(node["title"], node["steps"], node["left"], node["right"], node["name"])
-    # The caption is the title once more: a screen reader has it from the picture.
-    self.body.append(
-        f'<figure class="ladder">\n{svg}\n<figcaption aria-hidden="true">{escape(node["title"])}</figcaption></figure>\n'
-    )
+    # The title once more: a screen reader has it from the picture.
+    caption = f'<figcaption aria-hidden="true">{escape(node["title"])}</figcaption>'
+    self.body.append(f'<figure class="ladder">\n{svg}\n{caption}</figure>\n')
     raise nodes.SkipNode
 
 

@@ -1,7 +1,8 @@
-"""``.. plot:: headline``: a picture of what was measured, if it has been drawn.
+"""What was measured, where it has been: ``.. plot:: headline`` and ``.. measured:: figures.inc``.
 
-``python -m benchmarks plot`` draws ``NAME-light.svg`` and ``NAME-dark.svg``. They are not always there: a checkout
-that was not measured has none, and the page then says how to draw them.
+``python -m benchmarks plot`` draws ``NAME-light.svg`` and ``NAME-dark.svg`` in ``benchmarks/plots``; they are found
+beside the page, too. A checkout that was not measured has none: then there is no picture. ``measured`` shows a file of
+reStructuredText beside the page, and its own content where there is none.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from docutils import nodes
+from docutils.statemachine import StringList
 from sphinx.util.docutils import SphinxDirective
 
 if TYPE_CHECKING:
@@ -30,9 +32,7 @@ class Plot(SphinxDirective):
         places = [here, Path(self.env.srcdir).parent / "benchmarks" / "plots"]
         found = next((place for place in places if (place / f"{name}-light.svg").is_file()), None)
         if found is None:
-            told = nodes.paragraph("", "", nodes.emphasis("", f"Not drawn in this build: {name}."))
-            told["classes"] = ["not-drawn"]
-            return [told]
+            return []
         pictures: list[nodes.Node] = []
         for theme in THEMES:
             path = found / f"{name}-{theme}.svg"
@@ -44,11 +44,29 @@ class Plot(SphinxDirective):
         return pictures
 
 
+class Measured(SphinxDirective):
+    """The directive."""
+
+    required_arguments = 1
+    has_content = True
+
+    def run(self) -> list[nodes.Node]:
+        path = Path(self.env.doc2path(self.env.docname)).parent / self.arguments[0]
+        lines = self.content
+        if path.is_file():
+            self.env.note_dependency(str(path))
+            lines = StringList(path.read_text(encoding="utf-8").splitlines(), source=str(path))
+        box = nodes.Element()
+        self.state.nested_parse(lines, self.content_offset, box)
+        return list(box.children)
+
+
 def _embedded(svg: str) -> str:
     """Without the declaration that only a file may begin with."""
     return svg[svg.index("<svg") :]
 
 
 def setup(app: Sphinx) -> dict[str, bool]:
+    app.add_directive("measured", Measured)
     app.add_directive("plot", Plot)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
