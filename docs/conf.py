@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from docutils import nodes
     from sphinx.application import Sphinx
     from sphinx.environment import BuildEnvironment
@@ -15,6 +17,8 @@ if TYPE_CHECKING:
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE / "_ext"))
 sys.path.insert(0, str(HERE.parent))  # the package of this checkout, installed or not
+
+from sphinx.pycode import ModuleAnalyzer  # noqa: E402
 
 import roket_trio  # noqa: E402
 import roket_trio.staticfiles  # noqa: E402
@@ -38,7 +42,7 @@ extensions = [
 root_doc = "index"
 exclude_patterns = ["_build", "_ext"]
 language = "en"
-pygments_style = "sphinx"
+pygments_style = "default"
 smartquotes = False  # "--" is an option more often than a dash
 highlight_language = "none"
 
@@ -74,7 +78,7 @@ nitpicky = True
 nitpick_ignore_regex = [
     (r"py:.*", r"(anyio|collections|io|os|socket|ssl|trio)\.[\w.]+|open|IPAddress|TCPListener"),
     # Types that only ever come out of a call, and are not made by name.
-    (r"py:class", r"roket_trio\._supervising\.(S|Supervision)"),
+    (r"py:class", r"roket_trio\._(serving\.Event|supervising\.(S|Supervision))"),
     (r"py:class", r"roket_trio\.testing\._\w+\.(Programs|Round|Situation|Stage)"),
 ]
 
@@ -90,8 +94,10 @@ def where_it_is_public(
 ) -> nodes.reference | None:
     """Annotations name the room that a class is made in; pages know it by the door that it is handed out at."""
     target: str = node.get("reftarget", "")
-    name = target.rpartition(".")[2]
-    if node.get("refdomain") != "py" or name not in _PUBLIC or target == f"{_PUBLIC[name].__name__}.{name}":
+    room, _, name = target.rpartition(".")
+    if node.get("refdomain") != "py" or name not in _PUBLIC:
+        return None
+    if room not in ("", getattr(_PUBLIC[name], name).__module__) or room == _PUBLIC[name].__name__:
         return None
     found: nodes.reference | None = env.get_domain("py").resolve_xref(
         env, node["refdoc"], app.builder, "obj", f"{_PUBLIC[name].__name__}.{name}", node, contnode
@@ -99,5 +105,24 @@ def where_it_is_public(
     return found
 
 
+def as_it_is_called(
+    app: Sphinx, what: str, name: str, obj: object, options: object, signature: str | None, returned: str | None
+) -> tuple[str | None, str | None]:
+    """Defaults by the names that callers would write."""
+    if signature is not None:
+        signature = signature.replace("DEFAULT_POLICY", "ClosePolicy()").replace("DEFAULT_KEEPALIVE", "KeepAlive()")
+    return signature, returned
+
+
+def analyze_without_overloads(
+    analyzer: ModuleAnalyzer, analyze: Callable[[Any], None] = ModuleAnalyzer.analyze
+) -> None:
+    """Overloads are for type checkers: the five of ``connect_tcp`` would hide what it does."""
+    analyze(analyzer)
+    analyzer.overloads = {}
+
+
 def setup(app: Sphinx) -> None:
+    ModuleAnalyzer.analyze = analyze_without_overloads
+    app.connect("autodoc-process-signature", as_it_is_called)
     app.connect("missing-reference", where_it_is_public)
