@@ -111,7 +111,7 @@ def test_a_program_runs_and_prints_what_is_shown(block: Block, tmp_path: Path) -
 def run(place: Path, program: str | Path, *arguments: str) -> str:
     """Run a program with every warning an error; what it printed."""
     done = subprocess.run(
-        [sys.executable, "-X", "dev", "-W", "error", program, *arguments],
+        [sys.executable, "-W", "error", program, *arguments],  # not `-X dev`: asyncio's debug mode has opinions
         cwd=place,
         env=environment(),
         stdin=subprocess.DEVNULL,
