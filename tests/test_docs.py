@@ -24,7 +24,7 @@ import roket_trio
 import roket_trio.staticfiles
 import roket_trio.testing
 from roket_trio import pytest_plugin
-from roket_trio._cli import COMMANDS
+from roket_trio._cli import COMMANDS, _options
 from roket_trio._cli._exits import Exit
 from roket_trio.testing import parse_results
 from roket_trio.testing._results import SCHEMA
@@ -283,6 +283,12 @@ def test_everything_that_the_plugin_offers_has_its_place() -> None:
         assert f"``@pytest.mark.{name}(" in told
 
 
+def test_every_example_has_its_place() -> None:
+    told = text_of("examples.rst")
+    for example in (ROOT / "examples").glob("*.py"):
+        assert f"* - ``{example.name}``" in told
+
+
 def test_the_harness_page_has_the_whole_contract() -> None:
     from roket_trio.testing import _jobs
 
@@ -310,7 +316,7 @@ def test_a_roket_command_that_is_named_exists(command: str) -> None:
         return
     name, *arguments = shlex.split(command)[1:]
     source = Path(str(import_module(COMMANDS[name].module).__file__)).read_text(encoding="utf-8")
-    shared = (ROOT / "roket_trio/_cli/_options.py").read_text(encoding="utf-8")
+    shared = Path(_options.__file__).read_text(encoding="utf-8")
     for option in arguments:
         if option.startswith("-"):
             assert f'"{option}"' in source + shared
