@@ -16,6 +16,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Final
 
@@ -39,6 +40,10 @@ TOOLS: Final = frozenset({"curl", "nc", "ncat", "openssl", "socat", "ss"})
 
 # What only a reader does: it needs a package index. Checked by its words.
 SET_UP: Final = re.compile(r"python3 -m venv \.venv|\. \.venv/bin/activate|pip install .+")
+
+
+# Where the package is in reach, and not installed, pytest does not find its plugin by itself.
+_PLUGIN: Final = "" if entry_points(group="pytest11", name="roket") else "-p roket_trio.pytest_plugin"
 
 
 @dataclass(frozen=True)
@@ -233,7 +238,7 @@ class Desk:
             "python": "",
             "python3": "",
             "roket": "-m roket_trio",
-            "pytest": "-m pytest -p no:cacheprovider -p no:asyncio",
+            "pytest": f"-m pytest -p no:cacheprovider -p no:asyncio {_PLUGIN}",
             "uvicorn": "-m uvicorn",
         }.items():
             script = tools / name

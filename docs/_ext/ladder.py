@@ -67,8 +67,9 @@ def visit_html(self: Any, node: ladder) -> None:
 
 def visit_text(self: Any, node: ladder) -> None:
     self.new_state(0)
-    self.add_text("\n".join([f"{node['title']}:", *in_words(node["steps"], node["left"], node["right"])]))
-    self.end_state()
+    told = in_words(node["steps"], node["left"], node["right"])
+    self.add_text("\n".join([f"{node['title']}:", *(f"  {step}" for step in told)]))
+    self.end_state(wrap=False)
     raise nodes.SkipNode
 
 
