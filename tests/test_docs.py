@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tomllib
 import xml.etree.ElementTree as ElementTree
+from difflib import unified_diff
 from importlib import import_module
 from importlib.util import find_spec
 from itertools import pairwise
@@ -173,23 +174,13 @@ def test_what_is_to_be_installed_exists(page: str) -> None:
 # --- other kinds ------------------------------------------------------------------------------------------------------
 
 
-def applied(diff: str, text: str) -> str:
-    """A unified diff, by its hunks' words alone: each hunk's old lines stand once in the text."""
-    for hunk in re.split(r"^@@.*@@\n", diff, flags=re.MULTILINE)[1:]:
-        lines = hunk.splitlines(keepends=True)
-        before = "".join(line[1:] for line in lines if line[0] in " -")
-        after = "".join(line[1:] for line in lines if line[0] in " +")
-        assert text.count(before) == 1, f"these lines do not stand in the file once:\n{before}"
-        text = text.replace(before, after)
-    return text
-
-
 @pytest.mark.parametrize("block", [block for block in ALL if block.kind == "diff"], ids=identity)
 def test_a_diff_leads_from_one_program_to_another_that_does_the_same(block: Block, tmp_path: Path) -> None:
     names = re.findall(r"^(?:---|\+\+\+) (\S+)$", block.text, flags=re.MULTILINE)
     old, new = ((DOCS / block.page).parent / name for name in names)
-    diff = re.sub(r"^$", " ", block.text.rstrip(), flags=re.MULTILINE)  # an empty line of context has lost its space
-    assert applied(diff + "\n", old.read_text(encoding="utf-8")) == new.read_text(encoding="utf-8")
+    lines = [path.read_text(encoding="utf-8").splitlines() for path in (old, new)]
+    diff = unified_diff(*lines, *names, lineterm="")
+    assert block.text.splitlines() == [line.rstrip() for line in diff]
     content = bytes(range(256)) * 1000
     found = []
     for program in (old, new):
