@@ -28,9 +28,12 @@ def parser_of(name: str) -> argparse.ArgumentParser:
     return parser
 
 
-def told(parser: argparse.ArgumentParser) -> Iterator[str]:
+def told(parser: argparse.ArgumentParser, examples: str) -> Iterator[str]:
     """reStructuredText."""
-    yield from (_literal(str(parser.description)), "", f".. program:: {parser.prog}", "")
+    yield from (_literal(str(parser.description)), "")
+    if examples:
+        yield from (".. code-block:: none", "", *(f"   {line}" for line in examples.splitlines()), "")
+    yield from (f".. program:: {parser.prog}", "")
     for group in parser._action_groups:
         for action in group._group_actions:
             if action.help is argparse.SUPPRESS:
@@ -63,7 +66,8 @@ class RoketCommand(SphinxDirective):
 
     def run(self) -> list[nodes.Node]:
         name = self.arguments[0]
-        lines = list(told(parser_of(name)))
+        examples = getattr(import_module(COMMANDS[name].module), "EXAMPLES", "")
+        lines = list(told(parser_of(name), examples))
         box = nodes.Element()
         self.state.nested_parse(StringList(lines, source=f"roket {name} --help"), self.content_offset, box)
         return list(box.children)
