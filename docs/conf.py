@@ -70,7 +70,7 @@ autodoc_typehints_format = "short"
 autodoc_preserve_defaults = True
 autodoc_inherit_docstrings = False  # what is inherited is AnyIO's and Trio's to tell
 python_use_unqualified_type_names = True
-maximum_signature_line_length = 72
+maximum_signature_line_length = 88
 add_module_names = False
 
 # A name of ours that leads nowhere is a warning. Those of others are found by intersphinx, or not.
