@@ -50,6 +50,7 @@ html_theme = "sphinx_rtd_theme"
 html_theme_options = {"navigation_depth": 3, "style_external_links": False}
 html_static_path = ["_static"]
 html_css_files = ["style.css"]
+html_extra_path = ["../examples/close_report.html"]  # the harness page shows it
 html_show_sourcelink = False
 html_copy_source = False
 

@@ -286,6 +286,14 @@ def test_every_example_has_its_place() -> None:
         assert f"* - ``{example.name}``" in told
 
 
+def test_links_to_files_lead_somewhere() -> None:
+    found = re.findall(r"<([^:>]+\.html)>`__", "\n".join(map(text_of, PAGES)))
+    extra = re.findall(r'"\.\./(examples/[\w.]+)"', (DOCS / "conf.py").read_text(encoding="utf-8"))
+    assert {Path(link).name for link in found} == {Path(path).name for path in extra}
+    for path in extra:
+        assert (ROOT / path).is_file()
+
+
 def test_the_harness_page_has_the_whole_contract() -> None:
     from roket_trio.testing import _jobs
 
