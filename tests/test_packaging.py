@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest import MEASURED, work_unit
 
 import roket_trio
 
@@ -82,3 +83,15 @@ def test_pytest_is_strict(declared: dict[str, Any]) -> None:
     assert options["filterwarnings"][0] == "error"
     assert options["xfail_strict"] is True
     assert {"--strict-markers", "--strict-config"} <= set(options["addopts"])
+
+
+@pytest.mark.parametrize("name", MEASURED)
+def test_what_one_worker_does_alone_exists(name: str) -> None:
+    """A test that is renamed would lose its place."""
+    file, _, function = name.partition("::")
+    assert f"def {function or 'test_'}" in (ROOT / file).read_text()
+    assert work_unit(f"{file}::{function or 'test_it'}[::1]") == "measured"
+
+
+def test_the_other_tests_of_a_file_stay_together() -> None:
+    assert work_unit("tests/test_serving.py::test_it[::1-trio]") == "tests/test_serving.py"

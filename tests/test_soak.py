@@ -620,16 +620,21 @@ def test_soak(
         print(f"\nsoak on {loop_name}: {len(numbers)} connections, ROKET_SOAK_SEED={seed}", end=" ", flush=True)
     soak = Soak(seed, loop_name, numbers, tmp_path)
     began = time.monotonic()
-    run_on(loop_name, soak.run)
-    seconds = time.monotonic() - began
-    assert not (tmp_path / "clients-stderr").read_text()
-    seen = judge(soak)
-    sampler = soak.sampler
-    with capsys.disabled():
-        print(
-            f"{seconds:.1f} s, {dict(seen)}, servers {dict(soak.ends)}, {soak.clients.kills} kills, log {dict(quiet)},"
-            f" CLOSE_WAIT: {sampler.seen} seen, {sampler.most_at_once} at once, {sampler.longest:.2f} s the longest",
-            end=" ",
-        )
-    assert quiet["crashes"] == soak.handlers.crashes, "every crash is in the log, with what else there was"
-    assert sampler.longest <= CLOSE_WAIT_SECONDS * 9 / 8 + SLACK, sampler.who
+    try:
+        run_on(loop_name, soak.run)
+        seconds = time.monotonic() - began
+        assert not (tmp_path / "clients-stderr").read_text()
+        seen = judge(soak)
+        sampler = soak.sampler
+        with capsys.disabled():
+            print(
+                f"{seconds:.1f} s, {dict(seen)}, servers {dict(soak.ends)}, {soak.clients.kills} kills,"
+                f" log {dict(quiet)}, CLOSE_WAIT: {sampler.seen} seen, {sampler.most_at_once} at once,"
+                f" {sampler.longest:.2f} s the longest",
+                end=" ",
+            )
+        assert quiet["crashes"] == soak.handlers.crashes, "every crash is in the log, with what else there was"
+        assert sampler.longest <= CLOSE_WAIT_SECONDS * 9 / 8 + SLACK, sampler.who
+    except Exception as error:  # what a worker prints (pytest -n) nobody sees
+        error.add_note(f"on {loop_name}, ROKET_SOAK_SEED={seed}")
+        raise
