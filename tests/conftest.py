@@ -55,7 +55,10 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
         def _split_scope(self, nodeid: str) -> str:
             return work_unit(nodeid)
 
-    return Scheduler(config, log) if config.getoption("dist") == "load" else None
+    if config.getoption("dist") != "load":
+        return None
+    config.option.loadscopereorder = False  # as they are named: the files with the most tests do not take the longest
+    return Scheduler(config, log)
 
 
 LOOPS = ["trio", "asyncio", "uvloop"]
