@@ -23,7 +23,7 @@ import threading
 import time
 import weakref
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -165,12 +165,22 @@ async def until(condition: Callable[[], object]) -> None:
 
 
 def states(address: Any) -> list[str]:
-    """The states of the server's ends of its connections in /proc/net/tcp; the listening socket itself not."""
+    """The states of the server's ends of its connections in /proc/net/tcp; the listening socket itself not.
+
+    Nor what another process holds: once the server is gone, any client may get its port.
+    """
     wanted = f":{address[1]:04X}"
     with open("/proc/net/tcp") as table:
         found = [line.split() for line in table]
     listening = f"{tcp.TCPState.LISTEN:02X}"
-    return [fields[3] for fields in found if fields[1].endswith(wanted) and fields[3] != listening]
+    ours = {"0", *own_inodes()}
+    return [sock[3] for sock in found if sock[1].endswith(wanted) and sock[3] != listening and sock[9] in ours]
+
+
+def own_inodes() -> Iterator[str]:
+    for fd in os.listdir("/proc/self/fd"):
+        with suppress(FileNotFoundError):
+            yield os.readlink(f"/proc/self/fd/{fd}").removeprefix("socket:[").rstrip("]")
 
 
 CLOSE_WAIT = f"{tcp.TCPState.CLOSE_WAIT:02X}"
