@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import pty
 import re
 import shlex
 import signal
 import socket
 import subprocess
 import sys
+import termios
 import time
 from argparse import ArgumentParser
 from collections.abc import Iterator
@@ -305,6 +307,9 @@ def test_a_name_that_is_no_utf_8_is_written_and_read_again(tmp_path: Path, capsy
     assert "caf?" in capsys.readouterr().out
 
 
+WRONG: tuple[object, ...] = (1, None, {}, ["x"])
+
+
 @pytest.mark.parametrize(
     "text",
     [
@@ -317,7 +322,7 @@ def test_a_name_that_is_no_utf_8_is_written_and_read_again(tmp_path: Path, capsy
             for value in ("-1", "1.5", "NaN", "1e999", "true", "null", '"1"', "9" * 400, "9" * 5000)
         ),
         *(line(**{name: "\x1b" + "x" * 10_000}) for name in ("level", "role", "data", "close", "verdict")),
-        *(line(**{name: value}) for name in ("case", "target", "reason", "repro") for value in (1, None, {}, ["x"])),
+        *(line(**{name: value}) for name in ("case", "target", "reason", "repro") for value in WRONG),
         *(
             line().replace('"events": []', f'"events": {value}')
             for value in (
@@ -432,6 +437,49 @@ def test_watching_ends_with_ctrl_c() -> None:
             watcher.send_signal(signal.SIGINT)
             _, errors = watcher.communicate(timeout=BOUND)
             assert (watcher.returncode, errors) == (0, b"")
+
+
+def test_watching_ends_when_nobody_reads() -> None:
+    with leaking() as (pid, _):
+        command = [sys.executable, "-c", RUNNER, "watch", str(pid), "--interval", "0.05", "--json"]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as watcher:
+            assert watcher.stdout
+            assert watcher.stderr
+            watcher.stdout.readline()
+            watcher.stdout.close()
+            try:
+                assert watcher.wait(BOUND) == 0
+            finally:
+                watcher.kill()
+            assert watcher.stderr.read() == b""
+
+
+def test_on_a_small_terminal_what_should_be_gone_stays_in_sight() -> None:
+    """The screen is redrawn; were it longer or wider than the terminal, its top would scroll away."""
+    with leaking() as (pid, _):
+        ours, theirs = pty.openpty()
+        termios.tcsetwinsize(theirs, (6, 50))
+        environment = {**os.environ, "TERM": "xterm", "NO_COLOR": "", "COLUMNS": "", "LINES": ""}
+        command = [sys.executable, "-c", RUNNER, "watch", str(pid), "--interval", "0.05"]
+        with subprocess.Popen(command, stdout=theirs, stderr=subprocess.PIPE, env=environment) as watcher:
+            os.close(theirs)
+            told = b""
+            while told.count(b"\x1b[H") < 3:
+                told += os.read(ours, 65536)
+            watcher.kill()
+            watcher.communicate(timeout=BOUND)
+        os.close(ours)
+        screen = re.sub(r"\x1b\[[\d;]*m", "", told.decode().split("\x1b[H\x1b[J")[2]).splitlines()
+        assert len(screen) <= 5
+        assert max(map(len, screen)) <= 50
+        assert "CLOSE_WAIT" in screen[1] or "127.0.0.1" in screen[1]
+        assert any(row.startswith("and ") for row in screen)
+
+
+def test_of_several_processes_each_socket_has_its_own(capsys: pytest.CaptureFixture[str]) -> None:
+    with leaking() as (pid, _):
+        assert roket("watch", str(os.getpid()), "--children", "--once") == 1
+        assert f"  {pid}: fd " in capsys.readouterr().out
 
 
 def test_a_process_that_is_not_there(capsys: pytest.CaptureFixture[str]) -> None:

@@ -11,9 +11,12 @@ from contextlib import contextmanager
 from typing import NoReturn, TextIO
 
 
-def tell(text: str) -> None:
-    """On standard output. A reader who has left is no error: it had what it wanted."""
-    _write(text, sys.stdout)
+def tell(text: str) -> bool:
+    """On standard output. A reader who has left is no error: it had what it wanted.
+
+    :returns: whether it is there still
+    """
+    return _write(text, sys.stdout)
 
 
 def say(text: str) -> None:
@@ -49,7 +52,7 @@ def ends_like_ctrl_c() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _write(text: str, stream: TextIO) -> None:
+def _write(text: str, stream: TextIO) -> bool:
     try:
         stream.write(text + "\n")
         stream.flush()
@@ -58,3 +61,5 @@ def _write(text: str, stream: TextIO) -> None:
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, stream.fileno())
         os.close(nowhere)
+        return False
+    return True

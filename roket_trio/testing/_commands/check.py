@@ -185,7 +185,7 @@ def _repro(options: Namespace, case: Case) -> str:
 
 
 @contextmanager
-def _lines_of(path: str | None) -> Iterator[Callable[[CaseResult], None]]:
+def _lines_of(path: str | None) -> Iterator[Callable[[CaseResult], object]]:
     """Where the lines of JSON go; each is there as soon as its case is over."""
     if path is None:
         yield lambda result: None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 import time
 from argparse import ArgumentParser, ArgumentTypeError, Namespace
@@ -27,7 +28,8 @@ _NONE: Final = 1
 _USAGE: Final = 2
 _CLEAR: Final = "\x1b[H\x1b[J"
 _ROWS: Final = 40
-_RED, _DIM, _PLAIN = "\x1b[31;1m", "\x1b[2m", "\x1b[0m"
+_AROUND: Final = 4  # lines of the screen: the first one, "and 7 more", the observers, the cursor's
+_RED, _PLAIN = "\x1b[31;1m", "\x1b[0m"
 
 
 def configure(parser: ArgumentParser) -> None:
@@ -58,7 +60,8 @@ def run(options: Namespace) -> int:
                 return _USAGE
             ages.look(census)
             looks += 1
-            _show(census, ages, options)
+            if not _show(census, ages, options):
+                return 0
             if options.once:
                 return _NONE if census.lingering else 0
             time.sleep(options.interval)
@@ -106,32 +109,40 @@ def ordered(census: Census, ages: Ages) -> list[SocketRecord]:
     return sorted(census.sockets, key=rank)
 
 
-def _show(census: Census, ages: Ages, options: Namespace) -> None:
+def _show(census: Census, ages: Ages, options: Namespace) -> bool:
+    """:returns: whether anybody looks on"""
     if options.json:
-        tell(_json(census, ages))
-        return
+        return tell(_json(census, ages))
     color = is_colorful(sys.stdout)
-    text = _table(census, ages, color)
-    tell((_CLEAR if color and not options.once else "") + text)
+    if options.once or not color:
+        return tell(_table(census, ages, color))
+    width, height = shutil.get_terminal_size()
+    # What should be gone comes first, and must not scroll away.
+    rows = max(1, min(_ROWS, height - _AROUND - len(census.unseen)))
+    return tell(_CLEAR + _table(census, ages, color, rows, width))
 
 
-def _table(census: Census, ages: Ages, color: bool) -> str:
+def _table(census: Census, ages: Ages, color: bool, rows: int = _ROWS, width: int | None = None) -> str:
     records = ordered(census, ages)
     states = Counter(record.state.name if record.state else record.kind for record in records)
     lines = [
         f"process {', '.join(map(str, census.pids))}: {len(records)} sockets"
         + "".join(f", {count} {state}" for state, count in states.most_common())
     ]
-    for record in records[:_ROWS]:
-        line = printable(f"{_duration(ages.age(record, census.at)):>8}  {record}")
-        if record.linger is not None:
-            line = f"{_RED}{line}{_PLAIN}" if color else f"{line}  <- {record.linger.value}"
-        lines.append(line)
-    if len(records) > _ROWS:
-        lines.append(f"and {len(records) - _ROWS} more")
-    told = f"observed by {', '.join(sorted(census.observers))}"
-    lines.append(f"{_DIM}{told}{_PLAIN}" if color else told)
-    return "\n".join(lines + [f"not observed: {printable(what)}" for what in census.unseen])
+    for record in records[:rows]:
+        whose = f"{record.pid}: " if len(census.pids) > 1 else ""
+        line = printable(f"{_duration(ages.age(record, census.at)):>8}  {whose}{record}")
+        lines.append(f"{line}  <- {record.linger.value}" if record.linger else line)
+    if len(records) > rows:
+        lines.append(f"and {len(records) - rows} more")
+    lines.append(f"observed by {', '.join(sorted(census.observers))}")
+    lines += [f"not observed: {printable(what)}" for what in census.unseen]
+    lines = [line[:width] for line in lines]
+    if color:
+        for number, record in enumerate(records[:rows], 1):
+            if record.linger is not None:
+                lines[number] = f"{_RED}{lines[number]}{_PLAIN}"
+    return "\n".join(lines)
 
 
 def _json(census: Census, ages: Ages) -> str:
