@@ -14,7 +14,7 @@ import pytest
 from .testing._conduct import Expectation
 from .testing._entries import entry_of_connection, entry_of_finding, entry_of_leaks
 from .testing._following import ANY_CHAPTER, Chapter, Followed, Following, ignoring
-from .testing._holding import held_by
+from .testing._holding import has_paused_loop, held_by
 from .testing._observers import observers_here
 from .testing._observing import NotObservedError
 from .testing._peer_watch import PeerWatch
@@ -25,6 +25,10 @@ from .testing._wire import NotAvailableError
 from .testing.fixtures import ChaosRelays, ClosePeers, SocketCensus
 
 _SEE_ENDS: Final = 0.05  # seconds for a peer's thread to see, when a test's body is over, what has happened already
+
+_PAUSED: Final = """
+(an event loop of wider scope stands still once the test is over: if it is to close the connection, let it run until
+then, by `await asyncio.to_thread(close_peer.verify)` for example)"""
 
 Wrapped = Generator[None, Any, Any]
 
@@ -258,7 +262,8 @@ class Suite:
             case.judged.append(judged)
             case.entries.append(entry_of_connection(case.name, len(case.judged) - 1, judged))
             if judged.verdict.passed is False:
-                messages.append(judged.message)
+                is_slow = judged.verdict.close in ("half-open", "leaked", "late")
+                messages.append(judged.message + (_PAUSED if is_last and is_slow and has_paused_loop() else ""))
             elif judged.verdict.passed is None:
                 messages += self._unseen(case, judged.message)
         return messages
@@ -292,6 +297,11 @@ class Suite:
             if not ignored(now) and (one.host is None or now.linger)
         }
         left = self._without_kept(left)
+        hosted = [one for one in left if one.host is not None]
+        if hosted and has_paused_loop():  # which would close them, when it runs again
+            for one in hosted:
+                one.chapter = Chapter(one.host.name if one.host else "", "keeper")
+                del left[one]
         observers = sorted(following.observers)
         case.entries.append(entry_of_leaks(case.name, left.values(), observers))
         if not left:

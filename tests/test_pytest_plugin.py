@@ -1191,6 +1191,50 @@ def test_next(): pass
     result.assert_outcomes(passed=2)
 
 
+SESSION_LOOP = """
+    import asyncio
+    import pytest_asyncio
+
+    @pytest_asyncio.fixture(scope="session", loop_scope="session")
+    async def server():
+        async def handle(reader, writer):
+            try:
+                await reader.read()
+            finally:
+                writer.close()
+
+        async with await asyncio.start_server(handle, "127.0.0.1", 0) as server:
+            yield server.sockets[0].getsockname()
+
+    @pytest.mark.asyncio(loop_scope="session")
+    @pytest.mark.no_socket_leaks(grace=0.1)
+    @pytest.mark.parametrize("number", [1, 2])
+    async def test_client(server, number):
+        _, writer = await asyncio.open_connection(*server)
+        writer.close()
+        await writer.wait_closed()
+
+    @pytest.mark.asyncio(loop_scope="session")
+    @pytest.mark.closes(within=0.2)
+    async def test_peer(server, close_peer):
+        close_peer.connect(server, scripts.half_close(b"x"))
+        {waits}
+
+    def test_after_the_peer(server): pass
+"""
+
+
+def test_a_loop_of_wider_scope_has_no_time_between_tests(inner: Inner) -> None:
+    """Its server cannot close while it stands still: no accusation, and a hint where a peer is to be judged."""
+    waits = "await asyncio.to_thread(close_peer.verify)"
+    result = inner(SESSION_LOOP.format(waits=waits), "--roket-census", "--roket-strict")
+    result.assert_outcomes(passed=4)
+    assert result.ret == 0
+    result = inner(SESSION_LOOP.format(waits="await asyncio.sleep(0)"), "-k", "peer")
+    result.assert_outcomes(passed=2, errors=1)
+    assert "an event loop of wider scope stands still once the test is over" in told(result)
+
+
 def test_a_wider_server_that_does_not_close_after_its_client_is_caught(inner: Inner) -> None:
     result = inner(
         SERVER

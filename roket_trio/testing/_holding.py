@@ -1,4 +1,4 @@
-"""Which of some objects keep a socket alive, as far as the garbage collector can tell."""
+"""What keeps a socket alive, as far as the garbage collector can tell: an object that holds it, a loop that stands still."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import socket
 import sys
 from collections.abc import Iterable
 from types import BuiltinFunctionType, CodeType, FrameType, FunctionType, ModuleType
-from typing import Final, cast, final
+from typing import Any, Final, cast, final
 
 _LOOKED_AT: Final = 200_000  # objects, about 0.1 s
 # Behind these is the whole program.
@@ -41,6 +41,21 @@ def held_by(root: object, fds: set[int]) -> set[int]:
 @final
 class _Nothing:
     pass
+
+
+def has_paused_loop() -> bool:
+    """Whether an event loop of this process is neither running nor closed: one of a wider scope, between two tests. What
+    it would close by and by it cannot close now. (Trio tells no pause: a living run counts.)"""
+    asyncio_loop, _, trio_run = _event_loops()
+    for this in gc.get_objects():
+        kind = type(this)
+        if issubclass(kind, asyncio_loop):
+            loop = cast(Any, this)
+            if not loop.is_closed() and not loop.is_running():
+                return True
+        elif issubclass(kind, trio_run):
+            return True
+    return False
 
 
 def _event_loops() -> tuple[type, ...]:
