@@ -10,12 +10,14 @@ import socket
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
-from roket_trio.testing import _running as running_room
+from roket_trio._kernel.procfs import is_alive
 from roket_trio.testing import ListeningPeer, payload
+from roket_trio.testing import _running as running_room
 from roket_trio.testing._cases import CASES, case
 from roket_trio.testing._jobs import JOBS
 from roket_trio.testing._judging import Expectation, Judgement, Observation, Seen, judge
@@ -273,6 +275,30 @@ def test_descendants_are_ended_too() -> None:
     while os.path.exists(f"/proc/{child}") and " Z " not in Path(f"/proc/{child}/stat").read_text():
         assert time.monotonic() < deadline
         time.sleep(0.01)
+
+
+@pytest.mark.parametrize("address", ["close/1.1", "close/4.3"])
+def test_a_daemon_is_seen_and_ended_although_it_descends_from_nobody(address: str, tmp_path: Path) -> None:
+    code = (
+        "import os, socket, sys, time\n"
+        "s = socket.create_connection((os.environ['ROKET_HOST'], int(os.environ['ROKET_PORT'])))\n"
+        "if os.fork(): os._exit(0)\n"
+        "os.setsid()\n"
+        "if os.fork(): os._exit(0)\n"
+        f"with open({str(tmp_path / 'pid')!r}, 'w') as file: file.write(str(os.getpid()))\n"
+        "time.sleep(60)\n"
+    )
+    result = run_case(case(address), python(code), within=0.5)
+    assert (result.close, result.verdict) == ("leaked", "fail"), told(result)
+    pid = int((tmp_path / "pid").read_text())
+    try:
+        deadline = time.monotonic() + 10
+        while is_alive(pid):
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+    finally:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
 
 
 def test_a_program_is_fed_and_listened_to() -> None:

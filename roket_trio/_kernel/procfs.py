@@ -117,6 +117,21 @@ def descendants(pid: int) -> list[int]:
     return found
 
 
+def with_environment(entry: bytes) -> list[int]:
+    """The living processes that were started with ``entry`` (``NAME=value``) in their environment, as far as they may
+    be seen; about 20 µs for each process there is."""
+    found = []
+    for name in os.listdir("/proc"):
+        if name.isdigit():
+            try:
+                with open(f"/proc/{name}/environ", "rb") as file:
+                    if entry in file.read().split(b"\0"):
+                        found.append(int(name))
+            except OSError:  # it has ended, or is somebody else's
+                continue
+    return found
+
+
 def _inet_socket(family: int, fields: list[str]) -> InetSocket:
     unacked, unread = fields[4].split(":")
     return InetSocket(

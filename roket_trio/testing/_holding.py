@@ -1,4 +1,4 @@
-"""What keeps a socket alive, as far as the garbage collector can tell: an object that holds it, a loop that stands still."""
+"""What keeps a socket open, as far as the garbage collector can tell: an object that has it, a loop that is paused."""
 
 from __future__ import annotations
 
@@ -44,8 +44,10 @@ class _Nothing:
 
 
 def has_paused_loop() -> bool:
-    """Whether an event loop of this process is neither running nor closed: one of a wider scope, between two tests. What
-    it would close by and by it cannot close now. (Trio tells no pause: a living run counts.)"""
+    """Whether an event loop of this process is neither running nor closed: one of a wider scope, between two tests.
+
+    What it would close by and by it cannot close now. Trio tells no pause: a living run counts.
+    """
     asyncio_loop, _, trio_run = _event_loops()
     for this in gc.get_objects():
         kind = type(this)

@@ -387,8 +387,8 @@ def family_of(host: str) -> socket.AddressFamily:
 
 
 def require_loopback(address: PeerAddress) -> None:
-    """:raises ValueError: the address is another machine's, or could be: any name but ``localhost``, and that too where it
-    leads elsewhere"""
+    """:raises ValueError: the address is another machine's, or could be: any name but ``localhost``, and that too where
+    it leads elsewhere"""
     if isinstance(address, str):
         return
     host = address[0]

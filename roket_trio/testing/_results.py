@@ -94,7 +94,7 @@ def _check(found: dict[str, Any], words: Mapping[str, tuple[str, ...]], least: M
 
 
 def storable(text: str) -> str:
-    """JSON that UTF-8 can hold: half of a surrogate pair (a byte of a name that is no UTF-8) is written as its escape."""
+    """JSON that UTF-8 can hold: half a surrogate pair (a byte of a name that is no UTF-8) is written as its escape."""
     return text.encode("utf-8", "backslashreplace").decode()
 
 

@@ -6,6 +6,7 @@ import signal
 import threading
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Final, final
 
@@ -104,19 +105,34 @@ class Stage:
         deadline = time.monotonic() + seconds
         while True:
             try:
-                census = take_census(self._pid, with_children=True)
-            except ProcessLookupError:  # it has ended: the kernel has closed everything
-                return []
+                sockets = self._sockets(self._pid)
             except NotObservedError:
                 if self._program is None or time.monotonic() >= deadline:
                     return None
                 time.sleep(_LOOK_AGAIN)  # a process that is about to end can be seen no more, and has not ended yet
                 continue
-            self.observers.update(census.observers)
-            held = [record for record in census.sockets if any(is_end_of(record, wire) for wire in wires)]
+            held = [record for record in sockets if any(is_end_of(record, wire) for wire in wires)]
             if not held or time.monotonic() >= deadline:
                 return held
             time.sleep(_LOOK_AGAIN)
+
+    def _sockets(self, pid: int) -> list[SocketRecord]:
+        """What the program holds now, and those that it has left behind when it has ended.
+
+        :raises NotObservedError: it cannot be seen
+        """
+        found: list[SocketRecord] = []
+        try:
+            censuses = [take_census(pid, with_children=True)]
+        except ProcessLookupError:  # the kernel has closed everything of its own
+            censuses = []
+            for left in self._program.left_behind() if self._program is not None else ():
+                with suppress(ProcessLookupError, NotObservedError):
+                    censuses.append(take_census(left))
+        for census in censuses:
+            self.observers.update(census.observers)
+            found += census.sockets
+        return found
 
 
 def is_end_of(record: SocketRecord, wire: Wire) -> bool:

@@ -1,13 +1,15 @@
 """Programs under test: how to start one, feed it, listen to it, and end it, whatever it does.
 
 A program may print for ever, ignore its input, fork, or refuse to die: what is kept of it is bounded, its pipes never
-block this side, and at the end its process group and all that descends from it are killed.
+block this side, and at the end its process group, all that descends from it and what has detached itself are killed
+(unless that has changed its environment as well).
 """
 
 from __future__ import annotations
 
 import os
 import resource
+import secrets
 import select
 import shlex
 import signal
@@ -32,6 +34,7 @@ _MAX_OUTPUT: Final = 1 << 28  # bytes: then nothing more is read, and the progra
 _KEPT_OUTPUT: Final = 1 << 16
 _KEPT_ERRORS: Final = 1 << 12
 _KILL_SECONDS: Final = 5.0
+_ROUNDS: Final = 20
 
 
 @final
@@ -91,9 +94,12 @@ class RunningProgram:
         """What it wrote to its standard output, compared with the payload."""
         self._head = bytearray()
         self._errors = bytearray()
+        # What detaches itself (a daemon) descends from it no more, and still has this.
+        mark = f"ROKET_RUN={secrets.token_hex(8)}"
+        self._mark: Final = mark.encode()
         self._process = subprocess.Popen(
             argv,
-            env={**os.environ, **environment},
+            env={**os.environ, **environment, **dict([mark.split("=")])},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -155,15 +161,23 @@ class RunningProgram:
         with suppress(ProcessLookupError, PermissionError):
             os.killpg(self.pid, number)
 
+    def left_behind(self) -> list[int]:
+        """The processes that live although it may have ended: its children, theirs, and daemons."""
+        return [pid for pid in procfs.with_environment(self._mark) if pid != self.pid]
+
     def kill(self) -> None:
-        """End it, its process group and its descendants; join the thread."""
+        """End it, its process group, its descendants and its daemons; join the thread."""
         if self._ring < 0:
             return
         family = procfs.descendants(self.pid)
         self.signal_group(signal.SIGKILL)
-        for pid in family:
-            with suppress(ProcessLookupError, PermissionError):
-                os.kill(pid, signal.SIGKILL)
+        for _ in range(_ROUNDS):  # one may fork while others are ended
+            for pid in family:
+                with suppress(ProcessLookupError, PermissionError):
+                    os.kill(pid, signal.SIGKILL)
+            family = self.left_behind()
+            if not family:
+                break
         with suppress(subprocess.TimeoutExpired):
             self._process.wait(_KILL_SECONDS)
         self._is_stopping = True

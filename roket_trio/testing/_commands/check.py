@@ -96,8 +96,8 @@ def run(options: Namespace) -> int:
     say(f"{target.name}: {render_summary(results)}")
     if all(result.verdict == "unsupported" for result in results):
         say(
-            "nothing was judged: by exit status 127 the program says that it cannot do what --jobs tells; to a shell, and"
-            " to env, it means that there is no such command"
+            "nothing was judged: by exit status 127 the program says that it cannot do what --jobs tells; "
+            "to a shell, and to env, it means that there is no such command"
         )
     return _FAILED if failures(results, strict=options.strict) else 0
 
