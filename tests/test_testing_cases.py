@@ -385,6 +385,34 @@ def test_a_server_that_is_running_is_judged_by_what_its_peers_see() -> None:
     assert (result.data, result.close, result.verdict) == ("hung", "not-observed", "fail")
 
 
+def test_what_cannot_be_brought_about_is_no_pass() -> None:
+    """The limit of descriptors of a server that is running already."""
+    port = running_room._free_port("127.0.0.1")
+    serves = {"ROKET_CASE": "close/5.5", "ROKET_ROLE": "server", "ROKET_JOB": "echo"}
+    serves |= {"ROKET_HOST": "127.0.0.1", "ROKET_PORT": str(port)}
+    with RunningProgram(closer("server").argv("", 0), serves) as program:
+        running = Target("running", "server", "echo", None, "127.0.0.1", port, pid=program.pid)
+        result = run_case(case("close/5.5"), running, within=WITHIN)
+    assert (result.close, result.verdict) == ("clean", "not-observed"), told(result)
+    assert "its limit of descriptors could not be set" in result.reason
+
+
+def test_who_sends_more_than_anybody_takes_is_not_accused_of_an_end_that_nobody_saw(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(running_room, "_MAX_BYTES", 1 << 20)
+    code = (
+        "import os, socket\n"
+        "s = socket.create_connection((os.environ['ROKET_HOST'], int(os.environ['ROKET_PORT'])))\n"
+        "try: s.sendall(bytes(4 << 20))\n"
+        "except OSError: pass\n"
+        "s.close(); input()"
+    )
+    result = run_case(case("close/1.1"), python(code), within=WITHIN)
+    assert (result.close, result.verdict) == ("not-observed", "not-observed"), told(result)
+    assert "more than 1,048,576 bytes moved" in result.reason
+
+
 # --- verdicts: pure --------------------------------------------------------------------------------------------------
 
 

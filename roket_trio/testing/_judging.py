@@ -181,6 +181,9 @@ def judge_close(expected: Expectation, one: Seen) -> tuple[Close, str]:
     if rst is not None:
         return "reset", "the peer saw RST"
     if fin is None:
+        bound = one.first("out of bounds")
+        if bound is not None and bound.count:
+            return "not-observed", f"the peer ended it: {bound.detail}"
         return "half-open", "the peer saw neither FIN nor RST"
     ours = one.first("fin sent")
     if expected.trigger == "received" and ours is not None and ours.at < fin.at:

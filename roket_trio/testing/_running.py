@@ -147,6 +147,9 @@ class _Run:
             absence = self._absence if len(wires) < observation.expected_connections else ""
         may_decline = self._target.speaks == "contract"
         found = judge(replace(self._case.expectation, within=self._within), observation, may_decline=may_decline)
+        if self._case.open_files and self._program is None and found.verdict == "pass":
+            reason = f"{found.reason}; but its limit of descriptors could not be set: it is running already"
+            found = replace(found, verdict="not-observed", reason=reason)
         return CaseResult(
             case=self._case.address,
             level=self._case.level,

@@ -360,8 +360,9 @@ class Wire:
         if time.monotonic() >= self._deadline:
             self.timeline.note("out of bounds", detail="the script's time is over")
             raise ScriptOverError("out of time")
-        if max(self.timeline.sent_bytes, self.timeline.received_bytes) > self._max_bytes:
-            self.timeline.note("out of bounds", detail=f"more than {self._max_bytes:,} bytes moved")
+        moved = max(self.timeline.sent_bytes, self.timeline.received_bytes)
+        if moved > self._max_bytes:
+            self.timeline.note("out of bounds", moved, f"more than {self._max_bytes:,} bytes moved")
             raise ScriptOverError("too many bytes")
 
     def _unread(self) -> int:
