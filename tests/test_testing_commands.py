@@ -206,19 +206,45 @@ def test_the_cases_and_the_contract_are_listed(capsys: pytest.CaptureFixture[str
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interruption_ends_the_programs_too(number: signal.Signals) -> None:
+    """By the command itself: it has a handler of its own for SIGINT."""
     marker = f"{time.time_ns()}"
     sleeper = shlex.join([sys.executable, "-c", f"import time; time.sleep(60)  # {marker}"])
-    command = [sys.executable, "-c", RUNNER, "check", "--client", sleeper, "--start", "30"]
-    with subprocess.Popen(command, stderr=subprocess.DEVNULL) as process:
+    with interruptible("check", "--client", sleeper, "--start", "30") as process:
         deadline = time.monotonic() + BOUND
         while not programs_with(marker, process.pid):
             assert time.monotonic() < deadline
             time.sleep(0.02)
-        started = time.monotonic()
         process.send_signal(number)
-        assert process.wait(BOUND) != 0
-        assert time.monotonic() - started < BOUND
+        _, told = process.communicate(timeout=BOUND)
+        assert process.returncode == 128 + number
+    assert re.fullmatch(rf"roket check: interrupted by {number.name} after 0 of \d+ cases\n", told)
     assert programs_with(marker, process.pid) == []
+
+
+def test_an_interruption_waits_for_no_target() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        url = f"tcp://127.0.0.1:{listener.getsockname()[1]}"
+        with interruptible("check", "--target", url, "--within", "60") as process:
+            connection, _ = listener.accept()
+            with connection:
+                process.send_signal(signal.SIGINT)
+                process.communicate(timeout=BOUND)
+                assert process.returncode == 130
+
+
+@contextmanager
+def interruptible(*arguments: str) -> Iterator[subprocess.Popen[str]]:
+    """The command ``roket``, as in the foreground of a terminal: Ctrl-C is not ignored."""
+    code = (
+        "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "from roket_trio._cli import main; sys.exit(main())"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code, *arguments], stderr=subprocess.PIPE, text=True)
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
 
 
 def programs_with(marker: str, but: int) -> list[int]:

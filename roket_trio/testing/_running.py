@@ -176,7 +176,7 @@ class _Run:
         for round_ in self._case.rounds:
             with self._connected(round_, stage) as peer:
                 if peer is not None:
-                    peer.wait_finished(self._script_seconds)
+                    self._until_finished(peer)
                 wires = peer.wires if peer is not None else ()
         return wires, stage
 
@@ -200,7 +200,7 @@ class _Run:
                 raise
             self._until(lambda: peer.wait_connected(0.02) or self._has_exited, self._target.start_seconds)
             if peer.wait_connected(_ACCEPT_SECONDS):  # one that has connected and ended may still be in the queue
-                peer.wait_finished(self._script_seconds)
+                self._until_finished(peer)
             return peer.wires, stage.result()
 
     @contextmanager
@@ -231,6 +231,10 @@ class _Run:
         finally:
             for peer in peers:
                 peer.__exit__(None, None, None)
+
+    def _until_finished(self, peer: Peer) -> None:
+        """Wait for its scripts, unless all is to end."""
+        self._until(lambda: peer.wait_finished(_WAKE_SECONDS), self._script_seconds)
 
     @property
     def _has_exited(self) -> bool:

@@ -34,17 +34,31 @@ def is_colorful(stream: TextIO) -> bool:
     return stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
 
 
+class Interrupted(KeyboardInterrupt):
+    """By a signal."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = signal.Signals(number)
+
+
 @contextmanager
-def ends_like_ctrl_c() -> Iterator[None]:
-    """SIGTERM and SIGHUP end the block as Ctrl-C does, so that what was started is ended. In the main thread alone."""
+def signals_interrupt() -> Iterator[None]:
+    """SIGINT (Ctrl-C), SIGTERM and SIGHUP raise :class:`Interrupted` in the block, so that what was started is ended.
+
+    One that is ignored stays so: nohup, a shell's background job. In the main thread alone.
+    """
 
     def interrupt(number: int, frame: object) -> NoReturn:
-        raise KeyboardInterrupt
+        raise Interrupted(number)
 
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = {number: signal.signal(number, interrupt) for number in (signal.SIGTERM, signal.SIGHUP)}
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    before = {number: handler for number, handler in before.items() if handler is not signal.SIG_IGN}
+    for number in before:
+        signal.signal(number, interrupt)
     try:
         yield
     finally:

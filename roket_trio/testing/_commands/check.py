@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-import sys
 from argparse import ArgumentParser, ArgumentTypeError, Namespace
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -17,7 +16,7 @@ from .._results import CaseResult, failures
 from .._running import run_cases
 from .._targets import Target
 from .._wire import NotAvailableError
-from ._lines import ends_like_ctrl_c, is_colorful, printable, say, tell
+from ._lines import Interrupted, printable, say, signals_interrupt, tell
 
 DESCRIPTION = """\
 See how a program closes its sockets: put it to the cases of the close suite, each with a peer that is real and behaves
@@ -31,6 +30,7 @@ roket check --target tcp://127.0.0.1:8000 --pid 4711"""
 
 _FAILED: Final = 1
 _USAGE: Final = 2
+_SIGNALLED: Final = 128  # as a shell says it: and the signal's number
 _START: Final = 10.0  # seconds
 
 
@@ -83,11 +83,14 @@ def run(options: Namespace) -> int:
         return _USAGE
     results: list[CaseResult] = []
     try:
-        with ends_like_ctrl_c(), _lines_of(options.jsonl) as write:
+        with signals_interrupt(), _lines_of(options.jsonl) as write:
             for result in _run(cases, target, options):
                 results.append(result)
                 write(result)
-                say(_line(result, is_colorful(sys.stderr)))
+                say(_line(result))
+    except Interrupted as interruption:
+        say(f"roket check: interrupted by {interruption.number.name} after {len(results)} of {len(cases)} cases")
+        return _SIGNALLED + interruption.number
     except (OSError, NotAvailableError) as error:
         say(f"roket check: {error}")
         return _USAGE
@@ -201,7 +204,7 @@ def _write(file: TextIO, result: CaseResult) -> None:
     file.flush()
 
 
-def _line(result: CaseResult, color: bool) -> str:
+def _line(result: CaseResult) -> str:
     word = {"pass": "ok", "fail": "FAIL", "unsupported": "unsupported", "not-observed": "not observed"}[result.verdict]
     told = f"{result.case} {result.level:6} {word:12}"
     if result.verdict == "fail":
