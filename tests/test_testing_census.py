@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import signal
 import socket
 import struct
 import subprocess
@@ -439,6 +440,29 @@ def test_with_a_census_before_an_open_socket_is_one() -> None:
             assert_no_lingering_sockets(since=before, grace=0)
         assert_no_lingering_sockets(since=before, grace=0, ignore=lambda record: record.is_listening)
     assert_no_lingering_sockets(since=before, grace=0)
+
+
+def test_what_a_child_inherits_is_not_opened_again_and_its_faults_are_seen(tcp_pair: Pair) -> None:
+    _, peer = tcp_pair
+    before = take_census(with_children=True)
+    child = os.fork()
+    if not child:
+        signal.pause()
+        os._exit(0)
+    try:
+        change = take_census(with_children=True).since(before)
+        assert change.opened == ()
+        assert_no_lingering_sockets(since=before, with_children=True, grace=0)
+        peer.shutdown(socket.SHUT_WR)
+        deadline = time.monotonic() + BOUND
+        while not (faults := take_census(with_children=True).since(before).lingering):
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        assert {record.pid for record in faults} == {os.getpid(), child}
+        assert set(faults.values()) == {Linger.CLOSE_WAIT}
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
 
 
 def test_an_event_loops_own_pair_is_no_fault(observer: str) -> None:

@@ -57,17 +57,19 @@ class Census:
     def since(self, earlier: Census) -> CensusChange:
         """What has changed between two censuses of the same processes."""
         before = {record.key: record for record in earlier.sockets}
-        now = {record.key: _with_its_past(record, before.get(record.key)) for record in self.sockets}
+        # What a child has inherited since is its parent's: no more opened than it was.
+        inherited = {record.inode: record for record in earlier.sockets if record.inode}
+        past = {record.key: before.get(record.key) or inherited.get(record.inode) for record in self.sockets}
+        now = {record.key: _with_its_past(record, past[record.key]) for record in self.sockets}
         held = {(record.local, record.remote) for record in earlier.sockets if record.remote is not None}
         were_orphans = {record.key for record in earlier.orphans}
         return CensusChange(
-            opened=tuple(record for key, record in now.items() if key not in before),
+            opened=tuple(record for key, record in now.items() if past[key] is None),
             closed=tuple(record for key, record in before.items() if key not in now),
             changed=tuple(
-                (before[key], record)
+                (was, record)
                 for key, record in now.items()
-                if key in before
-                and (before[key].state, before[key].is_peer_gone) != (record.state, record.is_peer_gone)
+                if (was := past[key]) and (was.state, was.is_peer_gone) != (record.state, record.is_peer_gone)
             ),
             orphaned=tuple(
                 record
