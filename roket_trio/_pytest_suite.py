@@ -12,7 +12,7 @@ from typing import Any, Final, NoReturn, final
 import pytest
 
 from .testing._conduct import Expectation
-from .testing._entries import entry_of_connection, entry_of_finding, entry_of_leaks
+from .testing._entries import entries_of_findings, entry_of_connection, entry_of_leaks
 from .testing._following import ANY_CHAPTER, Chapter, Followed, Following, ignoring
 from .testing._holding import has_paused_loop, held_by
 from .testing._observers import observers_here
@@ -220,7 +220,7 @@ class Suite:
         if self._is_worker:
             self._config.workeroutput["roket"] = tale.packed()  # type: ignore[attr-defined]
             return
-        self._write(entry_of_finding(one, tale.observers) for one in tale.findings)
+        self._write(entries_of_findings(tale.findings, tale.observers))
         is_blind = self._has_census and not tale.has_watched and not self._config.option.collectonly
         if self._is_strict and (tale.accusations or is_blind) and session.exitstatus == pytest.ExitCode.OK:
             session.exitstatus = pytest.ExitCode.TESTS_FAILED

@@ -20,6 +20,7 @@ import pytest
 from roket_trio import _pytest_suite, pytest_plugin
 from roket_trio._kernel import procfs, segment_filter
 from roket_trio.testing import _following, _observers, _observing, _watched
+from roket_trio.testing._matrix import Matrix
 from roket_trio.testing._results import parse_results
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the census needs Linux")
@@ -1386,6 +1387,35 @@ def test_verdicts_reach_the_report_and_junit(inner: Inner, pytester: pytest.Pyte
     assert ("roket.close", "leaked") in properties["test_leak"]
     (error,) = suite.iter("error")
     assert "neither FIN nor RST came within 0.1 s" in str(error.get("message"))
+
+
+def test_a_report_shows_each_of_several_connections_and_sockets(inner: Inner, pytester: pytest.Pytester) -> None:
+    inner(
+        """
+        @pytest.mark.closes(within=0.1)
+        def test_it(close_peer, keep):
+            peer = close_peer(scripts.half_close(), connections=3)
+            connect(peer).close()
+            keep(connect(peer))
+            connect(peer).close()
+
+        def test_two(keep):
+            keep(socket.create_server(("127.0.0.1", 0)))
+            keep(socket.create_server(("127.0.0.1", 0)))
+        """,
+        "--roket-report",
+        "report.jsonl",
+        "--roket-census",
+    )
+    lines = (pytester.path / "report.jsonl").read_text(encoding="utf-8").splitlines()
+    shown = Matrix.of(parse_results(lines)).results
+    assert len(shown) == len(lines)
+    of_it = [(one.case, one.verdict) for one in shown if one.target == "pytest: connections"]
+    name = "test_it.py::test_it"
+    assert of_it == [(name, "pass"), (f"{name} (2)", "fail"), (f"{name} (3)", "pass")]
+    of_two = [one for one in shown if one.target == "pytest: census" and "test_two" in one.case]
+    assert [one.case for one in of_two] == ["test_it.py::test_two", "test_it.py::test_two (2)"]
+    assert {one.repro for one in of_two} == {"pytest test_it.py::test_two"}
 
 
 def test_a_worker_that_dies_is_not_observed(inner: Inner) -> None:

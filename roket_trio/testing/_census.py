@@ -183,7 +183,8 @@ def take_census(pid: int | None = None, *, with_children: bool = False) -> Censu
 def close_wait_sockets(pid: int | None = None) -> tuple[SocketRecord, ...]:
     """The sockets of a process that are in CLOSE_WAIT: the peer has finished, the process has not closed.
 
-    Cheap: the kernel filters, and while none is found nothing else is asked (2 ms with 10,000 open connections).
+    Cheap: the kernel filters, and while there is none in the whole network namespace nothing else is asked (2 ms with
+    10,000 open connections); otherwise 2 µs more for each descriptor of the process.
 
     :raises ProcessLookupError, NotObservedError: as :func:`take_census`
     """

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from typing import Final
 
 from ._following import Finding
@@ -29,6 +30,7 @@ def entry_of_connection(test: str, number: int, judged: Judged) -> str:
     return _entry(
         test,
         "connections",
+        number,
         close=verdict.close,
         verdict=_VERDICTS[verdict.passed],
         observer=judged.observer,
@@ -46,6 +48,7 @@ def entry_of_leaks(test: str, left: Iterable[SocketRecord], observers: Iterable[
     return _entry(
         test,
         "leaks",
+        0,
         close="leaked" if told else "clean",
         verdict="fail" if told else "pass",
         observer=", ".join(sorted(observers)),
@@ -53,11 +56,19 @@ def entry_of_leaks(test: str, left: Iterable[SocketRecord], observers: Iterable[
     )
 
 
-def entry_of_finding(finding: Finding, observers: Iterable[str]) -> str:
-    """One socket that the census of a whole suite has found."""
+def entries_of_findings(findings: Iterable[Finding], observers: Iterable[str]) -> Iterator[str]:
+    """The sockets that the census of a whole suite has found."""
+    numbers: Counter[str] = Counter()
+    for finding in findings:
+        yield _entry_of_finding(finding, numbers[finding.whose], observers)
+        numbers[finding.whose] += 1
+
+
+def _entry_of_finding(finding: Finding, number: int, observers: Iterable[str]) -> str:
     return _entry(
         finding.whose,
         "census",
+        number,
         close="late" if finding.fault == "LATE" else "leaked",
         verdict="fail" if finding.is_accusation else "not-observed",
         observer=", ".join(sorted(observers)),
@@ -68,6 +79,7 @@ def entry_of_finding(finding: Finding, observers: Iterable[str]) -> str:
 def _entry(
     test: str,
     what: str,
+    number: int,
     *,
     close: Close,
     verdict: Verdict,
@@ -78,8 +90,9 @@ def _entry(
     seconds: float = 0.0,
     events: tuple[ResultEvent, ...] = (),
 ) -> str:
+    """``number``: of several for one test, from 0. Each has a name of its own: a report shows the last of one name."""
     return CaseResult(
-        case=test,
+        case=f"{test} ({number + 1})" if number else test,
         level="MUST",
         role=role,
         target=f"pytest: {what}",
