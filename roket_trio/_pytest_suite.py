@@ -73,6 +73,8 @@ class Suite:
         self._wide: list[pytest.FixtureDef[Any]] = []
         self._current: _Case | None = None
         self._blind = ""
+        self._has_gap = False
+        """Whether a part of the run was not observed."""
         self._tale = Tale()
         self._is_told = False
         if self._report is not None and not self._is_worker:
@@ -207,6 +209,7 @@ class Suite:
         if told is not None:
             self._tale.add(Tale.unpacked(told))
         else:
+            self._has_gap = True
             self._tale.unseen.add(f"what worker {node.gateway.id} did: {error or 'it has not told'}")
 
     @pytest.hookimpl(trylast=True)
@@ -217,11 +220,13 @@ class Suite:
             tale.seconds += self._following.seconds
             tale.observers |= self._following.observers
             tale.unseen |= set(self._following.unseen)
+            self._has_gap = self._has_gap or self._following.has_gap
         if self._is_worker:
             self._config.workeroutput["roket"] = tale.packed()  # type: ignore[attr-defined]
             return
         self._write(entries_of_findings(tale.findings, tale.observers))
         is_blind = self._has_census and not tale.has_watched and not self._config.option.collectonly
+        is_blind = is_blind or self._has_gap
         if self._is_strict and (tale.accusations or is_blind) and session.exitstatus == pytest.ExitCode.OK:
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
@@ -288,14 +293,14 @@ class Suite:
 
     def _leaks(self, case: _Case, grace: float, ignore: Iterable[str]) -> list[str]:
         following = self._following
-        if following is None:
-            return self._unseen(case, self._blind)
+        if following is None or following.blind:
+            return self._unseen(case, self._blind if following is None else following.blind)
         ignored = ignoring(ignore)
-        left = {
-            one: now
-            for one, now in following.still_open(case.opened, grace).items()
-            if not ignored(now) and (one.host is None or now.linger)
-        }
+        try:
+            still_open = following.still_open(case.opened, grace)
+        except (OSError, NotObservedError) as error:
+            return self._unseen(case, str(error))
+        left = {one: now for one, now in still_open.items() if not ignored(now) and (one.host is None or now.linger)}
         left = self._without_kept(left)
         hosted = [one for one in left if one.host is not None]
         if hosted and has_paused_loop():  # which would close them, when it runs again

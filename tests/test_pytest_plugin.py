@@ -1444,8 +1444,10 @@ def test_a_worker_that_does_not_tell_is_not_observed(inner: Inner) -> None:
             pytestconfig.pluginmanager.get_plugin("roket-suite").pytest_testnodedown(node=node, error=None)
         """,
         "--roket-census",
+        "--roket-strict",
     )
     result.stdout.fnmatch_lines(["not observed: what worker gw0 did: it has not told"])
+    assert result.ret == 1
 
 
 # As pytest-forked does it.
@@ -1666,6 +1668,43 @@ def test_where_nothing_can_be_seen_that_is_no_pass(inner: Inner) -> None:
             "SKIPPED * there is no /proc",
         ]
     )
+
+
+GOES_BLIND = """
+from roket_trio.testing import _following
+
+def refuse(pid):
+    raise PermissionError(13, "as after seteuid(2)")
+
+@pytest.fixture(scope="module")
+def blind():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_following.procfs, "socket_inodes", refuse)
+        yield
+
+def test_before(): pass
+def test_blind(blind, keep): keep(socket.create_server(("127.0.0.1", 0)))
+"""
+SEES_AGAIN = """
+def test_again(): pass
+def test_seen(keep): keep(socket.create_server(("127.0.0.1", 0)))
+"""
+
+
+def test_an_observer_that_goes_missing_is_no_pass_and_accuses_nobody(inner: Inner) -> None:
+    ini = "roket_no_socket_leaks = true\nroket_grace = 0.1\n"
+    suite = {"test_a": GOES_BLIND, "test_b": SEES_AGAIN}
+    result = inner(suite, "--roket-census", "-rA", ini=ini)
+    result.assert_outcomes(passed=4, errors=1)
+    assert "ERROR test_b.py::test_seen" in told(result)
+    assert "not observed: test_a.py::test_blind: [Errno 13] as after seteuid(2)" in told(result)
+    assert "a time in which nothing could be seen left a socket open" in told(result)
+    strict = inner(suite, "--roket-strict", "-rA", ini=ini)
+    strict.assert_outcomes(passed=4, errors=2)
+    assert "ERROR test_a.py::test_blind" in told(strict)
+    # The census of a suite in which no test is held to anything.
+    assert inner({"test_a": GOES_BLIND}, "--roket-census").ret == 0
+    assert inner({"test_a": GOES_BLIND}, "--roket-census", "--roket-strict").ret == 1
 
 
 @pytest.mark.usefixtures("without_proc")

@@ -18,6 +18,7 @@ from typing import Final, Literal, NamedTuple, final, get_args
 from .._kernel import procfs
 from .._kernel.tcp import TCPState
 from ._census import Census, close_wait_sockets, take_census
+from ._observing import NotObservedError
 from ._origins import Origin, origin_of, watch_origins
 from ._records import Address, Linger, SocketRecord
 
@@ -121,6 +122,11 @@ class Following:
         self.unseen: tuple[str, ...] = census.unseen
         self.seconds = 0.0
         """What all the looking has cost."""
+        self.blind = ""
+        """Why the last chapter was not seen from its beginning to its end; empty: it was."""
+        self._lost = ""
+        self.has_gap = False
+        """Whether some chapter was not."""
 
     @property
     def is_inherited(self) -> bool:
@@ -135,10 +141,22 @@ class Following:
         if self.is_inherited:  # its sockets are copies, and somebody else's
             return []
         began = time.perf_counter()
+        lost, self._lost = self._lost, ""
         try:
-            return self._look(chapter)
+            # What was opened while nobody could look may be anybody's.
+            found = self._look(Chapter("a time in which nothing could be seen", "elsewhere") if lost else chapter)
+        except (OSError, NotObservedError) as error:
+            self._lose(chapter, error)
+            return []
         finally:
             self.seconds += time.perf_counter() - began
+        self.blind = lost
+        return [] if lost else found
+
+    def _lose(self, chapter: Chapter, error: Exception) -> None:
+        self.has_gap = True
+        self._lost = self.blind = str(error)
+        self.unseen = (*self.unseen, f"{chapter.name}: {error}")
 
     def still_open(self, followed: Iterable[Followed], grace: float) -> dict[Followed, SocketRecord]:
         """Those of some sockets that are open after ``grace`` seconds, as they are then. Blocks the thread while there
@@ -177,8 +195,11 @@ class Following:
             gc.collect()  # what was left to the collector is told apart from what is held
             self.end_chapter(self._chapter)
             left = [followed for followed in self._open.values() if followed.chapter.kind in kinds]
-            for followed, record in self.still_open(left, grace).items():
-                self._findings.append(self._left_open(followed, record))
+            try:
+                for followed, record in self.still_open(left, grace).items():
+                    self._findings.append(self._left_open(followed, record))
+            except (OSError, NotObservedError) as error:
+                self._lose(Chapter("the end"), error)
         return [finding for finding in self._findings if finding.kind in kinds]
 
     # --- inside ------------------------------------------------------------------------------------------------------

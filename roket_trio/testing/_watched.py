@@ -184,5 +184,5 @@ def _is_ours(ends: Ends) -> bool:
 def _sockets() -> tuple[SocketRecord, ...]:
     try:
         return take_census().sockets
-    except NotObservedError:
+    except (NotObservedError, OSError):
         return ()
