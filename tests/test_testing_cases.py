@@ -397,6 +397,21 @@ def test_what_cannot_be_brought_about_is_no_pass() -> None:
     assert "its limit of descriptors could not be set" in result.reason
 
 
+def test_a_reset_does_not_come_before_a_slow_server_has_accepted() -> None:
+    """On a loaded machine: servers drop what was reset in the listen queue, and may."""
+    code = (
+        "import os, socket, sys, time\n"
+        "l = socket.create_server((os.environ['ROKET_HOST'], int(os.environ['ROKET_PORT'])))\n"
+        "time.sleep(0.7)\n"
+        "s, _ = l.accept()\n"
+        "s.getpeername()\n"
+        "time.sleep(1)\n"
+        "while data := s.recv(65536): os.write(1, data)\n"
+    )
+    result = run_case(case("close/4.1"), python(code, "server"), within=WITHIN)
+    assert result.verdict == "pass", told(result)
+
+
 def test_who_sends_more_than_anybody_takes_is_not_accused_of_an_end_that_nobody_saw(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -14,12 +14,13 @@ from .._kernel.tcp import TCPState
 from ._census import take_census
 from ._observing import NotObservedError
 from ._payload import PayloadCheck
-from ._records import Address, Observer, SocketRecord
+from ._records import Address, Holder, Observer, SocketRecord
 from ._targets import RunningProgram
 from ._tls_wire import TLSWire, client_context, server_context
 from ._wire import Wire
 
 _LOOK_AGAIN: Final = 0.02
+_MOMENT: Final = 0.3
 
 
 @final
@@ -77,6 +78,23 @@ class Stage:
         """Kill the program, with SIGKILL."""
         if self._program is not None:
             self._program.signal_group(signal.SIGKILL)
+
+    def wait_accepted(self, wire: Wire, seconds: float) -> None:
+        """Wait until the program has this connection, which may lie in its listen queue still.
+
+        Where that cannot be seen: a moment.
+        """
+        deadline = time.monotonic() + seconds
+        while self._pid is not None and time.monotonic() < deadline:
+            try:
+                if any(
+                    record.holder is Holder.PROCESS and is_end_of(record, wire) for record in self._sockets(self._pid)
+                ):
+                    return
+            except NotObservedError:
+                break
+            time.sleep(_LOOK_AGAIN)
+        wire.stall(_MOMENT)
 
     def wait_released(self, wire: Wire, seconds: float) -> None:
         """Wait until the program holds this connection no more; if it does after so long, that is kept against it."""
