@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import gc
 import os
-import time
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import contextmanager
+from time import monotonic
 from typing import Any, Final, NoReturn, final
 
 import pytest
@@ -160,7 +160,7 @@ class Suite:
                 if isinstance(refusal, NotAvailableError):
                     self._cannot(str(refusal))
             raise
-        case.over_at = time.monotonic()
+        case.over_at = monotonic()
         case.watch.settle(_SEE_ENDS)
         self._raise(case, self._judge(case, is_last=False))
         return result

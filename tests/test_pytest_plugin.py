@@ -1523,6 +1523,27 @@ def test_a_path_that_is_no_utf_8_breaks_nothing(
     assert entry.verdict == "fail"
 
 
+def test_a_test_may_stop_the_clock(inner: Inner) -> None:
+    result = inner(
+        """
+        @pytest.fixture
+        def frozen(monkeypatch):
+            monkeypatch.setattr(time, "monotonic", lambda: 5.0)
+
+        @pytest.mark.no_socket_leaks
+        def test_clean(closes_cleanly, frozen):
+            connect(closes_cleanly()).close()
+
+        @pytest.mark.closes(within=0.2)
+        def test_leak(frozen, close_peer, keep):
+            keep(connect(close_peer(scripts.half_close())))
+        """,
+        in_process=False,
+    )
+    result.assert_outcomes(passed=2, errors=1)
+    assert "neither FIN nor RST came within 0.2 s" in told(result)
+
+
 def test_a_report_that_cannot_be_written_is_told_at_once(inner: Inner) -> None:
     result = inner("def test_it(): pass", "--roket-report", "no/such/place.jsonl")
     assert result.ret == pytest.ExitCode.USAGE_ERROR

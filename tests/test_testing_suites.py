@@ -10,14 +10,13 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
-from roket_trio.testing import Timeline, _origins
+from roket_trio.testing import Timeline, _origins, _timeline
 from roket_trio.testing._conduct import Expectation, conduct_with_peer, judge
 from roket_trio.testing._following import ANY_CHAPTER, Chapter, Finding, Following, ignoring
 from roket_trio.testing._holding import held_by
@@ -367,14 +366,14 @@ def seen(*events: tuple[str, float]) -> Timeline:
     """A timeline; times in seconds from its beginning."""
     timeline = Timeline()
     moments = iter([0.0, *[at for _, at in events]])
-    clock: Callable[[], float] = time.monotonic
+    clock: Callable[[], float] = _timeline.monotonic
     try:
-        time.monotonic = lambda: next(moments)
+        _timeline.monotonic = lambda: next(moments)
         timeline.note("connected")
         for kind, _ in events:
             timeline.note(kind, 10 if kind in ("sent", "received") else 0)  # type: ignore[arg-type]
     finally:
-        time.monotonic = clock
+        _timeline.monotonic = clock
     return timeline
 
 

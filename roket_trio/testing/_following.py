@@ -13,6 +13,7 @@ import os
 import time
 from collections.abc import Callable, Container, Iterable
 from dataclasses import dataclass, field, replace
+from time import monotonic
 from typing import Final, Literal, NamedTuple, final, get_args
 
 from .._kernel import procfs
@@ -162,12 +163,12 @@ class Following:
         """Those of some sockets that are open after ``grace`` seconds, as they are then. Blocks the thread while there
         are any."""
         followed = list(followed)
-        deadline = time.monotonic() + grace
+        deadline = monotonic() + grace
         pause = _FIRST_LOOK_AGAIN
         while True:
             inodes = set(procfs.socket_inodes(self._pid).values())
             followed = [one for one in followed if one.record.inode in inodes]
-            left = deadline - time.monotonic()
+            left = deadline - monotonic()
             if not followed or left <= 0:
                 break
             time.sleep(min(pause, left))
@@ -206,7 +207,7 @@ class Following:
 
     def _look(self, chapter: Chapter) -> list[Followed]:
         self._chapter = chapter
-        self._ends.append((time.monotonic(), chapter))
+        self._ends.append((monotonic(), chapter))
         inodes = set(procfs.socket_inodes(self._pid).values())
         for inode in self._open.keys() - inodes:
             self._closed(self._open.pop(inode))
@@ -220,12 +221,12 @@ class Following:
                     self._open[record.inode] = followed
                     if followed.is_counted:
                         opened.append(followed)
-        if self._open and time.monotonic() >= self._next_close_wait:
+        if self._open and monotonic() >= self._next_close_wait:
             self._look_for_close_wait()
         return opened
 
     def _look_for_close_wait(self) -> None:
-        now = time.monotonic()
+        now = monotonic()
         for record in close_wait_sockets():
             followed = self._open.get(record.inode)
             if followed is not None and followed.waiting is None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
+from time import monotonic
 from typing import Any, Final, final
 
 from ._chaos import ChaosRelay
@@ -69,7 +70,7 @@ class PeerWatch:
 
         :returns: whether it was, in time
         """
-        return _wait_until(lambda: all(watched.is_over() for watched in self._watched), time.monotonic() + seconds)
+        return _wait_until(lambda: all(watched.is_over() for watched in self._watched), monotonic() + seconds)
 
     def judge(self, over_at: float, *, is_last: bool) -> list[Judged]:
         """The verdicts that are new since the last call.
@@ -111,7 +112,7 @@ class PeerWatch:
     def _judge(self, watched: Watched, expected: Expectation, over_at: float, is_last: bool) -> list[Judged]:
         give_up_at = over_at + expected.within
         if is_last:
-            _wait_until(lambda: bool(watched.connections), time.monotonic() + _SEE_CONNECTION)
+            _wait_until(lambda: bool(watched.connections), monotonic() + _SEE_CONNECTION)
             _wait_until(lambda: not watched.has_queue(), give_up_at)
             if watched.connections:
                 _wait_until(lambda: watched.is_over(give_up_at))
@@ -181,7 +182,7 @@ def _held(connection: WatchedConnection, deadline: float) -> SocketRecord | None
 
 def _wait_until(condition: Callable[[], bool], deadline: float = float("inf")) -> bool:
     while not condition():
-        if time.monotonic() >= deadline:
+        if monotonic() >= deadline:
             return False
         time.sleep(_LOOK_AGAIN)
     return True

@@ -24,6 +24,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from contextlib import suppress
 from ipaddress import ip_address
+from time import monotonic
 from types import TracebackType
 from typing import Any, Final, final
 
@@ -133,10 +134,10 @@ class Peer(ABC):
 
     def wait_for(self, *kinds: EventKind, seconds: float) -> Event | None:
         """The first event of one of these kinds on the first connection, waiting for both; ``None``: not in time."""
-        until = time.monotonic() + seconds
+        until = monotonic() + seconds
         if not self.wait_connected(seconds):
             return None
-        return self.timeline.wait_for(*kinds, seconds=max(0.0, until - time.monotonic()))
+        return self.timeline.wait_for(*kinds, seconds=max(0.0, until - monotonic()))
 
     @abstractmethod
     def _open(self) -> None: ...
@@ -278,12 +279,12 @@ class ListeningPeer(Peer):
         self._start(self._accept, listener)
 
     def _accept(self, listener: socket.socket) -> None:
-        deadline = time.monotonic() + self._seconds
+        deadline = monotonic() + self._seconds
         poll = select.poll()
         poll.register(listener, select.POLLIN)
         poll.register(self._stop, select.POLLIN)
         try:
-            while len(self._wires) < self._connections and (left := deadline - time.monotonic()) > 0:
+            while len(self._wires) < self._connections and (left := deadline - monotonic()) > 0:
                 if any(fd == self._stop for fd, _ in poll.poll(left * 1000)):
                     return
                 try:
@@ -347,7 +348,7 @@ class ConnectingPeer(Peer):
         self._connect_seconds = seconds if connect_seconds is None else connect_seconds
 
     def _open(self) -> None:
-        deadline = time.monotonic() + self._connect_seconds
+        deadline = monotonic() + self._connect_seconds
         try:
             for _ in range(self._connections):
                 sock = self._connected(deadline)
@@ -365,7 +366,7 @@ class ConnectingPeer(Peer):
             sock = socket.socket(family, socket.SOCK_STREAM)
             try:
                 self._shaped(sock)
-                sock.settimeout(max(0.001, deadline - time.monotonic()))
+                sock.settimeout(max(0.001, deadline - monotonic()))
                 sock.connect(self.address)
                 if sock.getsockname() != sock.getpeername() or family == socket.AF_UNIX:
                     return sock
@@ -373,7 +374,7 @@ class ConnectingPeer(Peer):
                 sock.close()
             except (ConnectionRefusedError, FileNotFoundError):  # the program is still starting
                 sock.close()
-                if time.monotonic() >= deadline:
+                if monotonic() >= deadline:
                     raise
                 time.sleep(0.01)
             except BaseException:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from time import monotonic
 from typing import Final, Literal, final
 
 EventKind = Literal[
@@ -40,7 +40,7 @@ class Event:
     """One thing that happened."""
 
     at: float
-    """When, by ``time.monotonic()``."""
+    """When, by ``monotonic()``."""
     kind: EventKind
     count: int = 0
     """Bytes."""
@@ -68,7 +68,7 @@ class Timeline:
 
     def note(self, kind: EventKind, count: int = 0, detail: str = "") -> None:
         """Add an event that happens now. Data that flows is told in pieces of at least 20 ms."""
-        now = time.monotonic()
+        now = monotonic()
         with self._changed:
             total = count
             if kind in self._totals:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from time import monotonic
 from typing import Final, Literal, final
 
 from .._kernel import procfs
@@ -78,7 +78,7 @@ class WatchedConnection:
     def is_over(self, give_up_at: float) -> bool:
         """Whether nothing more is to be seen, or waited for."""
         conduct = self.look()
-        now = time.monotonic()
+        now = monotonic()
         if conduct.rst_at is not None or conduct.blind:
             return True
         if conduct.fin_at is not None:

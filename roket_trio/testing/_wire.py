@@ -6,9 +6,9 @@ import errno
 import os
 import select
 import socket
-import time
 from collections.abc import Callable
 from contextlib import suppress
+from time import monotonic
 from typing import Any, Final, NoReturn, final
 
 from .._kernel import segment_filter
@@ -70,7 +70,7 @@ class Wire:
         self._kept = bytearray()
         self._keep_bytes = keep_bytes
         self._max_bytes = max_bytes
-        self._deadline = time.monotonic() + seconds
+        self._deadline = monotonic() + seconds
         self._is_tcp = sock.family in (socket.AF_INET, socket.AF_INET6)
         self._sent_fin = self._saw_fin = self._has_hung_up = self._is_lost = self._is_over = self._has_vanished = False
         self._stop = stop
@@ -98,7 +98,7 @@ class Wire:
         :param seconds: give up after so long
         :returns: how many bytes; fewer than ``count`` if FIN came before, or the time was over
         """
-        until = None if seconds is None else time.monotonic() + seconds
+        until = None if seconds is None else monotonic() + seconds
         received = 0
         while count is None or received < count:
             if until is not None and not self._is_readable(until):
@@ -158,14 +158,14 @@ class Wire:
         """
         if self._sent_fin:
             raise ValueError("this end has sent FIN already")
-        until = None if seconds is None else time.monotonic() + seconds
+        until = None if seconds is None else monotonic() + seconds
         rest = memoryview(data)
-        while rest and (until is None or time.monotonic() < until):
+        while rest and (until is None or monotonic() < until):
             self._check_bounds()
             try:
                 count = self.sock.send(rest[:_AT_ONCE], socket.MSG_NOSIGNAL)
             except BlockingIOError:
-                self._wait(select.POLLOUT, None if until is None else until - time.monotonic())
+                self._wait(select.POLLOUT, None if until is None else until - monotonic())
                 continue
             except OSError as error:
                 self._lost(error)
@@ -248,9 +248,9 @@ class Wire:
 
         :returns: whether so many came in time
         """
-        until = time.monotonic() + seconds
+        until = monotonic() + seconds
         while self._unread() < count:
-            if time.monotonic() >= until:
+            if monotonic() >= until:
                 return False
             self._watch(_LOOK_AGAIN)
         return True
@@ -260,14 +260,14 @@ class Wire:
 
         :returns: whether it was so in time
         """
-        until = time.monotonic() + seconds
-        unread, since = 0, time.monotonic()
-        while not unread or time.monotonic() - since < _SHUT_AFTER:
-            if time.monotonic() >= until:
+        until = monotonic() + seconds
+        unread, since = 0, monotonic()
+        while not unread or monotonic() - since < _SHUT_AFTER:
+            if monotonic() >= until:
                 return False
             self._watch(_LOOK_AGAIN)
             if (now := self._unread()) != unread:
-                unread, since = now, time.monotonic()
+                unread, since = now, monotonic()
         self.timeline.note("window shut", unread, "unread")
         return True
 
@@ -276,9 +276,9 @@ class Wire:
 
         :returns: whether it had in time
         """
-        until = time.monotonic() + seconds
+        until = monotonic() + seconds
         while unacked_bytes(self.sock):
-            if time.monotonic() >= until:
+            if monotonic() >= until:
                 return False
             self._watch(_LOOK_AGAIN)
         return True
@@ -288,7 +288,7 @@ class Wire:
 
         :returns: whether there was in time
         """
-        return self._is_readable(time.monotonic() + seconds)
+        return self._is_readable(monotonic() + seconds)
 
     # --- inside ------------------------------------------------------------------------------------------------------
 
@@ -306,7 +306,7 @@ class Wire:
 
     def _is_readable(self, until: float) -> bool:
         """Wait until there is data or an end, or until the time is over."""
-        while (left := until - time.monotonic()) > 0:
+        while (left := until - monotonic()) > 0:
             self._check_bounds()
             if self._wait(select.POLLIN, left):
                 return True
@@ -314,8 +314,8 @@ class Wire:
 
     def _watch(self, seconds: float, *, until_fin: bool = False) -> bool:
         """Let time pass and note what is seen; whether a FIN was, when asked to stop there."""
-        until = time.monotonic() + seconds
-        while (left := until - time.monotonic()) > 0:
+        until = monotonic() + seconds
+        while (left := until - monotonic()) > 0:
             self._check_bounds()
             self._wait(0, left)
             if until_fin and self._saw_fin:
@@ -333,7 +333,7 @@ class Wire:
 
     def _wait(self, wanted: int, seconds: float | None = None) -> bool:
         """Wait for one of ``wanted``, or for an end of the program's, and note the latter; whether a call may go on."""
-        left = self._deadline - time.monotonic()
+        left = self._deadline - monotonic()
         timeout = left if seconds is None else min(seconds, left)
         poll = select.poll()
         poll.register(self._stop, select.POLLIN)
@@ -357,7 +357,7 @@ class Wire:
         return False
 
     def _check_bounds(self) -> None:
-        if time.monotonic() >= self._deadline:
+        if monotonic() >= self._deadline:
             self.timeline.note("out of bounds", detail="the script's time is over")
             raise ScriptOverError("out of time")
         moved = max(self.timeline.sent_bytes, self.timeline.received_bytes)
