@@ -62,7 +62,7 @@ async def obey(signals: AsyncIterator[signal.Signals], everything: anyio.CancelS
 
 
 def read_all(server: socket.socket) -> None:
-    with server.accept()[0] as peer:
+    with suppress(ConnectionResetError), server.accept()[0] as peer:
         while peer.recv(1 << 20):
             pass
 

@@ -267,6 +267,7 @@ def prepared(home: Path) -> Path:
 
 def main_(count: int, seed: int) -> int:
     print(f"ROKET_SEED={seed}", file=sys.stderr, flush=True)
+    signal.signal(signal.SIGINT, lambda *_: os._exit(130))  # as the command does until its event loop takes the signal
     results: Counter[str] = Counter()
     with tempfile.TemporaryDirectory(prefix="roket-interruptions-") as place:
         workers = []

@@ -264,6 +264,7 @@ def test_everything_else_works_without_the_extra(tmp_path: Path) -> None:
 
 def test_the_doctor_says_what_is_here(capsys: Capture, tmp_path: Path) -> None:
     done = roket(capsys, "doctor", tmp_path)
+    assert max(map(len, done.output.splitlines())) <= 80
     assert (done.code, done.errors) == (0, "")
     for name in ("sendfile", "splice", "TCP_INFO", "h11", "sock_diag"):
         assert re.search(rf"^  {name} +yes  ", done.output, flags=re.MULTILINE), name

@@ -60,7 +60,9 @@ def run(options: Namespace) -> int:
         }
         tell(json.dumps({"about": about, **found, "limits": limits, "observer": observer(sections)}))
         return 0
-    tell(", ".join(f"{name} {value}" for name, value in about.items()))
+    facts = [f"{name} {value}" for name, value in about.items()]
+    for line in (facts[:-2], facts[-2:]):  # ours and whom it needs; where they run
+        tell(", ".join(line))
     width = max(len(finding.name) for section in sections for finding in section.findings)
     for section in sections:
         tell(f"\n{section.title}")
@@ -70,6 +72,7 @@ def run(options: Namespace) -> int:
             tell(f"  {finding.name.ljust(width)}  {mark}  {finding.use}{detail}")
     tell(f"\nthe harness would observe by {observer(sections)}")
     tell("\nlimits")
+    width = max(map(len, limits))
     for name, value in limits.items():
         tell(f"  {name.ljust(width)}  {value}")
     return 0
@@ -100,7 +103,7 @@ def examine(directory: str) -> list[Section]:
             list(
                 _tried(
                     ("TCP_INFO", probes.tcp_info, "what the peer has acknowledged"),
-                    ("epoll", probes.epoll, "its FIN, and its acknowledgement of ours, without polling"),
+                    ("epoll", probes.epoll, "its FIN, and its ACK of ours, without polling"),
                 )
             ),
         ),
@@ -152,8 +155,8 @@ def observer(sections: list[Section]) -> str:
 def _about() -> dict[str, str]:
     return {
         "roket-trio": __version__,
-        platform.python_implementation(): platform.python_version(),
         "trio": version("trio"),
         "anyio": version("anyio"),
+        platform.python_implementation(): platform.python_version(),
         platform.system(): f"{platform.release()} {platform.machine()}",
     }
