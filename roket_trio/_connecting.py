@@ -17,6 +17,7 @@ import anyio
 
 from ._closing import ClosePolicy
 from ._errors import ConnectionFailed, NameResolutionFailed, connection_failed, describe
+from ._kernel.tcp import discard_on_close
 from ._loops import current_loop
 from ._sockets import DEFAULT_POLICY, SocketStream, UNIXSocketStream
 from ._tls import TLSStream, aclose_after_alert
@@ -253,7 +254,7 @@ async def _race(targets: list[Target], local: Target | None, delay: float, what:
                 winner = sock
                 tasks.cancel_scope.cancel()
             else:
-                sock.close()
+                _drop(sock)
         finally:
             over.set()
 
@@ -266,7 +267,7 @@ async def _race(targets: list[Target], local: Target | None, delay: float, what:
                     await over.wait()
     except BaseException:
         if winner is not None:
-            winner.close()
+            _drop(winner)
         raise
     if winner is not None:
         return winner
@@ -295,9 +296,16 @@ async def _connect(target: Target, local: Target | None = None) -> socket.socket
         if sock.family != getattr(socket, "AF_UNIX", None) and sock.getsockname() == sock.getpeername():
             raise OSError(errno.ECONNREFUSED, os.strerror(errno.ECONNREFUSED))
     except BaseException:
-        sock.close()
+        _drop(sock)
         raise
     return sock
+
+
+def _drop(sock: socket.socket) -> None:
+    """Close a socket that nobody gets. It may be connected by now, and an end without a byte would look like the whole
+    of an empty message: the server sees a reset."""
+    discard_on_close(sock)
+    sock.close()
 
 
 async def connect_socket(sock: socket.socket, address: Any) -> None:

@@ -19,6 +19,7 @@ from typing import Any
 
 import anyio
 import anyio.abc
+import anyio.lowlevel
 import pytest
 import trio
 import trio.testing
@@ -372,6 +373,34 @@ def test_cancelled_in_the_middle_it_leaves_no_socket(
                 scope.cancel()
         assert scope.cancelled_caught
         assert wire.open_sockets() == 0
+
+    run(main)
+
+
+def test_cancelled_when_the_server_has_it_already_the_server_sees_a_reset(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An end without a byte would look like the whole of an empty message."""
+    connect_socket = room.connect_socket
+
+    async def main() -> None:
+        with listening() as (server, port), anyio.CancelScope() as scope:
+
+            async def connected_and_cancelled(sock: socket.socket, address: Any) -> None:
+                await connect_socket(sock, address)
+                scope.cancel()
+                await anyio.lowlevel.checkpoint()
+
+            monkeypatch.setattr(room, "connect_socket", connected_and_cancelled)
+            try:
+                await connect_tcp("127.0.0.1", port)
+            finally:
+                peer, _ = server.accept()
+                with peer:
+                    peer.settimeout(BOUND)
+                    with pytest.raises(ConnectionResetError):
+                        peer.recv(1)
+        assert scope.cancelled_caught
 
     run(main)
 
