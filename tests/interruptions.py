@@ -117,7 +117,7 @@ class Round:
 
     def run(self) -> Counter[str]:
         logs = {side: self.home / f"{side}.log" for side in ("recv", "send")}
-        patience = ["--idle-timeout", "20" if self.accident == "nothing" else "0.6"]
+        patience = ["--idle-timeout", "0.6" if self.accident in CHAOS else str(LIMIT)]
         target = [str(self.place / self.name)] if self.kind != "tree" else ["--unpack", str(self.place)]
         before = self.part()
         processes = {"recv": roket(logs["recv"], "recv", "0", *KINDS[self.kind], *patience, *target)}
