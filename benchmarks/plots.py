@@ -177,7 +177,8 @@ def _scaling(theme: Theme, run: Record, rows: Sequence[Record]) -> str | None:
         canvas.line([(left, y), (right, y)], theme.line)
         canvas.text(left - 8, y + 4, f"{number * step:g}", size=11, color=theme.faint_ink, anchor="end")
     for many in SCALES.values():
-        canvas.text(place(many, 0)[0], bottom + 18, f"{many:,}", size=11, color=theme.faint_ink, anchor="middle")
+        anchor = "end" if many == max(SCALES.values()) else "middle"  # beside it a curve may have its name
+        canvas.text(place(many, 0)[0], bottom + 18, f"{many:,}", size=11, color=theme.faint_ink, anchor=anchor)
     colors = dict(zip(LOOPS, theme.loops, strict=True))
     ends = []
     for label, row, points in curves:

@@ -44,7 +44,7 @@ def _figures(rows: Sequence[Row]) -> Iterator[str]:
 
 def _headline(rows: Sequence[Row]) -> Iterator[str]:
     yield "The headline: averages, ms"
-    yield f"  {'':16}{'':10}{'as usual':>34}{'':11}{'roket':>8}{'times':>8}"
+    yield f"  {'':16}{'':14}{'as usual':>52}{'roket':>9}{'times':>8}"
     for case in CASES:
         if then := THEN.get(case):
             yield _line(_TITLES[case], "then, JVM", "ktor", then.ktor, then.roket)
@@ -67,4 +67,4 @@ def _megabytes(row: Row) -> float:
 
 
 def _line(title: str, when: str, usual: str, usual_ms: float, our_ms: float) -> str:
-    return f"  {title:16}{when:12}{usual:>38}{usual_ms:10.2f}{our_ms:9.2f}{usual_ms / our_ms:7.1f}×"
+    return f"  {title:16}{when:14}{usual:42}{usual_ms:10.2f}{our_ms:9.2f}{usual_ms / our_ms:7.1f}×"

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import final
 
-from ._connection import Connection, ended_by_close
+from ._connection import NOTSENT_LOWAT, Connection, ended_by_close
 from ._errors import BrokenResourceError, TruncatedError
-from ._kernel import splice
+from ._kernel import splice, tcp
 from ._kernel.fd import REFUSALS
 from ._pace import Pace
 from ._route import Route
@@ -15,6 +15,11 @@ from ._shares import SLICE, shares_of
 
 # The buffer of the plain route.
 BUFFER = 256 << 10
+
+# What the sink's kernel may hold unsent (bytes): one fill of the pipe, so that it is emptied in one call. CPU time for
+# 128 MiB, a blocking loop 11.6 ms: 18.5 with the limit of plain sends, 16.3 so, 15.4 with none, which lets 4 MB lie
+# before a peer that does not read.
+UNSENT = splice.PIPE_BYTES
 
 
 @final
@@ -48,6 +53,7 @@ class SocketToSocket(Route):
         try:
             sink.begin_sending(self._count, sent=self.bytes_moved, by=self)
             try:
+                tcp.limit_unsent(sink.sock, UNSENT)
                 with ended_by_close(source, sink):
                     await self._run()
                 sink.to_send = sink.sent_of_item
@@ -55,6 +61,7 @@ class SocketToSocket(Route):
                 sink.interrupted()
                 raise
             finally:
+                tcp.limit_unsent(sink.sock, NOTSENT_LOWAT)
                 if self.bytes_moved:
                     sink.routes[self.name] += 1
                     source.routes[self.name] += 1

@@ -474,6 +474,14 @@ def test_the_history_grows_and_is_read_as_it_was_written(shop: Workshop, tmp_pat
     assert ours["ratios"]["× faster"] == {"value": 10.0, "low": 10.0, "high": 10.0, "limit": 10, "holds": True}
 
 
+def test_what_the_repository_has_recorded_can_be_read() -> None:
+    recorded = records.read(records.HISTORY)
+    runs = [record for record in recorded if record["kind"] == "run"]
+    assert {run["schema"] for run in runs} <= set(range(1, records.SCHEMA + 1))
+    assert {row["run"] for row in recorded if row["kind"] == "row"} <= {run["id"] for run in runs}
+    assert all(records.latest(recorded, list(cases)) is not None for cases, _ in plots.PLOTS.values())
+
+
 def test_pictures_are_of_one_run_and_well_formed(shop: Workshop, tmp_path: Path) -> None:
     told = [
         *records.of_run(WHERE, MIB, 3, "discard", some_rows(shop)),
