@@ -48,6 +48,8 @@ LIMITS = {
     "file-write": Limit(r"\d+ hops", Most(25_000, 30_000, 30_000), Most(130_000, 130_000, 130_000), 80, 128),
     "socket-write-64k": Limit(r"\d+ sends", Most(24_000, 27_000, 27_000), Most(200_000, 210_000, 210_000), 0, 64),
     "socket-write-1m": Limit(r"\d+ sends", Most(6_000, 8_000, 8_000), Most(60_000, 60_000, 60_000), 0, 64),
+    "socket-read": Limit(r"\d+ receives", Most(28_000, 28_000, 28_000), Most(280_000, 280_000, 280_000), 0, 128),
+    "socket-read-into": Limit(r"\d+ receives", Most(12_000, 12_000, 12_000), Most(120_000, 120_000, 120_000), 0, 64),
     "file-to-socket": Limit("sendfile", Most(10_000, 13_000, 13_000), Most(100_000, 110_000, 90_000), 0, 64),
     "socket-to-file": Limit("splice", Most(8_000, 8_500, 8_500), Most(60_000, 65_000, 60_000), 24, 128),
     "relay": Limit("splice", Most(14_000, 20_000, 20_000), Most(150_000, 150_000, 120_000), 0, 64),

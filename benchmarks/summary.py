@@ -15,6 +15,7 @@ QUICK = (
     "file-write",
     "socket-write-64k",
     "socket-write-1m",
+    "socket-read",
     "file-to-socket",
     "socket-to-file",
     "relay",

@@ -12,6 +12,7 @@ _MODULES = (
     "file_read",
     "file_write",
     "socket_write",
+    "socket_read",
     "file_to_socket",
     "socket_to_file",
     "relay",

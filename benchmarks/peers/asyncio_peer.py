@@ -88,6 +88,17 @@ async def sendfile(request: Request, clock: Clock) -> int:
     return counted
 
 
+async def receive(request: Request, clock: Clock) -> int:
+    reader, writer = await _connected(request.sender)
+    moved = 0
+    with clock:
+        writer.write(COUNT.pack(request.size))
+        while piece := await reader.read(request.block):
+            moved += len(piece)
+    await _closed(writer)
+    return moved
+
+
 async def receive_file(request: Request, clock: Clock) -> int:
     reader, writer = await _connected(request.sender)
     with open(request.target, "wb", buffering=0) as file:
@@ -118,6 +129,7 @@ JOBS: dict[str, Callable[[Request, Clock], Coroutine[Any, Any, int]]] = {
     "send": send,
     "send-stream": send_file_in_pieces,
     "sendfile": sendfile,
+    "receive": receive,
     "receive-stream": receive_file,
     "relay": relay,
 }

@@ -128,6 +128,19 @@ static uint64_t send_memory(const Request *r) {
     return moved;
 }
 
+static uint64_t receive_memory(const Request *r) {
+    char *buffer = buffer_of(r->block);
+    int sender = connected(r->sender_port);
+    uint64_t moved = 0;
+    start();
+    ask_for(sender, r->bytes);
+    for (ssize_t count; (count = must(recv(sender, buffer, r->block, 0), "recv"));) moved += count;
+    stop();
+    close(sender);
+    free(buffer);
+    return moved;
+}
+
 static uint64_t send_file(const Request *r) {
     int sink = connected(r->sink_port);
     start();
@@ -179,7 +192,7 @@ static const struct {
     const char *name;
     uint64_t (*run)(const Request *);
 } JOBS[] = {
-    {"read", read_file},    {"write", write_file},      {"send", send_memory},
+    {"read", read_file},       {"write", write_file},    {"send", send_memory}, {"receive", receive_memory},
     {"sendfile", send_file}, {"splice", receive_file}, {"relay", relay},
 };
 
