@@ -29,7 +29,8 @@ class Most:
 
 @dataclass(frozen=True)
 class Limit:
-    """What one job may take: calls for a GiB (``echo``: for a round trip), the rest for one run."""
+    """What one job may take: calls for a GiB (``echo``: for a round trip; ``-1k``: for a file), the rest for one
+    run."""
 
     route: str
     """A pattern that the route has to match."""
@@ -51,6 +52,7 @@ LIMITS = {
     "socket-read": Limit(r"\d+ receives", Most(28_000, 28_000, 28_000), Most(280_000, 280_000, 280_000), 0, 128),
     "socket-read-into": Limit(r"\d+ receives", Most(12_000, 12_000, 12_000), Most(120_000, 120_000, 120_000), 0, 64),
     "file-to-socket": Limit("sendfile", Most(10_000, 13_000, 13_000), Most(100_000, 110_000, 90_000), 0, 64),
+    "file-to-socket-1k": Limit("sendfile", Most(12, 12, 12), Most(110, 110, 110), 0, 128),
     "socket-to-file": Limit("splice", Most(8_000, 8_500, 8_500), Most(60_000, 65_000, 60_000), 24, 128),
     "relay": Limit("splice", Most(14_000, 20_000, 20_000), Most(150_000, 150_000, 120_000), 0, 64),
     "echo": Limit("", Most(12, 18, 16), Most(125, 120, 75), 0, 128),

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import mmap
 import os
 
 RWF_NOWAIT: int | None = getattr(os, "RWF_NOWAIT", None)
@@ -69,7 +70,8 @@ def is_cached(fd: int, offset: int, count: int) -> bool:
     for position in range(offset, end, _PROBE_EVERY):
         if not read_cached(fd, probe, position):
             return False
-    return bool(read_cached(fd, probe, end - 1))
+    last = end - 1
+    return position // mmap.PAGESIZE == last // mmap.PAGESIZE or bool(read_cached(fd, probe, last))
 
 
 def fetch(fd: int, offset: int, count: int) -> int:
