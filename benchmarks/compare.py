@@ -3,8 +3,8 @@
 Three processes run side by side: the working tree, its merge base, and the base once more. Each round has the same job
 done by all three in random order, so that what disturbs one disturbs all alike. A job is slower when the interval of
 its median ratio lies beyond the limit, and one repetition says so again; while the interval holds the limit itself, it
-is unclear. The base against itself shows what the method makes of no difference at all: where it sees one, the verdict
-is "inconclusive".
+is unclear. CPU time is judged alike, and tells more on a machine that others use. The base against itself shows what
+the method makes of no difference at all: where it sees one, the verdict is "inconclusive".
 """
 
 from __future__ import annotations
@@ -43,6 +43,15 @@ Verdict = Literal["not slower", "faster", "SLOWER", "unclear", "inconclusive"]
 
 
 @dataclass(frozen=True)
+class Times:
+    """Of one job: seconds, one of each for every round."""
+
+    head: Sequence[float]
+    base: Sequence[float]
+    base_again: Sequence[float]
+
+
+@dataclass(frozen=True)
 class Compared:
     """One job on one loop, head against base: ratios of the times, below 1 for faster."""
 
@@ -52,40 +61,48 @@ class Compared:
     between: Interval
     base_ratio: float
     base_between: Interval
+    cpu_ratio: float
+    cpu_between: Interval
     verdict: Verdict
 
     def __str__(self) -> str:
         return (
-            f"{self.case:20} {self.loop:9} {self.ratio:.2f} [{self.between.low:.2f} {self.between.high:.2f}]  "
-            f"base against itself {self.base_ratio:.2f} [{self.base_between.low:.2f} {self.base_between.high:.2f}]  "
-            f"{self.verdict}"
+            f"{self.case:20} {self.loop:9} {_shown(self.ratio, self.between)}  "
+            f"CPU {_shown(self.cpu_ratio, self.cpu_between)}  "
+            f"base against itself {_shown(self.base_ratio, self.base_between)}  {self.verdict}"
         )
 
 
-@dataclass(frozen=True)
-class Times:
-    """Of one job: seconds, one of each for every round."""
-
-    head: Sequence[float]
-    base: Sequence[float]
-    base_again: Sequence[float]
+def _shown(ratio: float, between: Interval) -> str:
+    return f"{ratio:.2f} [{between.low:.2f} {between.high:.2f}]"
 
 
-def judge(case: str, loop: str, times: Times, limit: float) -> Compared:
-    """What the times say."""
+def judge(case: str, loop: str, wall: Times, cpu: Times, limit: float) -> Compared:
+    """What the times say; the CPU time can only make it slower: it tells where the wall clock is unclear."""
+    verdict = _verdict(cpu, limit) if _verdict(cpu, limit) == "SLOWER" else _verdict(wall, limit)
+    return Compared(
+        case,
+        loop,
+        median_ratio(wall.head, wall.base),
+        interval(wall.head, wall.base),
+        median_ratio(wall.base_again, wall.base),
+        interval(wall.base_again, wall.base),
+        median_ratio(cpu.head, cpu.base),
+        interval(cpu.head, cpu.base),
+        verdict,
+    )
+
+
+def _verdict(times: Times, limit: float) -> Verdict:
     between, base_between = interval(times.head, times.base), interval(times.base_again, times.base)
     tolerated = 1 + (limit - 1) * _SHARE_OF_NOISE
-    verdict: Verdict = "not slower"
     if base_between.low > tolerated or base_between.high < 1 / tolerated:
-        verdict = "inconclusive"
-    elif between.low > limit:
-        verdict = "SLOWER"
-    elif between.high < 1 / limit:
-        verdict = "faster"
-    elif limit in between:
-        verdict = "unclear"
-    ratio, base_ratio = median_ratio(times.head, times.base), median_ratio(times.base_again, times.base)
-    return Compared(case, loop, ratio, between, base_ratio, base_between, verdict)
+        return "inconclusive"
+    if between.low > limit:
+        return "SLOWER"
+    if between.high < 1 / limit:
+        return "faster"
+    return "unclear" if limit in between else "not slower"
 
 
 class Comparison:
@@ -103,22 +120,25 @@ class Comparison:
         :raises WrongCountError: some bytes did not arrive
         :raises ProbeError: a process ended
         """
-        first = judge(case, loop, self._measure(case, loop), self._limit)
+        first = judge(case, loop, *self._measure(case, loop), self._limit)
         if first.verdict != "SLOWER":
             return first
-        return judge(case, loop, self._measure(case, loop), self._limit)
+        return judge(case, loop, *self._measure(case, loop), self._limit)
 
-    def _measure(self, case: str, loop: str) -> Times:
+    def _measure(self, case: str, loop: str) -> tuple[Times, Times]:
+        """Wall and CPU time."""
         way = ours(case, loop).name
-        seconds: dict[str, list[float]] = {side: [] for side in self._probes}
+        wall: dict[str, list[float]] = {side: [] for side in self._probes}
+        cpu: dict[str, list[float]] = {side: [] for side in self._probes}
         for number in range(self._rounds + 1):
             for side in random.sample(sorted(self._probes), len(self._probes)):
                 sample = self._probes[side].measure(case, way, self._shop)
                 if sample.moved != CASES[case].size(self._shop):
                     raise WrongCountError(f"{case}, {way}, {side}: {sample.moved} bytes arrived")
                 if number:  # the first of each does not count
-                    seconds[side].append(sample.seconds)
-        return Times(**seconds)
+                    wall[side].append(sample.seconds)
+                    cpu[side].append(sample.cpu_seconds)
+        return Times(**wall), Times(**cpu)
 
 
 def compare(
