@@ -125,7 +125,10 @@ class FileToSocket(Route):
 
     async def _run(self) -> None:
         connection = self._connection
-        await connection.loop.checkpoint_if_cancelled()
+        if self.bytes_moved < (self._total or 0):  # then a place is taken: a schedule point where one is due
+            await connection.loop.checkpoint_if_cancelled()
+        else:
+            await connection.loop.step()
         connection.life.check_open()
         if self.name == "sendfile":
             assert self._file is not None

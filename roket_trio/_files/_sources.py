@@ -195,7 +195,9 @@ class PagedSource(RegularSource):
             end = min(end, self._size)
             if end <= position:
                 return None
-        if end > self._known_to or turn != self._known_in:
+        if turn != self._known_in:
+            self._known_to = -1  # the task was suspended, who knows how long: pages may have gone
+        if end > self._known_to:
             if not self._is_cached(position, end):
                 return None
             self._known_in = turn
@@ -207,7 +209,7 @@ class PagedSource(RegularSource):
     def _is_cached(self, start: int, end: int) -> bool:
         """Whether a read from ``start`` to ``end`` will very likely not wait; notes up to where that holds."""
         # After a page that was cached the next one most likely is; at a new place it is asked for.
-        is_followed = 0 <= start <= self._known_to
+        is_followed = self._known_to == start
         ahead = min(start + _ASK_AHEAD, self._size)
         if is_followed and ahead > end and self._has(ahead - 1):
             self._known_to = ahead
