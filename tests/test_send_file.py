@@ -37,7 +37,10 @@ from roket_trio import (
     TruncatedError,
     UNIXSocketStream,
 )
-from roket_trio._kernel import pagecache, sendfile
+from roket_trio._connection import NOTSENT_LOWAT
+from roket_trio._kernel import pagecache, sendfile, tcp
+from roket_trio._loops import current_loop
+from roket_trio._shares import PLACES_MOST
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="sendfile, /proc and RST on demand as Linux has them")
 
@@ -1467,5 +1470,74 @@ def test_a_thousand_small_files_leave_nothing_behind(run: Run, pair: Pair, tmp_p
                     assert dict(stream.statistics().routes) == {route: 1000}
                     await stream.aclose()
                 assert received.result(0) == (b"".join(SMALL[n : n + 10] for n in range(1000)), "FIN")
+
+    run(main)
+
+
+# --- turns of the loop -----------------------------------------------------------------------------------------------
+
+
+def test_the_first_slice_waits_for_no_turn_of_the_loop_and_the_turns_come_all_the_same(
+    run: Run, pair: Pair, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A thousand transfers that begin in one turn: the receiver has work while they do."""
+    path = _file_of(tmp_path, pattern(MIB))
+    seen: list[str] = []
+
+    def sent(*arguments: int) -> int:
+        seen.append("slice")
+        return plain(*arguments)
+
+    plain = sendfile.sendfile
+    monkeypatch.setattr(sendfile, "sendfile", sent)
+
+    async def main() -> None:
+        async with stream_over(pair[0]) as stream:
+            loop = current_loop()
+            turn = type(loop).checkpoint
+
+            async def checkpoint(loop: Any) -> None:
+                seen.append("turn")
+                await turn(loop)
+
+            monkeypatch.setattr(type(loop), "checkpoint", checkpoint)
+            with thread(read_to_end, pair[1]) as received, path.open("rb") as file:
+                loop.yield_at = 0.0  # a schedule point is due
+                await stream.send_file(file)
+                assert seen[0] == "slice"
+                for _ in range(20):
+                    await stream.send_file(file, count=1)
+                assert seen.count("turn") >= 20 / PLACES_MOST
+                seen.clear()
+                loop.yield_at = 0.0
+                await stream.send_file(file, count=0)
+                assert seen == ["turn"]
+                await stream.aclose()
+            assert received.result(0) == (pattern(MIB) + pattern(1) * 20, "FIN")
+
+    run(main)
+
+
+def test_a_small_file_leaves_the_limit_of_what_is_unsent_alone(
+    run: Run, pair: Pair, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = _file_of(tmp_path, pattern(MIB))
+    limits: list[int] = []
+    lift = tcp.limit_unsent
+
+    def limited(sock: socket.socket, count: int) -> None:
+        limits.append(count)
+        lift(sock, count)
+
+    async def main() -> None:
+        async with stream_over(pair[0]) as stream:
+            monkeypatch.setattr(tcp, "limit_unsent", limited)
+            with thread(read_to_end, pair[1]) as received, path.open("rb") as file:
+                await stream.send_file(file, count=NOTSENT_LOWAT)
+                assert limits == []
+                await stream.send_file(file, count=NOTSENT_LOWAT + 1)
+                assert limits == [tcp.NO_LIMIT, NOTSENT_LOWAT]
+                await stream.aclose()
+            assert received.result(0) == (pattern(NOTSENT_LOWAT) + pattern(NOTSENT_LOWAT + 1), "FIN")
 
     run(main)
