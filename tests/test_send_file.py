@@ -1504,7 +1504,7 @@ def test_the_first_slice_waits_for_no_turn_of_the_loop_and_the_turns_come_all_th
             with thread(read_to_end, pair[1]) as received, path.open("rb") as file:
                 loop.yield_at = 0.0  # a schedule point is due
                 await stream.send_file(file)
-                assert seen[0] == "slice"
+                assert seen[0] == "slice", (seen, stream.statistics())
                 for _ in range(20):
                     await stream.send_file(file, count=1)
                 assert seen.count("turn") >= 20 / PLACES_MOST
