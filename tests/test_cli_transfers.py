@@ -761,8 +761,27 @@ def unpacked(capsys: Capture, archive: bytes, target: Path) -> tuple[int, str]:
         archive_of(member("a", tarfile.LNKTYPE, "../secret")),
         archive_of(member("a", tarfile.CHRTYPE)),
         archive_of(member(".bashrc")),
+        archive_of(member("b", tarfile.DIRTYPE), member("a", tarfile.SYMTYPE, "b"), member("a/x")),
+        archive_of(member("b"), member("a", tarfile.SYMTYPE, "b"), member("a", size=10)),
+        archive_of(member("d/e/l", tarfile.SYMTYPE, "../../x"), member("h", tarfile.LNKTYPE, "d/e/l")),
+        archive_of(member("a", tarfile.LNKTYPE, "nothing")),
+        archive_of(member("a\0b" + "c" * 100)),
+        archive_of(member("a"), member("a/b")),
     ],
-    ids=["dot-dot", "through a link", "a link out", "a hard link out", "a device", "a hidden name"],
+    ids=[
+        "dot-dot",
+        "through a link",
+        "a link out",
+        "a hard link out",
+        "a device",
+        "a hidden name",
+        "through a link of its own",
+        "into a link of its own",
+        "a link that is moved to where it leads out",
+        "a hard link to nothing",
+        "a NUL",
+        "below a file",
+    ],
 )
 def test_an_archive_that_leads_out_is_refused_and_leaves_nothing(capsys: Capture, archive: bytes, place: Path) -> None:
     (place / "secret").write_text("secret")
@@ -784,6 +803,23 @@ def test_an_archive_that_was_cut_is_never_taken_for_whole(capsys: Capture, lengt
     assert code == 3, line
     assert line.startswith("roket recv: what came is no complete tar archive: ")
     assert only(place) == ["whole"]
+
+
+def test_an_archive_with_a_wrong_header_is_never_taken_for_whole(capsys: Capture, place: Path) -> None:
+    archive = bytearray(archive_of(member("a", size=1000), member("b", size=1000)))
+    archive[3 * 512] ^= 1
+    code, line = unpacked(capsys, bytes(archive), place / "new")
+    assert code == 3, line
+    assert line.startswith("roket recv: what came is no complete tar archive: ")
+    assert only(place) == []
+
+
+def test_a_header_of_an_archive_that_would_fill_the_memory_is_not_read(capsys: Capture, place: Path) -> None:
+    header = member("x", tarfile.XHDTYPE, size=1 << 30).tobuf(tarfile.USTAR_FORMAT)
+    code, line = unpacked(capsys, header + bytes(5000), place / "new")
+    assert code == 3, line
+    assert line == "roket recv: what came is no complete tar archive: a header of 1073741824 bytes"
+    assert only(place) == []
 
 
 def test_a_directory_that_cannot_be_read_ends_in_a_reset(

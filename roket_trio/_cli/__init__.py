@@ -7,7 +7,8 @@
 ``_relaying``          what ``relay`` does; ``_serving`` what ``serve`` does; ``_probes`` what ``doctor`` tries
 ``_transfers``         what ``send`` and ``recv`` have in common; ``_checked`` with ``--digest``
 ``_framing``           the framing of ``--digest``
-``_sources``           what is sent; ``_targets`` what is written; ``_archive`` directories as tar; ``_names`` of others
+``_sources``           what is sent; ``_targets`` what is written; ``_archive`` directories as tar
+``_members``           what of a foreign archive is unpacked; ``_names`` of others
 ``_connecting``        to a peer; ``_listening`` for one; ``_certificates`` for TLS
 ``_lines``             a connection, however it came about, and patience with it
 ``_meter``             progress; ``_bar`` rich's

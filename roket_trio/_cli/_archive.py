@@ -18,6 +18,7 @@ from anyio import to_thread
 from .._files._atomic import SUFFIX
 from .._kernel.rename import exchange, rename_new
 from ._exits import Exit, Problem, local_file
+from ._members import Member, checked_member
 from ._names import checked_name
 from ._running import alone
 
@@ -125,8 +126,8 @@ class Unpacking:
         """In a worker thread."""
         with open(read_end, "rb", buffering=0) as source:
             try:
-                with tarfile.open(fileobj=source, mode="r|", bufsize=_BUFFER) as archive:
-                    archive.extractall(self._staging, filter="data")
+                with tarfile.open(fileobj=source, mode="r|", bufsize=_BUFFER, tarinfo=Member) as archive:
+                    archive.extractall(self._staging, filter=checked_member)
                     # The block of zeros after the last member: without it the archive was cut between two.
                     stream: Any = archive.fileobj
                     if stream.tell() <= archive.offset:
@@ -135,6 +136,12 @@ class Unpacking:
                 self._failure = Problem(Exit.CHECK_FAILED, f"refused to unpack: {error}")
             except tarfile.TarError as error:
                 self._failure = Problem(Exit.CUT, f"what came is no complete tar archive: {error}")
+            except Problem as problem:
+                self._failure = problem
+            except (KeyError, ValueError, OverflowError) as error:  # a link to nothing, a time beyond all times
+                self._failure = Problem(Exit.CHECK_FAILED, f"refused to unpack: {error.args[0]}")
+            except (FileExistsError, IsADirectoryError, NotADirectoryError):
+                self._failure = Problem(Exit.CHECK_FAILED, "refused to unpack: two members have one name")
             except OSError as error:
                 self._failure = local_file(str(error.filename or self._target), error, "unpacking into")
             while source.read(_BUFFER):  # padding; or what nobody wants, so that the sender is not left waiting
