@@ -366,6 +366,36 @@ def test_a_name_that_is_a_trick_is_refused_by_the_receiver(place: Path, capsys: 
     assert (only(inner), only(place)) == ([], ["in"])
 
 
+@pytest.mark.parametrize("option", ["--digest", "--resume"])
+@pytest.mark.parametrize("kind", ["link", "dangling link", "fifo", "directory"])
+def test_a_senders_name_replaces_files_and_nothing_else(option: str, kind: str, place: Path, capsys: Capture) -> None:
+    inner = place / "in"
+    inner.mkdir()
+    if kind == "fifo":
+        os.mkfifo(inner / "file")
+        reader = os.open(inner / "file", os.O_RDONLY | os.O_NONBLOCK)
+    elif kind == "directory":
+        (inner / "file").mkdir()
+    else:
+        (inner / "file").symlink_to("../victim")
+    if kind == "link":
+        (place / "victim").write_text("precious")
+    before = os.lstat(inner / "file")
+    pieces = number(0) + number(4) + b"evil" + number(0) + hashlib.sha256(b"evil").digest()
+    done, lines = from_script(capsys, [option, "--force", inner], offered(4), pieces)
+    assert (done.code, done.errors) == (5, f"roket recv: {inner}/file is there already, and no regular file\n")
+    assert "no regular file" in json.loads(lines[1])["refused"]
+    assert os.path.samestat(before, os.lstat(inner / "file"))
+    assert only(inner) == ["file"]
+    if kind == "fifo":
+        assert os.read(reader, 10) == b""
+        os.close(reader)
+    if kind == "link":
+        assert (place / "victim").read_text() == "precious"
+    else:
+        assert only(place) == ["in"]
+
+
 def test_a_name_that_was_given_here_is_what_counts(capsys: Capture, place: Path) -> None:
     nothing = number(0) + number(0) + hashlib.sha256().digest()
     assert from_script(capsys, ["--digest", place / "mine"], offered(0, "../out"), nothing)[0].code == 0

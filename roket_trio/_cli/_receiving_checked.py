@@ -25,7 +25,7 @@ from ._lines import Line
 from ._names import checked_name
 from ._receiving import accepted, commit, kept, place_of, written
 from ._tally import Tally
-from ._targets import NewTree, PartFile, Target, target_for
+from ._targets import NewTree, PartFile, Target, target_for, target_in
 from ._transfers import explained, measured, watched
 
 # How long a sender that was told why it failed is read out, so that a reset does not overtake the reason (seconds).
@@ -84,7 +84,8 @@ def _target_of(options: Namespace, offer: Offer) -> Target:
     if os.path.isdir(path):
         if offer.name is None:
             raise Problem(Exit.LOCAL_FILE, f"{path} is a directory, and what comes has no name of its own")
-        path = os.path.join(path, checked_name(offer.name))
+        name = checked_name(offer.name)
+        return target_in(path, name, overwrite=options.force, keep_part=options.resume)
     return target_for(path, overwrite=options.force, keep_part=options.resume)
 
 

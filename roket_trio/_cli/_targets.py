@@ -11,7 +11,7 @@ from abc import ABC, abstractmethod
 from contextlib import suppress
 from typing import final
 
-from .._files._atomic import Replacement
+from .._files._atomic import Replacement, place_of
 from .._kernel.rename import rename_new
 from ._exits import Exit, Problem, local_file
 from ._names import PART
@@ -70,14 +70,14 @@ class NewFile(Target):
 
     is_file = True
 
-    def __init__(self, path: str, *, overwrite: bool) -> None:
+    def __init__(self, path: str, *, overwrite: bool, follow: bool) -> None:
         """:raises Problem: it is there already, or cannot be made"""
         self.label = path
         self._overwrite = overwrite
         _check_absent(path, overwrite)
         try:
-            self._file = Replacement(path)
-        except OSError as error:
+            self._file = Replacement(path, follow=follow)
+        except (OSError, ValueError) as error:
             raise local_file(path, error, "creating") from error
         self.fd = self._file.fd
 
@@ -106,12 +106,12 @@ class PartFile(Target):
 
     is_file = True
 
-    def __init__(self, path: str, *, overwrite: bool) -> None:
+    def __init__(self, path: str, *, overwrite: bool, follow: bool) -> None:
         """:raises Problem: the file is there already; the part cannot be made, or somebody else writes it"""
         self.label = path
         self._overwrite = overwrite
         _check_absent(path, overwrite)
-        directory, self._name = os.path.split(os.path.realpath(path))
+        directory, self._name = os.path.split(place_of(path, follow=follow))
         try:
             self._directory = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         except OSError as error:
@@ -221,7 +221,22 @@ def target_for(path: str, *, overwrite: bool, keep_part: bool = False) -> Target
         raise Problem(Exit.LOCAL_FILE, f"{path} is a directory: name a file, or give --digest at both ends")
     if not stat.S_ISREG(mode):
         return Output(path)
-    return PartFile(path, overwrite=overwrite) if keep_part else NewFile(path, overwrite=overwrite)
+    kind = PartFile if keep_part else NewFile
+    return kind(path, overwrite=overwrite, follow=True)
+
+
+def target_in(directory: str, name: str, *, overwrite: bool, keep_part: bool) -> Target:
+    """A file in a directory, by the sender's name: no link leads out of there, no FIFO or device takes what comes.
+
+    :param name: see :func:`roket_trio._cli._names.checked_name`
+    :raises Problem: something else has that name, or it cannot be made
+    """
+    path = os.path.join(directory, name)
+    with suppress(FileNotFoundError):
+        if not stat.S_ISREG(os.lstat(path).st_mode):
+            raise Problem(Exit.LOCAL_FILE, f"{path} is there already, and no regular file")
+    kind = PartFile if keep_part else NewFile
+    return kind(path, overwrite=overwrite, follow=False)
 
 
 def _check_absent(path: str, overwrite: bool) -> None:

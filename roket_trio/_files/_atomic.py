@@ -21,20 +21,29 @@ SUFFIX = ".roket-part"
 _NAME_MAX = 255
 
 
+def place_of(path: str, *, follow: bool) -> str:
+    """Where a file really is, or with ``follow=False`` its name in the directory that really is."""
+    if follow:
+        return os.path.realpath(path)
+    directory, name = os.path.split(path)
+    return os.path.join(os.path.realpath(directory), name)
+
+
 @final
 class Replacement:
     """A new file beside its target. Its directory is held open, so that a rename of that does not matter."""
 
     __slots__ = ("_directory", "_target_name", "fd", "is_over", "name", "target")
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, *, follow: bool = True) -> None:
         """Create it, with the target's mode, or that of a new file.
 
         :param path: the target; where that is a symbolic link, what it points to is replaced
+        :param follow: False: a symbolic link is not followed, and is no regular file
         :raises IsADirectoryError, ValueError: the target is a directory, or another thing that is no regular file
         :raises OSError: it cannot be made there
         """
-        self.target = os.path.realpath(path)
+        self.target = place_of(path, follow=follow)
         directory, self._target_name = os.path.split(self.target)
         self.is_over = False
         self._directory = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
