@@ -275,6 +275,11 @@ def test_the_doctor_says_what_is_here(capsys: Capture, tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
+def test_the_doctor_needs_a_directory(capsys: Capture, tmp_path: Path) -> None:
+    done = roket(capsys, "doctor", tmp_path / "none")
+    assert done == (5, "", f"roket doctor: opening {tmp_path}/none failed: No such file or directory\n")
+
+
 def test_the_doctor_says_what_is_not(capsys: Capture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(os, "splice")
     monkeypatch.setattr("roket_trio._kernel.sock_diag.AVAILABLE", False)

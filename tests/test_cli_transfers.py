@@ -922,6 +922,18 @@ def test_a_peer_without_tls_and_files_that_are_no_certificates(
     assert done == (5, "", f"roket send: reading {certificates}/missing failed: No such file or directory\n")
 
 
+def test_a_certificate_without_its_key_is_told(capsys: Capture, place: Path, certificates: Path) -> None:
+    ca, server = certificates / "ca.pem", certificates / "server.pem"
+    lacks = f"roket recv: {ca} is no PEM file of a certificate with"
+    done = roket(capsys, "recv", "--cert", ca, "0", place / "file")
+    assert done == (5, "", f"{lacks} its key; --key names one in a file of its own\n")
+    done = roket(capsys, "recv", "--cert", ca, "--key", server, "0", place / "file")
+    assert done == (5, "", f"{lacks} the key in {server}\n")
+    done = roket(capsys, "recv", "--cert", server, "--key", place / "none", "0", place / "file")
+    assert done == (5, "", f"roket recv: reading {place}/none failed: No such file or directory\n")
+    assert only(place) == []
+
+
 def test_a_tls_stream_that_is_cut_is_not_complete(place: Path, certificates: Path) -> None:
     context = ssl.create_default_context(cafile=str(certificates / "ca.pem"))
     with receiving("--cert", certificates / "server.pem", place / "file") as (program, port):

@@ -159,7 +159,6 @@ def test_a_target_that_is_running(capsys: pytest.CaptureFixture[str]) -> None:
         (["--target", "tcp://192.0.2.1:80"], "192.0.2.1 is not a loopback address"),
         (["--client", "x", "--pid", "1"], "--pid goes with --target"),
         (["--client", "x", "--port", "1"], "--port goes with --server"),
-        (["--client", "/no/such/program"], "No such file"),
     ],
 )
 def test_wrong_arguments_are_told(arguments: list[str], told: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -167,6 +166,20 @@ def test_wrong_arguments_are_told(arguments: list[str], told: str, capsys: pytes
     message = capsys.readouterr().err
     assert told in message
     assert message.startswith("roket check: ")
+
+
+def test_a_program_or_a_file_that_is_not_there_is_5(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert roket("check", "--client", "/no/such/program") == 5
+    assert capsys.readouterr().err == "roket check: /no/such/program: No such file or directory\n"
+    assert roket("check", "--client", "true {port}", "--jsonl", str(tmp_path / "no" / "where")) == 5
+    assert capsys.readouterr().err == f"roket check: {tmp_path}/no/where: No such file or directory\n"
+
+
+def test_a_command_without_a_port_is_told_what_it_was_taken_for(capsys: pytest.CaptureFixture[str]) -> None:
+    assert roket("check", "--client", "false", "--case", "close/1.3", "--within", "0.5") == 1
+    assert "its command has no {port}: it was taken for a program that follows" in capsys.readouterr().err
+    assert roket("check", "--client", "false {port}", "--case", "close/1.3", "--within", "0.5") == 1
+    assert "has no {port}" not in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -302,10 +315,14 @@ def test_several_files_become_one_report(tmp_path: Path, capsys: pytest.CaptureF
 def test_what_is_no_report_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "bad.jsonl"
     file.write_text(line() + "nonsense\n")
-    assert roket("report", str(file)) == 2
+    assert roket("report", str(file)) == 5
     assert "bad.jsonl: line 2: " in capsys.readouterr().err
-    assert roket("report", str(tmp_path / "none")) == 2
-    assert roket("report", os.devnull, "--html", str(tmp_path / "no" / "where")) == 2
+    file.write_bytes(b"\x90\xff")
+    assert roket("report", str(file)) == 5
+    assert "bad.jsonl: no lines of JSON" in capsys.readouterr().err
+    assert roket("report", str(tmp_path / "none")) == 5
+    assert capsys.readouterr().err == f"roket report: {tmp_path}/none: No such file or directory\n"
+    assert roket("report", os.devnull, "--html", str(tmp_path / "no" / "where")) == 5
 
 
 @pytest.mark.parametrize("color", [False, True])
@@ -365,7 +382,7 @@ def test_lines_of_other_kinds_are_told_briefly(text: str, tmp_path: Path, capsys
     file = tmp_path / "odd.jsonl"
     file.write_text(line() + text + "\n")
     assert text != line()
-    assert roket("report", str(file), "--html", str(tmp_path / "page"), "--junit", str(tmp_path / "junit")) == 2
+    assert roket("report", str(file), "--html", str(tmp_path / "page"), "--junit", str(tmp_path / "junit")) == 5
     told = capsys.readouterr().err
     assert "odd.jsonl: line 2: " in told
     assert len(told) < 500

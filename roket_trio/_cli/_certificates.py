@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import ssl
 from argparse import Namespace
 from collections.abc import Callable
@@ -42,7 +43,14 @@ def server_context(options: Namespace) -> ssl.SSLContext | None:
 
 def _with_certificate(context: ssl.SSLContext, options: Namespace) -> ssl.SSLContext:
     if options.cert:
-        _loaded(options.cert, lambda: context.load_cert_chain(options.cert, options.key, password=_no_password))
+        try:
+            context.load_cert_chain(options.cert, options.key, password=_no_password)
+        except ssl.SSLError as error:  # it does not say which of the two is wrong
+            what = f"the key in {options.key}" if options.key else "its key; --key names one in a file of its own"
+            raise Problem(Exit.LOCAL_FILE, f"{options.cert} is no PEM file of a certificate with {what}") from error
+        except OSError as error:  # nor which of them is missing
+            name = next((name for name in (options.cert, options.key) if not os.access(name, os.R_OK)), options.cert)
+            raise local_file(name, error, "reading") from error
     return context
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Iterable
@@ -10,7 +11,8 @@ from typing import NamedTuple
 
 from .. import __version__
 from . import _probes as probes
-from ._output import tell
+from ._exits import local_file
+from ._output import say, tell
 
 DESCRIPTION = """\
 Say what this machine offers: the system calls that make transfers fast and closes certain, what the test harness can
@@ -46,6 +48,12 @@ def configure(parser: ArgumentParser) -> None:
 
 def run(options: Namespace) -> int:
     """The exit code."""
+    try:
+        os.scandir(options.directory).close()
+    except OSError as error:
+        problem = local_file(options.directory, error)
+        say(f"roket doctor: {problem.message}")
+        return problem.code
     sections = examine(options.directory)
     limits = probes.limits()
     about = _about()

@@ -24,6 +24,11 @@ def say(text: str) -> None:
     _write(printable(text), sys.stderr)
 
 
+def reason(error: OSError) -> str:
+    """What a file of this machine has against it, without the errno."""
+    return f"{error.filename}: {error.strerror}" if error.filename and error.strerror else str(error)
+
+
 def printable(text: str) -> str:
     """Without what could move a terminal's cursor; newlines stay."""
     return "".join(character if character.isprintable() or character == "\n" else "?" for character in text)

@@ -16,7 +16,7 @@ from .._results import CaseResult, failures
 from .._running import run_cases
 from .._targets import Target
 from .._wire import NotAvailableError
-from ._lines import Interrupted, printable, say, signals_interrupt, tell
+from ._lines import Interrupted, printable, reason, say, signals_interrupt, tell
 
 DESCRIPTION = """\
 See how a program closes its sockets: put it to the cases of the close suite, each with a peer that is real and behaves
@@ -30,6 +30,7 @@ roket check --target tcp://127.0.0.1:8000 --pid 4711"""
 
 _FAILED: Final = 1
 _USAGE: Final = 2
+_LOCAL_FILE: Final = 5
 _SIGNALLED: Final = 128  # as a shell says it: and the signal's number
 _START: Final = 10.0  # seconds
 
@@ -65,7 +66,8 @@ def configure(parser: ArgumentParser) -> None:
 
 
 def run(options: Namespace) -> int:
-    """The exit code: 0, 1 if a MUST failed (with --strict a SHOULD too), 2 for how it was called."""
+    """The exit code: 0, 1 if a MUST failed (with --strict a SHOULD too), 2 for how it was called, 5 for a program or file
+    that is not there."""
     if options.list:
         tell(_listing())
         return 0
@@ -91,7 +93,10 @@ def run(options: Namespace) -> int:
     except Interrupted as interruption:
         say(f"roket check: interrupted by {interruption.number.name} after {len(results)} of {len(cases)} cases")
         return _SIGNALLED + interruption.number
-    except (OSError, NotAvailableError) as error:
+    except OSError as error:
+        say(f"roket check: {reason(error)}")
+        return _LOCAL_FILE
+    except NotAvailableError as error:
         say(f"roket check: {error}")
         return _USAGE
     if told := render_failures(results):
@@ -102,6 +107,8 @@ def run(options: Namespace) -> int:
             "nothing was judged: by exit status 127 the program says that it cannot do what --jobs tells; "
             "to a shell, and to env, it means that there is no such command"
         )
+    elif target.speaks == "contract" and not options.speaks and all(result.verdict == "fail" for result in results):
+        say("its command has no {port}: it was taken for a program that follows the contract that --jobs prints")
     return _FAILED if failures(results, strict=options.strict) else 0
 
 

@@ -11,7 +11,7 @@ from .._html import render_html
 from .._junit import render_junit
 from .._matrix import Matrix, render_failures, render_matrix, render_summary
 from .._results import CaseResult, failures, parse_results
-from ._lines import is_colorful, printable, say, tell
+from ._lines import is_colorful, printable, reason, say, tell
 
 DESCRIPTION = """\
 Render what `roket check --jsonl` has written, of one program or of many: as a table here, as JUnit XML, and as one HTML
@@ -22,7 +22,7 @@ roket check --client CMD --jsonl it.jsonl
 roket report it.jsonl --html it.html"""
 
 _FAILED = 1
-_USAGE = 2
+_LOCAL_FILE = 5
 
 
 def configure(parser: ArgumentParser) -> None:
@@ -38,7 +38,8 @@ def configure(parser: ArgumentParser) -> None:
 
 
 def run(options: Namespace) -> int:
-    """The exit code: 0, 1 if a MUST failed (with --strict a SHOULD too), 2 for files that are none."""
+    """The exit code: 0, 1 if a MUST failed (with --strict a SHOULD too), 5 for files that are none, or cannot be
+    written."""
     results: list[CaseResult] = []
     for name in options.files:
         try:
@@ -47,9 +48,15 @@ def run(options: Namespace) -> int:
             else:
                 with open(name, encoding="utf-8") as file:
                     results += parse_results(file)
-        except (OSError, ValueError) as error:
+        except OSError as error:
+            say(f"roket report: {reason(error)}")
+            return _LOCAL_FILE
+        except UnicodeDecodeError:
+            say(f"roket report: {name}: no lines of JSON")
+            return _LOCAL_FILE
+        except ValueError as error:
             say(f"roket report: {name}: {error}")
-            return _USAGE
+            return _LOCAL_FILE
     matrix = Matrix.of(results)
     shown = Matrix.of(map(_shown, results))
     try:
@@ -58,8 +65,8 @@ def run(options: Namespace) -> int:
         if options.junit:
             _write(options.junit, render_junit(matrix.results, strict=options.strict))
     except OSError as error:
-        say(f"roket report: {error}")
-        return _USAGE
+        say(f"roket report: {reason(error)}")
+        return _LOCAL_FILE
     if not options.quiet:
         width = shutil.get_terminal_size((120, 24)).columns
         tell(render_matrix(shown, width=width, color=is_colorful(sys.stdout)))
