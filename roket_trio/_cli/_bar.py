@@ -8,7 +8,7 @@ from typing import final
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
-from ._meter import in_words
+from ._meter import columns, in_words
 from ._tally import Tally
 
 # What a narrow terminal has fewer words for (columns).
@@ -33,7 +33,8 @@ class Bar:
         self._task: TaskID | None = None
 
     def show(self, tally: Tally, rate: float) -> None:
-        words = in_words(tally, rate, self._progress.console.width - _BAR_AT_LEAST)
+        self._progress.console.width = columns()
+        words = in_words(tally, rate, columns() - _BAR_AT_LEAST)
         if self._task is None:
             self._progress.start()
             self._task = self._progress.add_task(words, total=tally.total or None)

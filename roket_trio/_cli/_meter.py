@@ -74,6 +74,11 @@ def _display(how: str) -> Display:
     return Bar()
 
 
+def columns() -> int:
+    """How long a line may be that is drawn over: a terminal that echoes ``^C`` behind it must not begin another."""
+    return max(1, (os.get_terminal_size(sys.stderr.fileno()).columns or 80) - len("^C") - 1)
+
+
 @final
 class Rate:
     """Bytes a second, averaged over the last few seconds."""
@@ -125,13 +130,12 @@ class Line:
     every = _FRAME
 
     def show(self, tally: Tally, rate: float) -> None:
-        width = os.get_terminal_size(sys.stderr.fileno()).columns or 80
-        sys.stderr.write("\r" + in_words(tally, rate, width - 1)[: width - 1].ljust(width - 1))
+        width = columns()
+        sys.stderr.write("\r" + in_words(tally, rate, width)[:width].ljust(width))
         sys.stderr.flush()
 
     def clear(self) -> None:
-        width = os.get_terminal_size(sys.stderr.fileno()).columns or 80
-        sys.stderr.write("\r" + " " * (width - 1) + "\r")
+        sys.stderr.write("\r" + " " * (columns() + len("^C")) + "\r")
         sys.stderr.flush()
 
 
