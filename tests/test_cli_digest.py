@@ -13,12 +13,14 @@ import socket
 import struct
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from anyio import to_thread
 from programs import LIMIT, until
 from roket_command import (
     Ended,
@@ -34,8 +36,11 @@ from roket_command import (
     running,
 )
 
+from roket_trio._cli import _receiving_checked
 from roket_trio._cli._exits import Problem
 from roket_trio._cli._names import checked_name
+from roket_trio._cli._tally import Tally
+from roket_trio._cli._targets import Target
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="signals, flock and RST as Linux has them")
 
@@ -364,6 +369,34 @@ def test_a_name_that_is_a_trick_is_refused_by_the_receiver(place: Path, capsys: 
     assert (done.code, done.errors) == (1, "roket recv: refused the name that the sender gives: '../out'\n")
     assert json.loads(lines[1]) == {"refused": "refused the name that the sender gives: '../out'"}
     assert (only(inner), only(place)) == ([], ["in"])
+
+
+def test_what_is_stored_is_done_though_the_sender_has_left(
+    place: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stored, gone = threading.Event(), threading.Event()
+    commit = _receiving_checked.commit
+
+    async def commit_and_wait(target: Target, tally: Tally) -> None:
+        await commit(target, tally)
+        stored.set()
+        assert await to_thread.run_sync(gone.wait, LIMIT)
+
+    def send_and_leave(port: int) -> None:
+        with socket.create_connection(("127.0.0.1", port), LIMIT) as sock:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            sock.sendall(b"roket/1 " + json.dumps(offered(2)).encode() + b"\n")
+            with sock.makefile("rb") as file:
+                assert [file.readline(), file.readline()][1].startswith(b'{"have": 0, ')
+            sock.sendall(number(0) + number(2) + b"hi" + number(0) + hashlib.sha256(b"hi").digest())
+            assert stored.wait(LIMIT)
+        gone.set()
+
+    monkeypatch.setattr(_receiving_checked, "commit", commit_and_wait)
+    done = received_from(capsys, send_and_leave, "--digest", place)
+    assert done.code == 0, done.errors
+    assert done.last.endswith(f", {place}/file is on the disk; the sender left before it heard so")
+    assert (place / "file").read_bytes() == b"hi"
 
 
 @pytest.mark.parametrize("option", ["--digest", "--resume"])

@@ -56,10 +56,15 @@ async def receive_checked(options: Namespace, tally: Tally) -> str:
                     await _receive_pieces(options, tally, line, offer, target, start, digest)
                     await commit(target, tally)
             tally.facts.update(sha256=digest.hexdigest(), resumed_at=start)
-            await line.stream.send(line_of({"done": start + tally.moved()}))
-            await line.stream.aclose()
+            unheard = ""
+            try:
+                await line.stream.send(line_of({"done": start + tally.moved()}))
+                await line.stream.aclose()
+            except BrokenResourceError:  # what it was to hear is true all the same
+                line.socket.abort()
+                unheard = "; the sender left before it heard so"
             resumed = f" (resumed at {start})" if start else ""
-            told = f"SHA-256 {digest.hexdigest()}, {place_of(target)}"
+            told = f"SHA-256 {digest.hexdigest()}, {place_of(target)}{unheard}"
             return f"received {measured(tally, 'read-send', tally.began)}{resumed}: {told}"
 
 

@@ -21,6 +21,9 @@ from ._sources import Source
 from ._tally import Tally
 from ._transfers import measured
 
+# How much of what a receiver gives as its reason is shown (characters).
+_REASON_MOST = 300
+
 
 async def send_checked(options: Namespace, tally: Tally, source: Source, line: Line) -> str:
     """Offer it, send what the receiver has not, and hear that all of it is there; returns the last line.
@@ -118,4 +121,4 @@ async def _send_pieces(options: Namespace, tally: Tally, source: Source, line: L
 
 
 def _reason(why: object) -> str:
-    return why if isinstance(why, str) and why else "it does not say why"
+    return why[:_REASON_MOST] if isinstance(why, str) and why else "it does not say why"
