@@ -202,6 +202,15 @@ def test_values_are_checked(arguments: list[str], capsys: pytest.CaptureFixture[
     capsys.readouterr()
 
 
+def test_a_target_where_nobody_listens_is_told_at_once(capsys: pytest.CaptureFixture[str]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as gone:
+        port = gone.getsockname()[1]
+    started = time.monotonic()
+    assert roket("check", "--target", f"tcp://127.0.0.1:{port}") == 6
+    assert time.monotonic() - started < 5
+    assert capsys.readouterr().err == f"roket check: 127.0.0.1:{port}: Connection refused\n"
+
+
 def test_addresses_of_targets() -> None:
     assert check_command._target("tcp://[::1]:80/") == ("::1", 80)
     assert check_command._target("tcp://localhost:8080") == ("localhost", 8080)

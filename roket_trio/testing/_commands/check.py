@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import socket
 from argparse import ArgumentParser, ArgumentTypeError, Namespace
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -31,6 +32,7 @@ roket check --target tcp://127.0.0.1:8000 --pid 4711"""
 _FAILED: Final = 1
 _USAGE: Final = 2
 _LOCAL_FILE: Final = 5
+_CONNECT: Final = 6
 _SIGNALLED: Final = 128  # as a shell says it: and the signal's number
 _START: Final = 10.0  # seconds
 
@@ -66,8 +68,8 @@ def configure(parser: ArgumentParser) -> None:
 
 
 def run(options: Namespace) -> int:
-    """The exit code: 0, 1 if a MUST failed (with --strict a SHOULD too), 2 for how it was called, 5 for a program or file
-    that is not there."""
+    """The exit code: 0, 1 if a MUST failed (with --strict a SHOULD too), 2 for how it was called, 5 for a program or
+    file that is not there, 6 for a --target where nobody listens."""
     if options.list:
         tell(_listing())
         return 0
@@ -83,6 +85,9 @@ def run(options: Namespace) -> int:
     except ValueError as error:
         say(f"roket check: {error} (see roket check --help)")
         return _USAGE
+    if target.command is None and (why := _refusal_of(target)):
+        say(f"roket check: {target.host}:{target.port}: {why}")
+        return _CONNECT
     results: list[CaseResult] = []
     try:
         with signals_interrupt(), _lines_of(options.jsonl) as write:
@@ -110,6 +115,15 @@ def run(options: Namespace) -> int:
     elif target.speaks == "contract" and not options.speaks and all(result.verdict == "fail" for result in results):
         say("its command has no {port}: it was taken for a program that follows the contract that --jobs prints")
     return _FAILED if failures(results, strict=options.strict) else 0
+
+
+def _refusal_of(target: Target) -> str:
+    """Why nothing can be asked of a server that is said to be running; nothing if it accepts."""
+    try:
+        with socket.create_connection((target.host, target.port), target.start_seconds):
+            return ""
+    except OSError as error:
+        return error.strerror or str(error)
 
 
 def _run(cases: Sequence[Case], target: Target, options: Namespace) -> Iterator[CaseResult]:
