@@ -40,8 +40,8 @@ async def relay(left: Any, right: Any, *, linger_seconds: float = 30.0) -> Relay
     ``linger_seconds``, and hears of the end when the caller closes it.
 
     :param left: a :class:`SocketStream`, or any byte stream; likewise ``right``
-    :param linger_seconds: when one direction has ended and nothing moves in the other one for so long (at most a tenth
-        longer), both are reset; 0: when nothing is ready to be moved
+    :param linger_seconds: when one direction has ended and nothing moves in the other one, nor is acknowledged, for so
+        long (at most a tenth longer), both are reset; 0: when nothing is ready to be moved
     :returns: what was moved each way; both streams are still open, and have sent EOF if they can
     :raises BrokenResourceError: one side failed; ``side`` and ``bytes_moved`` are of the direction that noticed, which
         a note names
@@ -83,12 +83,13 @@ async def relay(left: Any, right: Any, *, linger_seconds: float = 30.0) -> Relay
 
     async def bound_the_second_half() -> None:
         await first_ended.wait()
-        second = back if there in reports else there
-        moved, looks = second.bytes_moved, 0
+        second, sink = (back, left) if there in reports else (there, right)
+        before, looks = (second.bytes_moved, _unacked(sink)), 0
         while looks < _LOOKS:
             await anyio.sleep(linger_seconds / _LOOKS)
-            looks = looks + 1 if second.bytes_moved == moved else 0
-            moved = second.bytes_moved
+            now = (second.bytes_moved, _unacked(sink))
+            looks = looks + 1 if now == before else 0
+            before = now
         if passed_on < 2:
             fail(PeerGoneError(f"one side had finished, and the other one moved nothing for {linger_seconds} seconds"))
 
@@ -128,6 +129,16 @@ def _reset(stream: Any) -> None:
         sock = _socket_below(stream)
         if sock is not None and sock.fileno() >= 0:
             tcp.disconnect(sock)
+
+
+def _unacked(stream: Any) -> int:
+    """What its kernel holds for a peer: that grows less while a slow one takes bytes, and there is no room for new
+    ones. 0 where nobody can tell."""
+    with contextlib.suppress(Exception):  # closed meanwhile, or no socket's
+        sock = _socket_below(stream)
+        if sock is not None:
+            return tcp.unacked_bytes(sock)
+    return 0
 
 
 def _socket_below(stream: Any) -> Any:

@@ -40,8 +40,11 @@ EXAMPLE = Path(__file__).parent.parent / "examples" / "tcp_relay.py"
 DATA = random.Random(3).randbytes(3_000_017)
 
 
-def socket_pair() -> tuple[socket.socket, socket.socket]:
+def socket_pair(*, receive_buffer: int | None = None) -> tuple[socket.socket, socket.socket]:
+    """:param receive_buffer: bytes, of the second one"""
     with socket.create_server(("127.0.0.1", 0)) as listener:
+        if receive_buffer is not None:  # inherited, and there at the handshake, which agrees on the scale of the window
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
         client = socket.create_connection(listener.getsockname())
         server, _ = listener.accept()
     for sock in (client, server):
@@ -490,6 +493,36 @@ def test_a_second_half_that_is_slow_is_not_cut(run: Run) -> None:
         run(main)
     assert read_all(finished) == b".........." + b"FIN"
     finished.close()
+    slow.close()
+
+
+def test_a_second_half_whose_peer_is_slow_to_take_it_is_not_cut(run: Run, swapped: bool) -> None:
+    """For longer than the bound there is no room for one byte more, as the kernel holds a fill of the pipe."""
+    slowly = 640 << 10
+    (sender, inner), (outer, slow) = socket_pair(), socket_pair(receive_buffer=16 << 10)
+    slow.shutdown(socket.SHUT_WR)
+    heard: list[int] = []
+
+    def send() -> None:
+        sender.sendall(DATA)
+        sender.shutdown(socket.SHUT_WR)
+
+    def take() -> None:
+        never, count = threading.Event(), 0
+        while chunk := slow.recv(8 << 10):
+            count += len(chunk)
+            if count < slowly:
+                never.wait(0.015)  # the peer's pace
+        heard.append(count)
+
+    async def main() -> None:
+        report = await relayed(inner, outer, swapped, linger_seconds=0.6)
+        assert report.left_to_right.bytes_moved + report.right_to_left.bytes_moved == len(DATA)
+
+    with threads(send, take):
+        run(main)
+    assert heard == [len(DATA)]
+    sender.close()
     slow.close()
 
 
