@@ -28,6 +28,7 @@ from roket_trio._files import FileReadStream
 from roket_trio._files import _sources as sources
 from roket_trio._kernel import pagecache
 from roket_trio._kernel.fd import FileKind
+from roket_trio._opened import open_file
 
 SIZE = 1_500_003
 
@@ -552,6 +553,19 @@ def test_a_cold_page_at_either_end_of_what_is_about_to_be_read_goes_to_a_thread(
                 assert reading_threads
 
     run(main)
+
+
+def test_a_page_that_was_not_cached_is_asked_after_again(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the same turn, too: a thread has tried to read it and could not, say."""
+    needs_nowait(path)
+    path.read_bytes()
+    with open(path, "rb", buffering=0) as file:
+        source = sources.PagedSource(open_file(file, writable=False))
+        assert source.read_now(4096, 1.0)
+        monkeypatch.setattr(pagecache, "read_cached", lambda fd, buffer, offset: None)
+        assert source.read_now(4096, 1.0) is None
+        assert source.read_now(4096, 1.0) is None
+        assert source.tell() == 4096
 
 
 # --- faults ------------------------------------------------------------------------------------------------------

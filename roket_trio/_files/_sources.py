@@ -217,8 +217,10 @@ class PagedSource(RegularSource):
         for page in range(start + _ASK_AHEAD if is_followed else start, end, _ASK_AHEAD):
             if not self._has(page):
                 return False
+        if not self._has(end - 1):
+            return False
         self._known_to = end
-        return self._has(end - 1)
+        return True
 
     def _has(self, offset: int) -> bool:
         return bool(pagecache.read_cached(self.file.fd, self._probe, offset))
