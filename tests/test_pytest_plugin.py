@@ -1537,10 +1537,29 @@ def test_a_test_may_stop_the_clock(inner: Inner) -> None:
         @pytest.mark.closes(within=0.2)
         def test_leak(frozen, close_peer, keep):
             keep(connect(close_peer(scripts.half_close())))
+
+        def test_verified(closes_cleanly, frozen):
+            closing = threading.Timer(0.1, connect(closes_cleanly()).close)
+            closing.start()
+            closes_cleanly.verify()
+            closing.join()
+
+        def test_lingering(close_peer, frozen, socket_census):
+            with connect(close_peer(scripts.half_close())) as sock:
+                sock.recv(1)
+                with pytest.raises(AssertionError, match="CLOSE_WAIT"):
+                    socket_census.assert_none_left(grace=0.05)
+
+        def test_delayed(close_peer, chaos_relay, frozen):
+            relay = chaos_relay(close_peer(scripts.echo()))
+            relay.add(Latency(0.01), "upstream")
+            with connect(relay) as sock:
+                sock.sendall(b"late")
+                assert sock.recv(4) == b"late"
         """,
         in_process=False,
     )
-    result.assert_outcomes(passed=2, errors=1)
+    result.assert_outcomes(passed=5, errors=1)
     assert "neither FIN nor RST came within 0.2 s" in told(result)
 
 

@@ -17,6 +17,7 @@ import os
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from time import monotonic
 from typing import Final, final
 
 from .._kernel import procfs
@@ -171,7 +172,7 @@ def take_census(pid: int | None = None, *, with_children: bool = False) -> Censu
         except NotObservedError as error:
             seen.unseen.append(str(error))
     return Census(
-        time.monotonic(),
+        monotonic(),
         tuple(pids),
         tuple(sorted(sockets, key=lambda record: (record.pid, record.fds))),
         tuple(seen.orphans()),
@@ -219,7 +220,7 @@ def assert_no_lingering_sockets(
     :raises LingeringSocketsError: an ``AssertionError`` that names each socket, its fault and its remedy
     :raises ProcessLookupError, NotObservedError: as :func:`take_census`
     """
-    deadline = time.monotonic() + grace
+    deadline = monotonic() + grace
     pause = _FIRST_LOOK_AGAIN
     while True:
         census = take_census(pid, with_children=with_children)
@@ -232,7 +233,7 @@ def assert_no_lingering_sockets(
         }
         if not faults:
             return
-        left = deadline - time.monotonic()
+        left = deadline - monotonic()
         if left <= 0:
             raise LingeringSocketsError(faults, census, grace)
         time.sleep(min(pause, left))

@@ -20,11 +20,11 @@ import random
 import select
 import socket
 import threading
-import time
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from time import monotonic
 from typing import Final, Literal, NamedTuple, final
 
 from .._kernel.tcp import discard_on_close, unread_bytes
@@ -79,7 +79,7 @@ class _Way:
         self.timeline = Timeline()
         self.stages: dict[str, Stage] = {}
         self.queue: deque[Piece] = deque()
-        self.moved_at = time.monotonic()
+        self.moved_at = monotonic()
         self.is_source_over = self.is_sink_over = self.is_sink_full = False
 
     @property
@@ -260,7 +260,7 @@ class ChaosRelay:
 
         def take_away() -> None:
             self._doses.remove(dose)
-            now = time.monotonic()
+            now = monotonic()
             for connection in self._live:
                 for way in connection.ways:
                     if way.stages.pop(name, None) is not None:
@@ -309,7 +309,7 @@ class ChaosRelay:
         for connection in self._live:
             _register(poll, connection)
         times = [due for connection in self._live for way in connection.ways if (due := way.next_due()) is not None]
-        timeout = max(0.0, min(times) - time.monotonic()) * 1000 + 0.5 if times else None
+        timeout = max(0.0, min(times) - monotonic()) * 1000 + 0.5 if times else None
         found = dict(poll.poll(timeout))
         if self._bell in found:
             os.read(self._bell, 4096)
@@ -349,7 +349,7 @@ class ChaosRelay:
             return
         way = connection.ways[0 if dose.direction == "upstream" else 1]
         other = connection.other(way)
-        way.stages[dose.name] = dose.toxic.begin(Situation(time.monotonic(), chance, lambda: other.moved_at))
+        way.stages[dose.name] = dose.toxic.begin(Situation(monotonic(), chance, lambda: other.moved_at))
 
     def _serve(self, connection: _Connection, found: dict[int, int]) -> None:
         events = {side: found.get(side.sock.fileno(), 0) for side in connection.sides}
@@ -370,7 +370,7 @@ class ChaosRelay:
             connection.end(End.CLOSE)
 
     def _ring_alarms(self, connection: _Connection, way: _Way) -> None:
-        now = time.monotonic()
+        now = monotonic()
         for stage in way.stages.values():
             if stage.alarm is None or stage.alarm > now:
                 continue
@@ -389,7 +389,7 @@ class ChaosRelay:
         except OSError:
             connection.lost(way.source)
             return
-        way.moved_at = time.monotonic()
+        way.moved_at = monotonic()
         if data:
             way.timeline.note("received", len(data))
             way.take(data, way.moved_at)
@@ -400,7 +400,7 @@ class ChaosRelay:
 
     def _write(self, connection: _Connection, way: _Way) -> None:
         way.is_sink_full = False
-        now = time.monotonic()
+        now = monotonic()
         while way.queue and way.queue[0].due <= now and not way.is_sink_full:
             due, what = way.queue.popleft()
             if isinstance(what, bytes):

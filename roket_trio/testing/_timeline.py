@@ -40,7 +40,7 @@ class Event:
     """One thing that happened."""
 
     at: float
-    """When, by ``monotonic()``."""
+    """When, by ``time.monotonic()``."""
     kind: EventKind
     count: int = 0
     """Bytes."""

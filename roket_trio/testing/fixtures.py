@@ -6,8 +6,8 @@ program from closing that runs on that loop.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
+from time import monotonic
 from typing import Any, Final, final
 
 from . import scripts
@@ -71,7 +71,7 @@ class ClosePeers:
 
         :raises UncleanCloseError: a connection was not closed as expected
         """
-        raise_if_unclean(self._watch.judge(time.monotonic(), is_last=True))
+        raise_if_unclean(self._watch.judge(monotonic(), is_last=True))
 
 
 @final
