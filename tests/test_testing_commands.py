@@ -28,6 +28,7 @@ from roket_trio.testing._cases import CASES
 from roket_trio.testing._commands import check as check_command
 from roket_trio.testing._commands import report as report_command
 from roket_trio.testing._commands import watch as watch_command
+from roket_trio.testing._commands._signals import signals_interrupt
 from roket_trio.testing._jobs import JOBS
 from roket_trio.testing._results import CaseResult, parse_results
 
@@ -252,6 +253,16 @@ def test_an_interruption_waits_for_no_target() -> None:
                 process.send_signal(signal.SIGINT)
                 process.communicate(timeout=BOUND)
                 assert process.returncode == 130
+
+
+def test_a_handler_that_is_not_python_s_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A program in another language that embeds the interpreter: ``getsignal`` knows nothing of its handler."""
+    before = signal.getsignal(signal.SIGTERM)
+    with monkeypatch.context() as foreign:
+        foreign.setattr(signal, "getsignal", lambda number: None)
+        with signals_interrupt():
+            pass
+    assert signal.getsignal(signal.SIGTERM) is before
 
 
 @contextmanager

@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import os
-import signal
 import sys
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import NoReturn, TextIO
+from typing import TextIO
 
 
 def tell(text: str) -> bool:
@@ -37,38 +33,6 @@ def printable(text: str) -> str:
 def is_colorful(stream: TextIO) -> bool:
     """Whether to use colors: a terminal, and nobody has said otherwise (https://no-color.org)."""
     return stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
-
-
-class Interrupted(KeyboardInterrupt):
-    """By a signal."""
-
-    def __init__(self, number: int) -> None:
-        super().__init__(number)
-        self.number = signal.Signals(number)
-
-
-@contextmanager
-def signals_interrupt() -> Iterator[None]:
-    """SIGINT (Ctrl-C), SIGTERM and SIGHUP raise :class:`Interrupted` in the block, so that what was started is ended.
-
-    One that is ignored stays so: nohup, a shell's background job. In the main thread alone.
-    """
-
-    def interrupt(number: int, frame: object) -> NoReturn:
-        raise Interrupted(number)
-
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
-    before = {number: handler for number, handler in before.items() if handler is not signal.SIG_IGN}
-    for number in before:
-        signal.signal(number, interrupt)
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _write(text: str, stream: TextIO) -> bool:

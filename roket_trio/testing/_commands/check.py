@@ -17,7 +17,8 @@ from .._results import CaseResult, failures
 from .._running import run_cases
 from .._targets import Target
 from .._wire import NotAvailableError
-from ._lines import Interrupted, printable, reason, say, signals_interrupt, tell
+from ._lines import printable, reason, say, tell
+from ._signals import Interrupted, signals_interrupt
 
 DESCRIPTION = """\
 See how a program closes its sockets: put it to the cases of the close suite, each with a peer that is real and behaves
