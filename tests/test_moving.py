@@ -37,7 +37,8 @@ from roket_trio import (
     copy,
     wrap_tls,
 )
-from roket_trio._kernel import copy_file_range, sendfile, splice
+from roket_trio._connection import NOTSENT_LOWAT
+from roket_trio._kernel import copy_file_range, sendfile, splice, tcp
 
 Run = Callable[..., Any]
 
@@ -157,6 +158,35 @@ def test_a_socket_goes_to_a_socket(run: Run, way: str) -> None:
             async with await SocketStream.from_socket(source) as a, await SocketStream.from_socket(sink) as b:
                 check(await copy(a, b), way, "splice", "read-send", len(DATA))
         assert got == DATA
+
+    run(main)
+
+
+@pytest.mark.skipif(not splice.AVAILABLE, reason="there is no splice here")
+@pytest.mark.parametrize("large", [1, 0])
+def test_only_for_a_large_pipe_may_the_sinks_kernel_hold_more_unsent(
+    run: Run, monkeypatch: pytest.MonkeyPatch, large: int
+) -> None:
+    """There are a few; a thousand relays to peers that do not read must not hold a GiB."""
+    limits: list[int] = []
+    limit = tcp.limit_unsent
+
+    def limited(sock: socket.socket, count: int) -> None:
+        limits.append(count)
+        limit(sock, count)
+
+    monkeypatch.setattr(splice, "_may_be_large", threading.Semaphore(large))
+
+    async def main() -> None:
+        limits.clear()
+        (left, source), (right, sink) = socket_pair(), socket_pair()
+        with peer(left, send=DATA), peer(right) as got:
+            async with await SocketStream.from_socket(source) as a, await SocketStream.from_socket(sink) as b:
+                with monkeypatch.context() as patch:
+                    patch.setattr(tcp, "limit_unsent", limited)
+                    await copy(a, b)
+        assert got == DATA
+        assert limits == ([splice.PIPE_BYTES, NOTSENT_LOWAT] if large else [])
 
     run(main)
 

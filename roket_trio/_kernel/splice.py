@@ -15,8 +15,11 @@ AVAILABLE = sys.platform == "linux" and hasattr(os, "splice")
 # with 512 KiB, 1.69 with 256; a relay 0.54 and, with 256 KiB, 0.84.
 PIPE_BYTES = 1 << 20
 
-# So many pipes are made larger than the kernel's 64 KiB: when a user's pipes hold more than 64 MiB together
-# (pipe-user-pages-soft, pipe(7)), every new one in every program of his holds a page or two. A thousand small ones fit.
+# What one holds that nobody has asked to hold more (pipe(7)).
+_SMALL_PIPE_BYTES = 64 << 10
+
+# So many pipes are made larger than that: when a user's pipes hold more than 64 MiB together (pipe-user-pages-soft,
+# pipe(7)), every new one in every program of his holds a page or two. A thousand small ones fit.
 _LARGE = 32
 _may_be_large = threading.BoundedSemaphore(_LARGE)
 
@@ -28,16 +31,18 @@ _FLAGS = os.SPLICE_F_NONBLOCK | os.SPLICE_F_MOVE if AVAILABLE else 0
 class Pipe:
     """A pipe of our own, for one transfer: made empty, never pooled."""
 
-    __slots__ = ("_is_large", "_read", "_write", "held")
+    __slots__ = ("_is_large", "_read", "_write", "held", "size")
 
     def __init__(self) -> None:
         self._read, self._write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self.held = 0
         """How many bytes are in it."""
+        self.size = _SMALL_PIPE_BYTES
+        """How many bytes it can hold, at most."""
         self._is_large = _may_be_large.acquire(blocking=False)
         if self._is_large:
             with contextlib.suppress(OSError):  # EPERM: the user's pipes hold too much already
-                fcntl.fcntl(self._write, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
+                self.size = fcntl.fcntl(self._write, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
 
     def fill(self, sock: int, count: int) -> int:
         """Take up to ``count`` bytes that ``sock`` has received.
