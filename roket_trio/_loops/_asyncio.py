@@ -15,7 +15,7 @@ import weakref
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
 from time import monotonic
-from typing import Any, Generic, TypeVar, final
+from typing import Any, TypeVar, final
 
 import anyio
 import anyio.lowlevel
@@ -23,6 +23,7 @@ import anyio.to_thread
 
 from .._errors import ClosedResourceError
 from ._interface import THREADS_MOST, YIELD_EVERY, Loop, Nursery, Readiness
+from ._outlasting import Call, deliver_later, outlast
 
 T = TypeVar("T")
 
@@ -291,8 +292,8 @@ class AsyncioLoop(Loop):
     async def let_others_run(self) -> None:
         try:
             await anyio.lowlevel.cancel_shielded_checkpoint()
-        except asyncio.CancelledError as error:  # noqa: ASYNC103 - see _deliver_later
-            _deliver_later(error)
+        except asyncio.CancelledError as error:  # noqa: ASYNC103 - see deliver_later
+            deliver_later(error)
         self.yield_at = monotonic() + YIELD_EVERY
 
     async def insist(self, attempt: Callable[[], Awaitable[T]]) -> T:
@@ -302,118 +303,29 @@ class AsyncioLoop(Loop):
                 try:
                     result = await attempt()
                     break
-                except asyncio.CancelledError as error:  # noqa: ASYNC103 - see _deliver_later
+                except asyncio.CancelledError as error:  # noqa: ASYNC103 - see deliver_later
                     interruption = error
         if interruption is not None:
-            _deliver_later(interruption)
+            deliver_later(interruption)
         return result
 
     async def run_in_thread(self, function: Callable[..., T], *args: object) -> T:
         interruption: asyncio.CancelledError | None = None
         with anyio.CancelScope(shield=True):
             while True:
-                call = _Call(function, args)
+                call = Call(function, args)
                 hop = asyncio.ensure_future(anyio.to_thread.run_sync(call.make, limiter=self._threads))
-                interruption = await _outlast(hop) or interruption
+                interruption = await outlast(hop) or interruption
                 if not hop.cancelled():
                     break
                 # Who cancels all tasks, as asyncio.run() does at its end, cancels that one too. The thread goes on with
                 # what it was lent; if none has begun, it is asked again.
                 if not call.take_back():
-                    interruption = await _outlast(call.end()) or interruption
+                    interruption = await outlast(call.end()) or interruption
                     break
         self.waited()
         if interruption is not None:
-            _deliver_later(interruption)
+            deliver_later(interruption)
         if not hop.cancelled():
             hop.result()  # no thread could be started
         return call.result()
-
-
-@final
-class _Call(Generic[T]):
-    """A call made by a worker thread, whose end is heard of although AnyIO waits for the thread no more.
-
-    With a ``concurrent.futures.Future`` for it a hop took 11 of 100 µs more.
-    """
-
-    __slots__ = ("_args", "_error", "_function", "_is_begun", "_is_over", "_lock", "_result", "_tell")
-
-    def __init__(self, function: Callable[..., T], args: tuple[object, ...]) -> None:
-        self._function: Callable[..., T] | None = function
-        self._args = args
-        self._lock = threading.Lock()
-        self._is_begun = self._is_over = False
-        self._tell: Callable[[], object] | None = None
-        self._error: BaseException | None = None
-        self._result: Any = None
-
-    def make(self) -> None:
-        """In the worker thread: make the call, unless it was taken back."""
-        with self._lock:
-            function, self._function = self._function, None
-            if function is None:
-                return
-            self._is_begun = True
-        try:
-            self._result = function(*self._args)
-        except BaseException as error:  # noqa: ASYNC103 - raised where it is awaited
-            self._error = error
-        with self._lock:
-            self._is_over = True
-            tell = self._tell
-        if tell is not None:
-            tell()
-
-    def take_back(self) -> bool:
-        """No thread shall make it; returns False if one has begun to."""
-        with self._lock:
-            self._function = None
-            return not self._is_begun
-
-    def end(self) -> asyncio.Future[None]:
-        """Done when the thread is through with it."""
-        loop = asyncio.get_running_loop()
-        end = loop.create_future()
-        with self._lock:
-            if self._is_over:
-                end.set_result(None)
-            else:
-                self._tell = lambda: loop.call_soon_threadsafe(end.set_result, None)
-        return end
-
-    def result(self) -> T:
-        """Once only: what the call returned, or raised."""
-        error, self._error = self._error, None  # its traceback holds this object
-        try:
-            if error is not None:
-                raise error
-            result: T = self._result
-            return result
-        finally:
-            del error
-
-
-async def _outlast(future: asyncio.Future[Any]) -> asyncio.CancelledError | None:
-    """Wait for it whatever cancels the task; returns the cancellation, for :func:`_deliver_later`."""
-    interruption = None
-    while not future.done():
-        try:
-            await asyncio.wait((future,))
-        except asyncio.CancelledError as error:  # noqa: ASYNC103 - see _deliver_later
-            interruption = error
-    return interruption
-
-
-def _deliver_later(interruption: asyncio.CancelledError) -> None:
-    """Give a native cancellation (``Task.cancel``), which pierces AnyIO's shields, back to the next await."""
-    if (task := asyncio.current_task()) is not None:
-        # Not here and now: the request may be taken back before the task waits again (an asyncio.timeout() whose block
-        # ends with this call), and what is asked of a running task hits it all the same, before Python 3.13.
-        task.get_loop().call_soon(_deliver, task, interruption.args)
-
-
-def _deliver(task: asyncio.Task[object], message: tuple[object, ...]) -> None:
-    if task.cancelling():
-        task.uncancel()  # so that asyncio.timeout() and TaskGroup count this request once
-        task.cancel(*message)

@@ -1,0 +1,99 @@
+"""asyncio's own cancellation, ``Task.cancel``, pierces AnyIO's shields: what outlasts it, and when it is delivered."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable
+from typing import Any, Generic, TypeVar, final
+
+T = TypeVar("T")
+
+
+@final
+class Call(Generic[T]):
+    """A call made by a worker thread, whose end is heard of although AnyIO waits for the thread no more.
+
+    With a ``concurrent.futures.Future`` for it a hop took 11 of 100 µs more.
+    """
+
+    __slots__ = ("_args", "_error", "_function", "_is_begun", "_is_over", "_lock", "_result", "_tell")
+
+    def __init__(self, function: Callable[..., T], args: tuple[object, ...]) -> None:
+        self._function: Callable[..., T] | None = function
+        self._args = args
+        self._lock = threading.Lock()
+        self._is_begun = self._is_over = False
+        self._tell: Callable[[], object] | None = None
+        self._error: BaseException | None = None
+        self._result: Any = None
+
+    def make(self) -> None:
+        """In the worker thread: make the call, unless it was taken back."""
+        with self._lock:
+            function, self._function = self._function, None
+            if function is None:
+                return
+            self._is_begun = True
+        try:
+            self._result = function(*self._args)
+        except BaseException as error:  # noqa: ASYNC103 - raised where it is awaited
+            self._error = error
+        with self._lock:
+            self._is_over = True
+            tell = self._tell
+        if tell is not None:
+            tell()
+
+    def take_back(self) -> bool:
+        """No thread shall make it; returns False if one has begun to."""
+        with self._lock:
+            self._function = None
+            return not self._is_begun
+
+    def end(self) -> asyncio.Future[None]:
+        """Done when the thread is through with it."""
+        loop = asyncio.get_running_loop()
+        end = loop.create_future()
+        with self._lock:
+            if self._is_over:
+                end.set_result(None)
+            else:
+                self._tell = lambda: loop.call_soon_threadsafe(end.set_result, None)
+        return end
+
+    def result(self) -> T:
+        """Once only: what the call returned, or raised."""
+        error, self._error = self._error, None  # its traceback holds this object
+        try:
+            if error is not None:
+                raise error
+            result: T = self._result
+            return result
+        finally:
+            del error
+
+
+async def outlast(future: asyncio.Future[Any]) -> asyncio.CancelledError | None:
+    """Wait for it whatever cancels the task; returns the cancellation, for :func:`deliver_later`."""
+    interruption = None
+    while not future.done():
+        try:
+            await asyncio.wait((future,))
+        except asyncio.CancelledError as error:  # noqa: ASYNC103 - see deliver_later
+            interruption = error
+    return interruption
+
+
+def deliver_later(interruption: asyncio.CancelledError) -> None:
+    """Give a cancellation back to the task's next await."""
+    if (task := asyncio.current_task()) is not None:
+        # Not here and now: the request may be taken back before the task waits again (an asyncio.timeout() whose block
+        # ends with this call), and what is asked of a running task hits it all the same, before Python 3.13.
+        task.get_loop().call_soon(_deliver, task, interruption.args)
+
+
+def _deliver(task: asyncio.Task[object], message: tuple[object, ...]) -> None:
+    if task.cancelling():
+        task.uncancel()  # so that asyncio.timeout() and TaskGroup count this request once
+        task.cancel(*message)
