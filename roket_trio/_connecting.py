@@ -282,7 +282,7 @@ def _all_failed(what: str, failures: list[OSError]) -> ConnectionFailed:
     return failure
 
 
-async def _connect(target: Target, local: Target | None = None) -> socket.socket:
+async def _connect(target: Target, local: Target | None) -> socket.socket:
     """Connect one non-blocking socket; it is closed unless it is returned."""
     sock = socket.socket(target.family, socket.SOCK_STREAM)
     try:
@@ -293,7 +293,7 @@ async def _connect(target: Target, local: Target | None = None) -> socket.socket
         await connect_socket(sock, target.address)
         # A connect to a free port of this host's ephemeral range can connect a socket to itself (RFC 9293, section
         # 3.5: simultaneous open). Nobody listens there, so that is what the caller hears.
-        if sock.family != getattr(socket, "AF_UNIX", None) and sock.getsockname() == sock.getpeername():
+        if sock.getsockname() == sock.getpeername():
             raise OSError(errno.ECONNREFUSED, os.strerror(errno.ECONNREFUSED))
     except BaseException:
         _drop(sock)
@@ -316,10 +316,8 @@ async def connect_socket(sock: socket.socket, address: Any) -> None:
         sock.connect(address)
         return
     except BlockingIOError as error:
-        if (
-            error.errno != errno.EINPROGRESS
-        ):  # EAGAIN: a UNIX listener's queue is full, and nothing tells when it is not
-            raise
+        if error.errno != errno.EINPROGRESS:
+            raise  # EAGAIN: a UNIX listener's queue is full, and nothing tells when it is not
     readiness = loop.readiness(sock.fileno())
     try:
         await readiness.wait_writable()

@@ -66,7 +66,8 @@ class Shares:
         self._turn_is_awaited = False
 
     async def take(self) -> None:
-        """Wait for a place. A checkpoint when there is none, or when the loop has not turned for a millisecond."""
+        """Wait for a place. A check for cancellation when there is one, otherwise a checkpoint: as many as are free in
+        a turn are used up within a millisecond."""
         loop = self._loop()
         assert loop is not None
         if self._free:

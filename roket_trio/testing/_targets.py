@@ -35,6 +35,7 @@ _KEPT_OUTPUT: Final = 1 << 16
 _KEPT_ERRORS: Final = 1 << 12
 _KILL_SECONDS: Final = 5.0
 _ROUNDS: Final = 20
+_MARK: Final = "ROKET_RUN"
 
 
 @final
@@ -95,11 +96,11 @@ class RunningProgram:
         self._head = bytearray()
         self._errors = bytearray()
         # What detaches itself (a daemon) descends from it no more, and still has this.
-        mark = f"ROKET_RUN={secrets.token_hex(8)}"
-        self._mark: Final = mark.encode()
+        mark = secrets.token_hex(8)
+        self._mark: Final = f"{_MARK}={mark}".encode()
         self._process = subprocess.Popen(
             argv,
-            env={**os.environ, **environment, **dict([mark.split("=")])},
+            env={**os.environ, **environment, _MARK: mark},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
