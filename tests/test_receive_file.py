@@ -1071,8 +1071,8 @@ def test_transfers_that_are_cancelled_again_and_again_lose_and_repeat_nothing(
                             break
                         cancelled += 1
                         await anyio.lowlevel.checkpoint()
-        assert cancelled > 3
         assert path.read_bytes() == (BEFORE if append else b"") + data
+        assert cancelled > 3
 
     run(main)
 
