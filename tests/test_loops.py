@@ -241,8 +241,22 @@ def test_each_check_sees_the_scopes_of_the_very_task_that_asks(run: Callable[...
     run(main)
 
 
-def test_where_anyio_is_built_otherwise_its_own_check_does(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delattr("anyio._backends._asyncio._task_states")
+class WithoutWeakReferences:
+    """AnyIO's state of a task, if it had other slots."""
+
+    __slots__ = ("cancel_scope",)
+
+    def __init__(self, parent_id: int | None, cancel_scope: anyio.CancelScope | None) -> None:
+        self.cancel_scope = cancel_scope
+
+
+@pytest.mark.parametrize(
+    ("name", "other"), [("_task_states", None), ("CancelScope", object), ("TaskState", WithoutWeakReferences)]
+)
+def test_where_anyio_is_built_otherwise_its_own_check_does(
+    monkeypatch: pytest.MonkeyPatch, name: str, other: object
+) -> None:
+    monkeypatch.setattr(f"anyio._backends._asyncio.{name}", other)
 
     async def check() -> Callable[..., Any]:
         return current_loop().checkpoint_if_cancelled

@@ -46,7 +46,8 @@ def _checkpoint_if_cancelled(running: Callable[[], asyncio.AbstractEventLoop | N
 
         theirs = get_async_backend().checkpoint_if_cancelled
         probe = CancelScope()
-        (probe._cancel_called, probe._shield, probe._parent_scope, TaskState(None, probe).cancel_scope)
+        state_of, probed = _task_states.get, TaskState(None, probe)
+        (probe._cancel_called, probe._shield, probe._parent_scope, probed.cancel_scope, weakref.ref(probed))
     except (ImportError, AttributeError, TypeError):
         return anyio.lowlevel.checkpoint_if_cancelled
 
@@ -60,7 +61,7 @@ def _checkpoint_if_cancelled(running: Callable[[], asyncio.AbstractEventLoop | N
         if task is None:
             return
         if known_task() is not task or (state := known_state()) is None:
-            state = _task_states.get(task)
+            state = state_of(task)
             if state is None:
                 return
             known_task, known_state = weakref.ref(task), weakref.ref(state)
