@@ -18,7 +18,7 @@ def fingerprint(directory: str) -> dict[str, str]:
     """The machine, the system, the versions; the file system is that of ``directory``."""
     return {
         "cpu": f"{_cpu()}, {os.cpu_count()} threads",
-        "kernel": f"{platform.system()} {platform.release()} {platform.machine()}",
+        "kernel": f"{platform.system()} {platform.release().partition('-')[0]} {platform.machine()}",
         "congestion control": _read("/proc/sys/net/ipv4/tcp_congestion_control"),
         "file system": _file_system(directory),
         "load at start": " ".join(f"{load:.2f}" for load in os.getloadavg()),

@@ -27,8 +27,9 @@ def run(main: Main, tally: Tally, *, told: Callable[[], bool] | None = None) -> 
 
 
 async def _until_a_signal(main: Main, tally: Tally, told: Callable[[], bool] | None) -> int:
-    # One that is ignored is somebody's will: nohup, a shell's background job.
-    wanted = [number for number in _SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
+    # One that is ignored is somebody's will: nohup, a shell's background job. One whose handler Python does not know
+    # (None) could not be put back.
+    wanted = [number for number in _SIGNALS if signal.getsignal(number) not in (signal.SIG_IGN, None)]
     caught: list[int] = []
     code = 0
 
