@@ -12,7 +12,7 @@ The map of the house, from the street down to the cellar; imports only go down:
 ``_file_to_socket``  sendfile, with its fallback; and so on for ``_socket_to_file``, ``_socket_to_socket``,
                      ``_file_to_file``, and ``_stream_to_stream`` for everything else
 ``_binding``         ``create_tcp_listener``, ``create_unix_listener``
-``_connecting``      ``connect_tcp``, ``connect_unix``: name resolution, Happy Eyeballs
+``_connecting``      ``connect_tcp``, ``connect_unix``: Happy Eyeballs
 ``_listening``       ``SocketListener``: accept
 ``_tls``             ``TLSStream``, ``TLSListener``, ``wrap_tls``: AnyIO's, closing and failing as ours do
 ``_encrypting``      OpenSSL driven over any byte stream, for a sender and a receiver at once
@@ -28,6 +28,7 @@ The map of the house, from the street down to the cellar; imports only go down:
 ``_files``           ``FileReadStream``, ``FileWriteStream``
 ``_closing``         ``ClosePolicy``, ``CloseReport``, the states; pure
 ``_opened``          what callers call a file, as a descriptor
+``_addresses``       hosts, ports and paths, checked and resolved
 ``_loops``           the event loop, as far as the streams need one
 ``_errors``          the exceptions, each of them both libraries' class
 ``testing``          the harness: sees from outside how sockets close; knows none of the rooms above

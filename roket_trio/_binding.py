@@ -14,8 +14,8 @@ import anyio.abc
 import trio.abc
 from anyio.streams.stapled import MultiListener
 
+from ._addresses import IPAddress, Target, check_port, checked_host, checked_path, resolve
 from ._closing import ClosePolicy
-from ._connecting import IPAddress, Target, check_port, checked_host, checked_path, resolve
 from ._errors import BusyResourceError, ClosedResourceError
 from ._listening import SocketListener
 from ._loops import current_loop

@@ -63,23 +63,22 @@ async def send_close(reader: Reader, writer: Writer) -> None:
     await close(writer)
 
 
-async def cancel_send(reader: Reader, writer: Writer) -> None:
+async def send_for_a_while(writer: Writer) -> None:
     try:
         async with asyncio.timeout(SECONDS):
             writer.write(bytes(BYTES))
             await writer.drain()
     except TimeoutError:
         pass
+
+
+async def cancel_send(reader: Reader, writer: Writer) -> None:
+    await send_for_a_while(writer)
     await close(writer)
 
 
 async def cancel_close(reader: Reader, writer: Writer) -> None:
-    try:
-        async with asyncio.timeout(SECONDS):
-            writer.write(bytes(BYTES))
-            await writer.drain()
-    except TimeoutError:
-        pass
+    await send_for_a_while(writer)
     try:
         async with asyncio.timeout(0):
             await close(writer)
