@@ -9,17 +9,18 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from . import compare, gate, plots, records, report, story, summary
+from . import compare, gate
 from .cases import CASES
 from .counting import counts_of
-from .fingerprint import fingerprint
-from .loops import available
-from .measure import WrongCountError, measure
+from .endpoints.loops import available
+from .endpoints.processes import ROOT
+from .measuring.fingerprint import fingerprint
+from .measuring.measure import WrongCountError, measure
+from .measuring.probe import ProbeError
+from .measuring.rows import Row, rows
+from .measuring.workshop import FULL, Workshop, workshop
 from .peers import PeerError
-from .probe import ProbeError
-from .processes import ROOT
-from .rows import Row, rows
-from .workshop import FULL, Workshop, workshop
+from .reporting import plots, records, report, story, summary
 
 QUICK = 64 << 20
 PLOTS = ROOT / "docs" / "benchmarks"

@@ -20,12 +20,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from .bootstrap import Interval, interval, median_ratio
 from .cases import CASES
-from .measure import WrongCountError
-from .probe import Probe, ours, probe
-from .processes import ROOT
-from .workshop import Workshop, workshop
+from .endpoints.processes import ROOT
+from .measuring.bootstrap import Interval, interval, median_ratio
+from .measuring.measure import WrongCountError
+from .measuring.probe import Probe, ours, probe
+from .measuring.workshop import Workshop, workshop
 
 LIMIT = 1.1
 """How many times what the base takes is still no regression."""

@@ -17,10 +17,10 @@ from dataclasses import dataclass
 from .cases import CASES
 from .counting import Counts
 from .limits import LIMITS, SIZE
-from .measure import Case
-from .probe import Probe, ours, probe
-from .rows import GIB, Row
-from .workshop import Workshop, workshop
+from .measuring.measure import Case
+from .measuring.probe import Probe, ours, probe
+from .measuring.rows import GIB, Row
+from .measuring.workshop import Workshop, workshop
 
 TRIES = 3
 

@@ -79,15 +79,15 @@ nitpicky = True
 nitpick_ignore_regex = [
     (r"py:.*", r"(anyio|collections|io|os|socket|ssl|trio)\.[\w.]+|open|IPAddress|TCPListener"),
     # Types that only ever come out of a call, and are not made by name.
-    (r"py:class", r"roket_trio\._(serving\.Event|supervising\.(S|Supervision))"),
-    (r"py:class", r"roket_trio\.testing\._\w+\.(Programs|Round|Situation|Stage)"),
+    (r"py:class", r"roket_trio\._serving\.(serve\.Event|supervise\.(S|Supervision))"),
+    (r"py:class", r"roket_trio\.testing\.[\w.]+\.(Programs|Round|Situation|Stage)"),
 ]
 
 _PUBLIC = {
     name: module
     for module in (roket_trio.testing.fixtures, roket_trio.staticfiles, roket_trio.testing, roket_trio)
     for name in getattr(module, "__all__", ("SocketCensus", "ClosePeers", "ChaosRelays"))
-} | {"UncleanCloseError": roket_trio.testing._conduct}
+} | {"UncleanCloseError": roket_trio.testing._expectations.verdict}
 
 
 def where_it_is_public(

@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
-    from ._pytest_suite import Suite
+    from ._pytest.hooks import Suite
     from .testing.fixtures import ChaosRelays, ClosePeers, SocketCensus
 
 _FIXTURES = frozenset({"socket_census", "close_peer", "chaos_relay", "closes_cleanly"})
@@ -88,7 +88,7 @@ def _suite(config: pytest.Config) -> Suite:
     """What does the work, from the moment at which it is needed."""
     suite: Suite | None = config.pluginmanager.get_plugin("roket-suite")
     if suite is None:
-        from ._pytest_suite import Suite
+        from ._pytest.hooks import Suite
 
         suite = Suite(config, has_census=_is_on(config, "roket_census"), is_strict=_is_on(config, "roket_strict"))
         config.pluginmanager.register(suite, "roket-suite")

@@ -26,10 +26,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
-from programs import is_listening
+from support.programs import is_listening
 
-from roket_trio._cli import _receiving_checked, _sending_checked, main, recv, send  # noqa: F401 - before the fork
-from roket_trio._files._atomic import SUFFIX
+from roket_trio._cli import main
+from roket_trio._cli.commands import recv, send  # noqa: F401 - before the fork
+from roket_trio._files.atomic import SUFFIX
 from roket_trio.testing import Bandwidth, ChaosRelay, LimitData, OneWayFin, ResetPeer, Slicer, SwallowFin, Timeout
 
 LIMIT: Final = 60.0  # seconds, for whatever is waited for

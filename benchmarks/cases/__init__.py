@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator
 from importlib import import_module
 
-from ..measure import Case
+from ..measuring.measure import Case
 
 _MODULES = (
     "file_read",

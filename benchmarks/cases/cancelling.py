@@ -14,9 +14,9 @@ import anyio
 
 from roket_trio import FileWriteStream, SocketStream, Transfer
 
-from ..loops import LOOPS
-from ..measure import Ask, Case, Done, Limits, Watch, Way
-from ..workshop import Workshop
+from ..endpoints.loops import LOOPS
+from ..measuring.measure import Ask, Case, Done, Limits, Watch, Way
+from ..measuring.workshop import Workshop
 
 TIMES = 5
 HUGE = 10 << 30

@@ -17,10 +17,10 @@ from anyio.streams.file import FileReadStream as AnyIOFileReadStream
 
 from roket_trio import EndOfStream, FileReadStream, connect_tcp
 
-from ..loops import LOOPS
-from ..measure import Ask, Case, Done, Limits, Watch, Way
-from ..processes import COUNT, bound
-from ..workshop import Workshop, chilled
+from ..endpoints.loops import LOOPS
+from ..endpoints.processes import COUNT, bound
+from ..measuring.measure import Ask, Case, Done, Limits, Watch, Way
+from ..measuring.workshop import Workshop, chilled
 
 PIECE = 64 << 10
 TICK = 0.001

@@ -18,10 +18,10 @@ import tempfile
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from ..measure import Case, Done, Limits, Watch, Way, WrongCountError
-from ..processes import ROOT, free_port, wait_until_it_listens
-from ..web import nginx
-from ..workshop import Workshop
+from ..endpoints.processes import ROOT, free_port, wait_until_it_listens
+from ..endpoints.web import nginx
+from ..measuring.measure import Case, Done, Limits, Watch, Way, WrongCountError
+from ..measuring.workshop import Workshop
 
 _LIMIT = 120
 

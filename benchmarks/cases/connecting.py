@@ -12,10 +12,10 @@ import trio
 
 from roket_trio import connect_tcp
 
-from ..loops import LOOPS
-from ..measure import Case, Done, Limits, Watch, Way
-from ..processes import COUNT
-from ..workshop import Workshop
+from ..endpoints.loops import LOOPS
+from ..endpoints.processes import COUNT
+from ..measuring.measure import Case, Done, Limits, Watch, Way
+from ..measuring.workshop import Workshop
 
 
 def times(shop: Workshop) -> int:

@@ -11,9 +11,9 @@ from anyio.abc import SocketStream as AnyIOSocketStream
 
 from roket_trio import SocketStream
 
-from ..loops import LOOPS
-from ..measure import Case, Done, Limits, Watch, Way
-from ..workshop import Workshop
+from ..endpoints.loops import LOOPS
+from ..measuring.measure import Case, Done, Limits, Watch, Way
+from ..measuring.workshop import Workshop
 
 MESSAGE = bytes(64)
 

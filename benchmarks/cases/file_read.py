@@ -7,10 +7,10 @@ from anyio.streams.file import FileReadStream as AnyIOFileReadStream
 
 from roket_trio import EndOfStream, FileReadStream
 
-from ..loops import LOOPS
-from ..measure import Case, Done, Limits, Watch, Way
+from ..endpoints.loops import LOOPS
+from ..measuring.measure import Case, Done, Limits, Watch, Way
+from ..measuring.workshop import Workshop
 from ..peers import JAVA, C, ways
-from ..workshop import Workshop
 
 PIECE = 64 << 10
 BUFFER = 256 << 10

@@ -9,11 +9,11 @@ import trio
 
 from roket_trio import connect_tcp
 
-from ..loops import LOOPS
-from ..measure import Case, Done, Limits, Watch, Way
+from ..endpoints.loops import LOOPS
+from ..endpoints.processes import COUNT, bound
+from ..measuring.measure import Case, Done, Limits, Watch, Way
+from ..measuring.workshop import Workshop
 from ..peers import ASYNCIO, GO, JAVA, UVLOOP, C, ways
-from ..processes import COUNT, bound
-from ..workshop import Workshop
 
 PIECE = 64 << 10
 

@@ -8,10 +8,10 @@ from anyio.streams.file import FileWriteStream as AnyIOFileWriteStream
 
 from roket_trio import FileWriteStream
 
-from ..loops import LOOPS
-from ..measure import Case, Done, Limits, Watch, Way
+from ..endpoints.loops import LOOPS
+from ..measuring.measure import Case, Done, Limits, Watch, Way
+from ..measuring.workshop import Workshop
 from ..peers import JAVA, C, ways
-from ..workshop import Workshop
 
 PIECE = bytes(1 << 20)
 

@@ -9,17 +9,17 @@ import sys
 from collections.abc import Callable
 from tempfile import TemporaryDirectory
 
-from ..loops import LIMIT, LOOPS
-from ..measure import Ask, Case, Done, Limits, Watch, Way
-from ..processes import ROOT
-from ..workshop import Workshop
+from ..endpoints.loops import LIMIT, LOOPS
+from ..endpoints.processes import ROOT
+from ..measuring.measure import Ask, Case, Done, Limits, Watch, Way
+from ..measuring.workshop import Workshop
 
 # 8 GiB in a run of full size, for what is written to a disk 512 MiB.
 TIMES = {"file-to-socket": 64, "socket-to-file": 4}
 
 
 def measured(job: str, loop: str) -> Callable[..., Done]:
-    """The job: ``python -m benchmarks.memory``."""
+    """The job: ``python -m benchmarks.measuring.memory``."""
 
     def run(shop: Workshop, watch: Watch) -> Done:
         host, port = shop.sink if job == "file-to-socket" else shop.sender
@@ -29,7 +29,7 @@ def measured(job: str, loop: str) -> Callable[..., Done]:
             numbers = (str(shop.size), str(shop.size * TIMES[job]))
             with watch:
                 done = subprocess.run(
-                    [sys.executable, "-m", "benchmarks.memory", loop, job, *numbers, path, host, str(port)],
+                    [sys.executable, "-m", "benchmarks.measuring.memory", loop, job, *numbers, path, host, str(port)],
                     cwd=ROOT,
                     stdout=subprocess.PIPE,
                     timeout=LIMIT,

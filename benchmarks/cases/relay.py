@@ -15,12 +15,12 @@ import trio
 
 from roket_trio import connect_tcp, copy
 
-from ..loops import LOOPS
-from ..measure import Case, Done, Limits, Watch, Way
+from ..endpoints.loops import LOOPS
+from ..endpoints.processes import COUNT, Address, bound, free_port, program
+from ..endpoints.relays import relaying
+from ..measuring.measure import Case, Done, Limits, Watch, Way
+from ..measuring.workshop import Workshop
 from ..peers import ASYNCIO, GO, UVLOOP, C, ways
-from ..processes import COUNT, Address, bound, free_port, program
-from ..relays import relaying
-from ..workshop import Workshop
 
 PIECE = 64 << 10
 PIPE = 1 << 20

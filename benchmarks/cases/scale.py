@@ -18,10 +18,10 @@ import anyio
 
 from roket_trio import SocketStream, copy
 
-from ..loops import LOOPS
-from ..measure import Ask, Case, Done, Limits, Watch, Way
-from ..processes import COUNT
-from ..workshop import Workshop
+from ..endpoints.loops import LOOPS
+from ..endpoints.processes import COUNT
+from ..measuring.measure import Ask, Case, Done, Limits, Watch, Way
+from ..measuring.workshop import Workshop
 
 AT_ONCE = 1000
 PIECE = 1 << 20

@@ -15,10 +15,10 @@ import trio
 
 from roket_trio import connect_tcp
 
-from ..loops import LOOPS
-from ..measure import Case, Done, Limits, Watch, Way
-from ..processes import COUNT, bound
-from ..workshop import FULL, Workshop
+from ..endpoints.loops import LOOPS
+from ..endpoints.processes import COUNT, bound
+from ..measuring.measure import Case, Done, Limits, Watch, Way
+from ..measuring.workshop import FULL, Workshop
 
 PIECE = 64 << 10
 AT_MOST = 2000

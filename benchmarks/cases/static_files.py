@@ -17,11 +17,11 @@ from collections.abc import Callable
 from pathlib import Path
 from time import perf_counter
 
-from ..loops import LOOPS
-from ..measure import Case, Done, Limits, Watch, Way
-from ..processes import Address, bound
-from ..web import nginx, web_server
-from ..workshop import FULL, Workshop
+from ..endpoints.loops import LOOPS
+from ..endpoints.processes import Address, bound
+from ..endpoints.web import nginx, web_server
+from ..measuring.measure import Case, Done, Limits, Watch, Way
+from ..measuring.workshop import FULL, Workshop
 
 Server = Callable[[str], contextlib.AbstractContextManager[Address]]
 

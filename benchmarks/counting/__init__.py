@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING
 
-from ..measure import Watch
+from ..measuring.measure import Watch
 from . import allocations, strace, syscalls
 from .hops import counting_hops
 
 if TYPE_CHECKING:
-    from ..measure import Case, Way
-    from ..workshop import Workshop
+    from ..measuring.measure import Case, Way
+    from ..measuring.workshop import Workshop
 
 
 @dataclass(frozen=True)

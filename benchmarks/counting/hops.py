@@ -30,10 +30,10 @@ class Hops:
 @contextmanager
 def counting_hops() -> Iterator[Hops]:
     """Count them during the block."""
-    from roket_trio._files import _worker  # where it is has no history
+    from roket_trio._files import worker  # where it is has no history
 
     hops = Hops()
     with ExitStack() as stack:
-        for owner, name in ((trio.to_thread, "run_sync"), (anyio.to_thread, "run_sync"), (_worker._Thread, "run")):
+        for owner, name in ((trio.to_thread, "run_sync"), (anyio.to_thread, "run_sync"), (worker._Thread, "run")):
             stack.enter_context(mock.patch.object(owner, name, hops._counted(getattr(owner, name))))
         yield hops

@@ -18,12 +18,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..measure import Done, Watch, Way
-from ..processes import ROOT, end
+from ..endpoints.processes import ROOT, end
+from ..measuring.measure import Done, Watch, Way
 from .building import build, c_compiler, compile_c
 
 if TYPE_CHECKING:
-    from ..workshop import Workshop
+    from ..measuring.workshop import Workshop
 
 _HERE = Path(__file__).parent
 
@@ -69,7 +69,7 @@ ASYNCIO = Language("asyncio", _asyncio("asyncio"), lambda: True)
 
 
 def _has_uvloop() -> bool:
-    from ..loops import available
+    from ..endpoints.loops import available
 
     return "uvloop" in available()
 

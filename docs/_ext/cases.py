@@ -9,7 +9,7 @@ from docutils import nodes
 from sphinx.util.docutils import SphinxDirective
 
 from roket_trio.testing import CASES
-from roket_trio.testing._jobs import JOBS
+from roket_trio.testing._close_suite.jobs import JOBS
 
 if TYPE_CHECKING:
     from sphinx.application import Sphinx

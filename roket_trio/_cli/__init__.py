@@ -35,7 +35,7 @@ from importlib import import_module
 from typing import Any, NamedTuple
 
 from .. import __version__
-from ._output import say, tell
+from .output import say, tell
 
 
 class Command(NamedTuple):
@@ -46,14 +46,16 @@ class Command(NamedTuple):
 
 
 COMMANDS = {
-    "send": Command("roket_trio._cli.send", "send a file, a directory or standard input, and say whether it arrived"),
-    "recv": Command("roket_trio._cli.recv", "receive into a file that appears when it is complete"),
-    "relay": Command("roket_trio._cli.relay", "forward connections, half-closes and resets included"),
-    "serve": Command("roket_trio._cli.serve", "serve a directory over HTTP"),
-    "check": Command("roket_trio.testing._commands.check", "put a program against the close suite"),
-    "report": Command("roket_trio.testing._commands.report", "show what checks have found: a table, a page, JUnit"),
-    "watch": Command("roket_trio.testing._commands.watch", "show a process's sockets by state and age"),
-    "doctor": Command("roket_trio._cli.doctor", "say what this machine offers"),
+    "send": Command(
+        "roket_trio._cli.commands.send", "send a file, a directory or standard input, and say whether it arrived"
+    ),
+    "recv": Command("roket_trio._cli.commands.recv", "receive into a file that appears when it is complete"),
+    "relay": Command("roket_trio._cli.commands.relay", "forward connections, half-closes and resets included"),
+    "serve": Command("roket_trio._cli.commands.serve", "serve a directory over HTTP"),
+    "check": Command("roket_trio._cli.commands.check", "put a program against the close suite"),
+    "report": Command("roket_trio._cli.commands.report", "show what checks have found: a table, a page, JUnit"),
+    "watch": Command("roket_trio._cli.commands.watch", "show a process's sockets by state and age"),
+    "doctor": Command("roket_trio._cli.commands.doctor", "say what this machine offers"),
 }
 
 CODES = (
@@ -83,7 +85,7 @@ def _run(arguments: list[str]) -> int:
     command = COMMANDS.get(name)
     if command is None:
         return _without_command(name)
-    from ._parser import Parser
+    from .parser import Parser
 
     module: Any = import_module(command.module)
     parser = Parser(prog=f"roket {name}", description=module.DESCRIPTION, epilog=CODES, allow_abbrev=False)

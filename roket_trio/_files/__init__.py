@@ -7,9 +7,9 @@ written: ``_writing`` → ``_sinks`` (and ``_atomic``). What both have in common
 
 from __future__ import annotations
 
-from ._reading import FileReadStatistics as FileReadStatistics
-from ._reading import FileReadStream as FileReadStream
-from ._reading import source_for as source_for
-from ._writing import FileWriteStatistics as FileWriteStatistics
-from ._writing import FileWriteStream as FileWriteStream
-from ._writing import sink_for as sink_for
+from .reading import FileReadStatistics as FileReadStatistics
+from .reading import FileReadStream as FileReadStream
+from .reading import source_for as source_for
+from .writing import FileWriteStatistics as FileWriteStatistics
+from .writing import FileWriteStream as FileWriteStream
+from .writing import sink_for as sink_for

@@ -15,7 +15,7 @@ def sendfile(sink: int, source: int, offset: int, count: int) -> int:
     """Queue up to ``count`` bytes of ``source`` from ``offset`` on the non-blocking socket ``sink``.
 
     Leaves the position of ``source`` alone. Waits for the disk when the pages are not cached: ask
-    :func:`~roket_trio._kernel.pagecache.is_cached` first.
+    :func:`~roket_trio._kernel.page_cache.is_cached` first.
 
     :returns: the bytes accepted; 0 at the end of the file
     :raises BlockingIOError: the socket's buffer is full

@@ -6,13 +6,13 @@ import threading
 from collections.abc import Callable
 from importlib import import_module
 
-import trio
+from trio import lowlevel  # not `import trio`: that name is the module beside this one
 
-from ._interface import YIELD_EVERY as YIELD_EVERY
-from ._interface import Loop as Loop
-from ._interface import Nursery as Nursery
-from ._interface import Readiness as Readiness
-from ._trio import TrioLoop
+from .interface import YIELD_EVERY as YIELD_EVERY
+from .interface import Loop as Loop
+from .interface import Nursery as Nursery
+from .interface import Readiness as Readiness
+from .trio import TrioLoop
 
 _thread = threading.local()
 _find_asyncio_loop: Callable[[], Loop] | None = None
@@ -23,7 +23,7 @@ def current_loop() -> Loop:
 
     :raises RuntimeError: outside of an event loop
     """
-    if trio.lowlevel.in_trio_task():
+    if lowlevel.in_trio_task():
         try:
             loop: Loop = _thread.trio_loop
         except AttributeError:
@@ -31,5 +31,5 @@ def current_loop() -> Loop:
         return loop
     global _find_asyncio_loop
     if _find_asyncio_loop is None:  # who never runs asyncio need not load it: 13 ms
-        _find_asyncio_loop = import_module("._asyncio", __name__).running_loop
+        _find_asyncio_loop = import_module(".asyncio", __name__).running_loop
     return _find_asyncio_loop()

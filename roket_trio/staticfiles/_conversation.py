@@ -11,12 +11,12 @@ from typing import Any, Protocol, final
 import anyio
 import h11
 
-from .._closing import ClosePolicy
+from .._connection.states import ClosePolicy
 from .._errors import BrokenResourceError, EndOfStream, TruncatedError
-from .._kernel import pagecache
+from .._kernel import page_cache
 from .._loops import current_loop
-from .._moving import copy
-from .._sockets import SocketStream
+from .._streams.sockets import SocketStream
+from .._transfer.transfer import copy
 from ._answering import Answer, Site, refused
 
 # A client that still sends when it gets its answer is read out for so long (nginx's lingering_time and
@@ -226,4 +226,4 @@ def _cached(answer: Answer) -> bytes | None:
     if answer.count > _SMALL:
         return None
     buffer = bytearray(answer.count)
-    return bytes(buffer) if pagecache.read_cached(answer.fd, buffer, answer.offset) == answer.count else None
+    return bytes(buffer) if page_cache.read_cached(answer.fd, buffer, answer.offset) == answer.count else None

@@ -13,7 +13,7 @@ from mimetypes import MimeTypes
 from typing import final
 from urllib.parse import quote_from_bytes, unquote_to_bytes
 
-from .._kernel.beneath import open_beneath
+from .._kernel.openat2 import open_beneath
 from .._loops import current_loop
 from ._selecting import Version
 

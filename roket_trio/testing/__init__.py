@@ -6,22 +6,14 @@ nor AnyIO nor a test framework.
 
 ==================  ===================================================================================================
 ``scripts``         what peers do: half-close, reset, stall, never read, trickle, vanish...
-``_peers``          ``ListeningPeer``, ``ConnectingPeer``: a script's thread for each connection
-``_wire``           ``Wire``: the steps of a script, and what is seen meanwhile
-``_timeline``       what happened on one connection, and when
-``_payload``        data that tells where it belongs; pure
-``_chaos``          ``ChaosRelay``: between two endpoints, spoils what passes
-``_toxics``         how: ``Latency``, ``Bandwidth``, ``ResetPeer``, ``SwallowFin``...; pure
-``_byte_streams``   ``check_byte_stream``: any AnyIO or Trio byte stream, put to the rules of ``_stream_rules``, each of
-                    them a ``_stream_check``; loaded on first use
-``_cases``          the close suite: scenarios with addresses, levels and reasons; ``_jobs`` what programs do in them
-``_running``        ``run_case``: one against a program (``_targets``), led by a ``_stage``; TLS is ``_tls_wire``'s
-``_judging``        what a program did, in two verdicts; pure. ``_results`` as JSON lines
-``_matrix``         reports: a table; ``_junit``, and ``_html`` with ``report.html``
-``_commands``       ``roket check``, ``report``, ``watch``
+``_peers``          ``ListeningPeer``, ``ConnectingPeer``, ``Wire``: a script in a thread for each connection
+``_chaos``          ``ChaosRelay``: between two endpoints, spoils what passes, by toxics (``Latency``...)
+``_conformance``    ``check_byte_stream``: the rules for any AnyIO or Trio byte stream; loaded on first use
+``_close_suite``    ``CASES``, ``run_case``: scenarios with addresses, levels and reasons, run against any program
+``_reports``        results as JSON lines, a table, a page, JUnit
 ``_census``         ``take_census``, ``assert_no_lingering_sockets``: who holds which sockets, and what is wrong
-``_observing``      the kernel's tables, by netlink, /proc or TCP_INFO, whichever answers
-``_records``        one socket at one moment; pure
+``_leaks``          sockets that outlive a test, where they were opened, and what still refers to them
+``_expectations``   what a test expects of a close that a scripted peer sees
 ==================  ===================================================================================================
 """
 
@@ -32,7 +24,7 @@ from typing import TYPE_CHECKING
 
 from .._kernel.tcp import TCPState
 from . import scripts
-from ._census import (
+from ._census.census import (
     Census,
     CensusChange,
     LingeringSocketsError,
@@ -40,13 +32,10 @@ from ._census import (
     close_wait_sockets,
     take_census,
 )
-from ._chaos import ChaosRelay, RelayedConnection
-from ._observing import NotObservedError
-from ._payload import PayloadCheck, payload
-from ._peers import ConnectingPeer, ListeningPeer, Script
-from ._records import Holder, Linger, SocketRecord
-from ._timeline import Event, Timeline
-from ._toxics import (
+from ._census.observers import NotObservedError
+from ._census.records import Holder, Linger, SocketRecord
+from ._chaos.relay import ChaosRelay, RelayedConnection
+from ._chaos.toxics import (
     Bandwidth,
     Latency,
     LateReply,
@@ -61,40 +50,43 @@ from ._toxics import (
     UnreadThenClose,
     ZeroWindow,
 )
-from ._wire import NotAvailableError, ScriptOverError, Wire
+from ._peers.payload import PayloadCheck, payload
+from ._peers.peers import ConnectingPeer, ListeningPeer, Script
+from ._peers.timeline import Event, Timeline
+from ._peers.wire import NotAvailableError, ScriptOverError, Wire
 
 if TYPE_CHECKING:
-    from ._byte_streams import broken_rules as broken_rules
-    from ._byte_streams import check_byte_stream as check_byte_stream
-    from ._byte_streams import stream_checks as stream_checks
-    from ._cases import CASES as CASES
-    from ._cases import Case as Case
-    from ._html import render_html as render_html
-    from ._junit import render_junit as render_junit
-    from ._results import CaseResult as CaseResult
-    from ._results import parse_results as parse_results
-    from ._running import run_case as run_case
-    from ._running import run_cases as run_cases
-    from ._stream_check import BrokenRuleError as BrokenRuleError
-    from ._stream_check import StreamCheck as StreamCheck
-    from ._targets import Target as Target
+    from ._close_suite.cases import CASES as CASES
+    from ._close_suite.cases import Case as Case
+    from ._close_suite.programs import Target as Target
+    from ._close_suite.runner import run_case as run_case
+    from ._close_suite.runner import run_cases as run_cases
+    from ._conformance.byte_streams import broken_rules as broken_rules
+    from ._conformance.byte_streams import check_byte_stream as check_byte_stream
+    from ._conformance.byte_streams import stream_checks as stream_checks
+    from ._conformance.check import BrokenRuleError as BrokenRuleError
+    from ._conformance.check import StreamCheck as StreamCheck
+    from ._reports.html import render_html as render_html
+    from ._reports.junit import render_junit as render_junit
+    from ._reports.results import CaseResult as CaseResult
+    from ._reports.results import parse_results as parse_results
 
 # These need AnyIO and Trio, or subprocess and ssl: handed out on first use (PEP 562).
-_ROOM_OF = {
-    "BrokenRuleError": "_stream_check",
-    "CASES": "_cases",
-    "Case": "_cases",
-    "CaseResult": "_results",
-    "Target": "_targets",
-    "parse_results": "_results",
-    "render_html": "_html",
-    "render_junit": "_junit",
-    "run_case": "_running",
-    "run_cases": "_running",
-    "StreamCheck": "_stream_check",
-    "broken_rules": "_byte_streams",
-    "check_byte_stream": "_byte_streams",
-    "stream_checks": "_byte_streams",
+_MODULE_OF = {
+    "BrokenRuleError": "_conformance.check",
+    "CASES": "_close_suite.cases",
+    "Case": "_close_suite.cases",
+    "CaseResult": "_reports.results",
+    "Target": "_close_suite.programs",
+    "parse_results": "_reports.results",
+    "render_html": "_reports.html",
+    "render_junit": "_reports.junit",
+    "run_case": "_close_suite.runner",
+    "run_cases": "_close_suite.runner",
+    "StreamCheck": "_conformance.check",
+    "broken_rules": "_conformance.byte_streams",
+    "check_byte_stream": "_conformance.byte_streams",
+    "stream_checks": "_conformance.byte_streams",
 }
 
 __all__ = [
@@ -153,8 +145,8 @@ __all__ = [
 
 
 def __getattr__(name: str) -> object:
-    if name not in _ROOM_OF:
+    if name not in _MODULE_OF:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value: object = getattr(import_module(f".{_ROOM_OF[name]}", __name__), name)
+    value: object = getattr(import_module(f".{_MODULE_OF[name]}", __name__), name)
     globals()[name] = value
     return value

@@ -11,12 +11,12 @@ from time import monotonic
 from typing import Any, Final, final
 
 from . import scripts
-from ._census import Census, CensusChange, assert_no_lingering_sockets, take_census
-from ._chaos import ChaosRelay
-from ._conduct import Expectation
-from ._peer_watch import PeerWatch, raise_if_unclean
-from ._peers import ConnectingPeer, ListeningPeer, PeerAddress, Script
-from ._records import SocketRecord
+from ._census.census import Census, CensusChange, assert_no_lingering_sockets, take_census
+from ._census.records import SocketRecord
+from ._chaos.relay import ChaosRelay
+from ._expectations.judge import PeerWatch, raise_if_unclean
+from ._expectations.verdict import Expectation
+from ._peers.peers import ConnectingPeer, ListeningPeer, PeerAddress, Script
 
 
 @final

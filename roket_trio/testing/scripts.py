@@ -15,8 +15,8 @@ from __future__ import annotations
 
 from typing import Final
 
-from ._peers import Script
-from ._wire import Wire
+from ._peers.peers import Script
+from ._peers.wire import Wire
 
 _FOR_EVER: Final = 1e6  # seconds: until a bound of the peer's is met
 

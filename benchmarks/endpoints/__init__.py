@@ -1,0 +1,1 @@
+"""The other ends of a measured connection, each a process of its own."""

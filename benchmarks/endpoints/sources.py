@@ -1,0 +1,43 @@
+"""Who sends: ``python -m benchmarks.endpoints.sources``. It is told a number of bytes, sends that many, and finishes.
+
+One connection after the other is served; who wants to stop early closes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+from contextlib import AbstractContextManager
+
+from .processes import COUNT, Address, bound, running, serve
+
+_PIECE = bytes(1 << 20)
+
+
+def source() -> AbstractContextManager[Address]:
+    """A running source; yields its address."""
+    return running("sources")
+
+
+def _serve(listener: socket.socket) -> None:
+    while True:
+        peer, _ = listener.accept()
+        with peer:
+            bound(peer)
+            with contextlib.suppress(OSError):  # who receives counts, and may end it by a reset
+                told = peer.recv(COUNT.size, socket.MSG_WAITALL)
+                if len(told) < COUNT.size:
+                    continue
+                left = COUNT.unpack(told)[0]
+                while left:
+                    left -= peer.send(_PIECE[:left] if left < len(_PIECE) else _PIECE)
+                peer.shutdown(socket.SHUT_WR)
+                peer.recv(1)
+
+
+def main() -> None:
+    serve(_serve)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Rounds, samples and ratios: how a job is measured."""

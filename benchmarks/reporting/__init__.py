@@ -1,0 +1,1 @@
+"""Tables, records and plots of what was measured."""

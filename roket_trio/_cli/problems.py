@@ -1,0 +1,53 @@
+"""What goes wrong in a transfer, as one line and an exit code."""
+
+from __future__ import annotations
+
+import errno
+import os
+import ssl
+
+from .._errors import BrokenResourceError, ConnectionFailed, TruncatedError
+from .exit_codes import Exit, Problem, local_file
+
+
+def problem_with(error: BaseException, *, file: str, file_is: str, peer: str) -> Problem | None:
+    """What went wrong in a transfer between a file and a peer; ``None`` for what is a bug.
+
+    :param file: what the file is called
+    :param file_is: which end of the transfer it is, ``"source"`` or ``"sink"``
+    :param peer: what the peer is called
+    """
+    match error:
+        case Problem():
+            return error
+        case TruncatedError():
+            if file_is == "source":
+                return Problem(Exit.LOCAL_FILE, f"{file} became shorter while it was sent")
+            return Problem(Exit.CUT, f"{peer} ended the connection too early")
+        case BrokenResourceError(side=side) if side == file_is:
+            return local_file(file, error, "reading" if file_is == "source" else "writing")
+        case BrokenResourceError(errno=errno.ETIMEDOUT):
+            return Problem(Exit.TIMEOUT, f"{peer} has vanished: it acknowledges nothing any more")
+        case BrokenResourceError():
+            return Problem(Exit.CUT, f"{peer} has reset the connection{_why(error)}")
+        case ConnectionFailed():
+            return Problem(Exit.CONNECTION, str(error))
+        case ssl.SSLError():
+            return Problem(Exit.CONNECTION, f"TLS with {peer} failed: {tls_reason(error)}")
+        case OSError():
+            return local_file(file, error, "reading" if file_is == "source" else "writing")
+    return None
+
+
+def tls_reason(error: ssl.SSLError) -> str:
+    """What went wrong in a handshake, without OpenSSL's source lines."""
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f"the certificate is not accepted: {error.verify_message}"
+    return (error.reason or str(error)).replace("_", " ").lower()
+
+
+def _why(error: BrokenResourceError) -> str:
+    if error.errno in (None, errno.ECONNRESET, errno.EPIPE):
+        return ""
+    assert error.errno is not None
+    return f": {os.strerror(error.errno)}"

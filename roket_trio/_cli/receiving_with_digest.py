@@ -1,0 +1,173 @@
+"""``roket recv --digest``: the receiver's part of :mod:`roket_trio._cli.framing`."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from argparse import Namespace
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import anyio
+from anyio import to_thread
+
+from .._errors import BrokenResourceError, EndOfStream
+from .._files import FileWriteStream
+from .._routes.rate_limit import Pace
+from .digest import PIECE, Inflow, digest_prefix, writer_of
+from .exit_codes import Exit, Problem, local_file
+from .file_names import checked_name
+from .framing import DIGEST_BYTES, NUMBER, Lines, Offer, receive_exactly
+from .framing import line as line_of
+from .line import Line
+from .receiving import accepted, commit, kept, place_of, written
+from .recv_targets import NewTree, PartFile, Target, target_for, target_in
+from .tally import Tally
+from .transfers import explained, measured, watched
+
+# How long a sender that was told why it failed is read out, so that a reset does not overtake the reason (seconds).
+_LAST_WORDS = 5.0
+
+
+async def receive_checked(options: Namespace, tally: Tally) -> str:
+    """Take one connection and what is offered there; returns the last line.
+
+    :raises Problem: it was not taken; the sender was told why, if it is still there
+    """
+    await to_thread.run_sync(_try_out, options)
+    line = await accepted(options, tally)
+    async with explained(line, tally, file=options.target, file_is="sink"):
+        async with watched(line, tally, options):
+            lines = Lines(line.stream, line.peer)
+            try:
+                with anyio.fail_after(options.connect_timeout):
+                    offer = await lines.next_offer()
+            except TimeoutError:
+                raise lines.foreign() from None
+            await line.stream.send(line_of({"roket": 1}))
+            async with AsyncExitStack() as stack:
+                async with told_why(line, "refused"):
+                    target = await stack.enter_async_context(kept(partial(_target_of, options, offer)))
+                async with told_why(line, "failed"):
+                    start, digest = await _agree(tally, lines, line, offer, target)
+                    await _receive_pieces(options, tally, line, offer, target, start, digest)
+                    await commit(target, tally)
+            tally.facts.update(sha256=digest.hexdigest(), resumed_at=start)
+            unheard = ""
+            try:
+                await line.stream.send(line_of({"done": start + tally.moved()}))
+                await line.stream.aclose()
+            except BrokenResourceError:  # what it was to hear is true all the same
+                line.socket.abort()
+                unheard = "; the sender left before it heard so"
+            resumed = f" (resumed at {start})" if start else ""
+            told = f"SHA-256 {digest.hexdigest()}, {place_of(target)}{unheard}"
+            return f"received {measured(tally, 'read-send', tally.began)}{resumed}: {told}"
+
+
+def _try_out(options: Namespace) -> None:
+    """What can be known before anybody connects."""
+    path = options.target
+    if path != "-" and not os.path.isdir(path):
+        if os.path.lexists(path) and not options.force:
+            raise local_file(path, FileExistsError(17, ""))
+        directory = os.path.dirname(path.rstrip("/")) or "."
+        if not os.path.isdir(directory):
+            raise local_file(path, FileNotFoundError(2, ""), "creating")
+
+
+def _target_of(options: Namespace, offer: Offer) -> Target:
+    """In a worker thread: where to write what is offered."""
+    path = options.target
+    if offer.kind == "tar":
+        if path == "-":
+            raise Problem(Exit.LOCAL_FILE, "a directory is not written to standard output")
+        return NewTree(path, overwrite=options.force)
+    if os.path.isdir(path):
+        if offer.name is None:
+            raise Problem(Exit.LOCAL_FILE, f"{path} is a directory, and what comes has no name of its own")
+        name = checked_name(offer.name)
+        return target_in(path, name, overwrite=options.force, keep_part=options.resume)
+    return target_for(path, overwrite=options.force, keep_part=options.resume)
+
+
+@asynccontextmanager
+async def told_why(line: Line, what: str) -> AsyncIterator[None]:
+    """Tell the sender why this side fails in the block, if it is this side's doing."""
+    try:
+        yield
+        return
+    except Problem as problem:
+        failure = problem
+    if failure.code in (Exit.LOCAL_FILE, Exit.CHECK_FAILED):
+        policy = replace(line.socket.close_policy, wait_for_peer=True, linger_seconds=_LAST_WORDS)
+        line.socket.close_policy = policy
+        with anyio.move_on_after(_LAST_WORDS), suppress(BrokenResourceError):  # it may have gone
+            await line.stream.send(line_of({what: failure.message}))
+            await line.stream.aclose()
+    raise failure
+
+
+async def _agree(tally: Tally, lines: Lines, line: Line, offer: Offer, target: Target) -> tuple[int, Any]:
+    """Say what is there already, and hear where the sender goes on: returns that, and the digest of what is kept."""
+    digest = hashlib.sha256()
+    has = target.has
+    tally.phase, tally.waits_for_us = "reading what was received before", True
+    if (offer.size is not None and has > offer.size) or not await digest_prefix(target.fd, 0, has, digest):
+        has, digest = 0, hashlib.sha256()
+    tally.phase, tally.waits_for_us = "", False
+    await line.stream.send(line_of({"have": has, "sha256": digest.hexdigest()}))
+    (start,) = NUMBER.unpack(await receive_exactly(line.stream, NUMBER.size, line.peer))
+    if start not in (0, has):
+        raise lines.foreign()
+    if start == 0:
+        digest = hashlib.sha256()
+    if isinstance(target, PartFile):
+        await to_thread.run_sync(target.go_on_at, start)
+    return start, digest
+
+
+async def _receive_pieces(
+    options: Namespace, tally: Tally, line: Line, offer: Offer, target: Target, start: int, digest: Any
+) -> None:
+    """Receive all the pieces into the target, and compare the digests."""
+    moved = 0
+
+    def told() -> int:
+        return moved
+
+    tally.moved = told
+    tally.total = None if offer.size is None else offer.size - start
+    pace = Pace(options.rate)
+    buffer = memoryview(bytearray(PIECE))
+    inflow = Inflow(line.stream)
+    async with written(target) as fd, writer_of(fd) as file:
+        while left := NUMBER.unpack(await receive_exactly(line.stream, NUMBER.size, line.peer))[0]:
+            if tally.total is not None and moved + left > tally.total:
+                raise Problem(Exit.CHECK_FAILED, f"{line.peer} sends more than it announced")
+            while left:
+                await pace.wait()
+                try:
+                    count = await inflow.into(buffer[: pace.at_once(min(left, PIECE))])
+                except EndOfStream:
+                    raise Problem(Exit.CUT, f"{line.peer} ended the connection before the transfer was done") from None
+                digest.update(buffer[:count])
+                await _write(file, buffer[:count], target)
+                pace.moved(count)
+                left -= count
+                moved += count
+    theirs = await receive_exactly(line.stream, DIGEST_BYTES, line.peer)
+    if theirs != digest.digest() or (tally.total is not None and moved != tally.total):
+        if isinstance(target, PartFile):
+            await to_thread.run_sync(target.forget)
+        raise Problem(Exit.CHECK_FAILED, "what arrived is not what was sent: the SHA-256 differs")
+
+
+async def _write(file: FileWriteStream, data: memoryview, target: Target) -> None:
+    try:
+        await file.send(data)
+    except BrokenResourceError as error:
+        raise local_file(target.label, error, "writing") from error

@@ -1,0 +1,110 @@
+"""``roket relay``: a connection to the target for each that comes."""
+
+from __future__ import annotations
+
+import json
+from argparse import Namespace
+from functools import partial
+from time import monotonic
+from typing import Any
+
+import anyio
+from anyio.abc import SocketAttribute
+
+from .._errors import BrokenResourceError, ConnectionFailed
+from .._net.connect import connect_tcp, connect_unix
+from .._serving.serve import serve
+from .._streams.sockets import SocketStream
+from .._transfer.relay import RelayReport, relay
+from .exit_codes import Exit, Problem
+from .incoming import listening
+from .outgoing import failure_of
+from .output import tell
+from .running import Shutdown, run
+from .tally import Tally
+from .units import duration, exact
+from .values import Address
+
+
+def run_relay(options: Namespace) -> int:
+    """The exit code."""
+    tally = Tally("relay", options.quiet, is_json=False)
+    shutdown = Shutdown()
+    return run(partial(_relay, options, tally, shutdown), tally, told=shutdown.set)
+
+
+async def _relay(options: Namespace, tally: Tally, shutdown: Shutdown) -> int:
+    try:
+        async with listening(options.where, tally) as (listener, _):
+            await serve(
+                partial(_forward, options, tally),
+                listener,
+                max_connections=options.max_connections,
+                shutdown=shutdown,
+                drain_seconds=options.drain,
+                idle_seconds=options.idle_timeout,
+            )
+    except Problem as problem:
+        return tally.fail_with(problem)
+    return Exit.DONE
+
+
+async def _forward(options: Namespace, tally: Tally, client: SocketStream) -> None:
+    """One connection."""
+    remote_address = client.extra(SocketAttribute.remote_address, None)
+    facts: dict[str, Any] = {
+        "client": str(Address(*remote_address)) if isinstance(remote_address, tuple) else "-",
+        "target": str(options.target),
+    }
+    began = monotonic()
+    async with client:
+        try:
+            with anyio.fail_after(options.connect_timeout):
+                server = await _connected(options.target)
+        except (ConnectionFailed, TimeoutError) as error:
+            client.abort()
+            reason = failure_of(error) if isinstance(error, ConnectionFailed) else "the target does not answer"
+            _tell(options, tally, facts, f"refused: {reason}")
+            return
+        async with server:
+            try:
+                report = await relay(client, server)
+            except BrokenResourceError as error:
+                client.abort()
+                server.abort()
+                _tell(options, tally, facts, f"cut: {error}")
+                return
+            except BaseException:  # cancelled between two pieces, neither is cut; and yet it is not the end
+                client.abort()
+                server.abort()
+                raise
+    _tell(options, tally, {**facts, **_counted(report, began, client, server)}, None)
+
+
+async def _connected(target: Address) -> SocketStream:
+    if target.path is not None:
+        return await connect_unix(target.path)
+    assert target.host is not None
+    return await connect_tcp(target.host, target.port)
+
+
+def _counted(report: RelayReport, began: float, client: SocketStream, server: SocketStream) -> dict[str, Any]:
+    return {
+        "bytes_there": report.left_to_right.bytes_moved,
+        "bytes_back": report.right_to_left.bytes_moved,
+        "route": report.left_to_right.route,
+        "seconds": round(monotonic() - began, 6),
+        "closed": [end.close_report.outcome.value for end in (client, server) if end.close_report is not None],
+    }
+
+
+def _tell(options: Namespace, tally: Tally, facts: dict[str, Any], failure: str | None) -> None:
+    if options.json:
+        tell(json.dumps({"command": "relay", **facts, "error": failure}))
+        return
+    who = f"{facts['client']} → {facts['target']}"
+    if failure is not None:
+        tally.say(f"{who}: {failure}")
+        return
+    moved = f"{exact(facts['bytes_there'])} there, {exact(facts['bytes_back'])} back by {facts['route']}"
+    tally.say(f"{who}: {moved} in {duration(facts['seconds'])}, closed {' and '.join(facts['closed'])}")

@@ -1,0 +1,124 @@
+"""``roket send --digest``: the sender's part of :mod:`roket_trio._cli.framing`."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from argparse import Namespace
+from typing import Any
+
+import anyio
+
+from .._errors import BrokenResourceError, EndOfStream
+from .._routes.rate_limit import Pace
+from .digest import PIECE, digest_prefix, reader_of
+from .exit_codes import Exit, Problem, local_file
+from .framing import NUMBER, Lines, Offer, had, offer_line
+from .line import Line
+from .running import alone
+from .send_sources import Source
+from .sending import close
+from .tally import Tally
+from .transfers import measured
+
+# How much of what a receiver gives as its reason is shown (characters).
+_REASON_MOST = 300
+
+
+async def send_checked(options: Namespace, tally: Tally, source: Source, line: Line) -> str:
+    """Offer it, send what the receiver has not, and hear that all of it is there; returns the last line.
+
+    :raises Problem: the receiver has not confirmed it
+    """
+    lines = Lines(line.stream, line.peer)
+    tally.phase = f"waiting for {line.peer}"
+    start, digest = await _negotiate(options, tally, source, line, lines)
+    tally.phase = ""
+    verdict: dict[str, Any] = {}
+    async with alone() as tasks:
+        heard, sending = anyio.Event(), anyio.CancelScope()
+
+        async def hear() -> None:
+            verdict.update(await lines.next_object())
+            heard.set()
+            sending.cancel()  # whatever it says before it has everything: it does not want more
+
+        tasks.start_soon(hear)
+        with sending:
+            await _send_pieces(options, tally, source, line, start, digest)
+        tally.phase = f"waiting for {line.peer} to confirm"
+        await heard.wait()
+    if sending.cancelled_caught or verdict.get("done") != start + tally.moved():
+        raise Problem(Exit.CHECK_FAILED, f"{line.peer} has not taken it: {_reason(verdict.get('failed'))}")
+    await close(line, tally)
+    tally.facts.update(confirmed=True, sha256=digest.hexdigest(), resumed_at=start)
+    resumed = f" (resumed at {start})" if start else ""
+    told = f"confirmed, SHA-256 {digest.hexdigest()}"
+    return f"sent {measured(tally, 'read-send', tally.began)}{resumed}: {told}"
+
+
+async def _negotiate(options: Namespace, tally: Tally, source: Source, line: Line, lines: Lines) -> tuple[int, Any]:
+    """Offer it, and agree on where to begin: returns that, and the digest of what comes before."""
+    try:
+        with anyio.fail_after(options.connect_timeout):
+            await line.stream.send(offer_line(Offer(source.kind, source.name, source.size)))
+            if (await lines.next_object()).get("roket") != 1:
+                raise lines.foreign()
+    except TimeoutError:
+        raise lines.foreign() from None
+    answer = await lines.next_object()
+    if "refused" in answer:
+        raise Problem(Exit.CHECK_FAILED, f"{line.peer} refused it: {_reason(answer['refused'])}")
+    has = had(answer)
+    if has is None:
+        raise lines.foreign()
+    start, theirs = has
+    digest = hashlib.sha256()
+    tally.phase, tally.waits_for_us = "reading what was sent before", True
+    is_same = source.size is not None and 0 < start <= source.size
+    is_same = is_same and await digest_prefix(source.fd, source.base, start, digest) and digest.hexdigest() == theirs
+    tally.waits_for_us = source.is_slow
+    if not is_same:
+        start, digest = 0, hashlib.sha256()
+    await line.stream.send(NUMBER.pack(start))
+    return start, digest
+
+
+async def _send_pieces(options: Namespace, tally: Tally, source: Source, line: Line, start: int, digest: Any) -> None:
+    """Send everything but the first ``start`` bytes, and what ends it."""
+    moved = 0
+
+    def told() -> int:
+        return moved
+
+    tally.moved = told
+    if source.size is not None:
+        os.lseek(source.fd, source.base + start, os.SEEK_SET)
+        tally.total = source.size - start
+    pace = Pace(options.rate)
+    buffer = memoryview(bytearray(NUMBER.size + PIECE))
+    async with reader_of(source.fd) as file:
+        while tally.total is None or moved < tally.total:
+            await pace.wait()
+            room = pace.at_once(PIECE if tally.total is None else min(PIECE, tally.total - moved))
+            try:
+                count = await file.receive_into(buffer[NUMBER.size : NUMBER.size + room])
+            except EndOfStream:
+                break
+            except BrokenResourceError as error:
+                raise local_file(source.label, error, "reading") from error
+            piece = buffer[: NUMBER.size + count]
+            digest.update(piece[NUMBER.size :])
+            NUMBER.pack_into(piece, 0, count)
+            await line.stream.send(piece)
+            pace.moved(count)
+            moved += count
+    source.check()
+    if tally.total is not None and moved < tally.total:
+        raise Problem(Exit.LOCAL_FILE, f"{source.label} became shorter while it was sent")
+    tally.waits_for_us = False
+    await line.stream.send(NUMBER.pack(0) + digest.digest())
+
+
+def _reason(why: object) -> str:
+    return why[:_REASON_MOST] if isinstance(why, str) and why else "it does not say why"

@@ -1,0 +1,278 @@
+"""How a connection ends: the states, the policy, the report. Pure: no socket, no loop, no clock.
+
+A connection has two directions, and each ends on its own; the whole is closed once::
+
+    sending     OPEN ──part of an item, then stopped──▶ CUT ──the transfer resumed──▶ OPEN
+                OPEN ──FIN queued──▶ EOF
+    receiving   OPEN ──FIN read──▶ EOF
+    both        OPEN, CUT ──RST, timeout──▶ RESET    (what had arrived before is still received first)
+    the whole   LIVE ──aclose──▶ CLOSING ──descriptor released──▶ CLOSED        LIVE ──abort──▶ CLOSED
+
+What may happen stands in :data:`SENDING` and :data:`RECEIVING`; a pair that is missing changes nothing.
+"""
+
+from __future__ import annotations
+
+import enum
+import errno
+from dataclasses import dataclass
+from typing import Literal, final
+
+from .._errors import BrokenResourceError, ClosedResourceError
+
+
+@final
+class CloseOutcome(enum.Enum):
+    """How a close ended, as far as the kernel on this side can know."""
+
+    CLEAN = "clean"
+    """Both sides sent FIN, and the peer's kernel has acknowledged every byte."""
+    ACKED = "acked"
+    """The peer's kernel has acknowledged every byte and our FIN; it has not sent its own FIN."""
+    UNACKED = "unacked"
+    """FIN is queued behind data that the peer's kernel has not acknowledged: it may get it, within bounds, or not."""
+    ABORTED = "aborted"
+    """This side reset the connection: by ``abort()``, or because a send had been cut."""
+    RESET = "reset"
+    """The peer reset the connection, or the network lost it, before the close was complete."""
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class CloseReport:
+    """What is known about a connection at the moment its descriptor was released."""
+
+    outcome: CloseOutcome
+    acked: bool
+    """Whether the peer's kernel is known to have every byte that was sent."""
+    unacked_bytes: int | None
+    """How many bytes it may lack; ``None`` where the kernel does not tell."""
+    discarded_bytes: int
+    """How many bytes of the peer's were dropped unread by the close."""
+    peer_closed: bool
+    """Whether the peer's FIN was seen."""
+    seconds: float
+    """How long the close took."""
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class ClosePolicy:
+    """How long, and for what, ``aclose()`` may wait; and what leaving ``async with`` by an exception does.
+
+    :param linger_seconds: how long ``aclose()`` waits in all, at most; 0 releases at once, without waiting
+    :param wait_for_peer: wait for the peer's FIN too, reading and dropping what it still sends (nginx's
+        ``lingering_close always``), for early answers to peers that are still sending: closing while their data comes
+        in provokes an RST, which destroys the answer that they have not read yet (RFC 9112, section 9.6)
+    :param idle_seconds: with ``wait_for_peer``: give up when nothing arrives for so long once all is acknowledged
+    :param max_bytes: give up after so many bytes were dropped; ``None`` for no bound but time
+    :param on_error: what ``async with stream`` does when an exception other than cancellation leaves it: ``"finish"``
+        closes as usual, ``"abort"`` resets, so that the peer cannot take a broken answer for a whole one
+    :raises ValueError: a negative time or count, or an unknown ``on_error``
+    """
+
+    linger_seconds: float = 1.0
+    wait_for_peer: bool = False
+    idle_seconds: float = 5.0
+    max_bytes: int | None = None
+    on_error: Literal["finish", "abort"] = "finish"
+
+    def __post_init__(self) -> None:
+        if not self.linger_seconds >= 0:
+            raise ValueError(f"linger_seconds must not be negative: {self.linger_seconds}")
+        if not self.idle_seconds >= 0:
+            raise ValueError(f"idle_seconds must not be negative: {self.idle_seconds}")
+        if self.max_bytes is not None and self.max_bytes < 0:
+            raise ValueError(f"max_bytes must not be negative: {self.max_bytes}")
+        if self.on_error not in ("finish", "abort"):
+            raise ValueError(f'on_error must be "finish" or "abort", not {self.on_error!r}')
+
+
+@final
+class Direction(enum.Enum):
+    """The state of one direction."""
+
+    OPEN = enum.auto()
+    CUT = enum.auto()
+    EOF = enum.auto()
+    RESET = enum.auto()
+
+
+@final
+class Phase(enum.Enum):
+    """The state of the whole."""
+
+    LIVE = enum.auto()
+    CLOSING = enum.auto()
+    CLOSED = enum.auto()
+
+
+@final
+class Event(enum.Enum):
+    """What happens to a connection, seen from this side."""
+
+    SEND_STOPPED = enum.auto()
+    """A send stopped after at least one byte of its item and before the last."""
+    SEND_RESUMED = enum.auto()
+    """The transfer that was stopped goes on from the byte that it had reached."""
+    EOF_SENT = enum.auto()
+    EOF_RECEIVED = enum.auto()
+    SEND_FAILED = enum.auto()
+    """A send learnt that the connection is gone (RST, a timeout...). What had arrived before can still be received."""
+    RECEIVE_FAILED = enum.auto()
+    """A receive learnt it: the queue is empty, nothing more will come."""
+
+
+SENDING = {
+    (Direction.OPEN, Event.SEND_STOPPED): Direction.CUT,
+    (Direction.CUT, Event.SEND_RESUMED): Direction.OPEN,
+    (Direction.OPEN, Event.EOF_SENT): Direction.EOF,
+    (Direction.OPEN, Event.SEND_FAILED): Direction.RESET,
+    (Direction.OPEN, Event.RECEIVE_FAILED): Direction.RESET,
+    (Direction.CUT, Event.SEND_FAILED): Direction.RESET,
+    (Direction.CUT, Event.RECEIVE_FAILED): Direction.RESET,
+}
+
+RECEIVING = {
+    (Direction.OPEN, Event.EOF_RECEIVED): Direction.EOF,
+    (Direction.OPEN, Event.RECEIVE_FAILED): Direction.RESET,
+}
+
+
+@final
+class Lifecycle:
+    """Where a connection stands, and what may be done with it there."""
+
+    __slots__ = ("_cut", "_cut_by", "_loss", "may_receive", "may_send", "phase", "receiving", "sending")
+
+    def __init__(self) -> None:
+        self.phase: Phase = Phase.LIVE
+        # Kept beside the states for the hot path: whether check_sending() and check_receiving() would pass.
+        self.may_send: bool = True
+        self.may_receive: bool = True
+        self.sending: Direction = Direction.OPEN
+        self.receiving: Direction = Direction.OPEN
+        self._cut = ""
+        self._cut_by: object = None
+        self._loss: BrokenResourceError | None = None
+
+    def happened(self, event: Event) -> None:
+        """Move both directions as the tables say."""
+        self.sending = SENDING.get((self.sending, event), self.sending)
+        self.receiving = RECEIVING.get((self.receiving, event), self.receiving)
+        self._see_what_may_be_done()
+
+    def enter(self, phase: Phase) -> None:
+        """The close has begun, or is over."""
+        self.phase = phase
+        self._see_what_may_be_done()
+
+    def _see_what_may_be_done(self) -> None:
+        is_live = self.phase is Phase.LIVE
+        self.may_send = is_live and self.sending is Direction.OPEN
+        self.may_receive = is_live and self.receiving is not Direction.RESET
+
+    def stopped(self, sent: int, total: int | None, by: object = None) -> None:
+        """A send stopped after ``sent`` of ``total`` bytes: a cut, unless nothing or everything had gone.
+
+        :param by: who may go on with it (:meth:`resume`)
+        """
+        if sent and sent != total and self.sending is Direction.OPEN:
+            self._cut_by = by
+            self._cut = f"{sent} of {'an unknown number of' if total is None else total} bytes"
+            self.happened(Event.SEND_STOPPED)
+
+    def resume(self, by: object) -> None:
+        """Who was stopped goes on from where it was: the cut is lifted."""
+        if self.sending is Direction.CUT and by is not None and by is self._cut_by:
+            self.happened(Event.SEND_RESUMED)
+
+    def send_failed(self, loss: BrokenResourceError) -> None:
+        """A send learnt that the connection is gone. The first reason is kept: the kernel tells it only once."""
+        self._loss = self._loss or loss
+        self.happened(Event.SEND_FAILED)
+
+    def receive_failed(self, loss: BrokenResourceError) -> None:
+        """A receive learnt that the connection is gone; otherwise as :meth:`send_failed`."""
+        self._loss = self._loss or loss
+        self.happened(Event.RECEIVE_FAILED)
+
+    def received_nothing(self) -> None:
+        """A receive returned no bytes: the peer's FIN, or what is left of an error that a send has already consumed.
+
+        The kernel gives an error to one call only. After ECONNRESET went to a send, an empty queue reads like EOF; it
+        is none. EPIPE is the exception: ``tcp_reset`` sets it in CLOSE_WAIT only, so the peer's FIN did come before.
+
+        :raises BrokenResourceError: the connection is gone, and the peer had not finished
+        """
+        if self._loss is not None and not self.sender_saw_eof:
+            self.happened(Event.RECEIVE_FAILED)
+            self._raise_loss()
+        self.happened(Event.EOF_RECEIVED)
+
+    @property
+    def is_cut(self) -> bool:
+        """Whether the peer must not see a clean end."""
+        return self.sending is Direction.CUT
+
+    @property
+    def sent_eof(self) -> bool:
+        """Whether FIN was sent."""
+        return self.sending is Direction.EOF
+
+    @property
+    def has_peer_finished(self) -> bool:
+        """Whether the peer's FIN was received, or the connection is known to be gone."""
+        return self.receiving is not Direction.OPEN or self._loss is not None
+
+    @property
+    def has_received_eof(self) -> bool:
+        """Whether the peer's FIN was received."""
+        return self.receiving is Direction.EOF
+
+    @property
+    def sender_saw_eof(self) -> bool:
+        """Whether the loss that a send met tells that the peer's FIN had come before (see :meth:`received_nothing`)."""
+        return self._loss is not None and self._loss.errno == errno.EPIPE
+
+    @property
+    def loss(self) -> BrokenResourceError | None:
+        """Why the connection is gone, if it is."""
+        return self._loss
+
+    def check_open(self) -> None:
+        """:raises ClosedResourceError: the stream was closed on this side"""
+        if self.phase is not Phase.LIVE:
+            raise ClosedResourceError("the stream was closed on this side")
+
+    def check_sending(self) -> None:
+        """Check that bytes may be sent.
+
+        :raises ClosedResourceError: the stream was closed on this side
+        :raises BrokenResourceError: a send was cut, FIN was sent, or the connection is gone
+        """
+        if self.may_send:
+            return
+        self.check_open()
+        if self.sending is Direction.CUT:
+            raise BrokenResourceError(f"an earlier send was stopped after {self._cut}; the peer must not see more")
+        if self.sending is Direction.EOF:
+            raise BrokenResourceError("cannot send after send_eof()")
+        self._raise_loss()
+
+    def check_receiving(self) -> None:
+        """Check that a receive may ask the kernel.
+
+        :raises ClosedResourceError: the stream was closed on this side
+        :raises BrokenResourceError: a receive has reported already that the connection is gone
+        """
+        if self.may_receive:
+            return
+        self.check_open()
+        self._raise_loss()
+
+    def _raise_loss(self) -> None:
+        assert self._loss is not None
+        again = BrokenResourceError(*self._loss.args)
+        again.errno = self._loss.errno
+        raise again from self._loss.__cause__

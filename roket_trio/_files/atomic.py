@@ -1,0 +1,130 @@
+"""A file that takes its target's place in one step, when it is complete, or never.
+
+(A file without a name, O_TMPFILE, cannot do it: linkat(2) does not replace. So it has a name that tells.) Everything
+here blocks: it is for worker threads.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import stat
+from typing import Any, final
+
+from .._errors import describe
+from .._kernel.renameat2 import rename_new
+
+SUFFIX = ".roket-part"
+
+# The file names of ext4, XFS, Btrfs and tmpfs have at most 255 bytes.
+_NAME_MAX = 255
+
+
+def place_of(path: str, *, follow: bool) -> str:
+    """Where a file really is, or with ``follow=False`` its name in the directory that really is."""
+    if follow:
+        return os.path.realpath(path)
+    directory, name = os.path.split(path)
+    return os.path.join(os.path.realpath(directory), name)
+
+
+@final
+class Replacement:
+    """A new file beside its target. Its directory is held open, so that a rename of that does not matter."""
+
+    __slots__ = ("_directory", "_target_name", "fd", "is_over", "name", "target")
+
+    def __init__(self, path: str, *, follow: bool = True) -> None:
+        """Create it, with the target's mode, or that of a new file.
+
+        :param path: the target; where that is a symbolic link, what it points to is replaced
+        :param follow: False: a symbolic link is not followed, and is no regular file
+        :raises IsADirectoryError, ValueError: the target is a directory, or another thing that is no regular file
+        :raises OSError: it cannot be made there
+        """
+        self.target = place_of(path, follow=follow)
+        directory, self._target_name = os.path.split(self.target)
+        self.is_over = False
+        self._directory = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            existing = self._stat_target()
+            self.fd = self._create(existing)
+        except BaseException:
+            os.close(self._directory)
+            raise
+
+    def _stat_target(self) -> os.stat_result | None:
+        try:
+            status = os.stat(self._target_name, dir_fd=self._directory, follow_symlinks=False)
+        except FileNotFoundError:
+            return None
+        if stat.S_ISDIR(status.st_mode):
+            raise IsADirectoryError(21, os.strerror(21), self.target)
+        if not stat.S_ISREG(status.st_mode):
+            raise ValueError(f"only a regular file can be replaced atomically, and {self.target} is none")
+        return status
+
+    def _create(self, existing: os.stat_result | None) -> int:
+        # A private target's successor is never readable by others, not even while it is written.
+        mode = 0o666 if existing is None else 0o600
+        while True:
+            token = f".{secrets.token_hex(4)}{SUFFIX}"
+            kept = os.fsencode(self._target_name)[: _NAME_MAX - 1 - len(token)]
+            self.name = f".{os.fsdecode(kept)}{token}"
+            with contextlib.suppress(FileExistsError):
+                flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+                fd = os.open(self.name, flags, mode, dir_fd=self._directory)
+                break
+        if existing is not None:
+            try:
+                with contextlib.suppress(OSError):  # only root may give files away
+                    os.fchown(fd, existing.st_uid, existing.st_gid)
+                os.fchmod(fd, stat.S_IMODE(existing.st_mode))
+            except BaseException:
+                os.close(fd)
+                self.drop()
+                raise
+        return fd
+
+    def rename(self, *, overwrite: bool = True) -> None:
+        """Take the target's place. The file has been synced and closed.
+
+        :param overwrite: False: only if there is no such file yet
+        :raises FileExistsError: there is one; it is as it was, and the new one gone
+        :raises OSError: it could not; the target is as it was, and the new file gone. Or it could, but the directory
+            could not be synced: after a power failure either file may be there.
+        """
+        try:
+            try:
+                if overwrite:
+                    os.replace(self.name, self._target_name, src_dir_fd=self._directory, dst_dir_fd=self._directory)
+                else:
+                    rename_new(self.name, self._target_name, source=self._directory, target=self._directory)
+            except BaseException:
+                self._unlink()
+                raise
+            try:
+                os.fsync(self._directory)
+            except OSError as error:
+                raise OSError(error.errno, f"{describe(error)} (replaced, but the directory was not synced)") from error
+        finally:
+            self._end()
+
+    def drop(self) -> None:
+        """Leave nothing behind. Idempotent."""
+        if not self.is_over:
+            self._unlink()
+            self._end()
+
+    # Bound here, since at the interpreter's end modules are emptied.
+
+    def _unlink(self, _unlink: Any = os.unlink) -> None:
+        try:
+            _unlink(self.name, dir_fd=self._directory)
+        except FileNotFoundError:
+            pass
+
+    def _end(self, _close: Any = os.close) -> None:
+        self.is_over = True
+        _close(self._directory)

@@ -1,0 +1,262 @@
+"""What both file streams have in common: one task at a time, what they wrap, and a close that waits for threads."""
+
+from __future__ import annotations
+
+import os
+import stat
+import sys
+import warnings
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, final
+
+import anyio
+
+from .._errors import BusyResourceError, ClosedResourceError, broken
+from .._kernel.fd import FileKind
+from .._loops import Loop, current_loop
+from .descriptor import OpaqueFileError, OpenFile, open_file, unwrap
+from .worker import Worker
+
+
+@final
+class Turn:
+    """The right to use the file, for one task at a time.
+
+    A mover that works on the descriptor takes it for as long as a thread or a system call may touch that, gives it back
+    in ``finally``, and looks at ``is_closing`` after each wait: a closing task waits for it.
+    """
+
+    __slots__ = ("_free", "interrupt", "is_closing", "is_taken")
+
+    def __init__(self) -> None:
+        self.is_taken = False
+        self.is_closing = False
+        self.interrupt: Callable[[], None] | None = None
+        """How to make a mover let go soon; called by who closes the stream."""
+        self._free: anyio.Event | None = None
+
+    def take(self, doing: str) -> None:
+        """Begin. ``doing`` is for the message: "reading from", "writing to".
+
+        :raises BusyResourceError: another task has it
+        :raises ClosedResourceError: the stream is closed or being closed
+        """
+        if self.is_closing:
+            raise ClosedResourceError
+        if self.is_taken:
+            raise BusyResourceError(doing)
+        self.is_taken = True
+
+    def give_back(self) -> None:
+        """End."""
+        self.is_taken = False
+        if self._free is not None:
+            self._free.set()
+
+    async def wait_for_end(self, loop: Loop) -> None:
+        """Forbid new turns, and wait for the one under way; not to be cancelled."""
+        self.is_closing = True
+        if self.is_taken:
+            if self.interrupt is not None:
+                self.interrupt()
+            self._free = anyio.Event()
+            await loop.insist(self._free.wait)
+
+
+class FileStream:
+    """A file that is closed once, after whoever uses it has let go."""
+
+    def __init__(self, file: Any, *, writable: bool) -> None:
+        if isinstance(file, int):
+            raise TypeError("expected a binary file object, not a descriptor; open(fd, 'rb', buffering=0) makes one")
+        self._file = file
+        # How to reach the bytes without the object; None where only the object can.
+        self._opened: OpenFile | None
+        try:
+            self._opened = open_file(file, writable=writable)
+        except OpaqueFileError:
+            self._opened = None
+            self._file = unwrap(file)
+        self._name = self._opened.name if self._opened is not None else _name_of(self._file)
+        self._path: str | None = None if self._name_is_made_up() else self._name
+        self._turn = Turn()
+        # A wrapped file may be closed by its owner, and its number given to another file.
+        self._has_closed: Any = self._file if hasattr(self._file, "closed") else _NeverClosed
+        self._loop: Loop | None = None
+        self._worker: Worker | None = None
+        self._is_released = False
+        self._released: anyio.Event | None = None
+        self._opened_at: str | None = None
+        self._process = os.getpid()
+
+    def _name_is_made_up(self) -> bool:
+        return not isinstance(getattr(self._file, "name", None), str | bytes | os.PathLike)
+
+    # --- for the movers ----------------------------------------------------------------------------------------------
+
+    @property
+    def _lent_file(self) -> Any:
+        """The file object, for who moves bytes from or to its descriptor.
+
+        :raises ClosedResourceError: the stream is closed
+        """
+        self._check_open()
+        return self._file_is_handed_out()
+
+    def _position(self) -> int:
+        """Where the next byte is read or written: the descriptor's own position. For regular files."""
+        assert self._opened is not None
+        return self._opened.settle()
+
+    def _set_position(self, position: int) -> None:
+        """Go on there."""
+        assert self._opened is not None
+        self._opened.settle()
+        os.lseek(self._opened.fd, position, os.SEEK_SET)
+
+    # --- state -------------------------------------------------------------------------------------------------------
+
+    def _running_loop(self) -> Loop:
+        self._loop = loop = current_loop()
+        return loop
+
+    def _worker_of(self, loop: Loop) -> Worker:
+        if self._worker is None:
+            self._worker = Worker(loop)
+        return self._worker
+
+    def _check_open(self) -> None:
+        if self._is_closed():
+            raise ClosedResourceError
+
+    def _is_closed(self) -> bool:
+        return self._turn.is_closing or bool(self._has_closed.closed)
+
+    def _file_is_handed_out(self) -> Any:
+        return self._file
+
+    @property
+    def extra_attributes(self) -> Mapping[Any, Callable[[], Any]]:
+        """AnyIO's ``FileStreamAttribute``s: ``file``; ``path`` and ``fileno`` where it has them."""
+        from anyio.streams.file import FileStreamAttribute  # 3 ms that few need
+
+        attributes: dict[Any, Callable[[], Any]] = {FileStreamAttribute.file: self._file_is_handed_out}
+        path = self._path
+        if path is not None:
+            attributes[FileStreamAttribute.path] = lambda: Path(path)
+        try:
+            self._file.fileno()
+        except (OSError, AttributeError, ValueError):  # io.UnsupportedOperation; none; closed
+            pass
+        else:
+            attributes[FileStreamAttribute.fileno] = lambda: self._file.fileno()
+        return attributes
+
+    # --- the end -----------------------------------------------------------------------------------------------------
+
+    def _wake(self) -> None:
+        """Bring back whoever waits for the file to become ready."""
+
+    def _let_go(self) -> None:
+        """Close what the stream has opened beside the file. In the event loop, and never blocks."""
+
+    def _end_worker(self) -> None:
+        if self._worker is not None:
+            self._worker.end()
+
+    def _close_may_block(self) -> bool:
+        return self._opened is None or self._opened.kind is not FileKind.STREAM
+
+    async def _end(self, loop: Loop, finish: Callable[[], None]) -> None:
+        """Close once, by ``finish`` (in a worker thread where it may block); a second closer waits for the first.
+
+        The descriptor is gone when it returns or raises, whatever comes.
+        """
+        if self._released is not None:
+            await loop.insist(self._released.wait)
+            return
+        self._released = anyio.Event()
+        try:
+            self._turn.is_closing = True
+            self._wake()
+            await self._turn.wait_for_end(loop)
+            self._let_go()
+            self._end_worker()
+            self._is_released = True
+            with anyio.CancelScope(shield=True):
+                if self._close_may_block():
+                    await loop.run_in_thread(finish)
+                else:
+                    finish()
+        except OSError as error:
+            raise broken(f"closing {self._name} failed", error) from error
+        finally:
+            self._released.set()
+
+    def _close_file(self) -> None:
+        close = getattr(self._file, "close", None)
+        if close is not None:
+            close()
+
+    def __del__(
+        self, _getpid: Any = os.getpid, _warn: Any = warnings.warn, _is_finalizing: Any = sys.is_finalizing
+    ) -> None:
+        if getattr(self, "_is_released", True):
+            return
+        self._is_released = True
+        if self._process != _getpid():  # a forked child's copy: threads, flags and temporary files are the parent's
+            if self._opened_at is not None:
+                self._close_file()
+            return
+        try:
+            self._wake()
+            self._let_go()
+            self._end_worker()
+        except Exception:  # the interpreter ends and has emptied modules
+            if not _is_finalizing():
+                raise
+        if self._opened_at is not None:
+            what = f"unclosed {self!r}, opened at {self._opened_at}"
+            try:
+                self._collected()
+            finally:
+                # Last, since a filter may turn it into an exception.
+                _warn(what, ResourceWarning, source=self)
+
+    def _collected(self) -> None:
+        """Nobody closed it, and it is ours."""
+        self._close_file()  # Python shows what a collector raises
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {'closed' if self._is_closed() else 'open'} {self._name}>"
+
+    async def __aenter__(self) -> Any:
+        return self
+
+    async def __aexit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        raise NotImplementedError
+
+
+def open_nonblocking(path: str, flags: int) -> int:
+    """An opener for :func:`open` that waits neither for the other end of a FIFO nor for a terminal's carrier."""
+    extra = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOCTTY", 0)
+    fd = os.open(path, flags | extra, 0o666)
+    if extra and stat.S_ISREG(os.fstat(fd).st_mode):
+        os.set_blocking(fd, True)  # means nothing there, but the caller may look
+    return fd
+
+
+class _NeverClosed:
+    closed = False
+
+
+def _name_of(file: Any) -> str:
+    name = getattr(file, "name", None)
+    return os.fsdecode(name) if isinstance(name, str | bytes | os.PathLike) else f"a {type(file).__name__}"

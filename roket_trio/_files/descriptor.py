@@ -1,0 +1,184 @@
+"""What callers call a file, as a descriptor that bytes may be moved from or to without going through the object.
+
+Only objects whose bytes *are* the descriptor's bytes qualify: a descriptor, :class:`io.FileIO`, the buffered classes
+straight over one, and wrappers that are known to add nothing. A ``GzipFile`` has a ``fileno()`` too, but its bytes are
+others; trusting ``fileno()`` would send the compressed file.
+"""
+
+from __future__ import annotations
+
+import errno
+import io
+import os
+import stat
+import sys
+from dataclasses import dataclass
+from typing import Any, final
+
+from .._kernel.fd import FileKind, file_kind
+
+if sys.platform != "win32":
+    import fcntl
+
+# Exactly these: a subclass may do anything to the bytes.
+_BUFFERED = (io.BufferedReader, io.BufferedWriter, io.BufferedRandom)
+_ACCESS_NAMES = {os.O_RDONLY: "reading", os.O_WRONLY: "writing"}
+_O_DIRECT: int = getattr(os, "O_DIRECT", 0)
+_O_NONBLOCK: int = getattr(os, "O_NONBLOCK", 0)
+
+
+@final
+class OpaqueFileError(TypeError):
+    """The object is no file whose bytes are its descriptor's: compressed, in memory, or of an unknown class."""
+
+
+@final
+@dataclass(slots=True)
+class OpenFile:
+    """An open file: its descriptor, what kind it is, and where its owner stands in it."""
+
+    fd: int
+    name: str
+    """For messages: the path, or ``descriptor 7``."""
+    kind: FileKind
+    size: int
+    """By ``fstat`` when it was opened here; 0 for what has no size."""
+    append: bool
+    """Whether the descriptor has O_APPEND, so that writes ignore their offset."""
+    owner: Any
+    """The object that was given, kept alive as long as the descriptor is used; an int for a descriptor."""
+    path: str | None = None
+    """The path that its owner knows; ``None`` for a descriptor."""
+    direct: bool = False
+    """Whether the descriptor has O_DIRECT, so that buffers, offsets and counts must be aligned."""
+    nonblocking: bool = False
+    """Whether the descriptor has O_NONBLOCK."""
+
+    def position(self) -> int:
+        """Where the owner's next read or write begins (a buffered object's own idea, not its descriptor's)."""
+        if isinstance(self.owner, int):
+            return os.lseek(self.fd, 0, os.SEEK_CUR)
+        position: int = self.owner.tell()
+        return position
+
+    def seek(self, position: int) -> None:
+        """Put the owner's position there."""
+        if isinstance(self.owner, int):
+            os.lseek(self.fd, position, os.SEEK_SET)
+        else:
+            self.owner.seek(position)
+
+    def ends_at(self, position: int) -> bool:
+        """Whether the file ends there, a read having found nothing, although ``fstat`` says that it goes on.
+
+        sysfs says 4096 of each of its files, and that they occupy no block. One that has become shorter says so, or
+        (where attributes are cached: NFS) still occupies blocks.
+        """
+        status = os.fstat(self.fd)
+        is_made_up = status.st_size > position and not getattr(status, "st_blocks", 1)
+        return is_made_up and not os.pread(self.fd, 1, position)
+
+    def settle(self) -> int:
+        """Make the owner and its descriptor agree on where they stand, and return the place.
+
+        Writes what the owner buffers and drops what it has read ahead, so that whoever goes on, the owner or someone
+        with the descriptor, goes on at the same byte. For regular files.
+        """
+        owner = self.owner
+        if type(owner) in _BUFFERED:
+            position = owner.tell()
+            try:
+                # A seek that stays within what was read ahead would not move the descriptor; one from the end drops it.
+                owner.seek(0, os.SEEK_END)
+                owner.seek(position)
+            except OSError:  # generated files have no end to seek from; what the owner read ahead it keeps
+                os.lseek(self.fd, position, os.SEEK_SET)
+        return os.lseek(self.fd, 0, os.SEEK_CUR)
+
+
+def open_file(file: object, *, writable: bool) -> OpenFile:
+    """Find the descriptor behind ``file``, flush what its owner still buffers, and check that it can be used so.
+
+    :param file: a descriptor, a binary file object, ``anyio.AsyncFile``, a ``trio.open_file`` wrapper
+    :param writable: whether it is to be written; otherwise it is to be read
+    :raises OpaqueFileError: it is one whose bytes are not its descriptor's (compressed, in memory)
+    :raises TypeError: it is no binary file
+    :raises ValueError: it is closed, or not opened for this
+    :raises IsADirectoryError: it is a directory
+    :raises OSError: the descriptor is not open; flushing failed
+    """
+    owner = unwrap(file)
+    if not isinstance(owner, int):
+        if not _is_transparent(owner):
+            raise OpaqueFileError(f"expected a binary file or a descriptor, not {type(owner).__name__}")
+        if owner.closed:
+            raise ValueError("the file is closed")
+    fd = owner if isinstance(owner, int) else _fileno(owner)
+    status = os.fstat(fd)
+    path = _path(owner)
+    name = path or f"descriptor {fd}"
+    if stat.S_ISDIR(status.st_mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), name)
+    flags = _flags(owner, fd)
+    access = flags & (os.O_RDONLY | os.O_WRONLY | os.O_RDWR)
+    if access == (os.O_RDONLY if writable else os.O_WRONLY):
+        raise ValueError(f"{name} is open for {_ACCESS_NAMES[access]} only")
+    if not isinstance(owner, int) and owner.writable():
+        owner.flush()  # so that what the object still holds lies where the descriptor can see it
+        status = os.fstat(fd)
+    return OpenFile(
+        fd,
+        name,
+        file_kind(fd, status),
+        status.st_size,
+        append=bool(flags & os.O_APPEND),
+        owner=owner,
+        path=path,
+        direct=bool(flags & _O_DIRECT),
+        nonblocking=bool(flags & _O_NONBLOCK),
+    )
+
+
+def unwrap(file: object) -> Any:
+    """The object that has the bytes, or the descriptor itself.
+
+    :raises TypeError: it is no file, or one in text mode
+    :raises ValueError: it is a negative number
+    """
+    if isinstance(file, bool) or file is None:
+        raise TypeError(f"expected a binary file or a descriptor, not {file!r}")
+    if isinstance(file, int):
+        if file < 0:
+            raise ValueError(f"a descriptor cannot be negative: {file}")
+        return file
+    # anyio.AsyncFile and trio's AsyncIOWrapper hand out the plain object as `wrapped`; a NamedTemporaryFile as `file`.
+    for attribute in ("wrapped", "file"):
+        inner = getattr(file, attribute, None)
+        if isinstance(inner, io.IOBase) and not isinstance(file, io.IOBase):
+            file = inner
+            break
+    if isinstance(file, io.TextIOBase):
+        raise TypeError("the file is open in text mode; open it in binary mode ('rb', 'wb')")
+    return file
+
+
+def _is_transparent(owner: object) -> bool:
+    return type(owner) is io.FileIO or (type(owner) in _BUFFERED and type(owner.raw) is io.FileIO)  # type: ignore[attr-defined]
+
+
+def _fileno(owner: Any) -> int:
+    fd: int = owner.fileno()
+    return fd
+
+
+def _flags(owner: Any, fd: int) -> int:
+    if sys.platform != "win32":
+        return fcntl.fcntl(fd, fcntl.F_GETFL)
+    if isinstance(owner, int):
+        return os.O_RDWR
+    return os.O_RDWR if owner.readable() and owner.writable() else os.O_WRONLY if owner.writable() else os.O_RDONLY
+
+
+def _path(owner: Any) -> str | None:
+    name = getattr(owner, "name", None)  # of what was opened by descriptor it is that
+    return os.fsdecode(name) if isinstance(name, str | bytes | os.PathLike) else None

@@ -1,0 +1,190 @@
+"""Pipes, FIFOs, terminals and what else makes its reader wait: polled, then read or written without blocking.
+
+The description that a caller has opened is usually shared: with the shell, with a child, between standard input and
+output. So O_NONBLOCK is not set on it; the pipe or terminal is opened once more, through /proc/self/fd, and that
+private description is non-blocking. (``preadv2(RWF_NOWAIT)`` needs no flag, but FIFOs and terminals refuse it with
+EOPNOTSUPP, Linux 6.18.) Where that cannot be done (sockets, the master of a pty, which would open another pty) the flag
+is set on the caller's description until the stream is closed.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import select
+import stat
+from typing import final
+
+from .._errors import ClosedResourceError
+from .._loops import Loop, Readiness
+from .descriptor import OpenFile
+from .sources import Source
+from .worker import Worker
+
+# The most that is read or written in the event loop at a time: /dev/random makes 400 MB/s.
+_AT_ONCE = 256 << 10
+
+
+@final
+class Channel:
+    """A non-blocking descriptor for one direction of a pipe or its like, and the wait for it."""
+
+    __slots__ = ("_file", "_is_blocking_again", "_poll", "_readiness", "_watched", "fd", "is_closed")
+
+    def __init__(self, file: OpenFile, *, writable: bool) -> None:
+        self._file = file
+        self._is_blocking_again = False
+        self._readiness: Readiness | None = None
+        self._watched = -1
+        self.is_closed = False
+        if file.nonblocking:
+            self.fd = file.fd
+        else:
+            self.fd = _open_again(file.fd, os.O_WRONLY if writable else os.O_RDONLY)
+            if self.fd == -1:
+                os.set_blocking(file.fd, False)
+                self._is_blocking_again = True
+                self.fd = file.fd
+        self._poll = select.poll()
+        self._poll.register(self.fd, select.POLLOUT if writable else select.POLLIN)
+
+    def is_ready(self) -> bool:
+        """Whether a read or write has an answer.
+
+        Asked before each read: a FIFO that no writer has opened yet reads as at its end, but polls as not ready.
+        """
+        return bool(self._poll.poll(0))
+
+    async def wait(self, loop: Loop, *, writable: bool) -> None:
+        """Wait until it may be ready.
+
+        :raises ClosedResourceError: it was closed meanwhile
+        """
+        if self.is_closed:
+            raise ClosedResourceError
+        if self._readiness is None:
+            try:
+                self._readiness = loop.readiness(self.fd)
+            except FileExistsError:  # the loop watches this number already, for the other direction
+                self._watched = os.dup(self.fd)
+                self._readiness = loop.readiness(self._watched)
+        if writable:
+            await self._readiness.wait_writable()
+        else:
+            await self._readiness.wait_readable()
+        if self.is_closed:
+            raise ClosedResourceError
+
+    def wake(self) -> None:
+        self.is_closed = True
+        if self._readiness is not None:
+            self._readiness.close()
+
+    def release(self) -> None:
+        self.wake()
+        if self._watched != -1:
+            os.close(self._watched)
+            self._watched = -1
+        if self._is_blocking_again:
+            self._is_blocking_again = False
+            if not getattr(self._file.owner, "closed", False):
+                os.set_blocking(self.fd, True)
+        elif self.fd not in (-1, self._file.fd):
+            os.close(self.fd)
+        self.fd = -1
+
+
+def _open_again(fd: int, access: int) -> int:
+    """A private non-blocking description of the same pipe or terminal, or -1."""
+    status = os.fstat(fd)
+    is_terminal = stat.S_ISCHR(status.st_mode) and os.isatty(fd) and _is_terminal_proper(status)
+    if not stat.S_ISFIFO(status.st_mode) and not is_terminal:
+        return -1
+    try:
+        return os.open(f"/proc/self/fd/{fd}", access | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+    except OSError:
+        return -1  # no /proc; not ours to open; a pipe whose readers are gone
+
+
+def _is_terminal_proper(status: os.stat_result) -> bool:
+    return (os.major(status.st_rdev), os.minor(status.st_rdev)) != (5, 2)  # /dev/ptmx
+
+
+def _count_buffered(file: OpenFile) -> int:
+    """How much a buffered reader has already taken out of the pipe. It stays the reader's until it is asked for."""
+    reader = file.owner
+    if not isinstance(reader, io.BufferedReader):
+        return 0
+    # Only a peek tells, and it must not wait when there is nothing: for these microseconds the flag is set after all.
+    if not file.nonblocking:
+        os.set_blocking(file.fd, False)
+    try:
+        return len(reader.peek(1))
+    finally:
+        if not file.nonblocking:
+            os.set_blocking(file.fd, True)
+
+
+@final
+class PolledSource(Source):
+    """Reads from a :class:`Channel`. A wait that is cancelled has taken nothing."""
+
+    __slots__ = ("_buffered", "_channel", "_file")
+
+    def __init__(self, file: OpenFile) -> None:
+        super().__init__()
+        self._file = file
+        self._buffered = _count_buffered(file)
+        self._channel = Channel(file, writable=False)
+
+    def read_now(self, max_bytes: int, turn: float) -> bytes | None:
+        if self._buffered:
+            data: bytes = self._file.owner.read(min(max_bytes, self._buffered))
+            self._buffered -= len(data)
+            return data
+        channel = self._channel
+        if not channel.is_ready():
+            return None
+        try:
+            return os.read(channel.fd, min(max_bytes, _AT_ONCE))
+        except BlockingIOError:  # another reader was faster
+            return None
+
+    async def read(self, max_bytes: int, worker: Worker) -> bytes:
+        while True:
+            await self._channel.wait(worker.loop, writable=False)
+            data = self.read_now(max_bytes, 0.0)
+            if data is not None:
+                return data
+
+    def readinto_now(self, buffer: memoryview) -> int | None:
+        if self._buffered:
+            count: int = self._file.owner.readinto(buffer[: self._buffered])
+            self._buffered -= count
+            return count
+        channel = self._channel
+        if not channel.is_ready():
+            return None
+        try:
+            return os.readv(channel.fd, (buffer[:_AT_ONCE],))
+        except BlockingIOError:
+            return None
+
+    async def readinto(self, buffer: memoryview, worker: Worker) -> int:
+        while True:
+            await self._channel.wait(worker.loop, writable=False)
+            count = self.readinto_now(buffer)
+            if count is not None:
+                return count
+
+    def tell(self) -> int:
+        return os.lseek(self._file.fd, 0, os.SEEK_CUR)
+
+    def seek(self, position: int, whence: int) -> int:
+        return os.lseek(self._file.fd, position, whence)
+
+    def wake(self) -> None:
+        self._channel.wake()
+
+    def release(self) -> None:
+        self._channel.release()

@@ -1,0 +1,297 @@
+"""``FileWriteStream``: the two faces of writing a file."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from types import TracebackType
+from typing import Any, NamedTuple, final
+
+import anyio
+import anyio.abc
+import trio
+
+from .._errors import BrokenResourceError, BusyResourceError, broken
+from .._kernel.fd import FileKind
+from .._loops import Loop, current_loop
+from .._origin import opened_at
+from .atomic import Replacement
+from .base import FileStream, open_nonblocking
+from .descriptor import OpenFile
+from .objects import check_object
+from .sinks import ObjectSink, PolledSink, Sink, ThreadSink
+
+# Only a FIFO whose reader is not there yet: how often to try again (seconds), since nothing tells.
+_TRY_AGAIN = 0.02
+
+
+@final
+class FileWriteStatistics(NamedTuple):
+    """What a :class:`FileWriteStream` has done so far."""
+
+    sent_bytes: int
+    """The bytes that the file has taken."""
+    thread_hops: int
+    """Calls of a worker thread."""
+    short_writes: int
+    """Writes that took less than they were given, and were completed."""
+
+
+@final
+class FileWriteStream(FileStream, anyio.abc.ByteSendStream, trio.abc.SendStream):
+    """Writes a file: an :class:`anyio.abc.ByteSendStream` and a :class:`trio.abc.SendStream`.
+
+    A worker thread writes, since a write may wait for the disk. Pipes, FIFOs and terminals are waited for without a
+    thread; objects whose bytes are not their descriptor's are written through their own methods. One task at a time may
+    send.
+    """
+
+    def __init__(self, file: Any) -> None:
+        """Wrap a file.
+
+        :param file: a file object that is open for writing in binary mode. The stream owns it: it closes it. What the
+            object still buffers is flushed first.
+        :raises TypeError: it is no binary file
+        :raises ValueError: it is closed, or not open for writing
+        """
+        super().__init__(file, writable=True)
+        self._replacement: Replacement | None = None
+        # Why a further send would leave a hole in what the file gets, or in what would replace the target.
+        self._cut: str | None = None
+        self._is_incomplete = False
+        self._is_replaced = False
+        self._sink = self._find_sink()
+
+    def _find_sink(self) -> Sink:
+        if self._opened is None:
+            check_object(self._file, "write")
+            return ObjectSink(self._file)
+        return sink_for(self._opened)
+
+    @classmethod
+    async def from_path(
+        cls, path: str | os.PathLike[str], append: bool = False, *, atomic: bool = False
+    ) -> FileWriteStream:
+        """Open a file for writing, creating it if it is not there.
+
+        :param append: go on at its end; otherwise it is emptied
+        :param atomic: write beside it, in the same directory (``.NAME.xxxxxxxx.roket-part``), and put that in its place
+            on a clean close, synced to the disk, with the mode that it had. After a send that failed or was cancelled,
+            an error that leaves ``async with``, a cancelled close, :meth:`discard`, or no close at all, nothing is left
+            behind and the file is as it was. After a crash of the process the new file may be left.
+        :raises ValueError: both at once; ``atomic`` for what is no regular file
+        :raises OSError: as :func:`open`
+
+        A FIFO is waited for until it has a reader. Cancellation: nothing is left open, nor behind.
+        """
+        if append and atomic:
+            raise ValueError("a file cannot be appended to and replaced at once")
+        place = opened_at()
+        loop = current_loop()
+        name = os.fspath(path)
+        replacement: Replacement | None = None
+        if atomic:
+            replacement = await loop.run_in_thread(Replacement, name)
+            file = _over(replacement.fd)
+        else:
+            while True:
+                try:
+                    file = await loop.run_in_thread(_open_to_write, name, append)
+                    break
+                except OSError as error:
+                    if error.errno != errno.ENXIO or not await loop.run_in_thread(_is_fifo, name):  # noqa: ASYNC120 - it is raised in any case
+                        raise
+                await anyio.sleep(_TRY_AGAIN)
+        stream = cls(file)
+        stream._opened_at = place
+        stream._path = stream._name = os.fsdecode(name)
+        stream._replacement = replacement
+        return stream
+
+    async def send(self, item: bytes | bytearray | memoryview) -> None:
+        """Write all of ``item`` where the file stands, or at its end if it was opened for appending.
+
+        :raises BrokenResourceError: writing failed; the message names the file, the errno and "N of M bytes". Or an
+            earlier send was cut.
+        :raises ClosedResourceError: the stream is closed, or was closed while this waited for a pipe
+        :raises BusyResourceError: another task is sending
+
+        Cancellation: checked before anything is written; a worker thread that writes is waited for. Only a send that
+        waits for a pipe is cancelled in the middle; it cuts the stream: later sends fail.
+        """
+        await self._send(item, at_once=False)
+
+    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
+        """Trio's :meth:`send`: a full checkpoint each time."""
+        await self._send(data, at_once=True)
+
+    async def _send(self, item: bytes | bytearray | memoryview, *, at_once: bool) -> None:
+        view = memoryview(item)
+        flat = view if view.format == "B" and view.ndim == 1 and view.contiguous else view.cast("B")
+        loop = self._loop or self._running_loop()
+        self._check_open()
+        try:
+            self._turn.take("writing to")
+        except BusyResourceError:
+            self._is_incomplete = True
+            raise
+        self._sink.progress = 0
+        try:
+            await (loop.checkpoint() if at_once else loop.step())
+            self._check_open()  # another task may have closed it in its turn
+            if self._cut is not None:
+                raise BrokenResourceError(self._cut)
+            if flat.nbytes:
+                await self._sink.write(flat, self._worker_of(loop))
+        except OSError as error:
+            self._note(flat.nbytes)
+            how_far = f"after {self._sink.progress} of {flat.nbytes} bytes"
+            raise broken(f"writing {self._name} failed {how_far}", error) from error
+        except BaseException:
+            self._note(flat.nbytes)
+            raise
+        finally:
+            self._turn.give_back()
+
+    def _note(self, total: int) -> None:
+        """A send did not come to its end."""
+        self._is_incomplete = True
+        done = self._sink.progress
+        if 0 < done < total and isinstance(self._sink, PolledSink):
+            self._cut = f"an earlier send to {self._name} was cut after {done} of {total} bytes"
+
+    async def wait_send_all_might_not_block(self) -> None:
+        """Trio's: wait until a send might not wait for a pipe. The one sender, as :meth:`send_all`."""
+        loop = self._loop or self._running_loop()
+        await loop.checkpoint()
+        self._check_open()
+        self._turn.take("writing to")
+        try:
+            await self._sink.wait_ready(self._worker_of(loop))
+        except OSError as error:
+            raise broken(f"waiting for {self._name} failed", error) from error
+        finally:
+            self._turn.give_back()
+
+    async def aclose(self) -> None:
+        """Flush and close the file, also the one that was wrapped; put it in its target's place if it is ``atomic``.
+
+        Wakes a sender that waits for a pipe (:class:`ClosedResourceError`); a worker thread that writes is waited for.
+        Idempotent; a second call waits for the first.
+
+        :raises BrokenResourceError: flushing, syncing, closing or replacing failed; or there is nothing to replace the
+            target with, since a send had failed or was cancelled. The descriptor is gone nevertheless.
+
+        Cancellation: the descriptor is gone before ``Cancelled`` is raised; an ``atomic`` file that has not yet begun
+        to replace its target is discarded.
+        """
+        loop = self._running_loop()
+        if self._replacement is None:
+            await self._end(loop, self._close_file)
+            await loop.checkpoint()
+        elif self._released is not None:
+            await self._end(loop, self._discard)
+            await loop.checkpoint()
+        else:
+            await self._commit(loop)
+
+    async def _commit(self, loop: Loop) -> None:
+        # A send that is under way in a thread comes to its end first: whether it succeeds decides.
+        self._turn.is_closing = True
+        try:
+            await loop.checkpoint()
+        except BaseException:
+            await self._end(loop, self._discard)  # noqa: ASYNC102 - _end() is shielded
+            raise
+        await self._end(loop, self._replace_target)
+        if not self._is_replaced:
+            why = "a send had failed or was cancelled" if self._is_incomplete else "another task has discarded it"
+            raise BrokenResourceError(f"{self._path} was not replaced: {why}")
+
+    async def discard(self) -> None:
+        """Close an ``atomic`` file and drop it; its target stays as it was. Idempotent, and too late after a close.
+
+        :raises RuntimeError: the stream is not ``atomic``: what was written is written
+        :raises BrokenResourceError: it could not be removed
+
+        Cancellation: it is gone before ``Cancelled`` is raised.
+        """
+        if self._replacement is None:
+            raise RuntimeError("only a stream that was opened with atomic=True can be discarded")
+        loop = self._running_loop()
+        await self._end(loop, self._discard)
+        await loop.checkpoint()
+
+    def _replace_target(self) -> None:
+        """In a worker thread."""
+        assert self._replacement is not None
+        if self._is_incomplete:
+            self._discard()
+            return
+        try:
+            os.fsync(self._file.fileno())
+            self._file.close()
+        except BaseException:
+            self._discard()
+            raise
+        self._replacement.rename()
+        self._is_replaced = True
+
+    def _discard(self) -> None:
+        """In a worker thread, or at the end of everything."""
+        assert self._replacement is not None
+        try:  # not contextlib's: at the interpreter's end modules are emptied
+            self._file.close()
+        except OSError:  # what could not be written is not wanted any more
+            pass
+        self._replacement.drop()
+
+    async def __aexit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if exc is not None and self._replacement is not None:
+            await self.discard()  # noqa: ASYNC102 - shielded, and only a disk's time
+        else:
+            await self.aclose()
+
+    def statistics(self) -> FileWriteStatistics:
+        """What the stream has done so far."""
+        counts = self._sink.counts
+        return FileWriteStatistics(counts.sent_bytes, counts.thread_hops, counts.short_writes)
+
+    def _wake(self) -> None:
+        if hasattr(self, "_sink"):
+            self._sink.wake()
+
+    def _let_go(self) -> None:
+        if hasattr(self, "_sink"):
+            self._sink.release()
+
+    def _collected(self) -> None:
+        if self._replacement is not None:
+            self._discard()
+        else:
+            super()._collected()
+
+
+def sink_for(file: OpenFile) -> Sink:
+    """The way to write ``file`` where it stands, or at its end."""
+    if file.kind is FileKind.STREAM:
+        return PolledSink(file)
+    if file.kind is FileKind.REGULAR and not file.append:
+        file.settle()
+    return ThreadSink(file)
+
+
+def _open_to_write(path: str, append: bool) -> Any:
+    """In a worker thread: open without waiting for the other end of a FIFO."""
+    return open(path, "ab" if append else "wb", buffering=0, opener=open_nonblocking)
+
+
+def _over(fd: int) -> Any:
+    return open(fd, "wb", buffering=0)
+
+
+def _is_fifo(path: str) -> bool:
+    return stat.S_ISFIFO(os.stat(path).st_mode)

@@ -1,0 +1,332 @@
+"""asyncio and uvloop: the sockets of a loop share one edge-triggered epoll, the only descriptor that the loop watches.
+
+A wait then costs no ``epoll_ctl`` and no handle. Measured with a 64-byte echo, both ends on one loop, µs a round trip
+(Python 3.13): asyncio 55 so, 94 with ``anyio.wait_readable``, 83 with ``add_reader`` and ``remove_reader`` a wait, 163
+with AnyIO's own stream; uvloop 45, 86, 75 and 51. Where there is no epoll, AnyIO's functions do it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import select
+import threading
+import weakref
+from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
+from time import monotonic
+from typing import Any, TypeVar, final
+
+import anyio
+import anyio.lowlevel
+import anyio.to_thread
+
+from .._errors import ClosedResourceError
+from .interface import THREADS_MOST, YIELD_EVERY, Loop, Nursery, Readiness
+from .native_cancel import Call, deliver_later, outlast
+
+T = TypeVar("T")
+
+USE_SHARED_EPOLL = hasattr(select, "epoll")
+
+_loops: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, AsyncioLoop] = weakref.WeakKeyDictionary()
+
+
+def _checkpoint_if_cancelled(running: Callable[[], asyncio.AbstractEventLoop | None]) -> Callable[[], Awaitable[None]]:
+    """AnyIO's check for cancellation, which precedes every operation, in 0.5 instead of 1.1 µs (CPython 3.11, two
+    scopes): one look-up of the task, by the loop that is known, and none of the backend, nor of a task's state while
+    the same task asks. It is 8 % of reading a cached file in pieces of 64 KiB.
+
+    What is private to AnyIO is tried when a loop is first used; where it is not as it was, AnyIO's function does it. A
+    task whose scopes are cancelled is left to that in any case.
+    """
+    try:
+        from anyio._backends._asyncio import CancelScope, TaskState, _task_states
+        from anyio._core._eventloop import get_async_backend
+
+        theirs = get_async_backend().checkpoint_if_cancelled
+        probe = CancelScope()
+        state_of, probed = _task_states.get, TaskState(None, probe)
+        (probe._cancel_called, probe._shield, probe._parent_scope, probed.cancel_scope, weakref.ref(probed))
+    except (ImportError, AttributeError, TypeError):
+        return anyio.lowlevel.checkpoint_if_cancelled
+
+    # Whose state is known. Both weak: a state leads to scopes, their tasks, and the frames of those.
+    known_task: Callable[[], asyncio.Task[Any] | None] = _nobody
+    known_state: Callable[[], TaskState | None] = _nobody
+
+    async def checkpoint_if_cancelled() -> None:
+        nonlocal known_task, known_state
+        task = asyncio.current_task(running())
+        if task is None:
+            return
+        if known_task() is not task or (state := known_state()) is None:
+            state = state_of(task)
+            if state is None:
+                return
+            known_task, known_state = weakref.ref(task), weakref.ref(state)
+        scope = state.cancel_scope
+        while scope is not None:
+            if scope._cancel_called:
+                await theirs()
+                return
+            if scope._shield:
+                return
+            scope = scope._parent_scope
+
+    return checkpoint_if_cancelled
+
+
+def _nobody() -> None:
+    return None
+
+
+def running_loop() -> AsyncioLoop:
+    """The loop that runs the calling task.
+
+    :raises RuntimeError: outside of an event loop
+    """
+    running = asyncio.get_running_loop()
+    found = _loops.get(running)
+    if found is None:
+        found = _loops[running] = AsyncioLoop(running)
+    return found
+
+
+@final
+class _SharedReadiness(Readiness):
+    """One socket's place in the loop's shared epoll: a future for each direction in which a task waits."""
+
+    __slots__ = ("_closed", "_epoll", "_fd", "reader", "writer")
+
+    def __init__(self, epoll: _SharedEpoll, fd: int) -> None:
+        self.reader: asyncio.Future[None] | None = None
+        self.writer: asyncio.Future[None] | None = None
+        self._epoll = epoll
+        self._fd = fd
+        self._closed = False
+
+    async def wait_readable(self) -> None:
+        if self._closed:
+            raise ClosedResourceError
+        epoll = self._epoll
+        self.reader = future = epoll.create_future()
+        try:
+            await future
+        finally:
+            self.reader = None
+        if self._closed:
+            raise ClosedResourceError
+        epoll.owner.waited()
+
+    async def wait_writable(self) -> None:
+        if self._closed:
+            raise ClosedResourceError
+        epoll = self._epoll
+        self.writer = future = epoll.create_future()
+        try:
+            await future
+        finally:
+            self.writer = None
+        if self._closed:
+            raise ClosedResourceError
+        epoll.owner.waited()
+
+    def pause_reading(self) -> None:
+        if not self._closed:
+            self._epoll.watch(self._fd, self, self._epoll.WRITES)
+
+    def resume_reading(self) -> None:
+        if not self._closed:
+            self._epoll.watch(self._fd, self, self._epoll.ALL)
+
+    def close(self) -> None:
+        if self._closed:
+            return
+        self._closed = True
+        for future in (self.reader, self.writer):
+            if future is not None and not future.done():
+                future.set_result(None)
+        self._epoll.unregister(self._fd, self)
+
+
+@final
+class _SharedEpoll:
+    """The edge-triggered epoll of one loop. It exists while any socket of the loop does, and a turn longer.
+
+    Edge-triggered is sound because every wait follows an ``EAGAIN``; and an edge that was queued before the data was
+    taken is not reported, since ``epoll_wait`` asks the socket again (epoll(7), ``ep_send_events``).
+    """
+
+    _READ = select.EPOLLIN | select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR if USE_SHARED_EPOLL else 0
+    _WRITE = select.EPOLLOUT | select.EPOLLHUP | select.EPOLLERR if USE_SHARED_EPOLL else 0
+    WRITES = select.EPOLLOUT | select.EPOLLET if USE_SHARED_EPOLL else 0
+    ALL = WRITES | select.EPOLLIN | select.EPOLLRDHUP if USE_SHARED_EPOLL else 0
+
+    def __init__(self, owner: AsyncioLoop, loop: asyncio.AbstractEventLoop) -> None:
+        self.owner = owner
+        self.create_future = loop.create_future
+        self._loop = loop
+        self._thread = threading.get_ident()
+        self._epoll = select.epoll()
+        self._entries: dict[int, _SharedReadiness] = {}
+        loop.add_reader(self._epoll.fileno(), self._dispatch)
+
+    def register(self, fd: int) -> _SharedReadiness:
+        entry = _SharedReadiness(self, fd)
+        self._epoll.register(fd, self.ALL)
+        self._entries[fd] = entry
+        return entry
+
+    def watch(self, fd: int, entry: _SharedReadiness, events: int) -> None:
+        """Other events of it from now on; what is true already is told again (epoll_ctl(2))."""
+        if self._entries.get(fd) is entry:
+            with contextlib.suppress(OSError):  # closed behind our back, as below
+                self._epoll.modify(fd, events)
+
+    def unregister(self, fd: int, entry: _SharedReadiness) -> None:
+        # The descriptor may have been closed behind our back: the kernel has then forgotten it, and the number may be
+        # another socket's by now.
+        if self._entries.get(fd) is not entry:
+            return
+        del self._entries[fd]
+        with contextlib.suppress(OSError):
+            self._epoll.unregister(fd)
+        if self._entries:
+            return
+        # Not closed here: this may be a garbage collector, in another thread or in the middle of register().
+        soon = self._loop.call_soon if threading.get_ident() == self._thread else self._loop.call_soon_threadsafe
+        try:
+            soon(self._close_if_unused)
+        except RuntimeError:  # the loop is closed
+            self._epoll.close()
+
+    def _close_if_unused(self) -> None:
+        if self._entries or self._epoll.closed:
+            return
+        self.owner.forget_epoll(self)
+        self._loop.remove_reader(self._epoll.fileno())
+        self._epoll.close()
+
+    def _dispatch(self) -> None:
+        for fd, events in self._epoll.poll(0):
+            entry = self._entries.get(fd)
+            if entry is None:
+                continue
+            if events & self._READ and (future := entry.reader) is not None and not future.done():
+                future.set_result(None)
+            if events & self._WRITE and (future := entry.writer) is not None and not future.done():
+                future.set_result(None)
+
+
+@final
+class _AnyIOReadiness(Readiness):
+    """Through AnyIO's own functions: for loops without epoll, and for descriptors that are waited for once."""
+
+    __slots__ = ("_closed", "_fd", "_loop")
+
+    def __init__(self, loop: Loop, fd: int) -> None:
+        self._loop = loop
+        self._fd = fd
+        self._closed = False
+
+    async def wait_readable(self) -> None:
+        if self._closed:
+            raise ClosedResourceError
+        try:
+            await anyio.wait_readable(self._fd)
+        except anyio.ClosedResourceError:
+            raise ClosedResourceError from None
+        self._loop.waited()
+
+    async def wait_writable(self) -> None:
+        if self._closed:
+            raise ClosedResourceError
+        try:
+            await anyio.wait_writable(self._fd)
+        except anyio.ClosedResourceError:
+            raise ClosedResourceError from None
+        self._loop.waited()
+
+    def close(self) -> None:
+        if not self._closed:
+            self._closed = True
+            # Outside of the loop (see _TrioReadiness.close) nobody waits.
+            with contextlib.suppress(RuntimeError):
+                asyncio.get_running_loop()
+                anyio.notify_closing(self._fd)
+
+
+@final
+class AsyncioLoop(Loop):
+    __slots__ = ("_epoll", "_loop", "_threads", "checkpoint_if_cancelled")
+
+    now = staticmethod(monotonic)
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__()
+        self._loop = weakref.ref(loop)
+        self.checkpoint_if_cancelled = _checkpoint_if_cancelled(self._loop)
+        self._epoll: _SharedEpoll | None = None
+        self._threads = anyio.CapacityLimiter(THREADS_MOST)
+
+    def readiness(self, fd: int) -> Readiness:
+        if not USE_SHARED_EPOLL:
+            return _AnyIOReadiness(self, fd)
+        if self._epoll is None:
+            loop = self._loop()
+            assert loop is not None  # it runs us
+            self._epoll = _SharedEpoll(self, loop)
+        return self._epoll.register(fd)
+
+    def open_nursery(self) -> AbstractAsyncContextManager[Nursery]:
+        return anyio.create_task_group()
+
+    def forget_epoll(self, epoll: _SharedEpoll) -> None:
+        if self._epoll is epoll:
+            self._epoll = None
+
+    async def checkpoint(self) -> None:
+        await anyio.lowlevel.checkpoint()
+        self.yield_at = monotonic() + YIELD_EVERY
+
+    async def let_others_run(self) -> None:
+        try:
+            await anyio.lowlevel.cancel_shielded_checkpoint()
+        except asyncio.CancelledError as error:  # noqa: ASYNC103 - see deliver_later
+            deliver_later(error)
+        self.yield_at = monotonic() + YIELD_EVERY
+
+    async def insist(self, attempt: Callable[[], Awaitable[T]]) -> T:
+        interruption: asyncio.CancelledError | None = None
+        with anyio.CancelScope(shield=True):
+            while True:
+                try:
+                    result = await attempt()
+                    break
+                except asyncio.CancelledError as error:  # noqa: ASYNC103 - see deliver_later
+                    interruption = error
+        if interruption is not None:
+            deliver_later(interruption)
+        return result
+
+    async def run_in_thread(self, function: Callable[..., T], *args: object) -> T:
+        interruption: asyncio.CancelledError | None = None
+        with anyio.CancelScope(shield=True):
+            while True:
+                call = Call(function, args)
+                hop = asyncio.ensure_future(anyio.to_thread.run_sync(call.make, limiter=self._threads))
+                interruption = await outlast(hop) or interruption
+                if not hop.cancelled():
+                    break
+                # Who cancels all tasks, as asyncio.run() does at its end, cancels that one too. The thread goes on with
+                # what it was lent; if none has begun, it is asked again.
+                if not call.take_back():
+                    interruption = await outlast(call.end()) or interruption
+                    break
+        self.waited()
+        if interruption is not None:
+            deliver_later(interruption)
+        if not hop.cancelled():
+            hop.result()  # no thread could be started
+        return call.result()

@@ -1,0 +1,1 @@
+"""How connections come about: ``connect``, ``listen`` and ``listener``; ``addresses`` checks and resolves names."""

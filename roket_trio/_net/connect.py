@@ -1,0 +1,300 @@
+"""``connect_tcp`` and ``connect_unix``.
+
+AnyIO's ``connect_tcp`` cannot be used as it is: on asyncio it puts the socket into a transport, which reads ahead and
+owns the descriptor. What is sound to reuse is its name resolution, and the race of RFC 8305 is small.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import ssl
+from typing import Any, Literal, overload
+
+import anyio
+
+from .._connection.states import ClosePolicy
+from .._errors import ConnectionFailed, connection_failed, describe
+from .._kernel.tcp import discard_on_close
+from .._loops import current_loop
+from .._streams.sockets import DEFAULT_POLICY, SocketStream, UNIXSocketStream
+from .._streams.tls import TLSStream, aclose_after_alert
+from .addresses import IPAddress, Target, check_port, checked_host, checked_path, resolve
+
+# How long connect_unix leaves a full listen queue alone before it tries again (seconds): connect(2) gives EAGAIN there,
+# and nothing tells when there is room.
+_QUEUE_FULL_FIRST = 0.001
+_QUEUE_FULL_MOST = 0.1
+
+
+@overload
+async def connect_tcp(
+    remote_host: IPAddress,
+    remote_port: int,
+    *,
+    local_host: IPAddress | None = ...,
+    local_port: int | None = ...,
+    ssl_context: ssl.SSLContext | None = ...,
+    tls_standard_compatible: bool = ...,
+    tls_hostname: str,
+    happy_eyeballs_delay: float = ...,
+    close_policy: ClosePolicy = ...,
+) -> TLSStream: ...
+
+
+@overload
+async def connect_tcp(
+    remote_host: IPAddress,
+    remote_port: int,
+    *,
+    local_host: IPAddress | None = ...,
+    local_port: int | None = ...,
+    ssl_context: ssl.SSLContext,
+    tls_standard_compatible: bool = ...,
+    tls_hostname: str | None = ...,
+    happy_eyeballs_delay: float = ...,
+    close_policy: ClosePolicy = ...,
+) -> TLSStream: ...
+
+
+@overload
+async def connect_tcp(
+    remote_host: IPAddress,
+    remote_port: int,
+    *,
+    local_host: IPAddress | None = ...,
+    local_port: int | None = ...,
+    tls: Literal[True],
+    ssl_context: ssl.SSLContext | None = ...,
+    tls_standard_compatible: bool = ...,
+    tls_hostname: str | None = ...,
+    happy_eyeballs_delay: float = ...,
+    close_policy: ClosePolicy = ...,
+) -> TLSStream: ...
+
+
+@overload
+async def connect_tcp(
+    remote_host: IPAddress,
+    remote_port: int,
+    *,
+    local_host: IPAddress | None = ...,
+    local_port: int | None = ...,
+    tls: Literal[False],
+    ssl_context: None = ...,
+    tls_standard_compatible: bool = ...,
+    tls_hostname: None = ...,
+    happy_eyeballs_delay: float = ...,
+    close_policy: ClosePolicy = ...,
+) -> SocketStream: ...
+
+
+@overload
+async def connect_tcp(
+    remote_host: IPAddress,
+    remote_port: int,
+    *,
+    local_host: IPAddress | None = ...,
+    local_port: int | None = ...,
+    happy_eyeballs_delay: float = ...,
+    close_policy: ClosePolicy = ...,
+) -> SocketStream: ...
+
+
+async def connect_tcp(
+    remote_host: IPAddress,
+    remote_port: int,
+    *,
+    local_host: IPAddress | None = None,
+    local_port: int | None = None,
+    tls: bool = False,
+    ssl_context: ssl.SSLContext | None = None,
+    tls_standard_compatible: bool = True,
+    tls_hostname: str | None = None,
+    happy_eyeballs_delay: float = 0.25,
+    close_policy: ClosePolicy = DEFAULT_POLICY,
+) -> SocketStream | TLSStream:
+    """Connect to a TCP server.
+
+    A name with several addresses is raced by RFC 8305 (Happy Eyeballs): IPv6 and IPv4 in turn, the next one when the
+    one before has failed or has not answered for ``happy_eyeballs_delay``; the first that connects wins, the others are
+    dropped.
+
+    :param remote_host: a name or an address
+    :param remote_port: 1 to 65535
+    :param local_host: the local address, or a name of it, to connect from
+    :param local_port: the local port to connect from; needs ``local_host``
+    :param tls: do a TLS handshake and return a TLS stream; implied by ``ssl_context`` and ``tls_hostname``
+    :param ssl_context: the context to use instead of the default one, which verifies the server
+    :param tls_standard_compatible: an end without TLS's close_notify is an error, :class:`TruncatedError`
+    :param tls_hostname: the name that the certificate must be for, if it is not ``remote_host``
+    :param happy_eyeballs_delay: seconds between the starts of two attempts
+    :param close_policy: how the stream will close
+    :raises ConnectionFailed: no address, or none that answers; the reasons are its cause
+    :raises ValueError: a port out of range, an empty host, a negative delay; nothing was sent
+    :raises ssl.SSLError: the handshake failed; the server was told why with an alert
+    :raises BrokenResourceError: the connection ended in the handshake
+
+    Cancellation: no connection is left behind.
+    """
+    host = checked_host(remote_host)
+    check_port(remote_port, least=1)
+    if local_port is not None:
+        check_port(local_port)
+        if local_host is None:
+            raise ValueError("local_port needs local_host")
+    if not happy_eyeballs_delay >= 0:
+        raise ValueError(f"happy_eyeballs_delay must not be negative: {happy_eyeballs_delay}")
+    local = None if local_host is None else (await resolve(checked_host(local_host), local_port))[0]
+    family = socket.AF_UNSPEC if local is None else local.family
+    targets = _interleaved(await resolve(host, remote_port, family))
+    sock = await _race(targets, local, happy_eyeballs_delay, f"{host} port {remote_port}")
+    stream = SocketStream._adopt(sock, close_policy)
+    if not (tls or tls_hostname or ssl_context):
+        return stream
+    try:
+        return await TLSStream.wrap(
+            stream,
+            server_side=False,
+            hostname=tls_hostname or host,
+            ssl_context=ssl_context,
+            standard_compatible=tls_standard_compatible,
+        )
+    except ssl.SSLError:
+        await aclose_after_alert(stream)  # noqa: ASYNC120 - who is cancelled need not hear why the handshake failed
+        raise
+    except BaseException:
+        stream.abort()
+        raise
+
+
+def _interleaved(targets: list[Target]) -> list[Target]:
+    """Families in turn, the system's first choice first (RFC 8305, section 4)."""
+    first = [target for target in targets if target.family == targets[0].family]
+    others = [target for target in targets if target.family != targets[0].family]
+    mixed = [target for pair in zip(first, others, strict=False) for target in pair]
+    return mixed + first[len(others) :] + others[len(first) :]
+
+
+async def _race(targets: list[Target], local: Target | None, delay: float, what: str) -> socket.socket:
+    """Connect to the first of ``targets`` that answers."""
+    winner: socket.socket | None = None
+    failures: list[OSError] = []
+
+    async def attempt(target: Target, over: anyio.Event) -> None:
+        nonlocal winner
+        try:
+            sock = await _connect(target, local)
+        except OSError as error:
+            failures.append(OSError(error.errno, f"{target}: {error.strerror or error}"))
+        else:
+            if winner is None:
+                winner = sock
+                tasks.cancel_scope.cancel()
+            else:
+                _drop(sock)
+        finally:
+            over.set()
+
+    try:
+        async with anyio.create_task_group() as tasks:
+            for target in targets:
+                over = anyio.Event()
+                tasks.start_soon(attempt, target, over)
+                with anyio.move_on_after(delay if target is not targets[-1] else None):
+                    await over.wait()
+    except BaseException:
+        if winner is not None:
+            _drop(winner)
+        raise
+    if winner is not None:
+        return winner
+    raise _all_failed(what, failures)
+
+
+def _all_failed(what: str, failures: list[OSError]) -> ConnectionFailed:
+    """The one exception for them all; made apart, so that no frame of its traceback holds it, which were a cycle."""
+    code = failures[0].errno if len({error.errno for error in failures}) == 1 else None
+    failure = connection_failed(f"cannot connect to {what}: " + "; ".join(describe(error) for error in failures), code)
+    failure.__cause__ = failures[0] if len(failures) == 1 else ExceptionGroup("no address answered", failures)
+    return failure
+
+
+async def _connect(target: Target, local: Target | None) -> socket.socket:
+    """Connect one non-blocking socket; it is closed unless it is returned."""
+    sock = socket.socket(target.family, socket.SOCK_STREAM)
+    try:
+        sock.setblocking(False)
+        if local is not None:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            sock.bind(local.address)
+        await connect_socket(sock, target.address)
+        # A connect to a free port of this host's ephemeral range can connect a socket to itself (RFC 9293, section
+        # 3.5: simultaneous open). Nobody listens there, so that is what the caller hears.
+        if sock.getsockname() == sock.getpeername():
+            raise OSError(errno.ECONNREFUSED, os.strerror(errno.ECONNREFUSED))
+    except BaseException:
+        _drop(sock)
+        raise
+    return sock
+
+
+def _drop(sock: socket.socket) -> None:
+    """Close a socket that nobody gets. It may be connected by now, and an end without a byte would look like the whole
+    of an empty message: the server sees a reset."""
+    discard_on_close(sock)
+    sock.close()
+
+
+async def connect_socket(sock: socket.socket, address: Any) -> None:
+    """connect(2) without blocking."""
+    loop = current_loop()
+    await loop.checkpoint()
+    try:
+        sock.connect(address)
+        return
+    except BlockingIOError as error:
+        if error.errno != errno.EINPROGRESS:
+            raise  # EAGAIN: a UNIX listener's queue is full, and nothing tells when it is not
+    readiness = loop.readiness(sock.fileno())
+    try:
+        await readiness.wait_writable()
+    finally:
+        readiness.close()
+    if code := sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
+        raise OSError(code, os.strerror(code))
+
+
+async def connect_unix(
+    path: str | bytes | os.PathLike[Any], *, close_policy: ClosePolicy = DEFAULT_POLICY
+) -> UNIXSocketStream:
+    """Connect to a UNIX stream socket.
+
+    When the server's listen queue is full, wait for room.
+
+    :param path: the socket's path; an abstract name begins with a NUL (Linux)
+    :param close_policy: how the stream will close
+    :raises ConnectionFailed: nobody listens there, or it may not be reached
+    :raises ValueError: an empty path, or one that is too long for the system (107 bytes on Linux)
+
+    Cancellation: no connection is left behind.
+    """
+    name = checked_path(path)
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        sock.setblocking(False)
+        pause = _QUEUE_FULL_FIRST
+        while True:
+            try:
+                await connect_socket(sock, name)
+                break
+            except BlockingIOError:
+                await anyio.sleep(pause)
+                pause = min(2 * pause, _QUEUE_FULL_MOST)
+            except OSError as error:
+                raise connection_failed(f"cannot connect to {name}: {describe(error)}", error.errno) from error
+        return UNIXSocketStream._adopt(sock, close_policy)
+    except BaseException:
+        sock.close()
+        raise

@@ -1,0 +1,198 @@
+"""``create_tcp_listener`` and ``create_unix_listener``: AnyIO's makers of listeners."""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import stat
+from contextlib import suppress
+from typing import Any, cast, final
+
+import anyio
+import anyio.abc
+import trio.abc
+from anyio.streams.stapled import MultiListener
+
+from .._connection.states import ClosePolicy
+from .._errors import BusyResourceError, ClosedResourceError
+from .._loops import current_loop
+from .._streams.sockets import DEFAULT_POLICY, SocketStream
+from .addresses import IPAddress, Target, check_port, checked_host, checked_path, resolve
+from .listener import SocketListener
+
+# The kernel cuts it down to net.core.somaxconn; listen(2) takes an int.
+_BACKLOG_MOST = 65536
+
+# How often another ephemeral port is tried when the one that one interface gave is taken on the next.
+_PORT_TRIES = 10
+
+
+@final
+class TCPListener(MultiListener[SocketStream], trio.abc.Listener[SocketStream]):
+    """The listening sockets of one port: AnyIO's ``MultiListener`` that can ``accept`` too, and so is Trio's
+    listener."""
+
+    async def accept(self) -> SocketStream:
+        """Accept from whichever socket has a connection; otherwise as :meth:`SocketListener.accept`."""
+        sockets = self._sockets()
+        if len(sockets) == 1:
+            return await sockets[0].accept()
+        await current_loop().checkpoint()
+        while True:
+            for listener in sockets:
+                stream = await listener.accept_waiting()
+                if stream is not None:
+                    return stream
+            for listener in sockets:
+                listener.check_free()
+            async with anyio.create_task_group() as tasks:
+                for listener in sockets:
+                    tasks.start_soon(_wait_then_cancel, listener, tasks.cancel_scope)
+
+    async def aclose(self) -> None:
+        """Close every socket, even if cancelled; otherwise as :meth:`SocketListener.aclose`."""
+        for listener in self._sockets():
+            listener.close()
+        await current_loop().checkpoint()
+
+    def _sockets(self) -> list[SocketListener]:
+        return [listener for listener in self.listeners if isinstance(listener, SocketListener)]
+
+
+async def _wait_then_cancel(listener: SocketListener, scope: anyio.CancelScope) -> None:
+    # A task group would wrap what it raises; the next turn of the loop in accept() raises the same thing bare.
+    with suppress(BusyResourceError, ClosedResourceError):
+        await listener.wait_connection()
+    scope.cancel()
+
+
+async def create_tcp_listener(
+    *,
+    local_host: IPAddress | None = None,
+    local_port: int = 0,
+    family: int = socket.AF_UNSPEC,
+    backlog: int = _BACKLOG_MOST,
+    reuse_port: bool = False,
+    close_policy: ClosePolicy = DEFAULT_POLICY,
+) -> TCPListener:
+    """Listen for TCP connections.
+
+    :param local_host: the address, or a name of it, to listen on; all interfaces when omitted (one socket for IPv6 and
+        IPv4 where the system can do that)
+    :param local_port: 0 to 65535; 0 lets the system choose one, the same on each address
+    :param family: only addresses of this family
+    :param backlog: how many connections may wait to be accepted; the system has a limit of its own
+    :param reuse_port: let other sockets, of other processes too, listen on the same port (SO_REUSEPORT)
+    :param close_policy: how accepted streams will close
+    :returns: an AnyIO ``MultiListener`` of one :class:`SocketListener` an address, which has Trio's ``accept`` too
+    :raises OSError: the port is taken, or not allowed
+    :raises ConnectionFailed: ``local_host`` has no address
+    :raises ValueError: a port out of range, a backlog that is not positive
+    """
+    check_port(local_port)
+    if backlog < 1:
+        raise ValueError(f"backlog must be positive, not {backlog}")
+    backlog = min(backlog, _BACKLOG_MOST)
+    host = None if local_host is None else checked_host(local_host)
+    await current_loop().checkpoint()
+    if host is None and family == socket.AF_UNSPEC and socket.has_dualstack_ipv6():
+        target = Target(socket.AF_INET6, ("::", local_port))
+        both = _listening(target, backlog, reuse_port=reuse_port, dual_stack=True)
+        return _listener([both], close_policy)
+    targets = await resolve(host, local_port, family, passive=True)
+    taken: list[OSError] = []
+    for _ in range(_PORT_TRIES):
+        sockets: list[socket.socket] = []
+        try:
+            for target in targets:
+                port = sockets[0].getsockname()[1] if sockets else local_port
+                address = (target.address[0], port, *target.address[2:])
+                sockets.append(_listening(Target(target.family, address), backlog, reuse_port=reuse_port))
+        except OSError as error:
+            for sock in sockets:
+                sock.close()
+            # The system chose a port for the first address that is taken on another one.
+            if error.errno != errno.EADDRINUSE or local_port or not sockets:
+                raise
+            taken.append(error)
+            continue
+        return _listener(sockets, close_policy)
+    raise OSError(errno.EADDRINUSE, "no port is free on every address") from taken[-1]
+
+
+def _listener(sockets: list[socket.socket], policy: ClosePolicy) -> TCPListener:
+    # AnyIO's SocketListener is typed for AnyIO's streams; ours gives out ours.
+    return TCPListener(cast(list[anyio.abc.Listener[SocketStream]], [SocketListener(sock, policy) for sock in sockets]))
+
+
+def _listening(target: Target, backlog: int, *, reuse_port: bool, dual_stack: bool = False) -> socket.socket:
+    sock = socket.socket(target.family, socket.SOCK_STREAM)
+    try:
+        if target.family == socket.AF_INET6:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, not dual_stack)
+        # Bind although connections of an earlier server are in TIME_WAIT (socket(7)).
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if reuse_port:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        sock.bind(target.address)
+        sock.listen(backlog)
+    except OSError as error:
+        sock.close()
+        raise OSError(error.errno, f"cannot listen on {target}: {error.strerror}") from error
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+async def create_unix_listener(
+    path: str | bytes | os.PathLike[Any],
+    *,
+    mode: int | None = None,
+    backlog: int = _BACKLOG_MOST,
+    close_policy: ClosePolicy = DEFAULT_POLICY,
+) -> SocketListener:
+    """Listen on a UNIX socket. A socket that stands at the path already is replaced, as AnyIO does.
+
+    :param path: where; an abstract name begins with a NUL (Linux)
+    :param mode: the permissions of the socket, from the moment that it exists
+    :param backlog: how many connections may wait to be accepted
+    :param close_policy: how accepted streams will close
+    :raises OSError: the path is taken by something else, or not allowed
+    :raises ValueError: an empty or too long path, a backlog that is not positive
+    """
+    name = checked_path(path)
+    if backlog < 1:
+        raise ValueError(f"backlog must be positive, not {backlog}")
+    loop = current_loop()
+    await loop.checkpoint()
+    sock = await loop.run_in_thread(_listening_unix, name, mode, min(backlog, _BACKLOG_MOST))
+    return SocketListener(sock, close_policy)
+
+
+def _listening_unix(name: str, mode: int | None, backlog: int) -> socket.socket:
+    """In a worker thread, since it works on a directory."""
+    if not name.startswith("\0"):
+        try:
+            if stat.S_ISSOCK(os.stat(name).st_mode):
+                os.unlink(name)
+        except FileNotFoundError:
+            pass
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        if mode is not None and not name.startswith("\0"):
+            # bind(2) makes the file with the socket's own mode, less the umask: never wider than asked, not for a
+            # moment.
+            os.fchmod(sock.fileno(), mode)
+        sock.bind(name)
+        if mode is not None and not name.startswith("\0"):
+            os.chmod(name, mode)
+        sock.listen(backlog)
+    except OSError as error:
+        sock.close()
+        raise OSError(error.errno, f"cannot listen on {name}: {error.strerror}") from error
+    except BaseException:
+        sock.close()
+        raise
+    return sock

@@ -1,0 +1,270 @@
+"""``SocketListener``: accepts connections, survives what accept(2) can throw at it, and closes without a trace."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import socket
+import sys
+import warnings
+from collections.abc import Callable
+from typing import Any, final
+
+import anyio
+import anyio.abc
+import trio.abc
+
+from .._connection.states import ClosePolicy
+from .._errors import BusyResourceError, ClosedResourceError
+from .._kernel import tcp
+from .._loops import current_loop
+from .._origin import opened_at
+from .._streams.sockets import DEFAULT_POLICY, SocketStream, UNIXSocketStream, adopted_socket, give_back, presentable
+
+logger = logging.getLogger("roket_trio")
+
+# accept(2): "the error of the new socket is passed as the error of accept; treat it like EAGAIN by retrying". The list
+# is the one that Trio's review of POSIX, Linux and the BSDs arrives at; EPERM is a firewall's.
+_OF_THE_NEW_SOCKET = frozenset(
+    getattr(errno, name)
+    for name in (
+        "EPERM",
+        "ECONNABORTED",
+        "EPROTO",
+        "ENETDOWN",
+        "ENOPROTOOPT",
+        "EHOSTDOWN",
+        "ENONET",
+        "EHOSTUNREACH",
+        "EOPNOTSUPP",
+        "ENETUNREACH",
+        "ENOSR",
+        "ESOCKTNOSUPPORT",
+        "EPROTONOSUPPORT",
+        "ETIMEDOUT",
+        "ECONNRESET",
+    )
+    if hasattr(errno, name)
+)
+
+_OUT_OF_RESOURCES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+
+# How long accept() leaves the others alone when descriptors or memory have run out (seconds). Nothing tells when one is
+# free again, so this is the one place that looks again by the clock; clients wait in the listen queue meanwhile. Trio
+# and asyncio wait 100 ms and 1 s; the first try comes sooner, since a busy server frees descriptors all the time.
+_BACKOFF_FIRST = 0.01
+_BACKOFF_MOST = 0.5
+
+_QUEUE_USUALLY = 4096  # net.core.somaxconn, since Linux 5.4
+
+
+@final
+class SocketListener(anyio.abc.SocketListener, trio.abc.Listener[SocketStream]):
+    """A listening TCP or UNIX socket: an ``anyio.abc.SocketListener`` and a ``trio.abc.Listener`` in one.
+
+    Made by :func:`create_tcp_listener`, :func:`create_unix_listener` or :meth:`from_socket`; belongs to the event loop
+    that it was made in. Accepted streams carry its ``close_policy``.
+    """
+
+    def __init__(self, sock: socket.socket, close_policy: ClosePolicy = DEFAULT_POLICY) -> None:
+        """Not public: use :meth:`from_socket`."""
+        sock.setblocking(False)
+        self._sock = sock
+        self._is_unix = sock.family == getattr(socket, "AF_UNIX", None)
+        self._waiting = False
+        self._closed = False
+        self._backoff: anyio.CancelScope | None = None
+        self._opened_at = opened_at()
+        self._process = os.getpid()
+        self.close_policy = close_policy
+        self._loop = current_loop()
+        self._readiness = self._loop.readiness(sock.fileno())
+
+    @classmethod
+    async def from_socket(
+        cls, sock_or_fd: socket.socket | int, *, close_policy: ClosePolicy = DEFAULT_POLICY
+    ) -> SocketListener:
+        """Take over a listening stream socket, or the descriptor of one (socket activation).
+
+        A socket that is bound but does not listen yet is made to.
+
+        :raises ValueError: it is no socket, neither TCP nor UNIX, not bound, connected, or closed; it stays the
+            caller's
+        :raises TypeError: it is neither a socket nor an int
+
+        Cancellation: it stays the caller's.
+        """
+        await current_loop().checkpoint()
+        sock = adopted_socket(sock_or_fd)
+        try:
+            if not _is_bound(sock):
+                raise ValueError("the socket must be bound to a local address")
+            if not sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+                sock.listen()
+        except OSError as error:
+            give_back(sock, sock_or_fd)
+            raise ValueError(f"the socket cannot listen: {error}") from error
+        except BaseException:
+            give_back(sock, sock_or_fd)
+            raise
+        return cls(sock, close_policy)
+
+    async def accept(self) -> SocketStream:
+        """Wait for a connection and take it out of the listen queue.
+
+        A connection that died in the queue is passed over. When the process or the system is out of descriptors or
+        memory, the call waits and tries again, and says so once in the log (``roket_trio``, WARNING): clients wait in
+        the queue.
+
+        :returns: a :class:`SocketStream`, or :class:`UNIXSocketStream`
+        :raises ClosedResourceError: the listener was closed, before or meanwhile
+        :raises BusyResourceError: another task is accepting
+        :raises OSError: what none of this can mend
+
+        Cancellation: no connection is lost, none is accepted.
+        """
+        self._check_open()
+        # A full one: who always finds the next connection waiting must still let their handlers run.
+        await self._loop.checkpoint()
+        while True:
+            stream = await self.accept_waiting()
+            if stream is not None:
+                return stream
+            await self.wait_connection()
+
+    async def accept_waiting(self) -> SocketStream | None:
+        """Accept a connection that waits already; ``None`` when none does. Waits only while resources are out."""
+        backoff = 0.0
+        while True:
+            try:
+                return self.accept_now()
+            except OSError as error:
+                if error.errno not in _OUT_OF_RESOURCES:
+                    raise
+                if not backoff:
+                    logger.warning("accept: %s; connections wait in the listen queue until that is over", error)
+            backoff = min(max(backoff * 2, _BACKOFF_FIRST), _BACKOFF_MOST)
+            await self._wait_out(backoff)
+
+    def accept_now(self) -> SocketStream | None:
+        """:meth:`accept_waiting` without any waiting.
+
+        :raises OSError: resources are out, or worse
+        """
+        while True:
+            self._check_open()
+            try:
+                sock, address = self._sock.accept()
+            except BlockingIOError:
+                return None
+            except OSError as error:
+                if error.errno not in _OF_THE_NEW_SOCKET:
+                    raise
+            else:
+                kind = UNIXSocketStream if self._is_unix else SocketStream
+                return kind._adopt(sock, self.close_policy, presentable(address))
+
+    @property
+    def queue_length(self) -> int:
+        """How many connections wait, or, where the kernel does not tell, how many may wait by default."""
+        self._check_open()
+        length = tcp.listen_queue(self._sock)
+        return _QUEUE_USUALLY if length is None else length
+
+    async def wait_connection(self) -> None:
+        """Wait until a connection may wait in the queue. One task at a time.
+
+        :raises ClosedResourceError: the listener was closed, before or meanwhile
+        :raises BusyResourceError: another task waits
+        """
+        self.check_free()
+        self._waiting = True
+        try:
+            await self._readiness.wait_readable()
+        finally:
+            self._waiting = False
+
+    async def _wait_out(self, seconds: float) -> None:
+        """Sleep, but wake when the listener is closed. One task at a time."""
+        self.check_free()
+        self._waiting = True
+        try:
+            with anyio.CancelScope() as self._backoff:
+                await anyio.sleep(seconds)
+        finally:
+            self._waiting = False
+
+    async def serve(
+        self, handler: Callable[[SocketStream], Any], task_group: anyio.abc.TaskGroup | None = None
+    ) -> None:
+        """AnyIO's ``Listener.serve``: accept for ever, and start ``handler(stream)`` in a task for each connection.
+
+        :param task_group: where the handlers run; a group of its own, ended with it, when omitted
+        """
+        if task_group is None:
+            async with anyio.create_task_group() as own:
+                await self.serve(handler, own)
+        else:
+            while True:
+                task_group.start_soon(handler, await self.accept())
+
+    async def aclose(self) -> None:
+        """Stop listening and release the descriptor. Idempotent.
+
+        A task in :meth:`accept` gets :class:`ClosedResourceError`. Connections that wait in the listen queue are reset
+        by the kernel at once (``inet_csk_listen_stop``), so no client hangs. A UNIX socket's path is left to who made
+        it.
+        """
+        self.close()
+        await self._loop.checkpoint()
+
+    def close(self) -> None:
+        """:meth:`aclose` without the checkpoint."""
+        if not self._closed:
+            self._closed = True
+            self._readiness.close()
+            if self._backoff is not None:
+                self._backoff.cancel()
+            self._sock.close()
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise ClosedResourceError("the listener was closed on this side")
+
+    def check_free(self) -> None:
+        """What :meth:`wait_connection` would raise."""
+        self._check_open()
+        if self._waiting:
+            raise BusyResourceError("accepting connections from")
+
+    def __del__(
+        self, _getpid: Any = os.getpid, _warn: Any = warnings.warn, _is_finalizing: Any = sys.is_finalizing
+    ) -> None:
+        if getattr(self, "_readiness", None) is None or self._closed:
+            return
+        if self._process != _getpid():  # a forked child's copy: the loop's epoll is the parent's
+            self._sock.close()
+            return
+        what = "unclosed listener"
+        try:
+            what = f"unclosed {self._sock!r}"
+            self._backoff = None
+            self.close()
+        except Exception:
+            if not _is_finalizing():
+                raise
+            self._sock.close()  # the interpreter ends and has emptied modules
+        _warn(f"{what}, opened at {self._opened_at}", ResourceWarning, source=self, stacklevel=2)
+
+    @property
+    def _raw_socket(self) -> socket.socket:
+        return self._sock
+
+    def __repr__(self) -> str:
+        return f"<SocketListener {'closed' if self._closed else presentable(self._sock.getsockname())}>"
+
+
+def _is_bound(sock: socket.socket) -> bool:
+    name = sock.getsockname()
+    return bool(name[1] if isinstance(name, tuple) else name)

@@ -1,0 +1,33 @@
+"""Sending from memory in fair shares: what the routes do with bytes that they could not keep in the kernel."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from .._connection.connection import Connection
+from .fair_share import shares_of
+
+
+async def send_in_shares(connection: Connection, data: memoryview, accepted: Callable[[int], None]) -> None:
+    """Send all of ``data``, as the connection's one sender.
+
+    :param accepted: is told each count of bytes that the kernel took, so that an interruption is exact
+    :raises OSError: what the system call raised
+    :raises ClosedResourceError: another task has closed the connection
+    """
+    shares = shares_of(connection.loop)
+    while data:
+        await shares.take()
+        try:
+            connection.life.check_open()  # it may have been closed while this task waited
+            count = connection.sock.send(data)
+        except BlockingIOError:
+            count = 0
+        finally:
+            shares.give_back()
+        if count:
+            connection.sent(count)
+            accepted(count)
+            data = data[count:]
+        else:
+            await connection.readiness.wait_writable()

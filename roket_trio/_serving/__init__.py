@@ -1,0 +1,1 @@
+"""How long connections live: ``serve`` and ``supervise``, over one ``watcher`` for each event loop."""

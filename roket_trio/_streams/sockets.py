@@ -1,0 +1,521 @@
+"""``SocketStream`` and ``UNIXSocketStream``: AnyIO's stream and Trio's in one object, over a :class:`Connection`."""
+
+from __future__ import annotations
+
+import array
+import errno
+import os
+import socket
+from collections.abc import Callable, Collection, Mapping
+from contextlib import suppress
+from io import IOBase
+from types import MappingProxyType, TracebackType
+from typing import Any, NamedTuple, TypeVar, final
+
+import anyio
+import anyio.abc
+import trio.abc
+
+from .._connection.connection import NOTSENT_LOWAT, Connection
+from .._connection.lingering_close import is_tcp
+from .._connection.states import ClosePolicy, CloseReport
+from .._errors import ClosedResourceError, EndOfStream, broken
+from .._files.borrow import lent_to_read, lent_to_write
+from .._files.descriptor import OpenFile
+from .._kernel.tcp import KernelView, limit_unsent
+from .._loops import current_loop
+from .._routes.file_to_socket import FileToSocket
+from .._routes.rate_limit import Pace
+from .._routes.socket_to_file import SocketToFile
+
+DEFAULT_POLICY = ClosePolicy()
+
+# Of other protocols (SCTP), and other families (AF_VSOCK), the kernel tells other things of a close, or nothing.
+_TCP_PROTOCOLS = (0, socket.IPPROTO_TCP, getattr(socket, "IPPROTO_MPTCP", 262))
+
+# SCM_MAX_FD (unix(7)).
+_FDS_MOST = 253
+
+Address = tuple[str, int] | str
+Self = TypeVar("Self", bound="SocketStream")
+
+
+@final
+class SocketStatistics(NamedTuple):
+    """What a stream has done since it was opened."""
+
+    sent_bytes: int
+    """Bytes that the kernel accepted for sending."""
+    received_bytes: int
+    """Bytes that the kernel handed over."""
+    send_calls: int
+    """System calls that moved bytes out, by whatever route."""
+    receive_calls: int
+    """System calls that moved bytes in, by whatever route."""
+    routes: Mapping[str, int]
+    """How many transfers of files ran, by route: ``sendfile``, ``splice``, ``read-send``."""
+    fallbacks: Mapping[str, int]
+    """How many times the kernel refused a faster route, by that route."""
+    kernel: KernelView | None
+    """The kernel's own view; ``None`` after the close, for UNIX sockets, and elsewhere than on Linux."""
+
+
+class SocketStream(anyio.abc.SocketStream, trio.abc.HalfCloseableStream):
+    """A connected TCP socket: an ``anyio.abc.SocketStream`` and a ``trio.abc.HalfCloseableStream`` in one.
+
+    Made by :func:`connect_tcp`, by a listener, or by :meth:`from_socket`; it belongs to the event loop that it was made
+    in. One task may send while another receives; a second one in the same direction gets :class:`BusyResourceError`;
+    any task may close. AnyIO's methods check for cancellation on each call and let other tasks run at least once in a
+    millisecond of uninterrupted work; Trio's make a full checkpoint on each call.
+
+    TCP_NODELAY is on. TCP_NOTSENT_LOWAT is 128 KiB: a higher one, or none, was not measurably faster in bulk, and it
+    keeps what is queued behind a slow peer small, where the kernel would take 4 MB.
+
+    ``async with stream:`` closes it at the end; see ``ClosePolicy.on_error`` for the end by an exception.
+    """
+
+    def __init__(self, connection: Connection, remote_address: Address | None) -> None:
+        """Not public: use :meth:`from_socket`."""
+        self._connection = connection
+        self._remote_address = remote_address
+
+    @classmethod
+    async def from_socket(
+        cls, sock_or_fd: socket.socket | int, *, close_policy: ClosePolicy = DEFAULT_POLICY
+    ) -> SocketStream:
+        """Take over a connected stream socket, or the descriptor of one.
+
+        :param sock_or_fd: a TCP or UNIX socket of type SOCK_STREAM, or its descriptor; it is made non-blocking
+        :raises ValueError: it is no socket, neither TCP nor UNIX, not connected, or closed; it stays the caller's
+        :raises TypeError: it is neither a socket nor an int
+
+        Cancellation: it stays the caller's.
+        """
+        await current_loop().checkpoint()
+        return cls._adopt(_connected_socket(sock_or_fd), close_policy)
+
+    @classmethod
+    def _adopt(
+        cls: type[Self], sock: socket.socket, policy: ClosePolicy, remote_address: Address | None = None
+    ) -> Self:
+        """Take over a socket that is known to be good; the peer may have reset it already."""
+        try:
+            connection = Connection(sock, policy)
+            if connection.ledger.is_tcp:
+                with suppress(OSError):
+                    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                limit_unsent(sock, NOTSENT_LOWAT)
+            return cls(connection, _peer_name(sock) if remote_address is None else remote_address)
+        except BaseException:
+            sock.close()
+            raise
+
+    # --- AnyIO's face ------------------------------------------------------------------------------------------------
+
+    async def receive(self, max_bytes: int = 65536) -> bytes:
+        """Receive what has arrived, waiting until something has.
+
+        :param max_bytes: at most so many bytes
+        :returns: 1 to ``max_bytes`` bytes
+        :raises EndOfStream: the peer has finished, and everything was received; again on each later call
+        :raises BrokenResourceError: the connection is gone (after everything that had arrived was received)
+        :raises ClosedResourceError: this side has closed it, before or meanwhile
+        :raises BusyResourceError: another task is receiving
+        :raises ValueError: ``max_bytes`` is less than 1
+
+        Cancellation: nothing is lost.
+        """
+        if max_bytes < 1:
+            raise ValueError(f"max_bytes must be a positive integer, not {max_bytes}")
+        connection = self._connection
+        data = await connection.receive(connection.sock.recv, max_bytes)
+        if not data:
+            raise EndOfStream
+        connection.received_bytes += len(data)
+        return data
+
+    async def receive_into(self, buffer: bytearray | memoryview) -> int:
+        """Receive into ``buffer``, as much as has arrived and fits; otherwise as :meth:`receive`.
+
+        :param buffer: a writable, contiguous, non-empty buffer
+        :returns: the number of bytes, at least 1
+        :raises ValueError: ``buffer`` is empty
+        """
+        with memoryview(buffer) as view:
+            if not view.nbytes:
+                raise ValueError("buffer must not be empty")
+            connection = self._connection
+            count = await connection.receive(connection.sock.recv_into, view)
+        if not count:
+            raise EndOfStream
+        connection.received_bytes += count
+        return count
+
+    async def send(self, item: bytes | bytearray | memoryview) -> None:
+        """Send all of ``item``: when it returns, the kernel has taken every byte.
+
+        :raises BrokenResourceError: the connection is gone, :meth:`send_eof` was called, or an earlier send was cut
+        :raises ClosedResourceError: this side has closed it, before or meanwhile
+        :raises BusyResourceError: another task is sending
+
+        Cancellation (and a close by another task): before the first byte nothing has happened. After it the stream is
+        cut: later sends fail, naming "N of M bytes", and :meth:`aclose` resets, so that the peer cannot take it for a
+        clean end.
+        """
+        await self._connection.send(item)
+
+    async def send_eof(self) -> None:
+        """Send FIN after everything that was sent; receiving goes on. Idempotent.
+
+        :raises BrokenResourceError: the connection is gone, or an earlier send was cut
+        :raises ClosedResourceError: this side has closed it
+        :raises BusyResourceError: another task is sending
+        """
+        await self._connection.send_eof()
+
+    async def aclose(self) -> None:
+        """Close, so that the peer's kernel has every byte, or :attr:`close_report` says which it may lack.
+
+        FIN is sent; what arrives is discarded until FIN is acknowledged or ``ClosePolicy.linger_seconds`` are over
+        (with ``wait_for_peer``: until the peer's FIN); the receive queue is emptied, so that unread data does not turn
+        the close into RST; the descriptor is released. Tasks that wait in this stream get :class:`ClosedResourceError`.
+        If a send was cut, or is under way, the connection is reset instead.
+
+        Idempotent; a second task that closes waits for the first. Never raises but on cancellation: then what is left
+        is handed to the kernel, which delivers it within bounds, the descriptor is released, and ``Cancelled`` is
+        raised.
+        """
+        await self._connection.aclose()
+
+    def abort(self) -> None:
+        """Reset the connection now: what was not sent is dropped, and the peer gets RST. Synchronous and idempotent.
+
+        Waiting tasks get :class:`ClosedResourceError`. On a UNIX socket the peer sees the end of the stream.
+        """
+        self._connection.abort()
+
+    async def wait_peer_closed(self) -> None:
+        """Wait until FIN or RST of the peer has arrived, without receiving anything.
+
+        Returns at once if it has. Any number of tasks may wait, also while another receives. (A connection pool evicts
+        with it.) Elsewhere than on Linux a FIN behind unread data is noticed only once the data was received.
+
+        :raises ClosedResourceError: this side has closed it, before or meanwhile
+        """
+        await self._connection.wait_peer_closed()
+
+    async def send_file(self, file: Any, *, offset: int = 0, count: int | None = None) -> int:
+        """Send a file, or a part of one, without bringing it into user space (sendfile(2)) where the kernel can do
+        that.
+
+        Pages that are not cached are fetched by a worker thread, so the event loop never waits for a disk.
+
+        :param file: a binary file object (flushed first), an ``anyio.AsyncFile`` or ``trio.open_file`` wrapper, a
+            :class:`FileReadStream`, or a descriptor. Its own position is left alone.
+        :param offset: where to begin, in bytes from the start of the file
+        :param count: how many bytes; ``None`` for all. More than there are sends what is there.
+        :returns: the number of bytes sent. A file is sent to the size it has at the start; one without a size (/proc, a
+            pipe, a device) to EOF. Its bytes are not copied: an edit before the peer's acknowledgement changes them.
+        :raises ValueError: ``offset`` beyond the end, a negative number, a closed file; nothing was sent
+        :raises TypeError: not a binary file that is backed by a descriptor; nothing was sent
+        :raises TruncatedError: the file became shorter meanwhile; the stream is cut
+        :raises BrokenResourceError: the connection is gone, or reading the file failed; the message says which
+
+        Cancellation: as :meth:`send`.
+        """
+        self._connection.life.check_sending()
+        with lent_to_read(file) as lent:
+            transfer = FileToSocket(self._connection, lent, offset, count, Pace(None))
+            await transfer.run()
+        return transfer.bytes_moved
+
+    async def receive_file(self, file: Any, *, offset: int | None = None, count: int | None = None) -> int:
+        """Receive into a file.
+
+        :param file: as for :meth:`send_file`, but writable: a :class:`FileWriteStream`, a file object, a descriptor
+        :param offset: where in the file, leaving its position alone; ``None``: at its position, which moves along
+        :param count: how many bytes; ``None``: until the peer has finished
+        :returns: the number of bytes, all of which the file has
+        :raises TruncatedError: the peer finished before ``count`` bytes; it carries those that did arrive
+        :raises BrokenResourceError: the connection is gone, or writing failed; the message says which and how far it
+            was
+        :raises ValueError, TypeError: as :meth:`send_file`
+
+        Cancellation: everything that was received is in the file.
+        """
+        self._connection.life.check_receiving()
+        with lent_to_write(file) as lent:
+            transfer = SocketToFile(self._connection, lent, offset, count, Pace(None))
+            try:
+                await transfer.run()
+            finally:
+                if offset is None and transfer.position is not None and isinstance(lent, OpenFile):
+                    lent.seek(transfer.position)
+        return transfer.bytes_moved
+
+    # --- Trio's face -------------------------------------------------------------------------------------------------
+
+    async def receive_some(self, max_bytes: int | None = None) -> bytes:
+        """Trio's :meth:`receive`: ``b""`` at EOF, as often as it is asked."""
+        if max_bytes is None:
+            max_bytes = 65536
+        elif max_bytes < 1:
+            raise ValueError(f"max_bytes must be >= 1, not {max_bytes}")
+        connection = self._connection
+        loop = connection.loop
+        had_turn = loop.yield_at
+        data = await connection.receive(connection.sock.recv, max_bytes)
+        connection.received_bytes += len(data)
+        if loop.yield_at == had_turn:  # it did not have to wait
+            await loop.let_others_run()
+        return data
+
+    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
+        """Trio's :meth:`send`: after :meth:`send_eof` it raises :class:`ClosedResourceError`."""
+        connection = self._connection
+        if connection.life.sent_eof:
+            raise ClosedResourceError("can't send data after sending EOF")
+        loop = connection.loop
+        had_turn = loop.yield_at
+        await connection.send(data)
+        if loop.yield_at == had_turn:  # it did not have to wait
+            await loop.let_others_run()
+
+    async def wait_send_all_might_not_block(self) -> None:
+        """Wait until a send might not block. The one sender, as :meth:`send_all`."""
+        await self._connection.wait_writable()
+
+    # --- both --------------------------------------------------------------------------------------------------------
+
+    @property
+    def close_policy(self) -> ClosePolicy:
+        """How :meth:`aclose` and ``async with`` end it. May be set until the close begins."""
+        return self._connection.policy
+
+    @close_policy.setter
+    def close_policy(self, policy: ClosePolicy) -> None:
+        self._connection.policy = policy
+
+    @property
+    def close_report(self) -> CloseReport | None:
+        """How the close went; ``None`` before it."""
+        return self._connection.report
+
+    def statistics(self) -> SocketStatistics:
+        """What the stream has done, and how the kernel sees the connection now (one call of TCP_INFO)."""
+        connection = self._connection
+        return SocketStatistics(
+            sent_bytes=connection.ledger.sent_bytes,
+            received_bytes=connection.received_bytes,
+            send_calls=connection.send_calls,
+            receive_calls=connection.receive_calls,
+            routes=MappingProxyType(dict(connection.routes)),
+            fallbacks=MappingProxyType(dict(connection.fallbacks)),
+            kernel=connection.kernel_view(),
+        )
+
+    @property
+    def _raw_socket(self) -> socket.socket:
+        return self._connection.sock
+
+    @property
+    def extra_attributes(self) -> Mapping[Any, Callable[[], Any]]:
+        """AnyIO's attributes (``SocketAttribute``). The remote address is remembered, for when the peer is gone."""
+        attributes = dict(super().extra_attributes)
+        attribute = anyio.abc.SocketAttribute
+        if (remote := self._remote_address) is not None:
+            attributes[attribute.remote_address] = lambda: remote
+            if isinstance(remote, tuple):
+                attributes[attribute.remote_port] = lambda: remote[1]
+        return attributes
+
+    def __aiter__(self: Self) -> Self:
+        return self
+
+    async def __anext__(self) -> bytes:
+        """The next chunk of at most 64 KiB, until the peer has finished."""
+        try:
+            return await self.receive()
+        except EndOfStream:
+            raise StopAsyncIteration from None
+
+    async def __aexit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if exc is not None and self.close_policy.on_error == "abort" and not is_cancellation(exc):
+            self.abort()
+        await self.aclose()
+
+    def __repr__(self) -> str:
+        connection = self._connection
+        state = connection.life.phase.name.lower()
+        return f"<{type(self).__name__} {state} to {self._remote_address or 'an unnamed peer'}>"
+
+
+@final
+class UNIXSocketStream(SocketStream, anyio.abc.UNIXSocketStream):
+    """A connected UNIX stream socket, which can carry descriptors too. Otherwise as :class:`SocketStream`.
+
+    UNIX sockets have neither acknowledgements nor RST: what was sent lies in the peer's own queue, so a close is at
+    least ``ACKED``; a cut ends as the end of the stream for the peer, and is reported as ``ABORTED`` here.
+    """
+
+    @classmethod
+    async def from_socket(
+        cls, sock_or_fd: socket.socket | int, *, close_policy: ClosePolicy = DEFAULT_POLICY
+    ) -> UNIXSocketStream:
+        """As :meth:`SocketStream.from_socket`, for a UNIX socket."""
+        await current_loop().checkpoint()
+        return cls._adopt(_connected_socket(sock_or_fd, socket.AF_UNIX), close_policy)
+
+    async def send_fds(self, message: bytes, fds: Collection[int | IOBase]) -> None:
+        """Send descriptors with a message (unix(7), SCM_RIGHTS). They stay open here.
+
+        :param message: at least one byte
+        :param fds: descriptors, or objects with a ``fileno()``
+        :raises ValueError: an empty message, no descriptors, or more than 253, which is what the kernel takes
+        :raises OSError: one of them is not open; nothing was sent
+        :raises BrokenResourceError: too many descriptors of this user are on their way (ETOOMANYREFS); nothing was
+            sent, and it may be tried again
+
+        Otherwise as :meth:`SocketStream.send`. The descriptors travel with the first byte.
+        """
+        if not message:
+            raise ValueError("message must not be empty")
+        if not fds:
+            raise ValueError("fds must not be empty")
+        numbers = array.array("i", [fd if isinstance(fd, int) else fd.fileno() for fd in fds])
+        if len(numbers) > _FDS_MOST:
+            raise ValueError(f"at most {_FDS_MOST} descriptors can be sent at once, not {len(numbers)}")
+        for number in numbers:
+            os.fstat(number)  # sendmsg would say EBADF, as for a connection that is gone
+        ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, numbers)]
+        sock = self._connection.sock
+
+        def send(item: Any) -> int:
+            try:
+                return sock.sendmsg((item,), ancillary)
+            except OSError as error:
+                if error.errno == errno.ETOOMANYREFS:  # no fault of this connection's
+                    raise broken("too many descriptors are on their way", error) from error
+                raise
+
+        await self._connection.send(message, send)
+
+    async def receive_fds(self, msglen: int, maxfds: int) -> tuple[bytes, list[int]]:
+        """Receive a message and the descriptors that came with it; they are the caller's to close.
+
+        :param msglen: at most so many bytes of message; with 0 the descriptors come alone, and no end is noticed
+        :param maxfds: at most so many descriptors; more are closed by the kernel, and RuntimeError is raised
+        :returns: the message and the descriptors, close-on-exec
+        :raises ValueError: a negative number
+        :raises RuntimeError: ancillary data of another kind came, or more descriptors than expected
+
+        Otherwise as :meth:`SocketStream.receive`.
+        """
+        if not isinstance(msglen, int) or msglen < 0:
+            raise ValueError("msglen must be a non-negative integer")
+        if not isinstance(maxfds, int) or maxfds < 1:
+            raise ValueError("maxfds must be a positive integer")
+        connection = self._connection
+        numbers = array.array("i")
+        space = socket.CMSG_LEN(maxfds * numbers.itemsize)
+        cloexec = getattr(socket, "MSG_CMSG_CLOEXEC", 0)
+
+        def receive(size: int) -> tuple[bytes, list[Any], int] | None:
+            message, ancillary, flags, _ = connection.sock.recvmsg(size, space, cloexec)
+            return (message, ancillary, flags) if message or ancillary or not size else None
+
+        received = await connection.receive(receive, msglen)
+        if received is None:
+            raise EndOfStream
+        message, ancillary, flags = received
+        connection.received_bytes += len(message)
+        unexpected = bool(flags & socket.MSG_CTRUNC)
+        for level, kind, data in ancillary:
+            if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
+                numbers.frombytes(data[: len(data) - len(data) % numbers.itemsize])
+            else:
+                unexpected = True
+        if unexpected:
+            for fd in numbers:
+                os.close(fd)
+            raise RuntimeError("the peer sent more descriptors than expected, or other ancillary data")
+        return message, list(numbers)
+
+
+def is_cancellation(exc: BaseException) -> bool:
+    """Whether an exception is the loop's cancellation, or a group of nothing else."""
+    if isinstance(exc, BaseExceptionGroup):
+        return all(is_cancellation(inner) for inner in exc.exceptions)
+    return isinstance(exc, anyio.get_cancelled_exc_class())
+
+
+def _connected_socket(sock_or_fd: socket.socket | int, family: int | None = None) -> socket.socket:
+    sock = adopted_socket(sock_or_fd)
+    try:
+        if family is not None and sock.family != family:
+            raise ValueError(f"expected a socket of family AF_UNIX, not {_enum_name(sock.family)}")
+        if _peer_name(sock) is None:
+            raise ValueError("the socket must be connected")
+    except BaseException:
+        give_back(sock, sock_or_fd)
+        raise
+    return sock
+
+
+def adopted_socket(sock_or_fd: socket.socket | int) -> socket.socket:
+    """The stream socket that was handed over, checked; on an error it stays the caller's."""
+    if isinstance(sock_or_fd, socket.socket):
+        sock = sock_or_fd
+    elif isinstance(sock_or_fd, int) and not isinstance(sock_or_fd, bool):
+        try:
+            sock = socket.socket(fileno=sock_or_fd)
+        except (OSError, ValueError) as error:
+            what = "is not a socket" if getattr(error, "errno", None) == errno.ENOTSOCK else "is not open"
+            raise ValueError(f"descriptor {sock_or_fd} {what}") from error
+    else:
+        raise TypeError(f"expected a socket or a descriptor, not {type(sock_or_fd).__name__}")
+    try:
+        if sock.fileno() < 0:
+            raise ValueError("the socket is closed")
+        if sock.type != socket.SOCK_STREAM:
+            raise ValueError(f"expected a socket of type SOCK_STREAM, not {_enum_name(sock.type)}")
+        is_unix = sock.family == getattr(socket, "AF_UNIX", None)
+        if not is_unix and not (is_tcp(sock) and sock.proto in _TCP_PROTOCOLS):
+            raise ValueError(
+                f"expected a TCP or UNIX socket, not one of family {_enum_name(sock.family)}, protocol {sock.proto}"
+            )
+    except BaseException:
+        give_back(sock, sock_or_fd)
+        raise
+    return sock
+
+
+def give_back(sock: socket.socket, sock_or_fd: socket.socket | int) -> None:
+    """Leave a descriptor to who handed it over, as it was."""
+    if sock is not sock_or_fd:
+        sock.detach()
+
+
+def _peer_name(sock: socket.socket) -> Address | None:
+    try:
+        return presentable(sock.getpeername())
+    except OSError:  # not connected, or not any more
+        return None
+
+
+def presentable(address: Any) -> Address:
+    """An address as AnyIO shows it: ``(host, port)``, with the zone of a link-local IPv6 address, or a path."""
+    if isinstance(address, bytes):  # Linux's abstract UNIX addresses
+        return os.fsdecode(address)
+    if isinstance(address, str):
+        return address
+    host, port = address[:2]
+    if len(address) == 4 and address[3]:  # RFC 4007, section 11
+        host = f"{host.partition('%')[0]}%{address[3]}"
+    return host, port
+
+
+def _enum_name(value: int) -> str:
+    return getattr(value, "name", str(value))

@@ -1,0 +1,1 @@
+"""``transfer`` chooses the route for two ends and runs it; ``relay`` joins two connections."""

@@ -1,0 +1,1 @@
+"""Which sockets a process holds: ``census`` takes them, ``observers`` ask the kernel, ``records`` is one socket."""

@@ -1,0 +1,1 @@
+"""A relay between two endpoints that spoils what passes; ``toxics`` says how."""

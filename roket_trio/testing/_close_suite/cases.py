@@ -1,0 +1,573 @@
+"""The close suite: what peers do to a program, what they expect, and why. A table; more than 300 lines for that.
+
+A case has an address, ``close/GROUP.NUMBER``, that never changes its meaning. MUST: without it data is lost or sockets
+leak. SHOULD: a good program does it. INFO: worth knowing. Its script is the peer's part, on each connection of a round;
+rounds follow one another against the same process.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Final, final
+
+from .._peers.payload import payload
+from .._peers.wire import Wire
+from .context import Stage
+from .judging import Expectation, Level
+from .programs import Role, Speaks
+
+CaseScript = Callable[[Wire, Stage], None]
+
+_BOTH: Final[tuple[Role, ...]] = ("client", "server")
+_UPLOAD: Final = 100_000
+_UNREAD: Final = 20_000
+_ANSWER: Final = 140_000  # more than a receive buffer takes before it has grown (128 KiB)
+_ENDLESS: Final = 64 << 20
+
+
+@final
+@dataclass(frozen=True)
+class Round:
+    """Connections that are made at once, each with the same script."""
+
+    script: CaseScript
+    connections: int = 1
+
+
+@final
+@dataclass(frozen=True)
+class Case:
+    """One scenario."""
+
+    address: str
+    title: str
+    level: Level
+    roles: tuple[Role, ...]
+    job: str
+    """What a program that knows the environment contract is asked to do; ``roket check --jobs`` tells."""
+    why: str
+    """The rule, with its source."""
+    expectation: Expectation
+    rounds: tuple[Round, ...]
+    """The last one is judged."""
+    plain: frozenset[Speaks] = frozenset()
+    """The programs that know no contract and can be put to it all the same."""
+    stdin: int = 0
+    """How many bytes of the payload the program gets."""
+    feeds_at_once: bool = True
+    """Whether it gets them at the start, or when the script says so."""
+    ends_stdin: bool = False
+    """Whether its standard input ends after that; otherwise with the case."""
+    environment: dict[str, str] = field(default_factory=dict)
+    open_files: int | None = None
+    """The program's limit of descriptors."""
+    needs_tls: bool = False
+    symptom: str = ""
+    """What its users see where the case fails."""
+
+    def is_for(self, role: Role, speaks: Speaks) -> bool:
+        """Whether a program of that kind can be put to it."""
+        return role in self.roles and (speaks == "contract" or speaks in self.plain)
+
+
+# --- scripts ---------------------------------------------------------------------------------------------------------
+
+
+def _finishes(wire: Wire, stage: Stage) -> None:
+    wire.half_close()
+    wire.receive(seconds=stage.patience)
+
+
+def _sends_and_finishes(wire: Wire, stage: Stage) -> None:
+    wire.send(payload(_UPLOAD))
+    _finishes(wire, stage)
+
+
+def _listens(wire: Wire, stage: Stage) -> None:
+    wire.receive(seconds=stage.patience)
+    wire.half_close()
+
+
+def _replies_late(wire: Wire, stage: Stage) -> None:
+    wire.receive(seconds=stage.within)
+    wire.stall(1.0)
+    wire.send(payload(_UPLOAD))
+    wire.stall(0.8)
+    _finishes(wire, stage)
+
+
+def _answers_and_finishes(wire: Wire, stage: Stage) -> None:
+    wire.receive_until(b"\r\n\r\n")
+    wire.send(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+    wire.stall(0.3)
+    _finishes(wire, stage)
+
+
+def _leaves_something_unread(wire: Wire, stage: Stage) -> None:
+    wire.send(payload(_UNREAD))
+    wire.wait_acked(stage.within)
+    stage.feed()
+    wire.wait_gone(0.3)  # the program closes before anything of its is received
+    wire.receive(seconds=stage.patience)
+
+
+def _reads_late(wire: Wire, stage: Stage) -> None:
+    stage.feed()
+    wire.stall(1.2)
+    wire.receive(seconds=stage.patience)
+
+
+def _swallows_the_fin(wire: Wire, stage: Stage) -> None:
+    stage.feed()
+    wire.receive(seconds=stage.patience)
+    stage.wait_released(wire, stage.within)
+
+
+def _uploads_and_reads_at_the_end(wire: Wire, stage: Stage) -> None:
+    wire.send(payload(10_000_000), seconds=stage.patience)
+    wire.half_close()
+    wire.receive(seconds=stage.patience)
+
+
+def _reads_after_a_while(wire: Wire, stage: Stage) -> None:
+    wire.stall(1.0)
+    wire.receive(seconds=stage.patience)
+
+
+def _reads_once_it_is_released(wire: Wire, stage: Stage) -> None:
+    wire.stall(0.5)
+    stage.wait_released(wire, stage.within)
+    wire.receive(seconds=stage.patience)
+
+
+def _waits_for_the_end(wire: Wire, stage: Stage) -> None:
+    wire.wait_gone(stage.patience)
+
+
+def _sends_and_resets(wire: Wire, stage: Stage) -> None:
+    wire.send(payload(50_000))
+    wire.wait_acked(stage.within)
+    stage.wait_accepted(wire, stage.within)  # who is reset in the queue may be dropped unread
+    wire.reset()
+
+
+def _resets_in_the_middle(wire: Wire, stage: Stage) -> None:
+    wire.receive(_UPLOAD)
+    wire.reset()
+
+
+def _resets_soon(wire: Wire, stage: Stage) -> None:
+    wire.stall(0.3)
+    wire.reset()
+
+
+def _resets_at_once(wire: Wire, stage: Stage) -> None:
+    wire.reset()
+
+
+def _is_echoed(wire: Wire, stage: Stage) -> None:
+    """Send, finish, and receive what comes back."""
+    _sends_and_finishes(wire, stage)
+
+
+def _stays_a_while(wire: Wire, stage: Stage) -> None:
+    stage.assembled.wait(stage.patience * 2)
+    wire.wait_gone(0.5)
+
+
+def _never_answers_close_notify(wire: Wire, stage: Stage) -> None:
+    session = stage.tls(wire)
+    stage.feed()
+    session.receive(seconds=stage.patience)
+    stage.wait_released(wire, stage.patience)
+
+
+def _truncates_tls(wire: Wire, stage: Stage) -> None:
+    session = stage.tls(wire)
+    session.send(payload(50_000))
+    wire.half_close()  # no close_notify
+    wire.receive(seconds=stage.patience)
+
+
+def _leaves_tickets_unread(wire: Wire, stage: Stage) -> None:
+    session = stage.tls(wire)
+    wire.wait_acked(stage.within)
+    stage.feed()
+    wire.wait_gone(0.3)
+    session.receive(seconds=stage.patience)
+    wire.half_close()
+    wire.receive(seconds=stage.patience)
+
+
+def _kills_the_sender(wire: Wire, stage: Stage) -> None:
+    wire.receive(_UPLOAD)
+    wire.stall(0.3)
+    stage.kill()
+    wire.receive(seconds=stage.patience)
+
+
+# --- the table -------------------------------------------------------------------------------------------------------
+
+_CLOSES: Final = (("*", "clean"), ("*", "reset"))
+_WHOLE: Final = (("complete", "clean"),)
+_CUT: Final = (("truncated", "reset"), ("complete", "clean"))
+
+CASES: Final[tuple[Case, ...]] = (
+    # 1: the peer finishes
+    Case(
+        "close/1.1",
+        "the peer finishes at once",
+        "MUST",
+        _BOTH,
+        "idle",
+        "Who has received FIN is in CLOSE_WAIT until the program closes; no timer ends it (RFC 9293, 3.6; tcp(7)).",
+        Expectation(_CLOSES, trigger="fin sent"),
+        (Round(_finishes),),
+        plain=frozenset({"echo", "any"}),
+        symptom="Connections pile up in CLOSE_WAIT until descriptors run out.",
+    ),
+    Case(
+        "close/1.2",
+        "data and FIN in one breath",
+        "MUST",
+        _BOTH,
+        "pipe",
+        "FIN comes after all data, and is told after all data (RFC 9293, 3.6).",
+        Expectation(_WHOLE, download=_UPLOAD, trigger="fin sent"),
+        (Round(_sends_and_finishes),),
+        plain=frozenset({"pipe"}),
+        ends_stdin=True,
+        symptom="The end of what the peer sent is lost.",
+    ),
+    Case(
+        "close/1.3",
+        "the program finishes sending and goes on receiving",
+        "MUST",
+        _BOTH,
+        "pipe",
+        "The peer learns that all was sent by FIN alone (RFC 9293, 3.6: half-close; shutdown(2)).",
+        Expectation(_WHOLE, upload=_UPLOAD, trigger="received"),
+        (Round(_listens),),
+        plain=frozenset({"pipe"}),
+        stdin=_UPLOAD,
+        ends_stdin=True,
+        symptom="A peer that reads to the end waits for ever.",
+    ),
+    Case(
+        "close/1.4",
+        "the reply comes a second after the program's FIN",
+        "MUST",
+        _BOTH,
+        "pipe",
+        "After its own FIN a program still receives until the peer's (RFC 9293, 3.6).",
+        Expectation((("complete", "clean"),), download=_UPLOAD, trigger="fin sent"),
+        (Round(_replies_late),),
+        plain=frozenset({"pipe"}),
+        stdin=1000,
+        ends_stdin=True,
+        symptom="Slow answers are lost, with success reported.",
+    ),
+    Case(
+        "close/1.5",
+        "the peer closes a connection that waits in a pool",
+        "MUST",
+        ("client",),
+        "pool",
+        'An idle connection needs a watcher: nobody receives from it (RFC 9112, 9.5: "MUST ... monitor ... for a '
+        "received closure signal\" is a client's duty).",
+        Expectation(_CLOSES, trigger="fin sent"),
+        (Round(_answers_and_finishes),),
+        symptom="CLOSE_WAIT for as long as the pool keeps it, and the next request fails.",
+    ),
+    # 2: unread data
+    Case(
+        "close/2.1",
+        "20 kB unread while the program sends and closes",
+        "MUST",
+        _BOTH,
+        "send-close",
+        "A close with unread data sends RST, which destroys what the peer has not received (RFC 1122, 4.2.2.13; "
+        "tcp_close).",
+        Expectation(_WHOLE, upload=_ANSWER, trigger="received"),
+        (Round(_leaves_something_unread),),
+        stdin=_ANSWER,
+        feeds_at_once=False,
+        environment={"ROKET_BYTES": str(_ANSWER)},
+        symptom="The end of an answer is lost whenever the peer had said more than was read.",
+    ),
+    Case(
+        "close/2.2",
+        "the peer reads a second after the close",
+        "MUST",
+        _BOTH,
+        "send-close",
+        "A close delivers what was sent (RFC 9293, 3.6; socket(7): without SO_LINGER the kernel goes on in the "
+        "background).",
+        Expectation(_WHOLE, upload=_ANSWER, trigger="received"),
+        (Round(_reads_late),),
+        stdin=_ANSWER,
+        feeds_at_once=False,
+        environment={"ROKET_BYTES": str(_ANSWER)},
+        symptom="Slow peers get a part.",
+    ),
+    Case(
+        "close/2.3",
+        "an early answer to a peer that is still sending",
+        "SHOULD",
+        ("server",),
+        "early-answer",
+        "Closing while data comes in provokes RST, which destroys the answer: close in stages (RFC 9112, 9.6; nginx: "
+        "lingering_close).",
+        Expectation(_WHOLE, upload=_UPLOAD),
+        (Round(_uploads_and_reads_at_the_end),),
+        stdin=_UPLOAD,
+        environment={"ROKET_BYTES": str(_UPLOAD)},
+        symptom='Instead of "413 Content Too Large" the client sees ECONNRESET.',
+    ),
+    Case(
+        "close/2.4",
+        "the peer never answers the program's FIN",
+        "MUST",
+        _BOTH,
+        "send-close",
+        "A close does not wait for the peer without a bound: it could wait for ever (tcp(7): TCP_LINGER2 bounds the "
+        "kernel's part).",
+        Expectation(_WHOLE, upload=1000, trigger="received"),
+        (Round(_swallows_the_fin),),
+        stdin=1000,
+        feeds_at_once=False,
+        environment={"ROKET_BYTES": "1000"},
+        symptom="A peer that has gone keeps the descriptor, or the whole shutdown.",
+    ),
+    # 3: cut sends
+    Case(
+        "close/3.1",
+        "a send that was cancelled half-way, then a close",
+        "MUST",
+        _BOTH,
+        "cancel-send",
+        "FIN says that all was sent (RFC 9293, 3.6): after a part of a message it is a lie, and RST the truth.",
+        Expectation(_CUT, upload=_ENDLESS, checks_upload=False),
+        (Round(_reads_after_a_while),),
+        environment={"ROKET_BYTES": str(_ENDLESS), "ROKET_SECONDS": "0.3"},
+        symptom="The peer takes a truncated file for the whole.",
+    ),
+    Case(
+        "close/3.2",
+        "the close after it is cancelled too",
+        "MUST",
+        _BOTH,
+        "cancel-close",
+        "Failure to be graceful is no failure to close: the descriptor goes on every path.",
+        Expectation(_CLOSES, upload=_ENDLESS, checks_upload=False),
+        (Round(_reads_once_it_is_released),),
+        environment={"ROKET_BYTES": str(_ENDLESS), "ROKET_SECONDS": "0.3"},
+        symptom="Timeouts leak descriptors, in ESTABLISHED.",
+    ),
+    Case(
+        "close/3.3",
+        "another task closes during a send",
+        "SHOULD",
+        _BOTH,
+        "close-in-send",
+        "The close ends the send, and does not wait for a peer that does not read; what was cut ends in RST.",
+        Expectation(_CUT, upload=_ENDLESS, checks_upload=False),
+        (Round(_reads_once_it_is_released),),
+        environment={"ROKET_BYTES": str(_ENDLESS), "ROKET_SECONDS": "0.3"},
+        symptom="A shutdown hangs on one stuck client.",
+    ),
+    Case(
+        "close/3.4",
+        "another task closes during a receive",
+        "SHOULD",
+        _BOTH,
+        "close-in-receive",
+        "A close on this side is not the peer's end: who waits must not take it for one.",
+        Expectation(_WHOLE, says="closed"),
+        (Round(_waits_for_the_end),),
+        environment={"ROKET_SECONDS": "0.3"},
+        symptom="A half-received message is processed as if it were whole.",
+    ),
+    Case(
+        "close/3.5",
+        "the sender is killed",
+        "INFO",
+        _BOTH,
+        "pipe",
+        "The kernel closes what a dead process held, with FIN after what was sent: on the wire a crash looks like an "
+        "end (exit(2), tcp_close). Only framing in the protocol tells.",
+        Expectation(_CLOSES, upload=16 << 20),
+        (Round(_kills_the_sender),),
+        plain=frozenset({"pipe"}),
+        stdin=16 << 20,
+        symptom="A crash of the sender looks like a finished transfer.",
+    ),
+    # 4: resets
+    Case(
+        "close/4.1",
+        "50 kB, then RST, and the program reads a second later",
+        "MUST",
+        _BOTH,
+        "late-read",
+        "What had arrived is received first, then the reset is told (tcp_recvmsg: the queue before sk_err).",
+        Expectation((("complete", "clean"),), download=50_000, must_fail=True, is_reset_by_peer=True),
+        (Round(_sends_and_resets),),
+        environment={"ROKET_SECONDS": "1"},
+        symptom="Data that had arrived is lost, or a broken transfer counts as whole.",
+    ),
+    Case(
+        "close/4.2",
+        "RST in the middle of an upload",
+        "SHOULD",
+        _BOTH,
+        "pipe",
+        "ECONNRESET and EPIPE are no success (send(2)).",
+        Expectation((("*", "clean"),), must_fail=True, is_reset_by_peer=True),
+        (Round(_resets_in_the_middle),),
+        plain=frozenset({"pipe"}),
+        stdin=16 << 20,
+        ends_stdin=True,
+        symptom="A script goes on as if the upload were done.",
+    ),
+    Case(
+        "close/4.3",
+        "RST while the program is idle",
+        "SHOULD",
+        _BOTH,
+        "idle",
+        "After RST the socket is in no table any more, and its descriptor leaks all the same until it is closed.",
+        Expectation((("*", "clean"),), is_reset_by_peer=True),
+        (Round(_resets_soon),),
+        plain=frozenset({"pipe", "echo", "any"}),
+        symptom="Descriptors run out although ss shows nothing.",
+    ),
+    # 5: servers
+    Case(
+        "close/5.1",
+        "twenty clients that reset at once, then a good one",
+        "MUST",
+        ("server",),
+        "echo",
+        "accept(2) hands on the errors of connections that are gone already: they are no errors of the listener.",
+        Expectation(_CLOSES, must_live=True, trigger="fin sent"),
+        (Round(_resets_at_once, 20), Round(_finishes)),
+        plain=frozenset({"echo", "any"}),
+        symptom="A port scan takes the server down.",
+    ),
+    Case(
+        "close/5.2",
+        "ten handlers that return without closing",
+        "MUST",
+        ("server",),
+        "forget",
+        "A connection ends with its handler: nobody else could close it.",
+        Expectation(_CLOSES, must_live=True, trigger="connected"),
+        (Round(_waits_for_the_end, 10),),
+        symptom="Each forgotten close is a descriptor less.",
+    ),
+    Case(
+        "close/5.3",
+        "a handler that fails half-way through its answer",
+        "SHOULD",
+        ("server",),
+        "raise",
+        "FIN says that all was sent (RFC 9293, 3.6; RFC 9112, 8: a close-delimited answer would count as whole).",
+        Expectation((("truncated", "reset"),), upload=2 * _UPLOAD, checks_upload=False),
+        (Round(_reads_after_a_while),),
+        environment={"ROKET_BYTES": str(_UPLOAD)},
+        symptom="A broken answer is cached as a whole one.",
+    ),
+    Case(
+        "close/5.4",
+        "the server after a handler has failed",
+        "MUST",
+        ("server",),
+        "raise",
+        "One connection's failure is its own.",
+        Expectation(_CLOSES, must_live=True),
+        (Round(_reads_after_a_while), Round(_reads_after_a_while)),
+        environment={"ROKET_BYTES": str(_UPLOAD)},
+        symptom="One bad request takes the server down.",
+    ),
+    Case(
+        "close/5.5",
+        "more clients than descriptors, then fewer",
+        "MUST",
+        ("server",),
+        "echo",
+        "EMFILE from accept(2) passes: wait, and accept again.",
+        Expectation(_CLOSES, must_live=True, trigger="fin sent"),
+        (Round(_stays_a_while, 150), Round(_finishes)),
+        plain=frozenset({"echo", "any"}),
+        open_files=100,
+        symptom="After one peak the server accepts nobody any more.",
+    ),
+    Case(
+        "close/5.6",
+        "an echo to the last byte, after the peer's FIN",
+        "MUST",
+        ("server",),
+        "echo",
+        "The peer's FIN ends one direction (RFC 9293, 3.6): what is owed is still sent.",
+        Expectation(_WHOLE, upload=_UPLOAD, trigger="fin sent"),
+        (Round(_is_echoed),),
+        plain=frozenset({"echo"}),
+        symptom="Answers to clients that half-close are cut off.",
+    ),
+    # 6: TLS
+    Case(
+        "close/6.1",
+        "the peer never answers close_notify",
+        "MUST",
+        _BOTH,
+        "tls-send-close",
+        "A party need not wait for the other's close_notify (RFC 8446, 6.1), and must not without a bound.",
+        Expectation((("complete", "clean"), ("complete", "reset")), upload=1000),
+        (Round(_never_answers_close_notify),),
+        stdin=1000,
+        feeds_at_once=False,
+        environment={"ROKET_BYTES": "1000"},
+        needs_tls=True,
+        symptom="A close hangs for ever on a peer that has lost interest.",
+    ),
+    Case(
+        "close/6.2",
+        "FIN without close_notify",
+        "MUST",
+        _BOTH,
+        "tls-read",
+        "Anybody on the way can send FIN: without close_notify the data may be truncated (RFC 8446, 6.1).",
+        Expectation((("complete", "clean"), ("complete", "reset")), download=50_000, must_fail=True),
+        (Round(_truncates_tls),),
+        needs_tls=True,
+        symptom="A truncated download counts as whole.",
+    ),
+    Case(
+        "close/6.3",
+        "TLS 1.3: session tickets that nobody reads",
+        "MUST",
+        ("client",),
+        "tls-send-close",
+        "A server of TLS 1.3 sends tickets unasked (RFC 8446, 4.6.1): a client that only sends has them unread at its "
+        "close, which sends RST (RFC 1122, 4.2.2.13).",
+        Expectation(_WHOLE, upload=_ANSWER),
+        (Round(_leaves_tickets_unread),),
+        stdin=_ANSWER,
+        feeds_at_once=False,
+        environment={"ROKET_BYTES": str(_ANSWER)},
+        needs_tls=True,
+        symptom="Uploads lose their end, now and then, since TLS 1.3.",
+    ),
+)
+
+
+def case(address: str) -> Case:
+    """The case of that address.
+
+    :raises KeyError: there is none
+    """
+    for one in CASES:
+        if one.address == address:
+            return one
+    raise KeyError(f"there is no case {address!r}")

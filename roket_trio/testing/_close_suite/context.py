@@ -1,0 +1,168 @@
+"""What a case's script may do beside its connection: let the program's input flow, look into the program, end it."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Final, final
+
+from ..._kernel.tcp import TCPState
+from .._census.census import take_census
+from .._census.observers import NotObservedError
+from .._census.records import Address, Holder, Observer, SocketRecord
+from .._peers.payload import PayloadCheck
+from .._peers.tls_wire import TLSWire, client_context, server_context
+from .._peers.wire import Wire
+from .programs import RunningProgram
+
+_LOOK_AGAIN: Final = 0.02
+_MOMENT: Final = 0.3
+
+
+@final
+class Stage:
+    """For one run of one case; used by the scripts' threads and by the runner."""
+
+    def __init__(
+        self,
+        within: float,
+        pid: int | None,
+        program: RunningProgram | None,
+        stdin: bytes,
+        *,
+        serves_tls: bool = False,
+        pem: Path | None = None,
+    ) -> None:
+        """``pid``: the process to look into; ``None``: none. ``pem``: certificate and key, for cases over TLS."""
+        self.within: Final = within
+        """How long the program may take to close, in seconds."""
+        self.patience: Final = within * 1.6
+        """How long to wait for it in all, to tell what is late from what never comes."""
+        self.assembled: Final = threading.Event()
+        """All connections of the round have come about."""
+        self.observers: Final[set[Observer]] = set()
+        self._pid = pid
+        self._program = program
+        self._stdin = stdin
+        self._lock = threading.Lock()
+        self._serves_tls = serves_tls
+        self._pem = pem
+        self._sessions: dict[Wire, TLSWire] = {}
+        self._held_early: dict[Wire, SocketRecord] = {}
+
+    def feed(self) -> None:
+        """Let the program have its standard input, if it has not had it yet."""
+        with self._lock:
+            data, self._stdin = self._stdin, b""
+        if self._program is not None and data:
+            self._program.feed(data)
+
+    def tls(self, wire: Wire) -> TLSWire:
+        """Begin TLS on a wire, handshake included; what arrives is judged decrypted."""
+        assert self._pem is not None
+        context = server_context(self._pem) if self._serves_tls else client_context(self._pem)
+        session = self._sessions[wire] = TLSWire(wire, context, server_side=self._serves_tls)
+        session.handshake(seconds=self.patience)
+        return session
+
+    def check_of(self, wire: Wire) -> PayloadCheck:
+        """What arrived on a wire, decrypted if there was TLS."""
+        session = self._sessions.get(wire)
+        return wire.check if session is None else session.check
+
+    def kill(self) -> None:
+        """Kill the program, with SIGKILL."""
+        if self._program is not None:
+            self._program.signal_group(signal.SIGKILL)
+
+    def wait_accepted(self, wire: Wire, seconds: float) -> None:
+        """Wait until the program has this connection, which may lie in its listen queue still.
+
+        Where that cannot be seen: a moment.
+        """
+        deadline = time.monotonic() + seconds
+        while self._pid is not None and time.monotonic() < deadline:
+            try:
+                if any(
+                    record.holder is Holder.PROCESS and is_end_of(record, wire) for record in self._sockets(self._pid)
+                ):
+                    return
+            except NotObservedError:
+                break
+            time.sleep(_LOOK_AGAIN)
+        wire.stall(_MOMENT)
+
+    def wait_released(self, wire: Wire, seconds: float) -> None:
+        """Wait until the program holds this connection no more; if it does after so long, that is kept against it."""
+        started = time.monotonic()
+        held = self.held([wire], seconds)
+        if held is None:
+            return
+        took = time.monotonic() - started
+        if held:
+            self._held_early[wire] = held[0]
+            wire.timeline.note("note", detail=f"the program still holds its socket after {took:.1f} s")
+        else:
+            wire.timeline.note("note", detail=f"the program has released its socket, after {took:.1f} s at most")
+
+    def held_early(self, wire: Wire) -> SocketRecord | None:
+        """What :meth:`wait_released` found to be held too long."""
+        return self._held_early.get(wire)
+
+    def held(self, wires: Sequence[Wire], seconds: float) -> list[SocketRecord] | None:
+        """The program's ends of these connections that it still holds after ``seconds`` at most.
+
+        :returns: as soon as there are none; ``None``: it cannot be observed
+        """
+        if self._pid is None:
+            return None
+        deadline = time.monotonic() + seconds
+        while True:
+            try:
+                sockets = self._sockets(self._pid)
+            except NotObservedError:
+                if self._program is None or time.monotonic() >= deadline:
+                    return None
+                time.sleep(_LOOK_AGAIN)  # a process that is about to end can be seen no more, and has not ended yet
+                continue
+            held = [record for record in sockets if any(is_end_of(record, wire) for wire in wires)]
+            if not held or time.monotonic() >= deadline:
+                return held
+            time.sleep(_LOOK_AGAIN)
+
+    def _sockets(self, pid: int) -> list[SocketRecord]:
+        """What the program holds now, and those that it has left behind when it has ended.
+
+        :raises NotObservedError: it cannot be seen
+        """
+        found: list[SocketRecord] = []
+        try:
+            censuses = [take_census(pid, with_children=True)]
+        except ProcessLookupError:  # the kernel has closed everything of its own
+            censuses = []
+            for left in self._program.left_behind() if self._program is not None else ():
+                with suppress(ProcessLookupError, NotObservedError):
+                    censuses.append(take_census(left))
+        for census in censuses:
+            self.observers.update(census.observers)
+            found += census.sockets
+        return found
+
+
+def is_end_of(record: SocketRecord, wire: Wire) -> bool:
+    """Whether a socket is the program's end of a connection."""
+    local = _plain(record.local)
+    if record.state is TCPState.CLOSE:  # over: the kernel has forgotten the peer's address, not its own
+        return bool(record.was_connected) and local == _plain(wire.remote)
+    return (local, _plain(record.remote)) == (_plain(wire.remote), _plain(wire.local))
+
+
+def _plain(address: Address) -> Address:
+    """Without the clothes of an IPv4 address on an IPv6 socket."""
+    if isinstance(address, tuple) and address[0].startswith("::ffff:"):
+        return address[0].removeprefix("::ffff:"), address[1]
+    return address

@@ -1,0 +1,391 @@
+"""Run a case of the close suite against a program, bounded in time, traffic and processes."""
+
+from __future__ import annotations
+
+import signal
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Final, final
+
+from .._census.records import SocketRecord
+from .._peers.payload import payload
+from .._peers.peers import ConnectingPeer, ListeningPeer, Peer
+from .._peers.tls_wire import certificate
+from .._peers.wire import Wire
+from .._reports.results import CaseResult, ResultEvent
+from .cases import Case, Round
+from .context import Stage, is_end_of
+from .judging import Observation, Seen, judge
+from .programs import RunningProgram, Target
+
+_SCRIPT_SECONDS: Final = 10.0  # and six times what the program may take: beyond what a script's own waits add up to
+_ACCEPT_SECONDS: Final = 1.0  # for the peer to take what waits in its listen queue
+_EXIT_SECONDS: Final = 3.0  # at least, for a program whose input has ended
+_SAY_SECONDS: Final = 1.0  # for what it has written to come through its pipes
+_TRY_SECONDS: Final = 0.2
+_WAKE_SECONDS: Final = 0.1
+_LOOK_AGAIN: Final = 0.02
+_ASK_AGAIN: Final = 5  # times
+_MAX_BYTES: Final = 128 << 20
+_MAX_EVENTS: Final = 200
+
+
+def run_cases(
+    cases: Iterable[Case],
+    target: Target,
+    *,
+    at_once: int = 1,
+    within: float | None = None,
+    repro: Callable[[Case], str] = lambda case: "",
+) -> Iterator[CaseResult]:
+    """Put one program to several cases, and yield each result as it comes, in the order of the cases.
+
+    Leaving the iteration, by an exception too (Ctrl-C), ends the programs that are running.
+
+    :param at_once: how many cases run at once; 1 where the program has a port of its own, or is running
+    :raises OSError: the program cannot be started
+    """
+    programs = Programs()
+    wanted = list(cases)
+    pool = ThreadPoolExecutor(max_workers=at_once, thread_name_prefix="close suite")
+    try:
+        futures = [
+            pool.submit(run_case, case, target, within=within, repro=repro(case), programs=programs) for case in wanted
+        ]
+        for future in futures:
+            # In short waits: a signal may be given to any thread, and Ctrl-C is carried out when this one wakes.
+            while not future.done():
+                wait([future], _WAKE_SECONDS)
+            yield future.result()
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+        programs.end()
+        pool.shutdown(wait=True)
+
+
+def run_case(
+    case: Case,
+    target: Target,
+    *,
+    within: float | None = None,
+    repro: str = "",
+    programs: Programs | None = None,
+) -> CaseResult:
+    """Put one program to one case. Blocks the thread, for seconds.
+
+    :param within: how long the program may take to close, in seconds; ``None``: as the case has it
+    :param repro: the command that does it again, for the result
+    :param programs: for who may have to end it early
+    :raises OSError: the program cannot be started
+    :raises ValueError: the case is not for such a program
+    """
+    if not case.is_for(target.role, target.speaks):
+        raise ValueError(f"{case.address} is not for a {target.role} of the kind {target.speaks!r}")
+    within = case.expectation.within if within is None else within
+    return _Run(case, target, within, Programs() if programs is None else programs).result(repro)
+
+
+@final
+class Programs:
+    """Those that are running, for who may have to end them all. Thread-safe."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._running: set[RunningProgram] = set()
+        self.are_over: bool = False
+        """Whether :meth:`end` was called: nothing waits for them any more."""
+
+    @contextmanager
+    def known(self, program: RunningProgram) -> Iterator[None]:
+        """While it is one of them."""
+        with self._lock:
+            self._running.add(program)
+            if self.are_over:
+                program.signal_group(signal.SIGKILL)
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._running.discard(program)
+
+    def end(self) -> None:
+        """Kill those that are running and those that are still to be started."""
+        with self._lock:
+            self.are_over = True
+            for program in self._running:
+                program.signal_group(signal.SIGKILL)
+
+
+@final
+class _Run:
+    """One run of one case."""
+
+    def __init__(self, case: Case, target: Target, within: float, programs: Programs) -> None:
+        self._case = case
+        self._target = target
+        self._within = within
+        self._script_seconds = _SCRIPT_SECONDS + 6 * within
+        self._programs = programs
+        self._started = time.monotonic()
+        self._program: RunningProgram | None = None
+        self._address = ("", 0)
+
+    def result(self, repro: str) -> CaseResult:
+        with ExitStack() as stack:
+            wires, stage = self._play(stack)
+            held = stage.held(wires, self._within) if wires else []
+            connections = tuple(self._seen(wire, stage, held) for wire in wires)
+            observation = self._observe(connections)
+            events = self._events(wires)
+            absence = self._absence if len(wires) < observation.expected_connections else ""
+        may_decline = self._target.speaks == "contract"
+        found = judge(replace(self._case.expectation, within=self._within), observation, may_decline=may_decline)
+        if self._case.open_files and self._program is None and found.verdict == "pass":
+            reason = f"{found.reason}; but its limit of descriptors could not be set: it is running already"
+            found = replace(found, verdict="not-observed", reason=reason)
+        return CaseResult(
+            case=self._case.address,
+            level=self._case.level,
+            role=self._target.role,
+            target=self._target.name,
+            data=found.data,
+            close=found.close,
+            verdict=found.verdict,
+            bytes=found.moved_bytes,
+            ms=round((time.monotonic() - self._started) * 1000),
+            events=events,
+            observer=", ".join(["peer", *sorted(stage.observers)]),
+            repro=repro,
+            reason=f"{found.reason}: {absence}" if absence and found.verdict == "fail" else found.reason,
+        )
+
+    def _play(self, stack: ExitStack) -> tuple[tuple[Wire, ...], Stage]:
+        """Start the program, lead it through the rounds; the wires of the last one, closed."""
+        if self._target.role == "client":
+            return self._play_client(stack)
+        self._address = self._target.host, self._target.port or _free_port(self._target.host)
+        stage = self._start(stack, *self._address)
+        wires: tuple[Wire, ...] = ()
+        for round_ in self._case.rounds:
+            with self._connected(round_, stage) as peer:
+                if peer is not None:
+                    self._until_finished(peer)
+                wires = peer.wires if peer is not None else ()
+        return wires, stage
+
+    def _play_client(self, stack: ExitStack) -> tuple[tuple[Wire, ...], Stage]:
+        (round_,) = self._case.rounds
+        stage: Future[Stage] = Future()  # the program may have connected before its start has returned
+        listening = ListeningPeer(
+            lambda wire: round_.script(wire, stage.result()),
+            host=self._target.host,
+            port=self._target.port,
+            connections=1,
+            seconds=self._target.start_seconds + self._script_seconds,
+            max_bytes=_MAX_BYTES,
+            keep_bytes=0,
+        )
+        with listening as peer:
+            try:
+                stage.set_result(self._start(stack, peer.host, peer.port))
+            except BaseException as error:
+                stage.set_exception(error)
+                raise
+            self._until(lambda: peer.wait_connected(0.02) or self._has_exited, self._target.start_seconds)
+            if peer.wait_connected(_ACCEPT_SECONDS):  # one that has connected and ended may still be in the queue
+                self._until_finished(peer)
+            return peer.wires, stage.result()
+
+    @contextmanager
+    def _connected(self, round_: Round, stage: Stage) -> Iterator[Peer | None]:
+        """The peers of a round; ``None``: nobody listens."""
+        peers: list[ConnectingPeer] = []
+
+        def try_to_connect() -> bool:
+            peer = ConnectingPeer(
+                lambda wire: round_.script(wire, stage),
+                self._address,
+                connections=round_.connections,
+                allow_remote=self._target.allow_remote,
+                connect_seconds=max(_TRY_SECONDS, round_.connections * 0.05),
+                seconds=self._script_seconds,
+                max_bytes=_MAX_BYTES,
+                keep_bytes=0,
+            )
+            with suppress(OSError):
+                peers.append(peer.__enter__())
+            return bool(peers) or self._has_exited
+
+        stage.assembled.clear()
+        self._until(try_to_connect, self._target.start_seconds)
+        stage.assembled.set()
+        try:
+            yield peers[0] if peers else None
+        finally:
+            for peer in peers:
+                peer.__exit__(None, None, None)
+
+    def _until_finished(self, peer: Peer) -> None:
+        """Wait for its scripts, unless all is to end."""
+        self._until(lambda: peer.wait_finished(_WAKE_SECONDS), self._script_seconds)
+
+    @property
+    def _has_exited(self) -> bool:
+        return self._program is not None and self._program.exit_status is not None
+
+    @property
+    def _exit_told(self) -> str:
+        """How the program has ended, with its last words; empty: it has not."""
+        program = self._program
+        if program is None or (status := program.exit_status) is None:
+            return ""
+        told = f"exit status {status}" if status >= 0 else f"killed by signal {-status}"
+        if status and program.errors.strip():
+            told += f": {program.errors.strip().splitlines()[-1][:200]}"
+        return told
+
+    @property
+    def _absence(self) -> str:
+        """Why there were too few connections, as far as it is known."""
+        where = f"{self._address[0]}:{self._address[1]}"
+        if self._program is None:
+            return f"nobody listens on {where}"
+        does = "did not connect" if self._target.role == "client" else f"does not listen on {where}"
+        return self._exit_told or f"the program {does} within {self._target.start_seconds:g} s"
+
+    def _until(self, condition: Callable[[], bool], seconds: float) -> bool:
+        """Ask again until it holds, or the time is over."""
+        deadline = time.monotonic() + seconds
+        while not condition():
+            if time.monotonic() >= deadline or self._programs.are_over:
+                return False
+            time.sleep(_LOOK_AGAIN)
+        return True
+
+    def _start(self, stack: ExitStack, host: str, port: int) -> Stage:
+        case, target = self._case, self._target
+        if target.command is None:
+            return Stage(self._within, target.pid, None, b"")
+        pem: Path | None = None
+        if case.needs_tls:
+            pem = Path(stack.enter_context(TemporaryDirectory()), "localhost.pem")
+            pem.write_bytes(certificate())
+        environment = {
+            "ROKET_CASE": case.address,
+            "ROKET_ROLE": target.role,
+            "ROKET_HOST": host,
+            "ROKET_PORT": str(port),
+            "ROKET_JOB": case.job,
+            **case.environment,
+            **({"ROKET_TLS_CA" if target.role == "client" else "ROKET_TLS_CERT": str(pem)} if pem else {}),
+        }
+        program = RunningProgram(target.argv(host, port), environment, open_files=case.open_files)
+        self._program = stack.enter_context(program)
+        stack.enter_context(self._programs.known(program))
+        stage = Stage(
+            self._within,
+            program.pid,
+            program,
+            payload(case.stdin),
+            serves_tls=target.role == "client",
+            pem=pem,
+        )
+        if case.feeds_at_once:
+            stage.feed()
+            if case.ends_stdin:
+                program.close_input()
+        return stage
+
+    def _seen(self, wire: Wire, stage: Stage, held: list[SocketRecord] | None) -> Seen:
+        check = stage.check_of(wire)
+        record = stage.held_early(wire) or next((one for one in held or () if is_end_of(one, wire)), None)
+        return Seen(
+            wire.timeline.events,
+            check.total_bytes,
+            check.good_bytes,
+            None if held is None and record is None else record is not None,
+            str(record or ""),
+        )
+
+    def _observe(self, connections: tuple[Seen, ...]) -> Observation:
+        program = self._program
+        expected = self._case.rounds[-1].connections
+        if program is None:
+            return Observation(connections, expected, 0, 0, b"", False, None, None, None)
+        was_alive = not self._has_exited and self._is_listening()
+        program.close_input()
+        seconds = max(_EXIT_SECONDS, self._within)
+        self._until(lambda: self._has_exited or self._has_said_enough(program), seconds)
+        status = program.exit_status
+        if status is not None:
+            program.wait_said_all(_SAY_SECONDS)
+        return Observation(
+            connections,
+            expected,
+            program.check.total_bytes,
+            program.check.good_bytes,
+            program.output_head,
+            True,
+            status,
+            status is not None,
+            was_alive,
+        )
+
+    def _is_listening(self) -> bool:
+        """Whether a server that must go on takes another connection: a process that dies shows it before its exit."""
+        if not self._case.expectation.must_live:
+            return True
+        for _ in range(_ASK_AGAIN):
+            try:
+                with socket.create_connection(self._address, _EXIT_SECONDS):
+                    return True
+            except ConnectionResetError:  # a handler was quick to fail; or the process ends: then it is refused next
+                time.sleep(_LOOK_AGAIN)
+            except OSError:
+                return False
+        return not self._has_exited
+
+    def _has_said_enough(self, program: RunningProgram) -> bool:
+        """Whether nothing that the program could still do would change the verdict."""
+        expected = self._case.expectation
+        if expected.must_fail:
+            return False
+        if expected.download is not None:
+            return program.check.total_bytes >= expected.download
+        return expected.says is None or b"\n" in program.output_head
+
+    def _events(self, wires: tuple[Wire, ...]) -> tuple[ResultEvent, ...]:
+        """What happened, in the order of time: on the wires, and what is known of the program."""
+        found = [
+            ResultEvent(self._ms(event.at), "peer", number, event.kind, event.count, event.detail)
+            for number, wire in enumerate(wires)
+            for event in wire.timeline.events
+        ]
+        if self._program is not None:
+            found += [
+                ResultEvent(self._ms(event.at), "program", -1, event.kind, event.count, event.detail)
+                for event in self._program.timeline.events
+            ]
+            if told := self._exit_told:
+                found.append(ResultEvent(self._ms(time.monotonic()), "program", -1, "note", 0, told))
+        found.sort(key=lambda event: event.ms)
+        return tuple(found[:_MAX_EVENTS])
+
+    def _ms(self, at: float) -> int:
+        return max(0, round((at - self._started) * 1000))
+
+
+def _free_port(host: str) -> int:
+    """A port that nobody listens on now."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family) as sock:
+        sock.bind((host, 0))
+        port: int = sock.getsockname()[1]
+        return port

@@ -1,0 +1,1 @@
+"""The rules for byte streams, checked on any AnyIO or Trio stream."""

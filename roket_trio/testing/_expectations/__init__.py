@@ -1,0 +1,1 @@
+"""What a test expects of a close that a scripted peer or relay sees, and the verdict."""

@@ -1,0 +1,188 @@
+"""The peers and relays of one test: started, watched to the end, judged, stopped."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from time import monotonic
+from typing import Any, Final, final
+
+from .._census.records import SocketRecord
+from .._chaos.relay import ChaosRelay
+from .._peers.peers import ConnectingPeer, ListeningPeer, Peer, PeerAddress, Script
+from .._peers.wire import Wire
+from .verdict import Expectation, UncleanCloseError, Verdict, judge
+from .watched import Judged, Watched, WatchedConnection, events_told, held, name_of
+
+_LOOK_AGAIN: Final = 0.005  # seconds
+_SEE_UNREAD: Final = 0.02  # seconds until a peer that has finished notices that data came all the same
+_SEE_CONNECTION: Final = 0.5  # seconds for a peer to accept what has connected already
+
+
+@final
+class PeerWatch:
+    """The peers and relays of one test, and the judgement of what the program does to them. For one thread."""
+
+    def __init__(self) -> None:
+        self._watched: list[Watched] = []
+        self._stack = ExitStack()
+
+    def listen(self, script: Script, expected: Expectation | None, options: dict[str, Any]) -> ListeningPeer:
+        """Start a peer that listens; ``options`` are :class:`ListeningPeer`'s."""
+        watched = Watched("client", expected)
+        peer = ListeningPeer(_seen_out(script, watched), **options)
+        self._start(watched, peer)
+        watched.where = f"the peer that listened on {name_of(peer.address)}"
+        return peer
+
+    def connect(
+        self, script: Script, address: PeerAddress, expected: Expectation | None, options: dict[str, Any]
+    ) -> ConnectingPeer:
+        """Start a peer that connects; ``options`` are :class:`ConnectingPeer`'s."""
+        watched = Watched("server", expected)
+        peer = ConnectingPeer(_seen_out(script, watched), address, **options)
+        self._start(watched, peer)
+        watched.where = f"the peer that connected to {name_of(address)}"
+        return peer
+
+    def relay(self, target: PeerAddress | ListeningPeer, options: dict[str, Any]) -> ChaosRelay:
+        """Start a relay; ``options`` are :class:`ChaosRelay`'s.
+
+        A client of a relay to a peer is judged by what the relay sees: the peer sees the relay.
+        """
+        watched = Watched("client", None)
+        for other in self._watched:
+            if other.source is target:
+                watched.expected, other.expected = other.expected, None
+        relay = ChaosRelay(target.address if isinstance(target, ListeningPeer) else target, **options)
+        self._start(watched, relay)
+        watched.where = f"the relay on {name_of(relay.address)}"
+        return relay
+
+    @property
+    def is_judging(self) -> bool:
+        """Whether anything is expected of anybody."""
+        return any(watched.expected is not None for watched in self._watched)
+
+    def settle(self, seconds: float) -> bool:
+        """Wait until everything that is to be judged has been seen, in a blocked thread.
+
+        :returns: whether it was, in time
+        """
+        return _wait_until(lambda: all(watched.is_over() for watched in self._watched), monotonic() + seconds)
+
+    def judge(self, over_at: float, *, is_last: bool) -> list[Judged]:
+        """The verdicts that are new since the last call.
+
+        :param over_at: when the test was over
+        :param is_last: judge everything, waiting for what has not ended for as long as it may take; without this
+            only what has failed already
+        """
+        return [
+            judged
+            for watched in self._watched
+            if watched.expected is not None
+            for judged in self._judge(watched, watched.expected, over_at, is_last)
+        ]
+
+    def tell(self) -> str:
+        """What all the peers and relays have seen."""
+        parts = []
+        for watched in self._watched:
+            connections = watched.connections
+            for number, connection in enumerate(connections, 1):
+                count = f", connection {number}" if len(connections) > 1 else ""
+                parts.append(f"{watched.where}{count}:\n{events_told(connection.events)}")
+            if not connections:
+                parts.append(f"{watched.where}: nobody connected")
+        return "\n".join(parts)
+
+    def stop(self) -> None:
+        """End every peer and relay; what they have seen remains. Raises what a script has raised."""
+        self._stack.close()
+
+    # --- inside ------------------------------------------------------------------------------------------------------
+
+    def _start(self, watched: Watched, source: Peer | ChaosRelay) -> None:
+        watched.source = source
+        self._stack.enter_context(source)
+        self._watched.append(watched)
+
+    def _judge(self, watched: Watched, expected: Expectation, over_at: float, is_last: bool) -> list[Judged]:
+        give_up_at = over_at + expected.within
+        if is_last:
+            _wait_until(lambda: bool(watched.connections), monotonic() + _SEE_CONNECTION)
+            _wait_until(lambda: not watched.has_queue(), give_up_at)
+            if watched.connections:
+                _wait_until(lambda: watched.is_over(give_up_at))
+        found = []
+        for connection in watched.connections:
+            if connection.verdict is None and (is_last or connection.look().is_final):
+                record = _held(connection, give_up_at) if is_last else None
+                verdict = judge(expected, connection.look(), over_at, record)
+                if is_last and verdict.passed is None and connection.is_ours and expected.expect != "reset":
+                    verdict = Verdict("clean", True, None, "released, seen by the census")
+                if is_last or verdict.passed is False:
+                    connection.verdict = verdict
+                    found.append(_judged(watched, expected, verdict, connection))
+        if is_last and not watched.connections and not watched.is_told:
+            watched.is_told = True
+            verdict = Verdict(
+                "not-observed",
+                False,
+                None,
+                "nobody connected, so nothing is shown about how the program closes",
+                f"{watched.where} saw no connection",
+                "let the program under test connect to the peer's host and port",
+            )
+            found.append(Judged(watched.role, watched.where, expected, verdict, (), "the peer"))
+        return found
+
+
+def raise_if_unclean(judged: list[Judged]) -> None:
+    """:raises UncleanCloseError: a verdict is a failure"""
+    messages = [one.message for one in judged if one.verdict.passed is False]
+    if messages:
+        raise UncleanCloseError("\n\n".join(messages))
+
+
+def _seen_out(script: Script, watched: Watched) -> Script:
+    """A script that stays to see how the program closes."""
+
+    def seen_out(wire: Wire) -> None:
+        watched.begins(wire)
+        script(wire)
+        if watched.expected is None or wire.is_over or wire.saw_fin:
+            return
+        # As a close does where nothing is unread, and where data comes afterwards.
+        if not wire.wait_unread(1, 0.0):
+            wire.half_close()
+            while not wire.wait_gone(_SEE_UNREAD) and not wire.wait_unread(1, 0.0):
+                pass
+
+    return seen_out
+
+
+def _judged(watched: Watched, expected: Expectation, verdict: Verdict, connection: WatchedConnection) -> Judged:
+    observer = "the relay's sockets" if isinstance(watched.source, ChaosRelay) else "the peer's socket"
+    if connection.ends:
+        observer += " and a census of this process"
+    return Judged(watched.role, watched.where, expected, verdict, connection.events, observer)
+
+
+def _held(connection: WatchedConnection, deadline: float) -> SocketRecord | None:
+    """What this process holds of the program's end, waiting for it to go."""
+    ends = connection.ends
+    if ends is None:
+        return None
+    _wait_until(lambda: held(ends) is None, deadline)
+    return held(ends)
+
+
+def _wait_until(condition: Callable[[], bool], deadline: float = float("inf")) -> bool:
+    while not condition():
+        if monotonic() >= deadline:
+            return False
+        time.sleep(_LOOK_AGAIN)
+    return True

@@ -1,0 +1,1 @@
+"""Sockets that outlive a test: a ``tracker``, their ``origins`` and ``referrers``, and the ``report``."""

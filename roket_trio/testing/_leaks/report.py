@@ -1,0 +1,158 @@
+"""What was found about a suite's sockets, for a terminal. Pure."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any, Final, NamedTuple, final
+
+from .._census.records import Linger, SocketRecord
+from .._expectations.verdict import filled
+from .tracker import ABANDONED, Finding, Followed
+
+_SHOWN: Final = 5  # sockets for one test and fault
+
+_PREDICATES: Final = {
+    Linger.CLOSE_WAIT.name: "left {} in CLOSE_WAIT",
+    Linger.QUEUED_CLOSE_WAIT.name: "left {} in CLOSE_WAIT, not accepted",
+    Linger.OVER.name: "left {} open whose connection is over",
+    Linger.PEER_GONE.name: "left {} open whose peer has closed",
+    Linger.OPEN.name: "left {} open",
+    "ABANDONED": "left {} to the garbage collector",
+    "LATE": "opened {} that stayed in CLOSE_WAIT, and closed in the end",
+}
+
+
+class Line(NamedTuple):
+    """A line for a terminal."""
+
+    text: str
+    style: str = ""
+    """``red``, ``yellow``, ``green`` or nothing."""
+
+
+@final
+@dataclass(slots=True)
+class Tale:
+    """What has been watched in one or several processes, and what was found."""
+
+    tests: int = 0
+    seconds: float = 0.0
+    findings: list[Finding] = field(default_factory=list)
+    observers: set[str] = field(default_factory=set)
+    unseen: set[str] = field(default_factory=set)
+    """What could not be observed, and why."""
+
+    @property
+    def has_watched(self) -> bool:
+        """Whether anything was: no test may have run here (each in a fork of its own), or nobody may look."""
+        return bool(self.observers and self.tests)
+
+    @property
+    def accusations(self) -> list[Finding]:
+        return [finding for finding in self.findings if finding.is_accusation]
+
+    def add(self, other: Tale) -> None:
+        self.tests += other.tests
+        self.seconds += other.seconds
+        self.findings += other.findings
+        self.observers |= other.observers
+        self.unseen |= other.unseen
+
+    def packed(self) -> dict[str, Any]:
+        """In builtin types, to be sent to another process."""
+        return {
+            "tests": self.tests,
+            "seconds": self.seconds,
+            "findings": [
+                {field.name: getattr(finding, field.name) for field in fields(finding)} for finding in self.findings
+            ],
+            "observers": sorted(self.observers),
+            "unseen": sorted(self.unseen),
+        }
+
+    @classmethod
+    def unpacked(cls, data: Mapping[str, Any]) -> Tale:
+        findings = [Finding(**finding) for finding in data["findings"]]
+        return cls(data["tests"], data["seconds"], findings, set(data["observers"]), set(data["unseen"]))
+
+    def lines(self) -> Iterator[Line]:
+        """All of it, for the end of a test run."""
+        accused = self.accusations
+        yield from _grouped(accused, "red")
+        others = [finding for finding in self.findings if not finding.is_accusation]
+        if others:
+            yield Line("Not held against anybody:", "yellow")
+            yield from _grouped(others, "yellow")
+        yield from _advice(self.findings)
+        for what in sorted(self.unseen):
+            yield Line(f"not observed: {what}", "yellow")
+        watched = f"{_count(self.tests, 'test')} watched in {self.seconds * 1000:.0f} ms"
+        if self.observers:
+            watched += f" by {', '.join(sorted(self.observers))}"
+        if not self.has_watched:
+            yield Line(f"nothing was observed ({watched})", "yellow")
+        elif accused:
+            tests = {finding.whose for finding in accused if finding.kind == "test"}
+            fixtures = {finding.whose for finding in accused if finding.kind != "test"}
+            counts = [_count(len(names), what) for names, what in ((tests, "test"), (fixtures, "fixture")) if names]
+            yield Line(f"{' and '.join(counts)} left {_count(len(accused), 'socket')} behind ({watched})", "red")
+        else:
+            yield Line(f"no test left a socket behind ({watched})", "green")
+
+
+def leaks_told(left: Mapping[Followed, SocketRecord], grace: float, observers: Iterable[str]) -> str:
+    """A failure message for a test that has left sockets open."""
+    text = [f"the test left {_count(len(left), 'socket')} open, {grace:g} s after it was over:"]
+    faults: dict[str, tuple[str, str]] = {}
+    abandoned = {followed for followed in left if followed.origin is not None and followed.origin.was_abandoned}
+    for followed, record in left.items():
+        fault = record.linger or Linger.OPEN
+        text += ["", f"  {record}"]
+        if followed.origin is not None and (opened_at := str(followed.origin)):
+            text.append(f"  opened at {opened_at}")
+        if followed in abandoned:
+            faults["ABANDONED"] = (ABANDONED, Linger.OPEN.remedy)
+        else:
+            faults[fault.name] = (fault.value, fault.remedy)
+    text.append("")
+    for why, remedy in faults.values():
+        text += [filled(f"why: {why}", "     "), filled(f"to do: {remedy}", "       ")]
+    if any(followed not in abandoned for followed in left):
+        text.append(
+            filled(
+                "if it is meant to stay: have a fixture of wider scope open it, or name it in "
+                "@pytest.mark.no_socket_leaks(ignore=[...]) or the option roket_ignore",
+                "",
+            )
+        )
+    return "\n".join([*text, f"(seen by {', '.join(observers)})"])
+
+
+def _grouped(findings: Iterable[Finding], style: str) -> Iterator[Line]:
+    groups: defaultdict[tuple[str, str], list[Finding]] = defaultdict(list)
+    for finding in findings:
+        groups[finding.whose, finding.fault].append(finding)
+    for (whose, fault), group in groups.items():
+        failed = ", and did not pass (its traceback may hold it)" if group[0].kind == "failed test" else ""
+        yield Line(f"{whose} {_PREDICATES[fault].format(_count(len(group), 'socket', 'a'))}{failed}", style)
+        for finding in group[:_SHOWN]:
+            yield Line(f"  {finding.socket}")
+            if finding.opened_at:
+                yield Line(f"    opened at {finding.opened_at}")
+            if finding.remark:
+                yield Line(f"    {finding.remark}")
+        if len(group) > _SHOWN:
+            yield Line(f"  and {len(group) - _SHOWN} more")
+
+
+def _advice(findings: Iterable[Finding]) -> Iterator[Line]:
+    told = {finding.fault: finding for finding in findings}
+    for finding in told.values():
+        yield Line(f"{finding.fault}: {finding.why}")
+        yield from map(Line, filled(f"to do: {finding.remedy}", " " * 9, "  ").split("\n"))
+
+
+def _count(number: int, what: str, one: str = "1") -> str:
+    return f"{one} {what}" if number == 1 else f"{number} {what}s"

@@ -1,0 +1,129 @@
+"""TLS in the hands of a script: the same wire, with a session that may end as badly as one likes."""
+
+from __future__ import annotations
+
+import shutil
+import ssl
+import subprocess
+import time
+from functools import cache
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Final, NoReturn, final
+
+from .payload import PayloadCheck
+from .wire import NotAvailableError, ScriptOverError, Wire
+
+_AT_ONCE: Final = 1 << 16
+_OPENSSL_SECONDS: Final = 30
+
+
+@final
+class TLSWire:
+    """A TLS session over a :class:`Wire`. Its steps raise what the wire's do, also where the program breaks TLS."""
+
+    def __init__(self, wire: Wire, context: ssl.SSLContext, *, server_side: bool) -> None:
+        self.wire: Final = wire
+        self.check: Final = PayloadCheck()
+        """What arrived, decrypted, compared with the payload."""
+        self.saw_close_notify = False
+        self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        self._session = context.wrap_bio(
+            self._incoming,
+            self._outgoing,
+            server_side=server_side,
+            server_hostname=None if server_side else "localhost",
+        )
+
+    def handshake(self, *, seconds: float) -> None:
+        """Come to terms. A server of TLS 1.3 sends session tickets with it, which the program may never read."""
+        until = time.monotonic() + seconds
+        while True:
+            try:
+                self._session.do_handshake()
+                break
+            except ssl.SSLWantReadError:
+                self._flush()
+                if not self._pull(until):
+                    self._fail("the handshake was not finished")
+            except ssl.SSLError as error:
+                self._fail(str(error))
+        self._flush()
+        self.wire.timeline.note("note", detail=f"{self._session.version()}")
+
+    def send(self, data: bytes) -> None:
+        """As :meth:`Wire.send`."""
+        self._session.write(data)
+        self._flush()
+
+    def receive(self, count: int | None = None, *, seconds: float) -> int:
+        """Receive ``count`` bytes, or all up to the program's end, or until the time is over; returns how many."""
+        until = time.monotonic() + seconds
+        received = 0
+        while count is None or received < count:
+            try:
+                chunk = self._session.read(_AT_ONCE if count is None else min(_AT_ONCE, count - received))
+            except ssl.SSLWantReadError:
+                if not self._pull(until):
+                    break
+                continue
+            except ssl.SSLZeroReturnError:
+                chunk = b""
+            except ssl.SSLError as error:
+                self._fail(str(error))
+            if not chunk:
+                self.saw_close_notify = True
+                self.wire.timeline.note("note", detail="close_notify seen")
+                break
+            self.check.feed(chunk)
+            received += len(chunk)
+        return received
+
+    def _fail(self, why: str) -> NoReturn:
+        self.wire.timeline.note("failed", detail=f"TLS: {why}")
+        raise ScriptOverError(why)
+
+    def _flush(self) -> None:
+        self.wire.send(self._outgoing.read())
+
+    def _pull(self, until: float) -> bool:
+        """Take what comes on the wire; whether anything did."""
+        if not self.wire.wait_readable(until - time.monotonic()):
+            return False
+        chunk = self.wire.receive_chunk()
+        self._incoming.write(chunk)
+        return bool(chunk)
+
+
+@cache
+def certificate() -> bytes:
+    """A certificate for ``localhost`` and 127.0.0.1, and its key, in PEM; its own authority. Made once, by ``openssl``.
+
+    :raises NotAvailableError: there is no ``openssl``, or it fails
+    """
+    openssl = shutil.which("openssl")
+    if openssl is None:
+        raise NotAvailableError("TLS: no certificate can be made here, for there is no openssl")
+    with TemporaryDirectory() as folder:
+        files = Path(folder, "key.pem"), Path(folder, "cert.pem")
+        command = [openssl, "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
+        command += ["-days", "2", "-subj", "/CN=localhost", "-keyout", str(files[0]), "-out", str(files[1])]
+        command += ["-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1"]
+        command += ["-addext", "keyUsage=critical,digitalSignature,keyCertSign"]
+        try:
+            subprocess.run(command, check=True, capture_output=True, timeout=_OPENSSL_SECONDS)
+        except (OSError, subprocess.SubprocessError) as error:
+            raise NotAvailableError(f"TLS: no certificate can be made here: {error}") from error
+        return b"".join(file.read_bytes() for file in files)
+
+
+def server_context(pem: Path) -> ssl.SSLContext:
+    """What a peer that serves TLS 1.3 needs; ``pem`` has certificate and key."""
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(pem)
+    return context
+
+
+def client_context(pem: Path) -> ssl.SSLContext:
+    """What a peer that connects needs to trust that certificate."""
+    return ssl.create_default_context(cafile=str(pem))

@@ -1,0 +1,1 @@
+"""Results as JSON lines, a table, a page, JUnit."""

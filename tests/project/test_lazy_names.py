@@ -1,0 +1,150 @@
+"""The public names are handed out on first use: importing the package is cheap, and using it loads nothing foreign."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import json
+import os
+import statistics
+import subprocess
+import sys
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import roket_trio
+
+PACKAGE = Path(roket_trio.__file__).parent
+SOURCE = ast.parse((PACKAGE / "__init__.py").read_text(encoding="utf-8"))
+
+# What stays out of the way of who only wants a system call or a constant.
+KERNEL = [f"roket_trio._kernel.{path.stem}" for path in (PACKAGE / "_kernel").glob("*.py") if path.stem != "__init__"]
+WITHOUT_A_LOOP = ["roket_trio", "roket_trio._kernel", *sorted(KERNEL)]
+
+
+def loaded_by(code: str) -> set[str]:
+    """The modules that are there after a fresh interpreter has run ``code``."""
+    code += "\nimport json, sys\nprint(json.dumps(sorted(sys.modules)))"
+    child = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, timeout=60)
+    return set(json.loads(child.stdout))
+
+
+RESOLVE_ALL = "import roket_trio\nfor name in roket_trio.__all__: getattr(roket_trio, name)"
+
+
+@pytest.mark.parametrize("module", WITHOUT_A_LOOP)
+def test_importing_it_loads_neither_trio_nor_anyio(module: str) -> None:
+    loaded = loaded_by(f"import {module}")
+    assert module in loaded
+    assert not {name for name in loaded if name.split(".")[0] in ("anyio", "trio", "asyncio", "ssl", "uvloop")}
+
+
+def test_looking_around_loads_neither_trio_nor_anyio() -> None:
+    loaded = loaded_by(
+        "import roket_trio\ndir(roket_trio), roket_trio.__all__, roket_trio.__version__, roket_trio.__doc__"
+    )
+    assert not loaded & {"anyio", "trio"}
+
+
+def test_using_a_name_loads_its_room_only() -> None:
+    loaded = loaded_by("import roket_trio\nroket_trio.ClosePolicy")
+    assert "roket_trio._connection.states" in loaded
+    assert not loaded & {"roket_trio._streams.sockets", "roket_trio._files", "roket_trio._net.connect"}
+
+
+def roots(modules: set[str]) -> set[str]:
+    return {name.split(".")[0] for name in modules} - sys.stdlib_module_names
+
+
+def test_with_every_name_resolved_nothing_but_trio_anyio_and_theirs_is_loaded() -> None:
+    everything = loaded_by(RESOLVE_ALL)
+    assert "roket_trio._streams.sockets" in everything
+    # The backend is what a run of AnyIO loads.
+    libraries = loaded_by("import trio, anyio, anyio._backends._asyncio, anyio._backends._trio")
+    assert roots(everything) - roots(libraries) == {"roket_trio"}
+
+
+@pytest.mark.parametrize("name", roket_trio.__all__)
+def test_every_public_name_resolves_to_what_its_room_has(name: str) -> None:
+    value = getattr(roket_trio, name)
+    assert value is getattr(import_module(f"roket_trio.{roket_trio._MODULE_OF[name]}"), name)
+    assert value is getattr(roket_trio, name)
+    assert inspect.getdoc(value)
+    namespace: dict[str, Any] = {}
+    exec(f"from roket_trio import {name}", namespace)
+    assert namespace[name] is value
+
+
+def test_a_star_import_brings_exactly_the_public_names() -> None:
+    namespace: dict[str, Any] = {}
+    exec("from roket_trio import *", namespace)
+    assert namespace.keys() - {"__builtins__"} == set(roket_trio.__all__)
+
+
+def test_what_a_type_checker_sees_is_what_is_handed_out() -> None:
+    (guarded,) = [node for node in SOURCE.body if isinstance(node, ast.If)]
+    assert isinstance(guarded.test, ast.Name)
+    assert guarded.test.id == "TYPE_CHECKING"
+    seen = {}
+    for node in guarded.body:
+        assert isinstance(node, ast.ImportFrom)
+        for alias in node.names:
+            assert alias.asname == alias.name  # the form that re-exports (PEP 484)
+            seen[alias.name] = node.module
+    assert seen == roket_trio._MODULE_OF
+    assert roket_trio.__all__ == sorted(seen)
+
+
+def test_dir_names_them_before_they_are_used() -> None:
+    child = subprocess.run(
+        [sys.executable, "-c", "import roket_trio\nprint(*dir(roket_trio))"],
+        check=True,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    names = child.stdout.split()
+    assert set(roket_trio.__all__) <= set(names)
+    assert "__version__" in names
+    assert names == sorted(names)
+
+
+def test_an_unknown_name_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match="module 'roket_trio' has no attribute 'conect_tcp'"):
+        _ = roket_trio.conect_tcp
+    with pytest.raises(ImportError, match="conect_tcp"):
+        exec("from roket_trio import conect_tcp")
+    assert not hasattr(roket_trio, "__path_of_nothing__")
+
+
+def test_the_map_of_the_house_names_every_room() -> None:
+    rooms = {path.stem for path in PACKAGE.iterdir() if path.stem.startswith("_") and not path.stem.startswith("__")}
+    for room in rooms:
+        assert f"``{room}``" in (roket_trio.__doc__ or ""), room
+
+
+IMPORTED_IN = """
+import time
+began = time.perf_counter()
+{}
+print((time.perf_counter() - began) * 1000)
+"""
+
+
+def test_all_names_cost_little_more_than_the_libraries_they_need(tmp_path: Path) -> None:
+    """40 ms on an idle machine; here is room for a loaded one, where one start takes twice as long as another."""
+    environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": "", "PYTHONPYCACHEPREFIX": str(tmp_path)}  # as installed
+
+    def milliseconds(code: str) -> float:
+        command = [sys.executable, "-c", IMPORTED_IN.format(code)]
+        child = subprocess.run(command, env=environment, check=True, capture_output=True, text=True, timeout=60)
+        return float(child.stdout)
+
+    libraries, everything = "import trio, anyio", f"import trio, anyio\n{RESOLVE_ALL}"
+    milliseconds(everything)  # compiles
+    # Interleaved, so that whatever slows the machine slows both.
+    extra = [-milliseconds(libraries) + milliseconds(everything) for _ in range(7)]
+    assert statistics.median(extra) < 150

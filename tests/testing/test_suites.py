@@ -1,0 +1,418 @@
+"""What the pytest plugin is made of: where sockets were opened, who holds them, whose they are, how they end."""
+
+from __future__ import annotations
+
+import functools
+import gc
+import os
+import selectors
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from roket_trio.testing import Timeline
+from roket_trio.testing._census.records import Holder, SocketRecord
+from roket_trio.testing._expectations.verdict import Expectation, conduct_with_peer, judge
+from roket_trio.testing._leaks import origins
+from roket_trio.testing._leaks.origins import origin_of, watch_origins
+from roket_trio.testing._leaks.referrers import held_by
+from roket_trio.testing._leaks.report import Tale
+from roket_trio.testing._leaks.tracker import ANY_CHAPTER, Chapter, Finding, Following, ignoring
+from roket_trio.testing._peers import timeline as timeline_module
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the census needs Linux")
+
+
+@contextmanager
+def no_collector() -> Iterator[None]:
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+
+
+class Cycle:
+    """Garbage that only the collector finds."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self.me = self
+        self.sock = sock
+
+
+# --- origins ---------------------------------------------------------------------------------------------------------
+
+
+def opens() -> socket.socket:
+    return socket.create_server(("127.0.0.1", 0))
+
+
+def test_an_origin_tells_the_calls_innermost_first() -> None:
+    watch_origins()
+    with opens() as sock:
+        first, second, *_ = str(origin_of(sock.fileno())).split(" < ")
+    assert first.endswith(" in opens")
+    assert second.endswith(" in test_an_origin_tells_the_calls_innermost_first")
+    assert Path(first.rpartition(":")[0]).name == Path(__file__).name
+
+
+def test_every_way_to_a_socket_has_an_origin() -> None:
+    watch_origins()
+    with (
+        opens() as listener,
+        socket.create_connection(listener.getsockname()) as client,
+        listener.accept()[0] as server,
+    ):
+        with client.dup() as copy:
+            left, right = socket.socketpair()
+            with left, right:
+                for sock in (listener, client, server, copy, left, right):
+                    assert "test_every_way_to_a_socket_has_an_origin" in str(origin_of(sock.fileno()))
+
+
+def test_what_was_closed_was_not_abandoned() -> None:
+    watch_origins()
+    with opens() as sock:
+        origin = origin_of(sock.fileno())
+    assert origin is not None
+    del sock
+    gc.collect()
+    assert not origin.was_abandoned
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning", "ignore::ResourceWarning")
+def test_what_died_with_its_last_reference_was_not_abandoned_to_the_collector() -> None:
+    watch_origins()
+    sock = opens()
+    origin = origin_of(sock.fileno())
+    assert origin is not None
+    del sock
+    assert not origin.was_abandoned
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning", "ignore::ResourceWarning")
+def test_what_the_collector_closed_was_abandoned() -> None:
+    watch_origins()
+    with no_collector():
+        cycle = Cycle(opens())
+        origin = origin_of(cycle.sock.fileno())
+        assert origin is not None
+        del cycle
+        assert not origin.was_abandoned
+        gc.collect()
+    assert origin.was_abandoned
+
+
+def test_a_closed_socket_in_a_cycle_was_not_abandoned() -> None:
+    watch_origins()
+    with no_collector():
+        cycle = Cycle(opens())
+        origin = origin_of(cycle.sock.fileno())
+        assert origin is not None
+        cycle.sock.close()
+        del cycle
+        gc.collect()
+    assert not origin.was_abandoned
+
+
+@pytest.mark.parametrize("in_cycle", [False, True])
+def test_what_was_detached_is_somebody_elses(in_cycle: bool) -> None:
+    """As TLS does it (`SSLContext.wrap_socket`), and loops that use bare descriptors."""
+    watch_origins()
+    with no_collector():
+        cycle = Cycle(opens())
+        origin = origin_of(cycle.sock.fileno())
+        assert origin is not None
+        fd = cycle.sock.detach()
+        if in_cycle:
+            with socket.socket(fileno=fd):
+                del cycle
+                gc.collect()
+                assert origin not in origins._living
+        else:
+            cycle.me = cycle.sock = None  # type: ignore[assignment]
+            assert origin not in origins._living
+            os.close(fd)
+    assert not origin.was_abandoned
+
+
+def test_descriptors_without_an_object_have_no_origin() -> None:
+    watch_origins()
+    fd = opens().detach()
+    try:
+        assert origin_of(fd) is None
+    finally:
+        os.close(fd)
+
+
+# --- holders ---------------------------------------------------------------------------------------------------------
+
+
+class Slotted:
+    __slots__ = ("__weakref__", "inside")
+
+    def __init__(self, inside: object) -> None:
+        self.inside = inside
+
+
+def ways_to_hold(sock: socket.socket) -> dict[str, object]:
+    def closure() -> object:
+        return sock
+
+    def generator() -> Iterator[None]:
+        with sock:
+            yield
+
+    started = generator()
+    next(started)
+    return {
+        "itself": sock,
+        "nested": {"a": [(Slotted({"b": sock}),)]},
+        "bound method": sock.close,
+        "closure": closure,
+        "partial": functools.partial(print, sock),
+        "generator": started,
+    }
+
+
+@pytest.mark.parametrize("way", ["itself", "nested", "bound method", "closure", "partial", "generator"])
+def test_a_socket_is_found_behind(way: str) -> None:
+    with opens() as sock:
+        root = ways_to_hold(sock)[way]
+        assert held_by(root, {sock.fileno(), 10_000}) == {sock.fileno()}
+
+
+REMEMBERED: list[object] = []
+
+
+def uses_a_global() -> object:
+    return REMEMBERED
+
+
+def test_globals_modules_classes_and_loops_are_not_entered(request: pytest.FixtureRequest) -> None:
+    class Class:
+        inside: object = None
+
+    with opens() as sock, selectors.DefaultSelector() as selector:
+        selector.register(sock, selectors.EVENT_READ)
+        REMEMBERED.append(sock)
+        Class.inside = sock
+        request.node.inside = sock
+        try:
+            for root in (uses_a_global, sys.modules[__name__], Class(), selector, request, request.config, None, 1):
+                assert held_by(root, {sock.fileno()}) == set(), root
+        finally:
+            REMEMBERED.clear()
+            del request.node.inside
+
+
+# --- following -------------------------------------------------------------------------------------------------------
+
+
+def findings(following: Following, grace: float = 0.0) -> list[tuple[str, str]]:
+    return [(finding.whose, finding.fault) for finding in following.end(grace, ANY_CHAPTER)]
+
+
+def test_what_was_there_before_is_nobodys() -> None:
+    with opens():
+        following = Following()
+        assert following.end_chapter(Chapter("one")) == []
+        assert findings(following) == []
+
+
+def test_each_socket_belongs_to_the_chapter_in_which_it_was_opened() -> None:
+    following = Following()
+    with opens() as first:
+        (followed,) = following.end_chapter(Chapter("one"))
+        assert followed.record.fds == (first.fileno(),)
+        with opens() as second:
+            (followed,) = following.end_chapter(Chapter("two"))
+            assert followed.record.fds == (second.fileno(),)
+            assert following.end_chapter(Chapter("three")) == []
+            assert sorted(findings(following)) == [("one", "OPEN"), ("two", "OPEN")]
+
+
+def test_what_is_closed_in_the_end_is_no_finding() -> None:
+    following = Following()
+    with opens():
+        following.end_chapter(Chapter("one"))
+    assert findings(following) == []
+
+
+def test_the_end_waits_for_what_a_thread_is_closing() -> None:
+    following = Following()
+    sock = opens()
+    following.end_chapter(Chapter("one"))
+    timer = threading.Timer(0.1, sock.close)
+    timer.start()
+    assert findings(following, grace=10) == []
+    timer.join()
+
+
+def test_a_descriptor_that_is_used_again_is_another_socket() -> None:
+    following = Following()
+    sock = opens()
+    fd = sock.fileno()
+    following.end_chapter(Chapter("one"))
+    sock.close()
+    with opens() as again:
+        assert again.fileno() == fd
+        (followed,) = following.end_chapter(Chapter("two"))
+        assert followed.chapter.name == "two"
+
+
+def test_the_alarm_clock_of_a_loop_is_not_counted() -> None:
+    following = Following()
+    left, right = socket.socketpair()
+    with left, right:
+        assert following.end_chapter(Chapter("one")) == []
+        assert findings(following) == []
+
+
+def test_one_end_of_a_pair_counts_when_the_other_has_gone_to_a_child() -> None:
+    following = Following()
+    left, right = socket.socketpair()
+    with left:
+        with right:
+            child = subprocess.Popen(["cat"], stdin=right)
+        try:
+            assert len(following.end_chapter(Chapter("one"))) == 1
+            assert findings(following) == [("one", "OPEN")]
+        finally:
+            left.close()
+            child.wait()
+
+
+def test_what_was_accepted_is_the_listeners_while_its_client_lives() -> None:
+    following = Following()
+    code = "import socket, sys; s = socket.create_connection(('127.0.0.1', int(sys.argv[1]))); input()"
+    with opens() as listener:
+        following.end_chapter(Chapter("server", "fixture"))
+        port = str(listener.getsockname()[1])
+        child = subprocess.Popen([sys.executable, "-c", code, port], stdin=subprocess.PIPE)
+        with child, listener.accept()[0]:
+            (followed,) = [one for one in following.end_chapter(Chapter("one")) if one.record.kind == "tcp"]
+            assert followed.host == Chapter("server", "fixture")
+            listener.close()
+            assert child.stdin is not None
+            (finding,) = following.end(0.0, ANY_CHAPTER)
+            assert (finding.whose, finding.kind, finding.is_accusation) == ("server", "elsewhere", False)
+            child.stdin.close()
+
+
+def test_a_forked_child_has_nothing_to_say() -> None:
+    following = Following()
+    with opens():
+        child = os.fork()
+        if not child:
+            status = 1
+            try:
+                status = int(bool(following.end_chapter(Chapter("one")) or following.end(0.0, ANY_CHAPTER)))
+            finally:
+                os._exit(status)
+        assert os.waitpid(child, 0)[1] == 0
+
+
+def test_a_fault_is_called_by_its_name_and_its_time() -> None:
+    following = Following()
+    with opens() as listener, socket.create_connection(listener.getsockname()) as client:
+        server, _ = listener.accept()
+        with server:
+            following.end_chapter(Chapter("one"))
+        following.end_chapter(Chapter("two"))
+        told = [finding for finding in following.end(0.0, ANY_CHAPTER) if f"fd {client.fileno()} " in finding.socket]
+    (finding,) = told
+    assert (finding.whose, finding.fault) == ("one", "CLOSE_WAIT")
+
+
+@pytest.mark.parametrize(
+    ("pattern", "fits"),
+    [
+        ("tcp", True),
+        ("tcp6", False),
+        ("127.0.0.1:5432", True),
+        ("*:5432", True),
+        ("127.0.0.1:40000", True),
+        ("5432", False),
+        ("/run/*", False),
+    ],
+)
+def test_patterns_for_what_to_ignore(pattern: str, fits: bool) -> None:
+    record = SocketRecord(
+        "tcp", 1, Holder.PROCESS, 1, (3,), ("127.0.0.1", 40000), ("127.0.0.1", 5432), None, 0, 0, 0, 0, 0.0, None, None,
+        False, "sock_diag",
+    )  # fmt: skip
+    assert ignoring([pattern])(record) is fits
+    assert ignoring(["nothing", pattern])(record) is fits
+    assert not ignoring([])(record)
+
+
+def test_a_tale_survives_the_way_from_a_worker() -> None:
+    finding = Finding("a test", "test", "OPEN", "fd 3", "here", "", "why", "to do")
+    tale = Tale(2, 0.5, [finding], {"sock_diag"}, {"something"})
+    told = Tale(1, 0.25, [], {"procfs"})
+    told.add(Tale.unpacked(tale.packed()))
+    assert told == Tale(3, 0.75, [finding], {"sock_diag", "procfs"}, {"something"})
+
+
+# --- judging ---------------------------------------------------------------------------------------------------------
+
+
+def seen(*events: tuple[str, float]) -> Timeline:
+    """A timeline; times in seconds from its beginning."""
+    timeline = Timeline()
+    moments = iter([0.0, *[at for _, at in events]])
+    clock: Callable[[], float] = timeline_module.monotonic
+    try:
+        timeline_module.monotonic = lambda: next(moments)
+        timeline.note("connected")
+        for kind, _ in events:
+            timeline.note(kind, 10 if kind in ("sent", "received") else 0)  # type: ignore[arg-type]
+    finally:
+        timeline_module.monotonic = clock
+    return timeline
+
+
+CASES = {
+    "fin": ([("fin seen", 1.0)], "clean", ("clean", True)),
+    "fin long before the end": ([("fin seen", 1.0)], "closed", ("clean", True)),
+    "rst": ([("rst seen", 1.0)], "clean", ("reset", False)),
+    "rst wanted": ([("rst seen", 1.0)], "reset", ("reset", True)),
+    "either": ([("rst seen", 1.0)], "closed", ("reset", True)),
+    "fin instead of rst": ([("fin seen", 1.0)], "reset", ("clean", False)),
+    "rst after fin": ([("fin seen", 1.0), ("sent", 2.0), ("rst seen", 2.1)], "clean", ("reset", False)),
+    "a call fails": ([("sent", 1.0), ("failed", 1.1)], "clean", ("reset", False)),
+    "in time": ([("fin sent", 1.0), ("fin seen", 5.9)], "clean", ("clean", True)),
+    "late": ([("fin sent", 1.0), ("fin seen", 6.1)], "clean", ("late", False)),
+    "a late rst": ([("fin sent", 1.0), ("rst seen", 6.1)], "reset", ("late", False)),
+    "data counts": ([("fin sent", 1.0), ("received", 5.0), ("fin seen", 9.9)], "clean", ("clean", True)),
+    "data, then late": ([("fin sent", 1.0), ("received", 5.0), ("fin seen", 10.1)], "clean", ("late", False)),
+    "nothing": ([], "clean", ("half-open", False)),
+    "nothing, peer finished": ([("fin sent", 1.0)], "closed", ("half-open", False)),
+    "peer reset": ([("rst sent", 1.0)], "clean", ("not-observed", None)),
+    "peer vanished": ([("vanished", 1.0)], "clean", ("not-observed", None)),
+    "peer gave up": ([("out of bounds", 1.0), ("fin sent", 1.0)], "clean", ("not-observed", None)),
+    "peer closed after": ([("fin seen", 1.0), ("fin sent", 1.1), ("closed", 1.1)], "clean", ("clean", True)),
+    "idle before the end": ([("received", 1.0), ("fin seen", 40.0)], "clean", ("clean", True)),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_verdicts(name: str) -> None:
+    """The test was over after 50 s, and 5 are allowed."""
+    events, expect, wanted = CASES[name]
+    verdict = judge(Expectation(expect, 5.0), conduct_with_peer(seen(*events)), over_at=50.0)
+    assert (verdict.close, verdict.passed) == wanted
+    assert verdict.passed or (verdict.headline and verdict.why and verdict.remedy)
+
+
+def test_what_the_peer_has_not_asked_for_may_last_as_long_as_the_test() -> None:
+    conduct = conduct_with_peer(seen(("fin seen", 54.0)))
+    assert judge(Expectation("clean", 5.0), conduct, over_at=50.0).passed
+    assert judge(Expectation("clean", 5.0), conduct, over_at=48.0).close == "late"
