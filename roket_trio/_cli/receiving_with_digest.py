@@ -16,7 +16,7 @@ from anyio import to_thread
 
 from .._errors import BrokenResourceError, EndOfStream
 from .._files import FileWriteStream
-from .._routes.rate_limit import Pace
+from .._routes.rate_limit import RateLimiter
 from .digest import PIECE, Inflow, digest_prefix, writer_of
 from .exit_codes import Exit, Problem, local_file
 from .file_names import checked_name
@@ -141,7 +141,7 @@ async def _receive_pieces(
 
     tally.moved = told
     tally.total = None if offer.size is None else offer.size - start
-    pace = Pace(options.rate)
+    pace = RateLimiter(options.rate)
     buffer = memoryview(bytearray(PIECE))
     inflow = Inflow(line.stream)
     async with written(target) as fd, writer_of(fd) as file:
@@ -151,7 +151,7 @@ async def _receive_pieces(
             while left:
                 await pace.wait()
                 try:
-                    count = await inflow.into(buffer[: pace.at_once(min(left, PIECE))])
+                    count = await inflow.into(buffer[: pace.step(min(left, PIECE))])
                 except EndOfStream:
                     raise Problem(Exit.CUT, f"{line.peer} ended the connection before the transfer was done") from None
                 digest.update(buffer[:count])

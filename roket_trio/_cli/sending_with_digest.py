@@ -10,7 +10,7 @@ from typing import Any
 import anyio
 
 from .._errors import BrokenResourceError, EndOfStream
-from .._routes.rate_limit import Pace
+from .._routes.rate_limit import RateLimiter
 from .digest import PIECE, digest_prefix, reader_of
 from .exit_codes import Exit, Problem, local_file
 from .framing import NUMBER, Lines, Offer, had, offer_line
@@ -95,12 +95,12 @@ async def _send_pieces(options: Namespace, tally: Tally, source: Source, line: L
     if source.size is not None:
         os.lseek(source.fd, source.base + start, os.SEEK_SET)
         tally.total = source.size - start
-    pace = Pace(options.rate)
+    pace = RateLimiter(options.rate)
     buffer = memoryview(bytearray(NUMBER.size + PIECE))
     async with reader_of(source.fd) as file:
         while tally.total is None or moved < tally.total:
             await pace.wait()
-            room = pace.at_once(PIECE if tally.total is None else min(PIECE, tally.total - moved))
+            room = pace.step(PIECE if tally.total is None else min(PIECE, tally.total - moved))
             try:
                 count = await file.receive_into(buffer[NUMBER.size : NUMBER.size + room])
             except EndOfStream:

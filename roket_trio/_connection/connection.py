@@ -23,8 +23,8 @@ from .._errors import BrokenResourceError, BusyResourceError, ClosedResourceErro
 from .._kernel import epoll, tcp
 from .._loops import Loop, Readiness, current_loop
 from .._origin import opened_at
-from .lingering_close import Ledger, LingeringClose
-from .states import ClosePolicy, CloseReport, Event, Lifecycle, Phase
+from .lingering_close import LingeringClose, SendAccounting
+from .states import ClosePolicy, CloseReport, ConnectionEvent, Lifecycle, Phase
 
 _GONE = "the connection is gone"
 
@@ -54,11 +54,11 @@ class Connection:
         "_process",
         "_returned",
         "_watchers",
+        "accounting",
         "fallbacks",
         "is_receiving",
         "is_sending",
         "is_supervised",
-        "ledger",
         "life",
         "loop",
         "policy",
@@ -79,7 +79,7 @@ class Connection:
         self.sock: socket.socket = sock
         self.policy: ClosePolicy = policy
         self.life: Lifecycle = Lifecycle()
-        self.ledger: Ledger = Ledger(sock)
+        self.accounting: SendAccounting = SendAccounting(sock)
         self.received_bytes: int = 0
         self.send_calls: int = 0
         self.receive_calls: int = 0
@@ -136,7 +136,7 @@ class Connection:
     def sent(self, count: int) -> None:
         """The kernel has taken ``count`` more bytes of the item."""
         self.sent_of_item += count
-        self.ledger.sent_bytes += count
+        self.accounting.sent_bytes += count
         self.send_calls += 1
 
     def send_failed(self, error: OSError) -> Exception:
@@ -182,7 +182,7 @@ class Connection:
                     raise self.send_failed(error) from error
                 await self.readiness.wait_writable()
             self.sent_of_item = count
-            self.ledger.sent_bytes += count
+            self.accounting.sent_bytes += count
             self.send_calls += 1
             if count != total:
                 await self._send_rest(item, total)
@@ -248,7 +248,7 @@ class Connection:
         except OSError as error:  # ENOTCONN: it is gone. The reason waits in the socket, and tells a reset from EPIPE
             reason = self.sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
             raise self.send_failed(OSError(reason, os.strerror(reason)) if reason else error) from error
-        self.life.happened(Event.EOF_SENT)
+        self.life.happened(ConnectionEvent.EOF_SENT)
 
     # --- receiving ---------------------------------------------------------------------------------------------------
 
@@ -305,7 +305,7 @@ class Connection:
         if self.life.has_peer_finished:
             return
         try:
-            watch = epoll.EdgeWatch(self.sock, epoll.PEER_CLOSED) if epoll.AVAILABLE else None
+            watch = epoll.SocketEvents(self.sock, epoll.PEER_CLOSED) if epoll.AVAILABLE else None
         except OSError:  # no descriptor is left
             watch = None
         if watch is None:
@@ -376,7 +376,7 @@ class Connection:
             self._returned = anyio.Event()
         for call_back in tuple(self._loans):
             call_back()
-        await self.loop.insist(self._returned.wait)
+        await self.loop.shielded(self._returned.wait)
 
     # --- closing -----------------------------------------------------------------------------------------------------
 
@@ -458,9 +458,9 @@ class Connection:
         for interrupt in tuple(self._interrupts):
             interrupt()
         life = self.life
-        peer_closed = life.has_received_eof or (life.sender_saw_eof and self.ledger.is_tcp)
+        peer_closed = life.has_received_eof or (life.sender_saw_eof and self.accounting.is_tcp)
         self._closing = LingeringClose(
-            self.sock, self.ledger, self.policy, lost=life.loss is not None, peer_closed=peer_closed
+            self.sock, self.accounting, self.policy, lost=life.loss is not None, peer_closed=peer_closed
         )
         return self._closing
 
@@ -494,7 +494,7 @@ class Connection:
 
     def kernel_view(self) -> tcp.KernelView | None:
         """The kernel's own account; ``None`` for a UNIX socket, after the close, and elsewhere than on Linux."""
-        if self.life.phase is Phase.CLOSED or self.sock.fileno() < 0 or not self.ledger.is_tcp:
+        if self.life.phase is Phase.CLOSED or self.sock.fileno() < 0 or not self.accounting.is_tcp:
             return None
         return tcp.kernel_view(self.sock)
 

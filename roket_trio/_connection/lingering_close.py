@@ -44,7 +44,7 @@ def is_tcp(sock: socket.socket) -> bool:
 
 
 @final
-class Ledger:
+class SendAccounting:
     """What was given to the kernel to send, and so what the peer's kernel may still lack, even after a reset."""
 
     __slots__ = ("_before", "is_tcp", "sent_bytes")
@@ -76,12 +76,12 @@ class LingeringClose:
     """One close, from the FIN to the released descriptor: :meth:`begin`, maybe :meth:`wait`, then :meth:`release`."""
 
     __slots__ = (
+        "_accounting",
         "_began",
         "_discarded",
         "_heard_at",
         "_is_drained",
         "_is_tcp",
-        "_ledger",
         "_peer_closed",
         "_policy",
         "_report",
@@ -91,7 +91,7 @@ class LingeringClose:
     )
 
     def __init__(
-        self, sock: socket.socket, ledger: Ledger, policy: ClosePolicy, *, lost: bool, peer_closed: bool
+        self, sock: socket.socket, accounting: SendAccounting, policy: ClosePolicy, *, lost: bool, peer_closed: bool
     ) -> None:
         """Nothing is done yet.
 
@@ -99,8 +99,8 @@ class LingeringClose:
         :param peer_closed: one of them has learnt that the peer's FIN has arrived
         """
         self._sock = sock
-        self._is_tcp = ledger.is_tcp
-        self._ledger = ledger
+        self._is_tcp = accounting.is_tcp
+        self._accounting = accounting
         self._policy = policy
         self._began = self._heard_at = monotonic()
         self._discarded = 0
@@ -123,12 +123,12 @@ class LingeringClose:
 
     async def wait(self, loop: Loop) -> None:
         """Wait until the close is complete, as the policy defines that, or until one of its bounds is met."""
-        watch: epoll.EdgeWatch | None = None
+        watch: epoll.SocketEvents | None = None
         try:
             if epoll.AVAILABLE:
                 # Out of descriptors, it is looked at now and then instead; a close does not fail.
                 with contextlib.suppress(OSError):
-                    watch = epoll.EdgeWatch(self._sock, epoll.ANY_CHANGE)
+                    watch = epoll.SocketEvents(self._sock, epoll.ANY_CHANGE)
                     self._waiter = loop.readiness(watch.fileno())
             while True:
                 if watch is not None:
@@ -170,7 +170,7 @@ class LingeringClose:
             self._look(_DISCARD_AT_LAST)
             fin_acked = self._fin_is_acked()
             # The FIN comes last. (Asked in this order: what is acknowledged in between cannot contradict the outcome.)
-            unacked = 0 if fin_acked else self._ledger.unacked(self._sock)
+            unacked = 0 if fin_acked else self._accounting.unacked(self._sock)
             if not fin_acked and not self._reset:
                 tcp.bound_orphan(self._sock, ORPHAN_SECONDS, FIN_WAIT_SECONDS)
             if not self._is_tcp:
@@ -203,7 +203,7 @@ class LingeringClose:
         """
         try:
             self._look(_DISCARD_AT_LAST)
-            unacked = self._ledger.unacked(self._sock)
+            unacked = self._accounting.unacked(self._sock)
             if not self._is_tcp:
                 self._close_receiving()
             else:

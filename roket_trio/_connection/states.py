@@ -108,7 +108,7 @@ class Phase(enum.Enum):
 
 
 @final
-class Event(enum.Enum):
+class ConnectionEvent(enum.Enum):
     """What happens to a connection, seen from this side."""
 
     SEND_STOPPED = enum.auto()
@@ -124,18 +124,18 @@ class Event(enum.Enum):
 
 
 SENDING = {
-    (Direction.OPEN, Event.SEND_STOPPED): Direction.CUT,
-    (Direction.CUT, Event.SEND_RESUMED): Direction.OPEN,
-    (Direction.OPEN, Event.EOF_SENT): Direction.EOF,
-    (Direction.OPEN, Event.SEND_FAILED): Direction.RESET,
-    (Direction.OPEN, Event.RECEIVE_FAILED): Direction.RESET,
-    (Direction.CUT, Event.SEND_FAILED): Direction.RESET,
-    (Direction.CUT, Event.RECEIVE_FAILED): Direction.RESET,
+    (Direction.OPEN, ConnectionEvent.SEND_STOPPED): Direction.CUT,
+    (Direction.CUT, ConnectionEvent.SEND_RESUMED): Direction.OPEN,
+    (Direction.OPEN, ConnectionEvent.EOF_SENT): Direction.EOF,
+    (Direction.OPEN, ConnectionEvent.SEND_FAILED): Direction.RESET,
+    (Direction.OPEN, ConnectionEvent.RECEIVE_FAILED): Direction.RESET,
+    (Direction.CUT, ConnectionEvent.SEND_FAILED): Direction.RESET,
+    (Direction.CUT, ConnectionEvent.RECEIVE_FAILED): Direction.RESET,
 }
 
 RECEIVING = {
-    (Direction.OPEN, Event.EOF_RECEIVED): Direction.EOF,
-    (Direction.OPEN, Event.RECEIVE_FAILED): Direction.RESET,
+    (Direction.OPEN, ConnectionEvent.EOF_RECEIVED): Direction.EOF,
+    (Direction.OPEN, ConnectionEvent.RECEIVE_FAILED): Direction.RESET,
 }
 
 
@@ -156,7 +156,7 @@ class Lifecycle:
         self._cut_by: object = None
         self._loss: BrokenResourceError | None = None
 
-    def happened(self, event: Event) -> None:
+    def happened(self, event: ConnectionEvent) -> None:
         """Move both directions as the tables say."""
         self.sending = SENDING.get((self.sending, event), self.sending)
         self.receiving = RECEIVING.get((self.receiving, event), self.receiving)
@@ -180,22 +180,22 @@ class Lifecycle:
         if sent and sent != total and self.sending is Direction.OPEN:
             self._cut_by = by
             self._cut = f"{sent} of {'an unknown number of' if total is None else total} bytes"
-            self.happened(Event.SEND_STOPPED)
+            self.happened(ConnectionEvent.SEND_STOPPED)
 
     def resume(self, by: object) -> None:
         """Who was stopped goes on from where it was: the cut is lifted."""
         if self.sending is Direction.CUT and by is not None and by is self._cut_by:
-            self.happened(Event.SEND_RESUMED)
+            self.happened(ConnectionEvent.SEND_RESUMED)
 
     def send_failed(self, loss: BrokenResourceError) -> None:
         """A send learnt that the connection is gone. The first reason is kept: the kernel tells it only once."""
         self._loss = self._loss or loss
-        self.happened(Event.SEND_FAILED)
+        self.happened(ConnectionEvent.SEND_FAILED)
 
     def receive_failed(self, loss: BrokenResourceError) -> None:
         """A receive learnt that the connection is gone; otherwise as :meth:`send_failed`."""
         self._loss = self._loss or loss
-        self.happened(Event.RECEIVE_FAILED)
+        self.happened(ConnectionEvent.RECEIVE_FAILED)
 
     def received_nothing(self) -> None:
         """A receive returned no bytes: the peer's FIN, or what is left of an error that a send has already consumed.
@@ -206,9 +206,9 @@ class Lifecycle:
         :raises BrokenResourceError: the connection is gone, and the peer had not finished
         """
         if self._loss is not None and not self.sender_saw_eof:
-            self.happened(Event.RECEIVE_FAILED)
+            self.happened(ConnectionEvent.RECEIVE_FAILED)
             self._raise_loss()
-        self.happened(Event.EOF_RECEIVED)
+        self.happened(ConnectionEvent.EOF_RECEIVED)
 
     @property
     def is_cut(self) -> bool:

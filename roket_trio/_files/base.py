@@ -62,7 +62,7 @@ class Turn:
             if self.interrupt is not None:
                 self.interrupt()
             self._free = anyio.Event()
-            await loop.insist(self._free.wait)
+            await loop.shielded(self._free.wait)
 
 
 class FileStream:
@@ -175,7 +175,7 @@ class FileStream:
         The descriptor is gone when it returns or raises, whatever comes.
         """
         if self._released is not None:
-            await loop.insist(self._released.wait)
+            await loop.shielded(self._released.wait)
             return
         self._released = anyio.Event()
         try:

@@ -21,7 +21,7 @@ def is_file(end: object) -> bool:
     return isinstance(end, FileStream) or not any(hasattr(end, verb) for verb in _VERBS_OF_STREAMS)
 
 
-def lent_to_read(file: Any) -> AbstractContextManager[OpenFile | Any]:
+def borrow_to_read(file: Any) -> AbstractContextManager[OpenFile | Any]:
     """Lend ``file``, which no other task may read meanwhile if it is a stream of ours.
 
     :returns: to be entered at once: an :class:`OpenFile`, or the object itself if only its own ``read`` knows the bytes
@@ -33,8 +33,8 @@ def lent_to_read(file: Any) -> AbstractContextManager[OpenFile | Any]:
     return nullcontext(_opened(file, file, writable=False))  # costs 5 µs less than a generator, of 200 for a transfer
 
 
-def lent_to_write(file: Any) -> AbstractContextManager[OpenFile | Any]:
-    """Lend ``file`` to be written; otherwise as :func:`lent_to_read`."""
+def borrow_to_write(file: Any) -> AbstractContextManager[OpenFile | Any]:
+    """Lend ``file`` to be written; otherwise as :func:`borrow_to_read`."""
     if isinstance(file, FileStream):
         return _turn_to_write(file)
     return nullcontext(_opened(file, file, writable=True))

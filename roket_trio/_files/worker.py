@@ -109,7 +109,7 @@ class _Thread:
         self._job = (function, args)
         self._go.release()
         if not self._is_finished_soon():
-            await self.loop.insist(self._wait)
+            await self.loop.shielded(self._wait)
             self._is_awaited = False
         result, error_of_job = self._result, self._error
         self._result = self._error = None

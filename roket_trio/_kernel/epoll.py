@@ -17,7 +17,7 @@ _NEWS_AT_ONCE = 128
 
 
 @final
-class EdgeWatch:
+class SocketEvents:
     """A private epoll on one socket: readable whenever the socket has something new of ``events`` to say.
 
     With :data:`ANY_CHANGE` this tells that our FIN was acknowledged, without polling: reaching FIN_WAIT2 wakes the
@@ -49,7 +49,7 @@ class EdgeWatch:
 
 
 @final
-class PeerWatch:
+class PeerEvents:
     """One epoll on many sockets: readable when the peer of any of them has finished, by FIN or by RST.
 
     Edge-triggered, so each such change is told once, and a peer that has finished costs nothing from then on. Data that

@@ -290,14 +290,14 @@ class AsyncioLoop(Loop):
         await anyio.lowlevel.checkpoint()
         self.yield_at = monotonic() + YIELD_EVERY
 
-    async def let_others_run(self) -> None:
+    async def cancel_shielded_checkpoint(self) -> None:
         try:
             await anyio.lowlevel.cancel_shielded_checkpoint()
         except asyncio.CancelledError as error:  # noqa: ASYNC103 - see deliver_later
             deliver_later(error)
         self.yield_at = monotonic() + YIELD_EVERY
 
-    async def insist(self, attempt: Callable[[], Awaitable[T]]) -> T:
+    async def shielded(self, attempt: Callable[[], Awaitable[T]]) -> T:
         interruption: asyncio.CancelledError | None = None
         with anyio.CancelScope(shield=True):
             while True:

@@ -93,7 +93,7 @@ class Loop(ABC):
         """
 
     @abstractmethod
-    async def insist(self, attempt: Callable[[], Awaitable[T]]) -> T:
+    async def shielded(self, attempt: Callable[[], Awaitable[T]]) -> T:
         """Await ``attempt()`` to its end, whatever cancels the task.
 
         The cancellation is delivered at the next checkpoint.
@@ -110,7 +110,7 @@ class Loop(ABC):
         return monotonic() >= self.yield_at
 
     @abstractmethod
-    async def let_others_run(self) -> None:
+    async def cancel_shielded_checkpoint(self) -> None:
         """A schedule point that a cancellation does not break: what was done before it must be reported.
 
         The cancellation is delivered at the next checkpoint.

@@ -73,11 +73,11 @@ class TrioLoop(Loop):
         await trio.lowlevel.checkpoint()
         self.yield_at = monotonic() + YIELD_EVERY
 
-    async def let_others_run(self) -> None:
+    async def cancel_shielded_checkpoint(self) -> None:
         await trio.lowlevel.cancel_shielded_checkpoint()
         self.yield_at = monotonic() + YIELD_EVERY
 
-    async def insist(self, attempt: Callable[[], Awaitable[T]]) -> T:
+    async def shielded(self, attempt: Callable[[], Awaitable[T]]) -> T:
         with trio.CancelScope(shield=True):
             return await attempt()
         raise AssertionError("a shield swallows nothing")

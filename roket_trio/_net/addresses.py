@@ -18,7 +18,7 @@ IPAddress: TypeAlias = "str | IPv4Address | IPv6Address"
 
 
 @final
-class Target(NamedTuple):
+class Endpoint(NamedTuple):
     """An address of one family, as the socket module takes it."""
 
     family: int
@@ -31,7 +31,7 @@ class Target(NamedTuple):
 
 async def resolve(
     host: str | None, port: int | None, family: int = socket.AF_UNSPEC, *, passive: bool = False
-) -> list[Target]:
+) -> list[Endpoint]:
     """The addresses of a host, in the system's order (RFC 6724); of this host, to listen on, if ``passive``.
 
     :raises ConnectionFailed: it has none
@@ -51,7 +51,7 @@ async def resolve(
         raise NameResolutionFailed(getattr(error, "errno", None) or socket.EAI_NONAME, f"{host}: {reason}") from error
     # glibc can return an address twice (https://sourceware.org/bugzilla/show_bug.cgi?id=14969).
     streams = [(found_family, address) for found_family, kind, *_, address in found if kind == socket.SOCK_STREAM]
-    return list(dict.fromkeys(Target(found_family, _with_zone(address)) for found_family, address in streams))
+    return list(dict.fromkeys(Endpoint(found_family, _with_zone(address)) for found_family, address in streams))
 
 
 def _numeric(host: str | None, port: int | None, family: int, flags: int) -> list[Any] | None:

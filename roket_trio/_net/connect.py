@@ -20,7 +20,7 @@ from .._kernel.tcp import discard_on_close
 from .._loops import current_loop
 from .._streams.sockets import DEFAULT_POLICY, SocketStream, UNIXSocketStream
 from .._streams.tls import TLSStream, aclose_after_alert
-from .addresses import IPAddress, Target, check_port, checked_host, checked_path, resolve
+from .addresses import Endpoint, IPAddress, check_port, checked_host, checked_path, resolve
 
 # How long connect_unix leaves a full listen queue alone before it tries again (seconds): connect(2) gives EAGAIN there,
 # and nothing tells when there is room.
@@ -148,8 +148,8 @@ async def connect_tcp(
         raise ValueError(f"happy_eyeballs_delay must not be negative: {happy_eyeballs_delay}")
     local = None if local_host is None else (await resolve(checked_host(local_host), local_port))[0]
     family = socket.AF_UNSPEC if local is None else local.family
-    targets = _interleaved(await resolve(host, remote_port, family))
-    sock = await _race(targets, local, happy_eyeballs_delay, f"{host} port {remote_port}")
+    endpoints = _interleaved(await resolve(host, remote_port, family))
+    sock = await _race(endpoints, local, happy_eyeballs_delay, f"{host} port {remote_port}")
     stream = SocketStream._adopt(sock, close_policy)
     if not (tls or tls_hostname or ssl_context):
         return stream
@@ -169,25 +169,25 @@ async def connect_tcp(
         raise
 
 
-def _interleaved(targets: list[Target]) -> list[Target]:
+def _interleaved(endpoints: list[Endpoint]) -> list[Endpoint]:
     """Families in turn, the system's first choice first (RFC 8305, section 4)."""
-    first = [target for target in targets if target.family == targets[0].family]
-    others = [target for target in targets if target.family != targets[0].family]
-    mixed = [target for pair in zip(first, others, strict=False) for target in pair]
+    first = [endpoint for endpoint in endpoints if endpoint.family == endpoints[0].family]
+    others = [endpoint for endpoint in endpoints if endpoint.family != endpoints[0].family]
+    mixed = [endpoint for pair in zip(first, others, strict=False) for endpoint in pair]
     return mixed + first[len(others) :] + others[len(first) :]
 
 
-async def _race(targets: list[Target], local: Target | None, delay: float, what: str) -> socket.socket:
-    """Connect to the first of ``targets`` that answers."""
+async def _race(endpoints: list[Endpoint], local: Endpoint | None, delay: float, what: str) -> socket.socket:
+    """Connect to the first of ``endpoints`` that answers."""
     winner: socket.socket | None = None
     failures: list[OSError] = []
 
-    async def attempt(target: Target, over: anyio.Event) -> None:
+    async def attempt(endpoint: Endpoint, over: anyio.Event) -> None:
         nonlocal winner
         try:
-            sock = await _connect(target, local)
+            sock = await _connect(endpoint, local)
         except OSError as error:
-            failures.append(OSError(error.errno, f"{target}: {error.strerror or error}"))
+            failures.append(OSError(error.errno, f"{endpoint}: {error.strerror or error}"))
         else:
             if winner is None:
                 winner = sock
@@ -199,10 +199,10 @@ async def _race(targets: list[Target], local: Target | None, delay: float, what:
 
     try:
         async with anyio.create_task_group() as tasks:
-            for target in targets:
+            for endpoint in endpoints:
                 over = anyio.Event()
-                tasks.start_soon(attempt, target, over)
-                with anyio.move_on_after(delay if target is not targets[-1] else None):
+                tasks.start_soon(attempt, endpoint, over)
+                with anyio.move_on_after(delay if endpoint is not endpoints[-1] else None):
                     await over.wait()
     except BaseException:
         if winner is not None:
@@ -221,15 +221,15 @@ def _all_failed(what: str, failures: list[OSError]) -> ConnectionFailed:
     return failure
 
 
-async def _connect(target: Target, local: Target | None) -> socket.socket:
+async def _connect(endpoint: Endpoint, local: Endpoint | None) -> socket.socket:
     """Connect one non-blocking socket; it is closed unless it is returned."""
-    sock = socket.socket(target.family, socket.SOCK_STREAM)
+    sock = socket.socket(endpoint.family, socket.SOCK_STREAM)
     try:
         sock.setblocking(False)
         if local is not None:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             sock.bind(local.address)
-        await connect_socket(sock, target.address)
+        await connect_socket(sock, endpoint.address)
         # A connect to a free port of this host's ephemeral range can connect a socket to itself (RFC 9293, section
         # 3.5: simultaneous open). Nobody listens there, so that is what the caller hears.
         if sock.getsockname() == sock.getpeername():

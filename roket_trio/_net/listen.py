@@ -18,7 +18,7 @@ from .._connection.states import ClosePolicy
 from .._errors import BusyResourceError, ClosedResourceError
 from .._loops import current_loop
 from .._streams.sockets import DEFAULT_POLICY, SocketStream
-from .addresses import IPAddress, Target, check_port, checked_host, checked_path, resolve
+from .addresses import Endpoint, IPAddress, check_port, checked_host, checked_path, resolve
 from .listener import SocketListener
 
 # The kernel cuts it down to net.core.somaxconn; listen(2) takes an int.
@@ -97,18 +97,18 @@ async def create_tcp_listener(
     host = None if local_host is None else checked_host(local_host)
     await current_loop().checkpoint()
     if host is None and family == socket.AF_UNSPEC and socket.has_dualstack_ipv6():
-        target = Target(socket.AF_INET6, ("::", local_port))
-        both = _listening(target, backlog, reuse_port=reuse_port, dual_stack=True)
+        endpoint = Endpoint(socket.AF_INET6, ("::", local_port))
+        both = _listening(endpoint, backlog, reuse_port=reuse_port, dual_stack=True)
         return _listener([both], close_policy)
-    targets = await resolve(host, local_port, family, passive=True)
+    endpoints = await resolve(host, local_port, family, passive=True)
     taken: list[OSError] = []
     for _ in range(_PORT_TRIES):
         sockets: list[socket.socket] = []
         try:
-            for target in targets:
+            for endpoint in endpoints:
                 port = sockets[0].getsockname()[1] if sockets else local_port
-                address = (target.address[0], port, *target.address[2:])
-                sockets.append(_listening(Target(target.family, address), backlog, reuse_port=reuse_port))
+                address = (endpoint.address[0], port, *endpoint.address[2:])
+                sockets.append(_listening(Endpoint(endpoint.family, address), backlog, reuse_port=reuse_port))
         except OSError as error:
             for sock in sockets:
                 sock.close()
@@ -126,20 +126,20 @@ def _listener(sockets: list[socket.socket], policy: ClosePolicy) -> TCPListener:
     return TCPListener(cast(list[anyio.abc.Listener[SocketStream]], [SocketListener(sock, policy) for sock in sockets]))
 
 
-def _listening(target: Target, backlog: int, *, reuse_port: bool, dual_stack: bool = False) -> socket.socket:
-    sock = socket.socket(target.family, socket.SOCK_STREAM)
+def _listening(endpoint: Endpoint, backlog: int, *, reuse_port: bool, dual_stack: bool = False) -> socket.socket:
+    sock = socket.socket(endpoint.family, socket.SOCK_STREAM)
     try:
-        if target.family == socket.AF_INET6:
+        if endpoint.family == socket.AF_INET6:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, not dual_stack)
         # Bind although connections of an earlier server are in TIME_WAIT (socket(7)).
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if reuse_port:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-        sock.bind(target.address)
+        sock.bind(endpoint.address)
         sock.listen(backlog)
     except OSError as error:
         sock.close()
-        raise OSError(error.errno, f"cannot listen on {target}: {error.strerror}") from error
+        raise OSError(error.errno, f"cannot listen on {endpoint}: {error.strerror}") from error
     except BaseException:
         sock.close()
         raise

@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from typing import SupportsIndex
 
 from .._errors import BrokenResourceError, broken
-from .rate_limit import Pace
+from .rate_limit import RateLimiter
 
 # What off_t holds (lseek(2)).
 _OFFSET_MOST = (1 << 63) - 1
@@ -48,12 +48,12 @@ class Route(ABC):
     plain attributes that change while it runs, and cost nothing to read.
     """
 
-    __slots__ = ("bytes_moved", "fallbacks", "name", "pace", "unknown")
+    __slots__ = ("bytes_moved", "fallbacks", "limiter", "name", "unknown")
 
-    def __init__(self, name: str, pace: Pace) -> None:
+    def __init__(self, name: str, limiter: RateLimiter) -> None:
         self.bytes_moved = 0
         self.name = name
-        self.pace = pace
+        self.limiter = limiter
         # The faster ways that the kernel refused.
         self.fallbacks: list[str] = []
         # What nobody knows since it was interrupted, so that it cannot be run again.

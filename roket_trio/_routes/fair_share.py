@@ -23,22 +23,22 @@ from .._loops import YIELD_EVERY, Loop
 
 # The most that one slice moves (bytes): 0.15 to 0.5 ms. A thousand transfers of 8 MiB at once take 1.22 times what a
 # bare epoll loop does so, 1.26 in slices of 1 MiB.
-SLICE = 2 << 20
+QUANTUM = 2 << 20
 
 # So many slices in one turn at first, and at most: one that finds its socket full takes next to no time, and the next
 # ones may not. (With 16 at most the others waited 6 to 9 ms, p99, beside a hundred transfers; with four 1 to 3.)
-_PLACES_FIRST = 2
-PLACES_MOST = 4
+_SLOTS_FIRST = 2
+SLOTS_MOST = 4
 
 # How much the last slice counts in the average.
 _WEIGHT = 1 / 16
 
-_shares: weakref.WeakKeyDictionary[Loop, Shares] = weakref.WeakKeyDictionary()
+_schedulers: weakref.WeakKeyDictionary[Loop, FairScheduler] = weakref.WeakKeyDictionary()
 
 
 @final
-class Shares:
-    """The places of one loop: ``await shares.take()`` before a slice, ``shares.give_back()`` after it, and no
+class FairScheduler:
+    """The places of one loop: ``await scheduler.acquire()`` before a slice, ``scheduler.release()`` after it, and no
     ``await`` between."""
 
     __slots__ = (
@@ -46,9 +46,9 @@ class Shares:
         "_began",
         "_free",
         "_loop",
-        "_places",
+        "_quantum_seconds",
         "_queue",
-        "_slice_seconds",
+        "_slots",
         "_turn_is_awaited",
         "_used",
     )
@@ -56,16 +56,16 @@ class Shares:
     def __init__(self, loop: Loop) -> None:
         self._loop = weakref.ref(loop)
         # Each place is free, used up in this turn, or on its way to one that had waited for it.
-        self._places = self._free = _PLACES_FIRST
+        self._slots = self._free = _SLOTS_FIRST
         self._used = 0
         # What a slice takes, on average, and when the one that runs began.
-        self._slice_seconds = YIELD_EVERY / _PLACES_FIRST
+        self._quantum_seconds = YIELD_EVERY / _SLOTS_FIRST
         self._began = 0.0
         self._queue: deque[anyio.Event] = deque()
         # Somebody waits for the next turn, and will free then what was used in this one.
         self._turn_is_awaited = False
 
-    async def take(self) -> None:
+    async def acquire(self) -> None:
         """Wait for a place. A check for cancellation when there is one, otherwise a checkpoint: as many as are free in
         a turn are used up within a millisecond."""
         loop = self._loop()
@@ -81,18 +81,18 @@ class Shares:
             await self._wait_in_the_queue(loop)
         self._began = monotonic()
 
-    def give_back(self) -> None:
+    def release(self) -> None:
         """Let the next one have it, in the next turn; or two, or none, as the time that a slice takes allows."""
-        self._slice_seconds += (monotonic() - self._began - self._slice_seconds) * _WEIGHT
-        if self._places > 1 and self._places * self._slice_seconds > YIELD_EVERY:
-            self._places -= 1
+        self._quantum_seconds += (monotonic() - self._began - self._quantum_seconds) * _WEIGHT
+        if self._slots > 1 and self._slots * self._quantum_seconds > YIELD_EVERY:
+            self._slots -= 1
             return
-        self._return_place()
-        if self._places < PLACES_MOST and (self._places + 1) * self._slice_seconds <= YIELD_EVERY:
-            self._places += 1
-            self._return_place()
+        self._return_slot()
+        if self._slots < SLOTS_MOST and (self._slots + 1) * self._quantum_seconds <= YIELD_EVERY:
+            self._slots += 1
+            self._return_slot()
 
-    def _return_place(self) -> None:
+    def _return_slot(self) -> None:
         if self._queue:
             self._queue.popleft().set()
         else:
@@ -125,16 +125,16 @@ class Shares:
             await mine.wait()
         except BaseException:
             if mine.is_set():
-                self._return_place()
+                self._return_slot()
             else:
                 self._queue.remove(mine)
             raise
         loop.waited()
 
 
-def shares_of(loop: Loop) -> Shares:
+def scheduler_of(loop: Loop) -> FairScheduler:
     """The places of ``loop``."""
-    found = _shares.get(loop)
+    found = _schedulers.get(loop)
     if found is None:
-        found = _shares[loop] = Shares(loop)
+        found = _schedulers[loop] = FairScheduler(loop)
     return found

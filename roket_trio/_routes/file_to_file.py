@@ -12,7 +12,7 @@ from .._kernel import copy_file_range
 from .._kernel.fd import REFUSALS
 from .._loops import current_loop
 from .base import Route
-from .rate_limit import Pace
+from .rate_limit import RateLimiter
 
 # How much a worker thread copies in one turn, and so how long a cancellation waits at most: 4 ms in the page cache.
 _TURN = 16 << 20
@@ -25,9 +25,9 @@ class FileToFile(Route):
 
     __slots__ = ("_offset", "_sink", "_sink_offset", "_source", "_total")
 
-    def __init__(self, source: OpenFile, offset: int, sink: OpenFile, count: int | None, pace: Pace) -> None:
+    def __init__(self, source: OpenFile, offset: int, sink: OpenFile, count: int | None, limiter: RateLimiter) -> None:
         """Copy ``count`` bytes (``None``: all there are) from ``offset`` on to where the sink stands, or to its end."""
-        super().__init__("copy_file_range", pace)
+        super().__init__("copy_file_range", limiter)
         self._source = source
         self._sink = sink
         self._offset = offset
@@ -49,16 +49,16 @@ class FileToFile(Route):
         worker = Worker(loop)
         try:
             while self._total is None or self.bytes_moved < self._total:
-                await self.pace.wait()
+                await self.limiter.wait()
                 await loop.step()
                 left = _TURN if self._total is None else self._total - self.bytes_moved
-                room = self.pace.at_once(min(left, _TURN))
+                room = self.limiter.step(min(left, _TURN))
                 copy = self._copy_range if self.name == "copy_file_range" else self._read_and_write
                 count = await worker.run(copy, room)
                 if count is None:
                     self.fall_back("read-write")
                     continue
-                self.pace.moved(count)
+                self.limiter.moved(count)
                 if not count:
                     if self._total is None or not self._source.size:
                         return

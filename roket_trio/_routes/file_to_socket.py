@@ -23,9 +23,9 @@ from .._files.worker import Worker
 from .._kernel import page_cache, sendfile, tcp
 from .._kernel.fd import REFUSALS, FileKind
 from .base import Route, checked_count, checked_offset
-from .fair_share import SLICE, shares_of
-from .rate_limit import Pace
-from .send import send_in_shares
+from .fair_share import QUANTUM, scheduler_of
+from .rate_limit import RateLimiter
+from .send import send_fairly
 
 # How much is asked for at once whether it is cached: the question costs 3 µs a MiB.
 ASK = 2 << 20
@@ -61,14 +61,14 @@ class FileToSocket(Route):
     __slots__ = ("_connection", "_count", "_file", "_name", "_object", "_offset", "_total", "_unsent")
 
     def __init__(
-        self, connection: Connection, file: OpenFile | Any, offset: int, count: int | None, pace: Pace
+        self, connection: Connection, file: OpenFile | Any, offset: int, count: int | None, limiter: RateLimiter
     ) -> None:
         """Send ``count`` bytes (``None``: all there are) of ``file`` from ``offset``.
 
-        :param file: as :func:`~roket_trio._files.borrow.lent_to_read` lends it
+        :param file: as :func:`~roket_trio._files.borrow.borrow_to_read` lends it
         :raises ValueError: a negative number, an offset beyond the end, or an offset into what has none
         """
-        super().__init__("sendfile", pace)
+        super().__init__("sendfile", limiter)
         offset, count = checked_offset(offset), checked_count(count)
         self._file = file if isinstance(file, OpenFile) else None
         self._object: Any = None if isinstance(file, OpenFile) else file
@@ -144,26 +144,26 @@ class FileToSocket(Route):
     async def _sendfile(self, source: int) -> bool:
         """Send all by sendfile, or return False where the kernel refuses; ``bytes_moved`` says how far it came."""
         connection = self._connection
-        shares = shares_of(connection.loop)
+        scheduler = scheduler_of(connection.loop)
         sink = connection.sock.fileno()
         cached_to = 0
         while self._total is not None and self.bytes_moved < self._total:
             offset = self._offset + self.bytes_moved
             if offset >= cached_to:
                 cached_to = await self._make_cached(source, offset, self._offset + self._total)
-            if self.pace.is_limited:
+            if self.limiter.is_limited:
                 with ended_by_close(connection):
-                    await self.pace.wait()
-            await shares.take()
+                    await self.limiter.wait()
+            await scheduler.acquire()
             try:
                 connection.life.check_open()  # another task may have closed it while this one waited
-                is_full = self._fill(sink, source, self.pace.at_once(min(cached_to - offset, SLICE)))
+                is_full = self._fill(sink, source, self.limiter.step(min(cached_to - offset, QUANTUM)))
             except OSError as error:
                 if error.errno in REFUSALS:
                     return False
                 raise self._failed(error) from error
             finally:
-                shares.give_back()
+                scheduler.release()
             if is_full:
                 await connection.readiness.wait_writable()
         return True
@@ -183,7 +183,7 @@ class FileToSocket(Route):
                 return False
             self.bytes_moved += sent
             self._connection.sent(sent)
-            self.pace.moved(sent)
+            self.limiter.moved(sent)
             count -= sent
         return False
 
@@ -211,8 +211,8 @@ class FileToSocket(Route):
                 self._unsent = b""
                 while total is None or self.bytes_moved < total:
                     room = len(buffer) if total is None else min(len(buffer), total - self.bytes_moved)
-                    await self.pace.wait()
-                    count = await self._read(source, buffer[: self.pace.at_once(room)], worker)
+                    await self.limiter.wait()
+                    count = await self._read(source, buffer[: self.limiter.step(room)], worker)
                     if not count:
                         if self._total is not None:
                             self._end_early()
@@ -220,7 +220,7 @@ class FileToSocket(Route):
                             raise self._truncated(total)
                         return
                     await self._send(buffer[:count])
-                    self.pace.moved(count)
+                    self.limiter.moved(count)
             finally:
                 worker.end()
 
@@ -260,7 +260,7 @@ class FileToSocket(Route):
     async def _send(self, data: memoryview) -> None:
         before = self.bytes_moved
         try:
-            await send_in_shares(self._connection, data, self._accepted)
+            await send_fairly(self._connection, data, self._accepted)
         except OSError as error:
             held = 0 if self._can_be_read_again else len(data) - (self.bytes_moved - before)
             raise self._sink_failed(error, held) from error

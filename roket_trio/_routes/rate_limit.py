@@ -13,7 +13,7 @@ _GRAIN = 0.01
 
 
 @final
-class Pace:
+class RateLimiter:
     """A limit in bytes a second, smooth at 10 ms; or none.
 
     A pause is made up for by one grain at most, so that a stall is not followed by a burst.
@@ -33,7 +33,7 @@ class Pace:
         """Whether there is a limit at all."""
         return self._rate is not None
 
-    def at_once(self, wanted: int) -> int:
+    def step(self, wanted: int) -> int:
         """How much of ``wanted`` may be moved in one step."""
         if self._rate is None:
             return wanted

@@ -29,7 +29,7 @@ from .._files.worker import Worker
 from .._kernel import splice
 from .._kernel.fd import REFUSALS, FileKind
 from .base import Route, checked_count, checked_offset
-from .rate_limit import Pace
+from .rate_limit import RateLimiter
 
 # The buffer of the plain route, and what is peeked at a time for a pipe (pipe(7): it holds 64 KiB).
 BUFFER = 256 << 10
@@ -60,13 +60,13 @@ class SocketToFile(Route):
     )
 
     def __init__(
-        self, connection: Connection, file: OpenFile | Any, offset: int | None, count: int | None, pace: Pace
+        self, connection: Connection, file: OpenFile | Any, offset: int | None, count: int | None, limiter: RateLimiter
     ) -> None:
         """Receive ``count`` bytes (``None``: up to EOF) into ``file`` at ``offset`` (``None``: where it stands).
 
         :raises ValueError: a negative number, or an offset into what has none
         """
-        super().__init__("splice", pace)
+        super().__init__("splice", limiter)
         offset, count = None if offset is None else checked_offset(offset), checked_count(count)
         self._file = file if isinstance(file, OpenFile) else None
         self._object: Any = None if isinstance(file, OpenFile) else file
@@ -158,10 +158,10 @@ class SocketToFile(Route):
         worker = Worker(connection.loop)
         try:
             while self._left() and not self._ended:
-                await self.pace.wait()
+                await self.limiter.wait()
                 connection.life.check_open()
                 moved = self.bytes_moved
-                self._room = self.pace.at_once(self._left())
+                self._room = self.limiter.step(self._left())
                 connection.lend(self._call_back)
                 # Otherwise asyncio's loop wakes for all that arrives, 500 times in 128 MiB: 1.3 times the CPU time.
                 connection.readiness.pause_reading()
@@ -170,7 +170,7 @@ class SocketToFile(Route):
                 finally:
                     connection.readiness.resume_reading()
                     connection.take_back(self._call_back)
-                self.pace.moved(self.bytes_moved - moved)
+                self.limiter.moved(self.bytes_moved - moved)
                 if outcome == "refused":
                     await self._write_out(pipe.take_out(), worker)
                     return False
@@ -248,11 +248,11 @@ class SocketToFile(Route):
         worker = Worker(connection.loop)
         try:
             while self._left():
-                await self.pace.wait()
+                await self.limiter.wait()
                 await connection.loop.step()
                 connection.life.check_open()
                 try:
-                    count = connection.sock.recv_into(buffer[: self.pace.at_once(min(len(buffer), self._left()))])
+                    count = connection.sock.recv_into(buffer[: self.limiter.step(min(len(buffer), self._left()))])
                 except BlockingIOError:
                     await connection.readiness.wait_readable()
                     continue
@@ -264,7 +264,7 @@ class SocketToFile(Route):
                 connection.receive_calls += 1
                 connection.received_bytes += count
                 await self._write_out(buffer[:count], worker)
-                self.pace.moved(count)
+                self.limiter.moved(count)
         finally:
             worker.end()
 
@@ -275,10 +275,10 @@ class SocketToFile(Route):
         sink = PolledSink(file)
         try:
             while self._left():
-                await self.pace.wait()
+                await self.limiter.wait()
                 await connection.loop.step()
                 connection.life.check_open()
-                room = self.pace.at_once(min(len(buffer), self._left()))
+                room = self.limiter.step(min(len(buffer), self._left()))
                 try:
                     count = connection.sock.recv_into(buffer[:room], 0, socket.MSG_PEEK)
                 except BlockingIOError:
@@ -300,7 +300,7 @@ class SocketToFile(Route):
                 connection.receive_calls += 1
                 connection.received_bytes += written
                 self.bytes_moved += written
-                self.pace.moved(written)
+                self.limiter.moved(written)
         finally:
             sink.release()
 

@@ -9,9 +9,9 @@ from .._errors import BrokenResourceError, TruncatedError
 from .._kernel import splice, tcp
 from .._kernel.fd import REFUSALS
 from .base import Route
-from .fair_share import SLICE, shares_of
-from .rate_limit import Pace
-from .send import send_in_shares
+from .fair_share import QUANTUM, scheduler_of
+from .rate_limit import RateLimiter
+from .send import send_fairly
 
 # The buffer of the plain route.
 BUFFER = 256 << 10
@@ -27,9 +27,9 @@ class SocketToSocket(Route):
 
     __slots__ = ("_count", "_ended", "_sink", "_source", "_unsent")
 
-    def __init__(self, source: Connection, sink: Connection, count: int | None, pace: Pace) -> None:
+    def __init__(self, source: Connection, sink: Connection, count: int | None, limiter: RateLimiter) -> None:
         """Move ``count`` bytes (``None``: up to EOF)."""
-        super().__init__("splice" if splice.AVAILABLE else "read-send", pace)
+        super().__init__("splice" if splice.AVAILABLE else "read-send", limiter)
         self._source = source
         self._sink = sink
         self._count = count
@@ -94,7 +94,7 @@ class SocketToSocket(Route):
     async def _splice(self) -> bool:
         """Move all through a pipe, or return False where the kernel refuses."""
         source, sink = self._source, self._sink
-        shares = shares_of(sink.loop)
+        scheduler = scheduler_of(sink.loop)
         try:
             pipe = splice.Pipe()
         except OSError:  # no descriptor is left; the plain route needs none
@@ -107,17 +107,17 @@ class SocketToSocket(Route):
             if is_large:
                 tcp.limit_unsent(sink.sock, pipe.size)
             while pipe.held or (self._left() - pipe.held > 0 and not self._ended):
-                await self.pace.wait()
-                await shares.take()
+                await self.limiter.wait()
+                await scheduler.acquire()
                 waits_for: str | None = None
                 try:
                     self._check_open()
                     if not pipe.held:
                         waits_for = "source"
-                        self._ended = not pipe.fill(source.sock.fileno(), self.pace.at_once(min(self._left(), SLICE)))
+                        self._ended = not pipe.fill(source.sock.fileno(), self.limiter.step(min(self._left(), QUANTUM)))
                         source.receive_calls += 1
                         source.received_bytes += pipe.held
-                        self.pace.moved(pipe.held)
+                        self.limiter.moved(pipe.held)
                     if pipe.held:
                         waits_for = "sink"
                         given = pipe.empty_into_socket(sink.sock.fileno())
@@ -131,7 +131,7 @@ class SocketToSocket(Route):
                         return False
                     raise self._lost(waits_for or "source", error, pipe.held) from error
                 finally:
-                    shares.give_back()
+                    scheduler.release()
                 if waits_for is not None:
                     await self._wait_for(waits_for)
             return True
@@ -151,20 +151,20 @@ class SocketToSocket(Route):
     async def _receive_and_send(self) -> None:
         """The plain route, with one reused buffer."""
         source = self._source
-        shares = shares_of(source.loop)
+        scheduler = scheduler_of(source.loop)
         buffer = memoryview(bytearray(max(1, min(BUFFER, self._left()))))
         while self._left() > 0:
-            await self.pace.wait()
-            await shares.take()
+            await self.limiter.wait()
+            await scheduler.acquire()
             try:
                 self._check_open()
-                count = source.sock.recv_into(buffer[: self.pace.at_once(min(len(buffer), self._left()))])
+                count = source.sock.recv_into(buffer[: self.limiter.step(min(len(buffer), self._left()))])
             except BlockingIOError:
                 count = -1
             except OSError as error:
                 raise self._lost("source", error, 0) from error
             finally:
-                shares.give_back()
+                scheduler.release()
             if count < 0:
                 await source.readiness.wait_readable()
                 continue
@@ -173,7 +173,7 @@ class SocketToSocket(Route):
                 return
             source.receive_calls += 1
             source.received_bytes += count
-            self.pace.moved(count)
+            self.limiter.moved(count)
             await self._send(buffer[:count])
 
     async def _send_unsent(self) -> None:
@@ -183,7 +183,7 @@ class SocketToSocket(Route):
     async def _send(self, data: memoryview) -> None:
         before = self.bytes_moved
         try:
-            await send_in_shares(self._sink, data, self._accepted)
+            await send_fairly(self._sink, data, self._accepted)
         except OSError as error:
             raise self._lost("sink", error, len(data) - (self.bytes_moved - before)) from error
         finally:

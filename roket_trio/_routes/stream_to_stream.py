@@ -25,8 +25,8 @@ from .._files.worker import Worker
 from .._kernel.fd import FileKind
 from .._loops import current_loop
 from .base import Route
-from .rate_limit import Pace
-from .send import send_in_shares
+from .rate_limit import RateLimiter
+from .send import send_fairly
 
 _BUFFER = 64 << 10
 # A file's chunk in a worker thread: a hop costs 40-190 µs.
@@ -92,9 +92,9 @@ class StreamToStream(Route):
 
     __slots__ = ("_count", "_reader", "_unsent", "_writer")
 
-    def __init__(self, reader: Reader, writer: Writer, count: int | None, pace: Pace, name: str) -> None:
+    def __init__(self, reader: Reader, writer: Writer, count: int | None, limiter: RateLimiter, name: str) -> None:
         """Move ``count`` bytes (``None``: up to EOF)."""
-        super().__init__(name, pace)
+        super().__init__(name, limiter)
         self._reader = reader
         self._writer = writer
         self._count = count
@@ -133,10 +133,10 @@ class StreamToStream(Route):
         if self._count is not None:
             until = self._count if until is None else min(until, self._count)
         while until is None or self.bytes_moved < until:
-            await self.pace.wait()
+            await self.limiter.wait()
             room = _FILE_BUFFER if until is None else min(_FILE_BUFFER, until - self.bytes_moved)
             try:
-                data = await self._reader.read(self.pace.at_once(room))
+                data = await self._reader.read(self.limiter.step(room))
             except OSError as error:
                 raise self.failed("source", self._reader.name, error) from error
             except _BROKEN as error:
@@ -147,7 +147,7 @@ class StreamToStream(Route):
                 raise TruncatedError(
                     f"{self._reader.name} ended after {self.bytes_moved} of {until} bytes", bytes_moved=self.bytes_moved
                 )
-            self.pace.moved(len(data))
+            self.limiter.moved(len(data))
             await self._write(memoryview(data))
 
     async def _write(self, data: memoryview) -> None:
@@ -326,7 +326,7 @@ class ConnectionWriter(Writer):
 
     async def write(self, data: memoryview) -> None:
         try:
-            await send_in_shares(self.connection, data, self._accepted)
+            await send_fairly(self.connection, data, self._accepted)
         except OSError as error:
             raise self.connection.send_failed(error) from error
 

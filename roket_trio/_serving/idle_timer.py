@@ -34,10 +34,10 @@ class Budget(NamedTuple):
 
 
 @final
-class Watch:
+class IdleTimer:
     """One supervised connection: what has moved, since when nothing has, and what was decided about it."""
 
-    __slots__ = ("_moved_at", "_seen", "budget", "connection", "due", "fd", "has_peer_finished", "scope", "verdict")
+    __slots__ = ("_moved_at", "_seen", "budget", "connection", "due", "fd", "has_peer_finished", "reason", "scope")
 
     def __init__(self, connection: Connection, scope: anyio.CancelScope, budget: Budget) -> None:
         """:param scope: what is cancelled when the budget is used up"""
@@ -48,7 +48,7 @@ class Watch:
         # When it is to be looked at again. None: not at all.
         self.due: float | None = None
         # Why the connection was closed, if it was.
-        self.verdict: str | None = None
+        self.reason: str | None = None
         self.budget = budget
         self._seen: tuple[int, int] = (0, 0)
         self._moved_at = 0.0
@@ -98,9 +98,9 @@ class Watch:
     def _progress(self) -> tuple[int, int]:
         """What changes whenever a byte has moved: how many we have moved, and how many the peer's side has taken."""
         connection = self.connection
-        moved = connection.received_bytes + connection.ledger.sent_bytes
+        moved = connection.received_bytes + connection.accounting.sent_bytes
         try:
-            if connection.ledger.is_tcp:
+            if connection.accounting.is_tcp:
                 return moved, tcp.acked_bytes(connection.sock) or 0
             # A UNIX socket's peer takes from our queue.
             return moved, tcp.unacked_bytes(connection.sock) if tcp.HAVE_TCP_INFO else 0
@@ -109,7 +109,7 @@ class Watch:
 
     def _close(self, limit: float) -> None:
         why = "the peer has finished or is lost, and " if self.has_peer_finished else ""
-        self.verdict = f"{why}nothing has moved for {limit:g} seconds"
+        self.reason = f"{why}nothing has moved for {limit:g} seconds"
         # In this order: the body learns of its cancellation, and not of a stream that was closed under its hands.
         self.scope.cancel()
         # Here and now: a body that shields itself does not keep the socket.
@@ -126,17 +126,17 @@ class Deadlines:
     __slots__ = ("_heap", "_number", "_stale")
 
     def __init__(self) -> None:
-        self._heap: list[tuple[float, int, Watch]] = []
+        self._heap: list[tuple[float, int, IdleTimer]] = []
         self._number = itertools.count()
         self._stale = 0
 
-    def put(self, watch: Watch, due: float) -> None:
+    def put(self, timer: IdleTimer, due: float) -> None:
         """Look at ``watch`` at ``due``, instead of whenever that was to be; ``inf`` for never."""
-        if watch.due is not None:
+        if timer.due is not None:
             self._stale += 1
-        watch.due = None if due == inf else due
-        if watch.due is not None:
-            heapq.heappush(self._heap, (due, next(self._number), watch))
+        timer.due = None if due == inf else due
+        if timer.due is not None:
+            heapq.heappush(self._heap, (due, next(self._number), timer))
         if self._stale > _STALE_AT_MOST and self._stale * 2 > len(self._heap):
             self._heap = [entry for entry in self._heap if entry[2].due == entry[0]]
             heapq.heapify(self._heap)
@@ -150,7 +150,7 @@ class Deadlines:
             self._stale -= 1
         return heap[0][0] if heap else inf
 
-    def take(self, now: float) -> Watch | None:
+    def take(self, now: float) -> IdleTimer | None:
         """One that is due. Its ``due`` stays, for it to see whether it was looked at late: :meth:`put` it next."""
         if self.next() > now:
             return None

@@ -15,29 +15,29 @@ from .._errors import ClosedResourceError
 from .._loops import Nursery, current_loop
 from .._net.listener import SocketListener
 from .._streams.sockets import SocketStream, is_cancellation
-from .idle_timer import Budget, Watch
+from .idle_timer import Budget, IdleTimer
 from .supervise import DEFAULT_KEEPALIVE, KeepAlive, checked_seconds, close_face, follows_from_a_close
-from .watcher import Patrol, Post
+from .watcher import Watcher, WatcherHost
 
 logger = logging.getLogger("roket_trio")
 
 Handshake = Callable[[Any], Awaitable[Any]]
 
 
-class Event(Protocol):
+class ShutdownEvent(Protocol):
     """What ``shutdown`` may be: an event of Trio, AnyIO or asyncio."""
 
     async def wait(self) -> object: ...
 
 
-class Door(NamedTuple):
+class ListeningSocket(NamedTuple):
     """One listening socket, and what makes the handler's stream of a connection accepted there."""
 
     listener: SocketListener
     handshakes: tuple[Handshake, ...]
 
 
-def doors_of(listener: Any) -> list[Door]:
+def listening_sockets(listener: Any) -> list[ListeningSocket]:
     """The sockets of whatever listener ours are in.
 
     A :class:`SocketListener` is one itself; a ``MultiListener`` has them in ``listeners``; one that does a handshake
@@ -47,12 +47,15 @@ def doors_of(listener: Any) -> list[Door]:
     :raises TypeError: one of them is none of these
     """
     if isinstance(listener, SocketListener):
-        return [Door(listener, ())]
+        return [ListeningSocket(listener, ())]
     if (several := getattr(listener, "listeners", None)) is not None:
-        return [door for one in several for door in doors_of(one)]
+        return [listening for one in several for listening in listening_sockets(one)]
     inner, handshake = getattr(listener, "listener", None), getattr(listener, "handshake", None)
     if inner is not None and handshake is not None:
-        return [Door(door.listener, (*door.handshakes, handshake)) for door in doors_of(inner)]
+        return [
+            ListeningSocket(listening.listener, (*listening.handshakes, handshake))
+            for listening in listening_sockets(inner)
+        ]
     raise TypeError(f"serve() needs a listener of this package, or one over it, not {type(listener).__name__}")
 
 
@@ -61,7 +64,7 @@ async def serve(
     listener: Any,
     *,
     max_connections: int | None = None,
-    shutdown: Event | None = None,
+    shutdown: ShutdownEvent | None = None,
     drain_seconds: float = 10.0,
     on_handler_error: Literal["abort", "finish", "raise"] = "abort",
     close_wait_seconds: float = 30.0,
@@ -113,19 +116,19 @@ async def serve(
         raise ValueError(f"max_connections must be positive: {max_connections}")
     if not drain_seconds >= 0:
         raise ValueError(f"drain_seconds must not be negative: {drain_seconds}")
-    doors = doors_of(listener)
-    if not doors:
+    sockets = listening_sockets(listener)
+    if not sockets:
         raise ValueError("there is no socket to accept from")
     budget = Budget(
         checked_seconds("close_wait_seconds", close_wait_seconds), checked_seconds("idle_seconds", idle_seconds)
     )
-    server = _Server(handler, doors, inf if max_connections is None else max_connections, budget, keepalive)
+    server = _Server(handler, sockets, inf if max_connections is None else max_connections, budget, keepalive)
     server.stops_at_errors = on_handler_error == "raise"
     on_error: Literal["abort", "finish"] = "finish" if on_handler_error == "finish" else "abort"
-    for door in doors:
-        door.listener.close_policy = replace(door.listener.close_policy, on_error=on_error)
+    for listening in sockets:
+        listening.listener.close_policy = replace(listening.listener.close_policy, on_error=on_error)
     try:
-        async with Post() as server.patrol:
+        async with WatcherHost() as server.watcher:
             task_status.started(listener)
             await server.run(shutdown, drain_seconds)
     finally:
@@ -140,15 +143,15 @@ class _Server:
     def __init__(
         self,
         handler: Callable[[Any], Awaitable[object]],
-        doors: list[Door],
+        sockets: list[ListeningSocket],
         most: float,
         budget: Budget,
         keepalive: KeepAlive | None,
     ) -> None:
-        self.patrol: Patrol
+        self.watcher: Watcher
         self.stops_at_errors: bool = False
         self._handler = handler
-        self._doors = doors
+        self._sockets = sockets
         self._most = most
         self._budget = budget
         self._keepalive = keepalive
@@ -159,7 +162,7 @@ class _Server:
         self._fewer: anyio.Event | None = None
         self._failure: BaseException | None = None
 
-    async def run(self, shutdown: Event | None, drain_seconds: float) -> None:
+    async def run(self, shutdown: ShutdownEvent | None, drain_seconds: float) -> None:
         """Serve until ``shutdown``, and drain. No task in here raises: what ends it all is in :meth:`raise_failure`."""
         try:
             await self._run(shutdown, drain_seconds)
@@ -172,11 +175,11 @@ class _Server:
             finally:
                 del error  # its traceback holds this frame
 
-    async def _run(self, shutdown: Event | None, drain_seconds: float) -> None:
+    async def _run(self, shutdown: ShutdownEvent | None, drain_seconds: float) -> None:
         async with self._loop.open_nursery() as self._handlers:
             async with anyio.create_task_group() as acceptors:
-                for door in self._doors:
-                    acceptors.start_soon(self._accept, door)
+                for listening in self._sockets:
+                    acceptors.start_soon(self._accept, listening)
                 if shutdown is not None:
                     await self._wait_for(shutdown)
                     acceptors.cancel_scope.cancel()
@@ -190,8 +193,8 @@ class _Server:
 
     def close(self) -> None:
         """Stop listening. Idempotent."""
-        for door in self._doors:
-            door.listener.close()
+        for listening in self._sockets:
+            listening.listener.close()
 
     def raise_failure(self) -> None:
         """Raise what has brought the server down, if anything has."""
@@ -207,7 +210,7 @@ class _Server:
             self._failure = failure
         self._handlers.cancel_scope.cancel()
 
-    async def _wait_for(self, shutdown: Event) -> None:
+    async def _wait_for(self, shutdown: ShutdownEvent) -> None:
         try:
             await shutdown.wait()
         except (Exception, KeyboardInterrupt) as error:
@@ -215,7 +218,7 @@ class _Server:
 
     # --- accepting ---------------------------------------------------------------------------------------------------
 
-    async def _accept(self, door: Door) -> None:
+    async def _accept(self, listening: ListeningSocket) -> None:
         try:
             while True:
                 # Handlers run at least once in a millisecond, although the next connection may be waiting always.
@@ -227,29 +230,29 @@ class _Server:
                 self._active += 1
                 stream = None
                 try:
-                    stream = await door.listener.accept_waiting()
+                    stream = await listening.listener.accept_waiting()
                 finally:
                     if stream is None:
                         self._one_less()
                 if stream is None:
-                    await door.listener.wait_connection()
+                    await listening.listener.wait_connection()
                 else:
-                    self._start(stream, door)
+                    self._start(stream, listening)
         except (Exception, KeyboardInterrupt) as error:
             self._bring_down(error)
 
     async def _take_who_waits(self) -> None:
         """Accept those that wait in the queues now: not those that come meanwhile, of whom there may be no end."""
-        for door in self._doors:
-            for _ in range(door.listener.queue_length):
+        for listening in self._sockets:
+            for _ in range(listening.listener.queue_length):
                 await self._loop.step()
-                if self._active >= self._most or (stream := door.listener.accept_now()) is None:
+                if self._active >= self._most or (stream := listening.listener.accept_now()) is None:
                     break
                 self._active += 1
-                self._start(stream, door)
+                self._start(stream, listening)
 
-    def _start(self, stream: SocketStream, door: Door) -> None:
-        self._handlers.start_soon(self._attend, stream, door.handshakes)
+    def _start(self, stream: SocketStream, listening: ListeningSocket) -> None:
+        self._handlers.start_soon(self._attend, stream, listening.handshakes)
 
     def _one_less(self) -> None:
         self._active -= 1
@@ -262,16 +265,16 @@ class _Server:
     async def _attend(self, stream: SocketStream, handshakes: tuple[Handshake, ...]) -> None:
         """Run the handler, and close the connection whatever became of that."""
         connection = stream._connection
-        watch = Watch(connection, anyio.CancelScope(), self._budget)
+        timer = IdleTimer(connection, anyio.CancelScope(), self._budget)
         face: Any = stream
         is_handled = False
         cancellation: BaseException | None = None
         failure: BaseException | None = None
         try:
-            self.patrol.add(watch)
+            self.watcher.add(timer)
             if self._keepalive is not None:
                 self._keepalive.apply(connection)
-            with watch.scope:
+            with timer.scope:
                 for handshake in handshakes:
                     face = await handshake(face)
                 is_handled = True
@@ -279,20 +282,20 @@ class _Server:
         except BaseException as error:  # noqa: ASYNC103 - what is not raised again was logged, or ends the server
             cancellation, failure = _parted(error)
             if failure is not None:
-                is_consequence = watch.verdict is not None and follows_from_a_close(failure)
+                is_consequence = timer.reason is not None and follows_from_a_close(failure)
                 failure = None if is_consequence else self._reported(stream, failure, is_handled)
             if cancellation is not None:
                 raise cancellation  # noqa: ASYNC104, B904 - the same, or its part of a group
         finally:
-            if watch.verdict is not None:
-                logger.info("%s: %s", _peer_of(stream), watch.verdict)
+            if timer.reason is not None:
+                logger.info("%s: %s", _peer_of(stream), timer.reason)
             try:
                 await close_face(face, connection, failure)  # noqa: ASYNC102 - cancelled or not, it releases the socket
             except Exception as error:  # a stream that is not ours may fail to close; the connection is closed
                 logger.info("the stream of %s did not close well: %r", _peer_of(stream), error)
             finally:
                 del cancellation, failure  # their tracebacks hold this frame
-                self.patrol.drop(watch)
+                self.watcher.drop(timer)
                 self._one_less()
 
     def _reported(self, stream: SocketStream, error: BaseException, is_handled: bool) -> BaseException | None:

@@ -18,8 +18,8 @@ from .._connection.connection import Connection
 from .._errors import BrokenResourceError, ClosedResourceError, PeerGoneError
 from .._kernel.tcp import keep_alive
 from .._streams.sockets import SocketStream, is_cancellation
-from .idle_timer import Budget, Watch
-from .watcher import Post
+from .idle_timer import Budget, IdleTimer
+from .watcher import WatcherHost
 
 S = TypeVar("S", bound=anyio.abc.AsyncResource)
 
@@ -65,7 +65,7 @@ class KeepAlive:
 
     def apply(self, connection: Connection) -> None:
         """Tell the kernel. Nothing happens to a UNIX socket, whose peer cannot vanish unseen."""
-        if connection.ledger.is_tcp:
+        if connection.accounting.is_tcp:
             keep_alive(
                 connection.sock, self.idle_seconds, self.interval_seconds, self.probes, self.user_timeout_seconds
             )
@@ -174,7 +174,7 @@ def follows_from_a_close(error: BaseException) -> bool:
 class Supervision(Generic[S]):
     """What :func:`supervise` returns: an async context manager, to be entered once."""
 
-    __slots__ = ("_budget", "_connection", "_keepalive", "_patrol", "_post", "_stream", "_watch")
+    __slots__ = ("_budget", "_connection", "_host", "_keepalive", "_stream", "_timer", "_watcher")
 
     def __init__(self, stream: S, connection: Connection, budget: Budget, keepalive: KeepAlive | None) -> None:
         """Not public: use :func:`supervise`."""
@@ -184,17 +184,17 @@ class Supervision(Generic[S]):
         self._keepalive = keepalive
 
     async def __aenter__(self) -> S:
-        self._post = Post()
-        self._patrol = await self._post.__aenter__()
+        self._host = WatcherHost()
+        self._watcher = await self._host.__aenter__()
         try:
-            self._watch = Watch(self._connection, anyio.CancelScope(), self._budget)
-            self._patrol.add(self._watch)
+            self._timer = IdleTimer(self._connection, anyio.CancelScope(), self._budget)
+            self._watcher.add(self._timer)
         except BaseException:
-            await self._post.__aexit__(None, None, None)  # noqa: ASYNC102 - shields itself
+            await self._host.__aexit__(None, None, None)  # noqa: ASYNC102 - shields itself
             raise
         if self._keepalive is not None:
             self._keepalive.apply(self._connection)
-        self._watch.scope.__enter__()
+        self._timer.scope.__enter__()
         return self._stream
 
     async def __aexit__(
@@ -202,7 +202,7 @@ class Supervision(Generic[S]):
     ) -> bool:
         error = exc
         try:
-            if self._watch.scope.__exit__(exc_type, exc, traceback):
+            if self._timer.scope.__exit__(exc_type, exc, traceback):
                 error = None
         except BaseException as remaining:  # noqa: ASYNC103 - the body's group without our cancellation; raised below
             error = remaining
@@ -210,8 +210,8 @@ class Supervision(Generic[S]):
             error = self._judged(error)
             await close_face(self._stream, self._connection, error)  # noqa: ASYNC102 - as the stream's own __aexit__
         finally:
-            self._patrol.drop(self._watch)
-            await self._post.__aexit__(None, None, None)  # noqa: ASYNC102 - shields itself
+            self._watcher.drop(self._timer)
+            await self._host.__aexit__(None, None, None)  # noqa: ASYNC102 - shields itself
         try:
             if error is not None and error is not exc:
                 context = error.__context__
@@ -225,9 +225,9 @@ class Supervision(Generic[S]):
 
     def _judged(self, error: BaseException | None) -> BaseException | None:
         """What leaves the block in the end."""
-        verdict = self._watch.verdict
-        if verdict is None or (error is not None and not follows_from_a_close(error)):
+        reason = self._timer.reason
+        if reason is None or (error is not None and not follows_from_a_close(error)):
             return error
-        gone = PeerGoneError(verdict)
+        gone = PeerGoneError(reason)
         gone.__cause__ = error
         return gone

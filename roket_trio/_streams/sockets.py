@@ -20,12 +20,12 @@ from .._connection.connection import NOTSENT_LOWAT, Connection
 from .._connection.lingering_close import is_tcp
 from .._connection.states import ClosePolicy, CloseReport
 from .._errors import ClosedResourceError, EndOfStream, broken
-from .._files.borrow import lent_to_read, lent_to_write
+from .._files.borrow import borrow_to_read, borrow_to_write
 from .._files.descriptor import OpenFile
 from .._kernel.tcp import KernelView, limit_unsent
 from .._loops import current_loop
 from .._routes.file_to_socket import FileToSocket
-from .._routes.rate_limit import Pace
+from .._routes.rate_limit import RateLimiter
 from .._routes.socket_to_file import SocketToFile
 
 DEFAULT_POLICY = ClosePolicy()
@@ -101,7 +101,7 @@ class SocketStream(anyio.abc.SocketStream, trio.abc.HalfCloseableStream):
         """Take over a socket that is known to be good; the peer may have reset it already."""
         try:
             connection = Connection(sock, policy)
-            if connection.ledger.is_tcp:
+            if connection.accounting.is_tcp:
                 with suppress(OSError):
                     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 limit_unsent(sock, NOTSENT_LOWAT)
@@ -224,8 +224,8 @@ class SocketStream(anyio.abc.SocketStream, trio.abc.HalfCloseableStream):
         Cancellation: as :meth:`send`.
         """
         self._connection.life.check_sending()
-        with lent_to_read(file) as lent:
-            transfer = FileToSocket(self._connection, lent, offset, count, Pace(None))
+        with borrow_to_read(file) as lent:
+            transfer = FileToSocket(self._connection, lent, offset, count, RateLimiter(None))
             await transfer.run()
         return transfer.bytes_moved
 
@@ -244,8 +244,8 @@ class SocketStream(anyio.abc.SocketStream, trio.abc.HalfCloseableStream):
         Cancellation: everything that was received is in the file.
         """
         self._connection.life.check_receiving()
-        with lent_to_write(file) as lent:
-            transfer = SocketToFile(self._connection, lent, offset, count, Pace(None))
+        with borrow_to_write(file) as lent:
+            transfer = SocketToFile(self._connection, lent, offset, count, RateLimiter(None))
             try:
                 await transfer.run()
             finally:
@@ -267,7 +267,7 @@ class SocketStream(anyio.abc.SocketStream, trio.abc.HalfCloseableStream):
         data = await connection.receive(connection.sock.recv, max_bytes)
         connection.received_bytes += len(data)
         if loop.yield_at == had_turn:  # it did not have to wait
-            await loop.let_others_run()
+            await loop.cancel_shielded_checkpoint()
         return data
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
@@ -279,7 +279,7 @@ class SocketStream(anyio.abc.SocketStream, trio.abc.HalfCloseableStream):
         had_turn = loop.yield_at
         await connection.send(data)
         if loop.yield_at == had_turn:  # it did not have to wait
-            await loop.let_others_run()
+            await loop.cancel_shielded_checkpoint()
 
     async def wait_send_all_might_not_block(self) -> None:
         """Wait until a send might not block. The one sender, as :meth:`send_all`."""
@@ -305,7 +305,7 @@ class SocketStream(anyio.abc.SocketStream, trio.abc.HalfCloseableStream):
         """What the stream has done, and how the kernel sees the connection now (one call of TCP_INFO)."""
         connection = self._connection
         return SocketStatistics(
-            sent_bytes=connection.ledger.sent_bytes,
+            sent_bytes=connection.accounting.sent_bytes,
             received_bytes=connection.received_bytes,
             send_calls=connection.send_calls,
             receive_calls=connection.receive_calls,

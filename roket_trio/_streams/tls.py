@@ -267,7 +267,7 @@ class TLSStream(tls.TLSStream, trio.abc.Stream):
         had_turn = self._loop.yield_at
         data = await self._receive(max_bytes)
         if self._loop.yield_at == had_turn:  # it did not have to wait
-            await self._loop.let_others_run()
+            await self._loop.cancel_shielded_checkpoint()
         return data
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
@@ -275,7 +275,7 @@ class TLSStream(tls.TLSStream, trio.abc.Stream):
         had_turn = self._loop.yield_at
         await self.send(data)
         if self._loop.yield_at == had_turn:  # it did not have to wait
-            await self._loop.let_others_run()
+            await self._loop.cancel_shielded_checkpoint()
 
     async def wait_send_all_might_not_block(self) -> None:
         """Wait until a send might not block, as far as the stream below can tell. The one sender, as

@@ -9,13 +9,13 @@ from typing import Any, NamedTuple, final
 
 from .._connection.connection import Connection
 from .._errors import BrokenResourceError, BusyResourceError
-from .._files.borrow import is_file, lent_to_read, lent_to_write
+from .._files.borrow import borrow_to_read, borrow_to_write, is_file
 from .._files.descriptor import OpenFile
 from .._kernel.fd import FileKind
 from .._routes.base import Route, checked_count
 from .._routes.file_to_file import FileToFile
 from .._routes.file_to_socket import FileToSocket
-from .._routes.rate_limit import Pace
+from .._routes.rate_limit import RateLimiter
 from .._routes.socket_to_file import SocketToFile
 from .._routes.socket_to_socket import SocketToSocket
 from .._routes.stream_to_stream import (
@@ -76,15 +76,15 @@ class Transfer:
 
     def __init__(self, source: Any, sink: Any, *, count: int | None = None, rate_limit: float | None = None) -> None:
         self._prepare(source, sink, count, rate_limit)
-        with _lent(source, lent_to_read) as lent_source, _lent(sink, lent_to_write) as lent_sink:
-            _reader(lent_source, source, count)
-            _writer(lent_sink, sink)
+        with _borrowed(source, borrow_to_read) as borrowed_source, _borrowed(sink, borrow_to_write) as borrowed_sink:
+            _reader(borrowed_source, source, count)
+            _writer(borrowed_sink, sink)
 
     def _prepare(self, source: Any, sink: Any, count: int | None, rate_limit: float | None) -> None:
         self._source = source
         self._sink = sink
         self._count = checked_count(count)
-        self._pace = Pace(rate_limit)
+        self._limiter = RateLimiter(rate_limit)
         self._route: Route | None = None
         self._seconds = 0.0
         self._is_running = False
@@ -124,9 +124,12 @@ class Transfer:
         self._is_running = True
         began = monotonic()
         try:
-            with _lent(self._source, lent_to_read) as lent_source, _lent(self._sink, lent_to_write) as lent_sink:
+            with (
+                _borrowed(self._source, borrow_to_read) as borrowed_source,
+                _borrowed(self._sink, borrow_to_write) as borrowed_sink,
+            ):
                 if self._route is None:
-                    self._route = self._find_route(lent_source, lent_sink)
+                    self._route = self._find_route(borrowed_source, borrowed_sink)
                 route = self._route
                 if route.unknown is not None:
                     raise BrokenResourceError(
@@ -138,7 +141,7 @@ class Transfer:
                     route.unknown = "how many bytes were moved"
                     raise
                 finally:
-                    self._leave_positions(route, lent_source, lent_sink)
+                    self._leave_positions(route, borrowed_source, borrowed_sink)
         finally:
             self._seconds += monotonic() - began
             self._is_running = False
@@ -147,7 +150,7 @@ class Transfer:
     # --- the ends ----------------------------------------------------------------------------------------------------
 
     def _find_route(self, source: Any, sink: Any) -> Route:
-        count, pace = self._count, self._pace
+        count, limiter = self._count, self._limiter
         if _is_regular(source):
             self._source_start = source.settle()
         if _is_regular(sink) and not sink.append:
@@ -157,16 +160,16 @@ class Transfer:
                 start = self._source_start or 0
                 if source.size:
                     start = min(start, source.size)  # a file that stands beyond its end has nothing left
-                return FileToSocket(sink, source, start, count, pace)
+                return FileToSocket(sink, source, start, count, limiter)
             case Connection(), _ if is_file(self._sink):
-                return SocketToFile(source, sink, None, count, pace)
+                return SocketToFile(source, sink, None, count, limiter)
             case Connection(), Connection() if source is not sink:
-                return SocketToSocket(source, sink, count, pace)
+                return SocketToSocket(source, sink, count, limiter)
             case OpenFile(kind=FileKind.REGULAR), OpenFile(kind=FileKind.REGULAR):
-                return FileToFile(source, self._source_start or 0, sink, count, pace)
+                return FileToFile(source, self._source_start or 0, sink, count, limiter)
         between_files = is_file(self._source) and is_file(self._sink)
         reader, writer = _reader(source, self._source, count), _writer(sink, self._sink)
-        return StreamToStream(reader, writer, count, pace, "read-write" if between_files else "read-send")
+        return StreamToStream(reader, writer, count, limiter, "read-write" if between_files else "read-send")
 
     def _leave_positions(self, route: Route, source: Any, sink: Any) -> None:
         """Let files stand behind the last byte that was moved. The routes of the kernel leave positions alone."""
@@ -176,7 +179,7 @@ class Transfer:
             sink.seek(self._sink_start + route.bytes_moved)
 
 
-def _lent(end: Any, lend: Callable[[Any], AbstractContextManager[Any]]) -> AbstractContextManager[Any]:
+def _borrowed(end: Any, lend: Callable[[Any], AbstractContextManager[Any]]) -> AbstractContextManager[Any]:
     """An end, as what it really is: a Connection, an OpenFile, an object with a descriptor of no use, a stream."""
     connection = _connection_of(end)
     if connection is not None:

@@ -68,8 +68,8 @@ Plant = Callable[[pytest.MonkeyPatch], None]
 
 
 def slices_of_64_kib(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(file_to_socket, "SLICE", 64 * KIB)
-    patch.setattr(socket_to_socket, "SLICE", 64 * KIB)
+    patch.setattr(file_to_socket, "QUANTUM", 64 * KIB)
+    patch.setattr(socket_to_socket, "QUANTUM", 64 * KIB)
 
 
 def questions_of_64_kib(patch: pytest.MonkeyPatch) -> None:

@@ -717,7 +717,7 @@ def test_a_close_with_no_time_to_linger_does_not_wait(run: Run, small_pair: Pair
     run(main)
 
 
-@pytest.mark.parametrize("call", ["EdgeWatch", "readiness"])
+@pytest.mark.parametrize("call", ["SocketEvents", "readiness"])
 def test_a_close_does_not_fail_for_want_of_descriptors(run: Run, small_pair: Pair, call: str) -> None:
     ours, peer = small_pair
 
@@ -732,8 +732,8 @@ def test_a_close_does_not_fail_for_want_of_descriptors(run: Run, small_pair: Pai
             raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
 
         with pytest.MonkeyPatch.context() as patch:
-            if call == "EdgeWatch":
-                patch.setattr(epoll, "EdgeWatch", refuse)
+            if call == "SocketEvents":
+                patch.setattr(epoll, "SocketEvents", refuse)
             else:
                 patch.setattr(type(stream._connection.loop), "readiness", refuse)
             async with anyio.create_task_group() as tasks:
@@ -797,15 +797,15 @@ def test_the_acknowledged_fin_is_waited_for_and_not_polled_for(run: Run, small_p
         nonlocal looks
         stream = await adopt(ours)
         await send_stuck(stream, peer)
-        take = epoll.EdgeWatch.take
+        take = epoll.SocketEvents.take
 
-        def count(watch: epoll.EdgeWatch) -> int:
+        def count(watch: epoll.SocketEvents) -> int:
             nonlocal looks
             looks += 1
             return take(watch)
 
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(epoll.EdgeWatch, "take", count)
+            patch.setattr(epoll.SocketEvents, "take", count)
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(stream.aclose)
                 await until(lambda: looks > 0)

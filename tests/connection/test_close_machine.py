@@ -219,7 +219,7 @@ class Connection(RuleBasedStateMachine):
 
     @property
     def sent(self) -> int:
-        return self.stream._connection.ledger.sent_bytes
+        return self.stream._connection.accounting.sent_bytes
 
     def room(self) -> int:
         return ROOM - (self.sent - len(self.seen))

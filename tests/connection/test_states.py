@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from roket_trio import BrokenResourceError, ClosedResourceError, CloseOutcome, ClosePolicy, CloseReport
-from roket_trio._connection.states import RECEIVING, SENDING, Direction, Event, Lifecycle, Phase
+from roket_trio._connection.states import RECEIVING, SENDING, ConnectionEvent, Direction, Lifecycle, Phase
 
 
 def a_loss(number: int = errno.ECONNRESET) -> BrokenResourceError:
@@ -82,16 +82,16 @@ def test_policy_and_report_are_values() -> None:
 # --- the tables ------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("state", "event"), list(product(Direction, Event)))
-def test_sending_moves_as_its_table_says_and_otherwise_stays(state: Direction, event: Event) -> None:
+@pytest.mark.parametrize(("state", "event"), list(product(Direction, ConnectionEvent)))
+def test_sending_moves_as_its_table_says_and_otherwise_stays(state: Direction, event: ConnectionEvent) -> None:
     life = Lifecycle()
     life.sending = state
     life.happened(event)
     assert life.sending is SENDING.get((state, event), state)
 
 
-@pytest.mark.parametrize(("state", "event"), list(product(Direction, Event)))
-def test_receiving_moves_as_its_table_says_and_otherwise_stays(state: Direction, event: Event) -> None:
+@pytest.mark.parametrize(("state", "event"), list(product(Direction, ConnectionEvent)))
+def test_receiving_moves_as_its_table_says_and_otherwise_stays(state: Direction, event: ConnectionEvent) -> None:
     life = Lifecycle()
     life.receiving = state
     life.happened(event)
@@ -101,7 +101,9 @@ def test_receiving_moves_as_its_table_says_and_otherwise_stays(state: Direction,
 def test_no_way_leads_back_but_that_of_a_resumed_transfer() -> None:
     final = (Direction.EOF, Direction.RESET)
     assert not [key for table in (SENDING, RECEIVING) for key in table if key[0] in final]
-    assert [key for key, to in SENDING.items() if to is Direction.OPEN] == [(Direction.CUT, Event.SEND_RESUMED)]
+    assert [key for key, to in SENDING.items() if to is Direction.OPEN] == [
+        (Direction.CUT, ConnectionEvent.SEND_RESUMED)
+    ]
     assert [key for key, to in RECEIVING.items() if to is Direction.OPEN] == []
 
 
@@ -140,13 +142,13 @@ def test_a_cut_names_its_counts_and_leaves_receiving_alone(sent: int, total: int
     with pytest.raises(BrokenResourceError, match=words):
         life.check_sending()
     life.check_receiving()
-    life.happened(Event.SEND_RESUMED)
+    life.happened(ConnectionEvent.SEND_RESUMED)
     life.check_sending()
 
 
 def test_after_eof_was_sent_a_send_is_refused_and_a_receive_is_not() -> None:
     life = Lifecycle()
-    life.happened(Event.EOF_SENT)
+    life.happened(ConnectionEvent.EOF_SENT)
     assert life.sent_eof
     with pytest.raises(BrokenResourceError, match="send_eof"):
         life.check_sending()
@@ -228,7 +230,7 @@ def test_closed_on_this_side_goes_before_every_other_reason(phase: Phase, before
     if before == "cut":
         life.stopped(1, 2)
     elif before == "eof":
-        life.happened(Event.EOF_SENT)
+        life.happened(ConnectionEvent.EOF_SENT)
     elif before == "lost":
         life.receive_failed(a_loss())
     life.enter(phase)
@@ -238,7 +240,7 @@ def test_closed_on_this_side_goes_before_every_other_reason(phase: Phase, before
 
 
 steps = st.one_of(
-    st.sampled_from([Event.SEND_RESUMED, Event.EOF_SENT, Event.EOF_RECEIVED]),
+    st.sampled_from([ConnectionEvent.SEND_RESUMED, ConnectionEvent.EOF_SENT, ConnectionEvent.EOF_RECEIVED]),
     st.tuples(st.integers(0, 3), st.none() | st.integers(0, 3)),
     st.sampled_from([errno.ECONNRESET, errno.EPIPE, errno.ETIMEDOUT]).flatmap(
         lambda number: st.sampled_from([("send", number), ("receive", number)])
@@ -251,7 +253,7 @@ steps = st.one_of(
 def test_whatever_happens_the_flags_of_the_hot_path_agree_with_the_checks(happenings: list[Any]) -> None:
     life = Lifecycle()
     for step in happenings:
-        if isinstance(step, Event):
+        if isinstance(step, ConnectionEvent):
             life.happened(step)
         elif isinstance(step, Phase):
             life.enter(step)

@@ -57,7 +57,7 @@ def reset(sock: socket.socket) -> None:
     sock.close()
 
 
-def is_readable(watch: epoll.EdgeWatch) -> bool:
+def is_readable(watch: epoll.SocketEvents) -> bool:
     """Whether an event loop would be woken by it."""
     return bool(select.select([watch], [], [], 0)[0])
 
@@ -219,7 +219,7 @@ def test_the_acknowledgement_of_our_fin_is_an_edge(pair: Pair) -> None:
     # A full window holds the FIN back, so that its acknowledgement comes when we want it.
     peer.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
     ours.send(bytes(100_000))
-    watch = epoll.EdgeWatch(ours, epoll.ANY_CHANGE)
+    watch = epoll.SocketEvents(ours, epoll.ANY_CHANGE)
     try:
         ours.shutdown(socket.SHUT_WR)
         watch.take()
@@ -241,7 +241,7 @@ def test_the_acknowledgement_of_our_fin_is_an_edge(pair: Pair) -> None:
 @pytest.mark.parametrize("end", ["FIN", "RST"])
 def test_the_peers_end_is_seen_behind_unread_data_and_stays(pair: Pair, end: str) -> None:
     ours, peer = pair
-    watch = epoll.EdgeWatch(ours, epoll.PEER_CLOSED)
+    watch = epoll.SocketEvents(ours, epoll.PEER_CLOSED)
     try:
         peer.sendall(b"unread")
         until(lambda: tcp.unread_bytes(ours) == 6)
@@ -263,7 +263,7 @@ def test_an_end_that_came_before_the_watch_is_seen_at_once(pair: Pair) -> None:
     ours, peer = pair
     peer.shutdown(socket.SHUT_WR)
     until(lambda: tcp.tcp_state(ours) == TCPState.CLOSE_WAIT)
-    watch = epoll.EdgeWatch(ours, epoll.PEER_CLOSED)
+    watch = epoll.SocketEvents(ours, epoll.PEER_CLOSED)
     try:
         assert is_readable(watch)
     finally:
@@ -275,13 +275,13 @@ def test_a_watch_that_cannot_be_set_up_leaves_no_descriptor(pair: Pair) -> None:
     pair[0].close()
     pair[1].close()
     with pytest.raises(ValueError, match="file descriptor"):
-        epoll.EdgeWatch(pair[0], epoll.PEER_CLOSED)
+        epoll.SocketEvents(pair[0], epoll.PEER_CLOSED)
     assert set(os.listdir("/proc/self/fd")) <= before
 
 
 def test_a_watch_is_no_hold_on_the_socket(pair: Pair) -> None:
     ours, peer = pair
-    watch = epoll.EdgeWatch(ours, epoll.ANY_CHANGE)
+    watch = epoll.SocketEvents(ours, epoll.ANY_CHANGE)
     try:
         ours.close()
         assert peer.recv(1) == b""

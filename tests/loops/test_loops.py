@@ -155,7 +155,7 @@ def test_at_the_end_of_asyncio_s_run_what_a_thread_was_lent_is_waited_for(use_uv
 
 
 @pytest.mark.parametrize("use_uvloop", [False, True], ids=["asyncio", "uvloop"])
-@pytest.mark.parametrize("call", ["run_in_thread", "insist", "let_others_run"])
+@pytest.mark.parametrize("call", ["run_in_thread", "shielded", "cancel_shielded_checkpoint"])
 def test_a_native_timeout_whose_block_ends_with_the_call_leaves_no_cancellation_behind(
     use_uvloop: bool, call: str
 ) -> None:
@@ -167,11 +167,11 @@ def test_a_native_timeout_whose_block_ends_with_the_call_leaves_no_cancellation_
             asyncio.get_running_loop().call_later(0.02, over.set)
             if call == "run_in_thread":
                 await loop.run_in_thread(time.sleep, 0.02)
-            elif call == "insist":
-                await loop.insist(over.wait)
+            elif call == "shielded":
+                await loop.shielded(over.wait)
             else:
                 while not timeout.expired():
-                    await loop.let_others_run()
+                    await loop.cancel_shielded_checkpoint()
         assert timeout.expired()
         for _ in range(3):
             await asyncio.sleep(0)
@@ -192,12 +192,12 @@ def test_work_that_never_waits_lets_the_others_run_within_a_few_milliseconds(run
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(ticker)
             loop = current_loop()
-            await loop.let_others_run()
+            await loop.cancel_shielded_checkpoint()
             until = time.thread_time() + 0.1  # what others take of the machine is no matter
             seen = ticks
             while time.thread_time() < until:
                 if loop.yield_is_due():
-                    await loop.let_others_run()
+                    await loop.cancel_shielded_checkpoint()
             assert ticks - seen >= 10
             tasks.cancel_scope.cancel()
 

@@ -50,7 +50,7 @@ from roket_trio._files.worker import Worker
 from roket_trio._kernel import copy_file_range, sendfile, splice
 from roket_trio._loops import current_loop
 from roket_trio._routes import fair_share
-from roket_trio._routes.fair_share import PLACES_MOST, shares_of
+from roket_trio._routes.fair_share import SLOTS_MOST, scheduler_of
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the fast routes, /dev/full and RST as Linux has them")
 
@@ -1677,23 +1677,23 @@ def select_epoll(socks: list[socket.socket]) -> Iterator[tuple[Any, dict[int, so
         yield epoll, {sock.fileno(): sock for sock in socks}
 
 
-@pytest.mark.parametrize(("slice_ms", "in_a_turn"), [(2.0, 1), (0.5, 2), (0.3, 3), (0.01, PLACES_MOST)])
+@pytest.mark.parametrize(("slice_ms", "in_a_turn"), [(2.0, 1), (0.5, 2), (0.3, 3), (0.01, SLOTS_MOST)])
 def test_as_many_slices_as_fit_in_a_millisecond_run_in_a_turn_and_a_cancelled_one_loses_no_place(
     run: Run, monkeypatch: pytest.MonkeyPatch, slice_ms: float, in_a_turn: int
 ) -> None:
     now = 0.0
     monkeypatch.setattr(fair_share, "monotonic", lambda: now)
 
-    async def slices(shares: fair_share.Shares, count: int, note: Callable[[], None]) -> None:
+    async def slices(scheduler: fair_share.FairScheduler, count: int, note: Callable[[], None]) -> None:
         nonlocal now
         for _ in range(count):
-            await shares.take()
+            await scheduler.acquire()
             note()
             now += slice_ms / 1000
-            shares.give_back()
+            scheduler.release()
 
     async def main() -> None:
-        shares = shares_of(current_loop())
+        scheduler = scheduler_of(current_loop())
         turn = 0
         by_turn: dict[int, int] = {}
 
@@ -1705,12 +1705,12 @@ def test_as_many_slices_as_fit_in_a_millisecond_run_in_a_turn_and_a_cancelled_on
 
         async def work(scope: anyio.CancelScope) -> None:
             with scope:
-                await slices(shares, 20, note)
+                await slices(scheduler, 20, note)
 
         def note() -> None:
             by_turn[turn] = by_turn.get(turn, 0) + 1
 
-        await slices(shares, 100, lambda: None)  # until it knows how long one takes
+        await slices(scheduler, 100, lambda: None)  # until it knows how long one takes
         async with anyio.create_task_group() as counting:
             counting.start_soon(count_turns)
             async with anyio.create_task_group() as tasks:
@@ -1725,7 +1725,7 @@ def test_as_many_slices_as_fit_in_a_millisecond_run_in_a_turn_and_a_cancelled_on
         assert in_a_turn <= max(by_turn.values()) <= 2 * in_a_turn
         assert sum(by_turn.values()) >= 20 * 20
         with anyio.fail_after(5):  # no place was lost
-            await slices(shares, 3 * PLACES_MOST, lambda: None)
+            await slices(scheduler, 3 * SLOTS_MOST, lambda: None)
 
     run(main)
 

@@ -40,7 +40,7 @@ from roket_trio import (
 from roket_trio._connection.connection import NOTSENT_LOWAT
 from roket_trio._kernel import page_cache, sendfile, tcp
 from roket_trio._loops import current_loop
-from roket_trio._routes.fair_share import PLACES_MOST
+from roket_trio._routes.fair_share import SLOTS_MOST
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="sendfile, /proc and RST on demand as Linux has them")
 
@@ -1507,7 +1507,7 @@ def test_the_first_slice_waits_for_no_turn_of_the_loop_and_the_turns_come_all_th
                 assert seen[0] == "slice", (seen, stream.statistics())
                 for _ in range(20):
                     await stream.send_file(file, count=1)
-                assert seen.count("turn") >= 20 / PLACES_MOST
+                assert seen.count("turn") >= 20 / SLOTS_MOST
                 seen.clear()
                 loop.yield_at = 0.0
                 await stream.send_file(file, count=0)

@@ -106,7 +106,7 @@ async def serving(handler: Any, listener: Any = None, **options: Any) -> AsyncIt
             yield server
         finally:
             server.scope.cancel()
-    assert watching_room._patrol.get() is None
+    assert watching_room._watcher.get() is None
 
 
 async def echo(stream: Any) -> None:
@@ -1243,7 +1243,7 @@ def test_ended_at_any_moment_it_leaves_nothing_and_no_client_hangs(run: Run, how
                     assert ending(client)[0] in (b"", b"x")
                 assert refused(address)
                 assert not {CLOSE_WAIT, ESTABLISHED} & set(states(address))
-                assert watching_room._patrol.get() is None
+                assert watching_room._watcher.get() is None
 
     run(main)
 

@@ -876,7 +876,7 @@ def test_cancelled_at_any_moment_it_leaves_nothing(run: Run, family: str, ends: 
                         await until(lambda: endings)
                     tasks.cancel_scope.cancel()
                 assert ours.fileno() == -1
-                assert room._patrol.get() is None
+                assert room._watcher.get() is None
             turns += 1
         assert set(endings) == {ends}
 
@@ -904,7 +904,7 @@ def test_asyncio_s_own_cancellation_passes_too(run: Run, pairs: list[Pair]) -> N
         with pytest.raises(asyncio.CancelledError):
             await tasks[0]
         assert ending(second_peer) == (0, "FIN")
-        assert room._patrol.get() is None
+        assert room._watcher.get() is None
 
     run(main)
 
@@ -952,7 +952,7 @@ def test_there_is_one_task_for_all_and_none_afterwards(run: Run, loop_name: str,
             assert living_tasks(loop_name) == before + len(pairs) + 1
             leave.set()
         assert living_tasks(loop_name) == before
-        assert room._patrol.get() is None
+        assert room._watcher.get() is None
 
     run(main)
 
@@ -1072,13 +1072,13 @@ def test_a_thousand_bounds_leave_no_trace_in_the_heap(run: Run) -> None:
     """Connections that come and go faster than their times run out."""
 
     async def main() -> None:
-        async with room.Post() as patrol:
+        async with room.WatcherHost() as watcher:
             for _ in range(1000):
                 ours, peer = socket.socketpair()
                 with peer:
                     async with supervise(await adopt(ours), idle_seconds=NEVER):
                         pass
-            assert len(patrol._deadlines._heap) < 200
+            assert len(watcher._deadlines._heap) < 200
 
     run(main)
 
@@ -1144,7 +1144,7 @@ def test_a_stream_that_is_closed_already_is_refused(run: Run, any_pair: Pair) ->
         with pytest.raises(ClosedResourceError):
             async with supervise(stream):
                 pytest.fail("entered")
-        assert room._patrol.get() is None
+        assert room._watcher.get() is None
 
     run(main)
 

@@ -39,7 +39,7 @@ from roket_trio import (
 )
 from roket_trio._connection.connection import NOTSENT_LOWAT
 from roket_trio._kernel import copy_file_range, sendfile, splice, tcp
-from roket_trio._routes.fair_share import PLACES_MOST
+from roket_trio._routes.fair_share import SLOTS_MOST
 
 Run = Callable[..., Any]
 
@@ -707,7 +707,7 @@ def test_a_hundred_at_once_leave_the_loop_its_turns(run: Run, file: Path) -> Non
                     await anyio.lowlevel.checkpoint()
                 most = max(most, threading.active_count() - threads)
             ticking.cancel_scope.cancel()
-        assert turns >= len(streams) / PLACES_MOST  # each file is one slice or more
+        assert turns >= len(streams) / SLOTS_MOST  # each file is one slice or more
         assert most <= 60, "a thread for each transfer"
         for stream in (*streams, *peers):
             await stream.aclose()
