@@ -525,7 +525,7 @@ def tls_server(authority: trustme.CA) -> Iterator[tuple[int, list[BaseException]
             problems.append(error)
 
     with listening() as (server, port):
-        server_thread = threading.Thread(endpoint=serve, args=(server,), daemon=True)
+        server_thread = threading.Thread(target=serve, args=(server,), daemon=True)
         server_thread.start()
         yield port, problems
         server_thread.join(BOUND)
