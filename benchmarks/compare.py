@@ -194,10 +194,15 @@ def merge_base(branch: str) -> str | None:
     ``None``: nobody knows (no git, no such branch, a shallow clone), or there is nothing earlier.
     """
     found = next(filter(None, (_asked("merge-base", "HEAD", name) for name in (branch, f"origin/{branch}"))), None)
-    is_unchanged = _asked("status", "--porcelain", "--", "roket_trio") == ""
-    if found is not None and is_unchanged and found == _asked("rev-parse", "HEAD"):
+    if found is not None and _is_unchanged() and found == _asked("rev-parse", "HEAD"):
         return _asked("rev-parse", "--verify", "--quiet", "HEAD^")
     return found
+
+
+def _is_unchanged() -> bool:
+    """Whether the package is as it was committed. Bytecode is no source, also where no ``.gitignore`` says so."""
+    sources = ("roket_trio", ":(exclude,glob)**/__pycache__/**", ":(exclude)*.py[cod]")
+    return _asked("status", "--porcelain", "--untracked-files=all", "--", *sources) == ""
 
 
 def _asked(*arguments: str) -> str | None:

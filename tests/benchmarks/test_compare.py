@@ -112,6 +112,19 @@ def test_on_the_branch_itself_the_commit_before_is_the_base(repository: Path, mo
     assert compare.merge_base("main") == compare.git("rev-parse", "main")
 
 
+def test_bytecode_is_no_change_and_a_new_module_is_one(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The repository has no ``.gitignore``, and Python writes bytecode beside what it imports."""
+    monkeypatch.setattr(compare, "ROOT", repository)
+    first = compare.git("rev-parse", "HEAD")
+    for name in ("__pycache__/errors.cpython-311.pyc", "_kernel/__pycache__/epoll.cpython-313.pyc", "extension.pyd"):
+        bytecode = repository / "roket_trio" / name
+        bytecode.parent.mkdir(exist_ok=True)
+        bytecode.write_bytes(b"")
+    assert compare.merge_base("main") is None
+    (repository / "roket_trio" / "new.py").touch()
+    assert compare.merge_base("main") == first
+
+
 def test_every_job_that_is_compared_by_default_is_one_on_every_loop() -> None:
     for name in compare.JOBS:
         for loop in ("trio", "asyncio", "uvloop"):
