@@ -29,6 +29,25 @@ def place_of(path: str, *, follow: bool) -> str:
     return os.path.join(os.path.realpath(directory), name)
 
 
+def put_in_place(directory: int, name: str, target_name: str, *, overwrite: bool) -> None:
+    """Rename a file that is complete and synced, within its directory, and sync the directory.
+
+    :param directory: a descriptor of the directory
+    :param overwrite: whether a file that has the new name is replaced
+    :raises FileExistsError: there is one, and ``overwrite`` is False
+    :raises OSError: it was not renamed, and everything is as it was. Or it was, but the directory could not be synced,
+        and the message says so: after a power failure either file may be there.
+    """
+    if overwrite:
+        os.replace(name, target_name, src_dir_fd=directory, dst_dir_fd=directory)
+    else:
+        rename_new(name, target_name, source=directory, target=directory)
+    try:
+        os.fsync(directory)
+    except OSError as error:
+        raise OSError(error.errno, f"{describe(error)} (replaced, but the directory was not synced)") from error
+
+
 @final
 class Replacement:
     """A new file beside its target. Its directory is held open, so that a rename of that does not matter."""
@@ -92,22 +111,13 @@ class Replacement:
 
         :param overwrite: False: only if there is no such file yet
         :raises FileExistsError: there is one; it is as it was, and the new one gone
-        :raises OSError: it could not; the target is as it was, and the new file gone. Or it could, but the directory
-            could not be synced: after a power failure either file may be there.
+        :raises OSError: see :func:`put_in_place`; unless the rename was made, the new file is gone
         """
         try:
-            try:
-                if overwrite:
-                    os.replace(self.name, self._target_name, src_dir_fd=self._directory, dst_dir_fd=self._directory)
-                else:
-                    rename_new(self.name, self._target_name, source=self._directory, target=self._directory)
-            except BaseException:
-                self._unlink()
-                raise
-            try:
-                os.fsync(self._directory)
-            except OSError as error:
-                raise OSError(error.errno, f"{describe(error)} (replaced, but the directory was not synced)") from error
+            put_in_place(self._directory, self.name, self._target_name, overwrite=overwrite)
+        except BaseException:
+            self._unlink()
+            raise
         finally:
             self._end()
 
