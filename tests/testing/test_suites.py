@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import gc
 import os
@@ -15,13 +16,14 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+import trio
 
 from roket_trio.testing import Timeline
 from roket_trio.testing._census.records import Holder, SocketRecord
 from roket_trio.testing._expectations.verdict import Expectation, conduct_with_peer, judge
 from roket_trio.testing._leaks import origins
 from roket_trio.testing._leaks.origins import origin_of, watch_origins
-from roket_trio.testing._leaks.referrers import held_by
+from roket_trio.testing._leaks.referrers import has_paused_loop, held_by
 from roket_trio.testing._leaks.report import Tale
 from roket_trio.testing._leaks.tracker import ANY_CHAPTER, Chapter, Finding, Following, ignoring
 from roket_trio.testing._peers import timeline as timeline_module
@@ -210,6 +212,29 @@ def test_globals_modules_classes_and_loops_are_not_entered(request: pytest.Fixtu
         finally:
             REMEMBERED.clear()
             del request.node.inside
+
+
+def test_a_run_that_is_over_is_no_paused_loop() -> None:
+    """Its remains may lie in memory for long: they must excuse nobody who has not closed a connection."""
+
+    async def remember_the_run() -> None:
+        REMEMBERED.append(trio.lowlevel.current_root_task())
+
+    trio.run(remember_the_run)
+    try:
+        assert not has_paused_loop()
+    finally:
+        REMEMBERED.clear()
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning", "ignore::ResourceWarning")
+def test_a_loop_counts_as_paused_while_somebody_can_run_it() -> None:
+    with no_collector():
+        loop = asyncio.new_event_loop()
+        assert has_paused_loop()
+        loop.me = loop  # type: ignore[attr-defined]  # a reference cycle: only the collector finds it
+        del loop
+        assert not has_paused_loop()
 
 
 # --- following -------------------------------------------------------------------------------------------------------

@@ -46,8 +46,16 @@ class _Nothing:
 def has_paused_loop() -> bool:
     """Whether an event loop of this process is neither running nor closed: one of a wider scope, between two tests.
 
-    What it would close by and by it cannot close now. Trio tells no pause: a living run counts.
+    What such a loop is to close it cannot close now. Trio does not say whether a run is paused, so each run that has
+    tasks counts. A loop that only the garbage collector knows is never going to run again, and does not count.
     """
+    if not _sees_paused_loop():
+        return False
+    gc.collect()
+    return _sees_paused_loop()
+
+
+def _sees_paused_loop() -> bool:
     asyncio_loop, _, trio_run = _event_loops()
     for this in gc.get_objects():
         kind = type(this)
@@ -55,7 +63,7 @@ def has_paused_loop() -> bool:
             loop = cast(Any, this)
             if not loop.is_closed() and not loop.is_running():
                 return True
-        elif issubclass(kind, trio_run):
+        elif issubclass(kind, trio_run) and cast(Any, this).tasks:
             return True
     return False
 
