@@ -15,11 +15,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from .._kernel import epoll as epoll_calls
-from .._kernel import openat2 as openat2_call
 from .._kernel import page_cache, tcp
 from .._kernel import renameat2 as renameat2_call
 from .._kernel import sendfile as sendfile_call
 from .._kernel import sock_diag as sock_diag_call
+from ..staticfiles import _openat2 as openat2_call
 
 _SECONDS = 5.0
 

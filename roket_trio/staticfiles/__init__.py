@@ -2,12 +2,13 @@
 
 ==================  ===================================================================================================
 ``_conversation``   one client: h11, time limits, keep-alive, early answers
-``_answering``      what a request is answered
-``_resources``      what its target names, below one root and nowhere else
-``_selecting``      which part of it: preconditions and ranges
+``_answering``      how a request is answered
+``_resources``      which file or directory a request names, below one root and nowhere else
+``_selecting``      which part of the file is sent: preconditions and ranges
+``_openat2``        the system call that opens nothing outside of the root
 ==================  ===================================================================================================
 
-Needs h11, which the extra ``cli`` brings.
+It uses the public names of ``roket_trio`` alone. It needs h11, which the extra ``cli`` brings.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, final
+from typing import TYPE_CHECKING, final
 
 from anyio.abc import SocketAttribute
 
@@ -25,24 +26,26 @@ from ._answering import Site
 if TYPE_CHECKING:
     import anyio
 
+    from ._conversation import Stream
+
 __all__ = ("Exchange", "StaticFiles")
 
 
 @final
 @dataclass(frozen=True, slots=True)
 class Exchange:
-    """One request that was answered, for a log."""
+    """A request and how it was answered, for a log."""
 
     peer: str
     """The client's address."""
     method: str
     target: str
-    """As it was sent: nothing in it is to be trusted, but it holds printable ASCII only. ``-`` for what was none."""
+    """As the client sent it: printable ASCII, but not to be trusted; ``-`` where no request was understood."""
     status: int
     sent_bytes: int
-    """The body's."""
+    """The length of the body that was sent."""
     seconds: float
-    """From the end of the request to that of the answer, when the kernel had taken all of it."""
+    """From the end of the request to the end of the answer, which is when the kernel had taken all of it."""
 
     def __str__(self) -> str:
         return f'{self.peer} "{self.method} {self.target}" {self.status} {self.sent_bytes} {self.seconds:.3f}s'
@@ -52,17 +55,18 @@ class Exchange:
 class StaticFiles:
     """A handler for :func:`~roket_trio.serve` that answers GET and HEAD from a directory.
 
-    One range, ``If-Range`` and the other conditions are understood; a directory gives its ``index.html`` or a list of
-    its names. Nothing outside of it is ever opened, whatever the target or a symbolic link says, and names that begin
-    with a dot are not served. Whoever uploads gets 405 at once, and is read out so that the answer reaches him.
+    It understands a single range, ``If-Range`` and the other conditions. For a directory it sends the ``index.html`` in
+    it, or a list of its names. It never opens a file outside of the root, whatever a target or a symbolic link says,
+    and does not serve names that begin with a dot. A client that uploads is answered 405 at once; what it still sends
+    is read and dropped, so that the answer arrives.
 
-    Time limits are for requests; for clients that do not read their answer give ``idle_seconds`` to ``serve``.
+    The time limits are for requests. For clients that do not read their answer, give ``idle_seconds`` to ``serve``.
 
-    :param directory: what to serve; it is held open until :meth:`close`, or the end of ``with``
-    :param listings: whether a directory without ``index.html`` gives a list
+    :param directory: the root; its descriptor stays open until :meth:`close` or the end of ``with``
+    :param listings: whether a directory without ``index.html`` is answered with a list of its names
     :param keep_alive_seconds: how long a connection may be idle before a request
-    :param head_seconds: how long a request may take to come
-    :param log: is called after each answer
+    :param head_seconds: how long a client may take to send a request
+    :param log: a function that is called after each answer
     :raises OSError: there is no such directory
     :raises ImportError: h11 is not installed
     """
@@ -91,31 +95,31 @@ class StaticFiles:
         self.idle: set[anyio.CancelScope] = set()
         self._log = log
 
-    async def __call__(self, stream: Any) -> None:
-        """Talk to one client: the handler.
+    async def __call__(self, stream: Stream) -> None:
+        """Answer the requests of one client. This is the handler that ``serve`` runs.
 
         :param stream: a :class:`~roket_trio.SocketStream`, or a TLS stream over one; ``serve`` closes it
-        :raises BrokenResourceError: a file could not be sent as announced, since it became shorter or cannot be read
+        :raises BrokenResourceError: a file became shorter while it was sent, or could not be read
 
-        Cancellation: an answer that was begun is cut, so that closing resets the connection.
+        Cancellation: an answer that was begun is cut, so that the close resets the connection.
         """
         await self._conversation(stream, self).run()
 
     def drain(self) -> None:
-        """Close idle connections at once and the others after their answer: what goes with a graceful shutdown."""
+        """Close idle connections at once, and the others after their answer. Call it when ``serve`` is shut down."""
         self.is_draining = True
         for scope in tuple(self.idle):
             scope.cancel()
 
-    def note(self, stream: Any, method: bytes, target: bytes, status: int, sent_bytes: int, seconds: float) -> None:
-        """Tell the log."""
+    def note(self, stream: Stream, method: bytes, target: bytes, status: int, sent_bytes: int, seconds: float) -> None:
+        """Give an answered request to the log."""
         if self._log is not None:
             peer = stream.extra(SocketAttribute.remote_address, "")
             where = f"{peer[0]}:{peer[1]}" if isinstance(peer, tuple) else str(peer) or "-"
             self._log(Exchange(where, method.decode("latin-1"), target.decode("latin-1"), status, sent_bytes, seconds))
 
     def close(self) -> None:
-        """Let go of the directory. Idempotent."""
+        """Close the directory. Idempotent."""
         self.site.close()
 
     def __enter__(self) -> StaticFiles:

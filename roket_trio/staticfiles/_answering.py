@@ -1,4 +1,4 @@
-"""The answer to one request: a status, fields, and a body or a part of a file. Knows no connection."""
+"""The answer to a request: a status, header fields, and a body or a part of a file. Knows no connection."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from http import HTTPStatus
 from time import time
 from typing import final
 
-from .._loops import current_loop
+import anyio.to_thread
+
 from ._resources import INDEX, ContentTypes, Refusal, Resource, listing, location, open_resource, split_target
 from ._selecting import format_date, select
 
@@ -24,18 +25,19 @@ _RETRY_AFTER = b"1"
 @final
 @dataclass(slots=True)
 class Answer:
-    """What to send. Whoever has it closes :attr:`fd`, if that is not -1."""
+    """What is sent to the client. :meth:`close` it."""
 
     status: int
     fields: Fields = field(default_factory=list)
     body: bytes = b""
     fd: int = -1
+    """The file; -1 for none."""
     offset: int = 0
     count: int = 0
 
     @property
     def reason(self) -> bytes:
-        """The phrase that goes with the status."""
+        """The reason phrase of the status."""
         return HTTPStatus(self.status).phrase.encode()
 
     def close(self) -> None:
@@ -47,7 +49,7 @@ class Answer:
 
 @final
 class Site:
-    """A directory that is shown to the world."""
+    """The directory that is served, and how requests for its files are answered."""
 
     def __init__(self, directory: str | os.PathLike[str], *, listings: bool) -> None:
         """:raises OSError: there is no such directory"""
@@ -56,7 +58,7 @@ class Site:
         self._listings = listings
 
     def close(self) -> None:
-        """Forget the directory. Idempotent."""
+        """Close the directory. Idempotent."""
         if self._root != -1:
             os.close(self._root)
             self._root = -1
@@ -103,7 +105,7 @@ class Site:
     async def _listing(self, directory: Resource) -> Answer:
         if not self._listings:
             raise Refusal(404)
-        page = await current_loop().run_in_thread(listing, directory.fd, directory.path)
+        page = await anyio.to_thread.run_sync(listing, directory.fd, directory.path)
         return Answer(200, [*_common(), (b"Content-Type", b"text/html; charset=utf-8"), _length(len(page))], page)
 
     def _part(self, method: bytes, headers: Mapping[bytes, bytes], resource: Resource) -> Answer:
@@ -133,7 +135,7 @@ class Site:
 
 
 def refused(status: int) -> Answer:
-    """A status, and the same in words."""
+    """An answer without a file: the status, with its reason phrase as the body."""
     body = f"{status} {HTTPStatus(status).phrase}\n".encode()
     answer = Answer(status, [*_common(), (b"Content-Type", b"text/plain; charset=utf-8"), _length(len(body))], body)
     if status == 405:
@@ -144,12 +146,12 @@ def refused(status: int) -> Answer:
 
 
 def moved(where: bytes) -> Answer:
-    """The directory is where it says, with a slash at its end."""
+    """An answer that redirects to the same directory with a slash at the end."""
     return Answer(301, [*_common(), (b"Location", where), _length(0)])
 
 
 def _common() -> Fields:
-    # nosniff: a browser must not make a page of what was uploaded as something else.
+    # nosniff: a browser must not show as a page what was uploaded as something else.
     return [(b"Date", format_date(int(time()))), (b"X-Content-Type-Options", b"nosniff")]
 
 

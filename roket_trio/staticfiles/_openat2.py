@@ -1,4 +1,4 @@
-"""Open what a foreign path names, but nothing outside of a directory: openat2(2), Linux 5.6."""
+"""Open the file that a client's path names, and nothing outside of a directory: openat2(2), Linux 5.6."""
 
 from __future__ import annotations
 
@@ -16,29 +16,29 @@ _BENEATH = 0x08
 _CACHED = 0x20  # Linux 5.12: EAGAIN instead of waiting for a disk
 _HOW = struct.Struct("=QQQ")
 
-# O_NONBLOCK: a FIFO without a writer must not hold who opens it.
-_FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY if sys.platform != "win32" else os.O_RDONLY
+# O_NONBLOCK: opening a FIFO that has no writer must not wait for one.
+_FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
 
 # Old kernels, and filters that know no such call (EPERM: older container runtimes).
 _ABSENT = (errno.ENOSYS, errno.EPERM)
 
-# How often it is looked again when something on the way was renamed meanwhile.
+# How often the call is repeated when a directory of the path was renamed meanwhile.
 _TRIES = 100
 
 AVAILABLE = sys.platform == "linux"
 
 
 def open_beneath(directory: int, path: bytes, *, cached_only: bool = False) -> int:
-    """Open ``path`` for reading, as long as it stays in ``directory`` on its whole way.
+    """Open ``path`` for reading, if every directory on its way is in ``directory``.
 
-    Symbolic links are followed that stay there too; without openat2 none are.
+    Symbolic links are followed as long as they stay there; without openat2 none is followed.
 
     :param directory: a descriptor of the directory
     :param path: relative to it
     :param cached_only: do not wait for a disk
-    :raises BlockingIOError: with ``cached_only``, that it would have to, or cannot tell
+    :raises BlockingIOError: ``cached_only`` is set, and the call would wait, or the kernel cannot tell
     :raises ValueError: a path with a NUL
-    :raises OSError: with EXDEV (or ELOOP, without openat2), that it leads out; otherwise as :func:`os.open`
+    :raises OSError: EXDEV (without openat2 also ELOOP): the path leads out; otherwise as :func:`os.open`
     """
     if b"\0" in path:
         raise ValueError("embedded null byte")
@@ -54,7 +54,7 @@ def open_beneath(directory: int, path: bytes, *, cached_only: bool = False) -> i
 
 
 def is_supported(directory: str) -> bool:
-    """Whether the kernel has the call, tried on a directory."""
+    """Whether the kernel has openat2: it is tried on a directory."""
     fd = os.open(directory, os.O_RDONLY)
     try:
         found = _openat2(fd, b".", _BENEATH) if AVAILABLE else -errno.ENOSYS
@@ -82,7 +82,7 @@ def _openat2(directory: int, path: bytes, resolve: int) -> int:
 
 
 def _walk(directory: int, path: bytes) -> int:
-    """The same, a component at a time and without links."""
+    """Open ``path`` a component at a time, following no link."""
     *parents, name = path.split(b"/")
     here = os.open(b".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=directory)
     try:

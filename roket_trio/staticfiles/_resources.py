@@ -1,4 +1,4 @@
-"""What a request target names: a file or a directory below one root, and never anything else."""
+"""The file or directory below one root that a request target names."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import errno
 import html
 import os
 import stat
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,8 +14,9 @@ from mimetypes import MimeTypes
 from typing import final
 from urllib.parse import quote_from_bytes, unquote_to_bytes
 
-from .._kernel.openat2 import open_beneath
-from .._loops import current_loop
+import anyio.to_thread
+
+from ._openat2 import open_beneath
 from ._selecting import Version
 
 INDEX = b"index.html"
@@ -22,7 +24,7 @@ INDEX = b"index.html"
 # Names that begin with a dot are not served (.git, .env...), but for this one (RFC 8615).
 _WELL_KNOWN = b".well-known"
 
-# What says that there is no such thing, or none that may be told about.
+# The errors of open(2) that are answered 404: there is no such file, or it must not be known that there is.
 _MISSING = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP, errno.EXDEV, errno.ENXIO})
 _FORBIDDEN = frozenset({errno.EACCES, errno.EPERM})
 _BUSY = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
@@ -30,7 +32,7 @@ _BUSY = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
 
 @final
 class Refusal(Exception):
-    """The request is answered by a status alone."""
+    """The request is answered with a status and no file."""
 
     def __init__(self, status: int) -> None:
         super().__init__(status)
@@ -40,7 +42,7 @@ class Refusal(Exception):
 @final
 @dataclass(frozen=True, slots=True)
 class Resource:
-    """An open file or directory."""
+    """An open file or directory that is served."""
 
     fd: int
     path: bytes
@@ -50,9 +52,10 @@ class Resource:
 
 
 def split_target(target: bytes) -> tuple[bytes, bool, bytes]:
-    """The path below the root, whether it ended with a slash, and the query with its question mark.
+    """Take a request target apart.
 
-    :raises Refusal: it is no path (400), or names what is never served (404)
+    :returns: the path below the root, whether it ended with a slash, and the query with its question mark
+    :raises Refusal: the target is no path (400), or names a file that is never served (404)
     """
     if target[:7].lower() == b"http://" or target[:8].lower() == b"https://":  # the absolute form is allowed too
         slash = target.find(b"/", 8)
@@ -69,13 +72,13 @@ def split_target(target: bytes) -> tuple[bytes, bool, bytes]:
 
 
 def location(path: bytes) -> bytes:
-    """The path of a directory as a client asks for it. Always one slash in front: two would begin a host name."""
+    """The target of a request for a directory. It begins with one slash: two would begin a host name."""
     return b"/" + quote_from_bytes(path).encode() + b"/"
 
 
 @contextmanager
-def _told() -> Iterator[None]:
-    """Translate what the system says into a status."""
+def _errors_as_refusals() -> Iterator[None]:
+    """Translate the system's errors into a status."""
     try:
         yield
     except OSError as error:
@@ -89,17 +92,17 @@ def _told() -> Iterator[None]:
 
 
 async def open_resource(root: int, path: bytes) -> Resource:
-    """Open what ``path`` names below the directory ``root``; the caller closes it.
+    """Open the file or directory ``path`` below the directory ``root``; the caller closes it.
 
-    In the event loop when the kernel has the whole way cached, otherwise in a worker thread.
+    It is opened in the event loop when the kernel has every directory on the way cached, otherwise in a worker thread.
 
-    :raises Refusal: there is nothing that can be served (404), or it may not be (403), or not now (503)
+    :raises Refusal: there is no such file (404), it may not be read (403), or no descriptor or memory is left (503)
     """
-    with _told():
+    with _errors_as_refusals():
         try:
             fd = open_beneath(root, path or b".", cached_only=True)
         except BlockingIOError:
-            fd = await current_loop().run_in_thread(open_beneath, root, path or b".")
+            fd = await _Opening().run(root, path or b".")
         try:
             status = os.fstat(fd)
             is_directory = stat.S_ISDIR(status.st_mode)
@@ -112,8 +115,42 @@ async def open_resource(root: int, path: bytes) -> Resource:
 
 
 @final
+class _Opening:
+    """Opens a file in a worker thread, and closes it again if the caller no longer waits for it.
+
+    asyncio's own ``Task.cancel`` ends the wait for a thread that goes on.
+    """
+
+    __slots__ = ("_fd", "_is_abandoned", "_lock")
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._is_abandoned = False
+        self._fd = -1
+
+    async def run(self, root: int, path: bytes) -> int:
+        try:
+            await anyio.to_thread.run_sync(self._open, root, path)
+        except BaseException:
+            with self._lock:
+                self._is_abandoned = True
+                if self._fd != -1:
+                    os.close(self._fd)
+            raise
+        return self._fd
+
+    def _open(self, root: int, path: bytes) -> None:
+        fd = open_beneath(root, path)
+        with self._lock:
+            if self._is_abandoned:
+                os.close(fd)
+            else:
+                self._fd = fd
+
+
+@final
 class ContentTypes:
-    """Media types by name, from Python's own table and the system's, read once."""
+    """Media types by file name: Python's own table and the system's, which are read once."""
 
     def __init__(self) -> None:
         self._types = MimeTypes()
@@ -123,7 +160,7 @@ class ContentTypes:
         self._known: dict[str, bytes] = {}
 
     def of(self, path: bytes) -> bytes:
-        """What a file of this name is. A compressed one is what it is, not what is in it."""
+        """The media type of a file by its name. A compressed file has the type of the compression."""
         suffix = os.path.splitext(os.fsdecode(path))[1].lower()
         if (known := self._known.get(suffix)) is not None:
             return known
@@ -135,7 +172,7 @@ class ContentTypes:
         elif kind.startswith("text/") or kind in ("application/javascript", "application/json", "image/svg+xml"):
             kind += "; charset=utf-8"
         found = kind.encode()
-        if len(self._known) < 1000:  # names come from the directory, which may be anybody's
+        if len(self._known) < 1000:  # a bound, since anybody may have put files into the directory
             self._known[suffix] = found
         return found
 
@@ -152,11 +189,11 @@ _PAGE = """<!doctype html>
 
 
 def listing(directory: int, path: bytes) -> bytes:
-    """For a worker thread: a page with the names in a directory, those that are served.
+    """For a worker thread: make a page with the names in a directory that are served.
 
-    :raises Refusal: it cannot be read
+    :raises Refusal: the directory cannot be read
     """
-    with _told(), os.scandir(directory) as entries:
+    with _errors_as_refusals(), os.scandir(directory) as entries:
         names = sorted(
             os.fsencode(entry.name) + (b"/" if entry.is_dir() else b"")
             for entry in entries
@@ -169,5 +206,5 @@ def listing(directory: int, path: bytes) -> bytes:
     )
     title = html.escape("/" + os.fsdecode(path) + "/" if path else "/")
     page = _PAGE.format(title=title, items=items)
-    # A name may hold bytes that are no text.
+    # A name may hold bytes that are not UTF-8.
     return page.encode("utf-8", "replace")

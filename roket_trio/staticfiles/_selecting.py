@@ -1,4 +1,4 @@
-"""Which part of a file a request is to have: preconditions and ranges (RFC 9110, sections 13 and 14). Pure."""
+"""The part of a file that a request is answered with: preconditions and ranges (RFC 9110, sections 13 and 14). Pure."""
 
 from __future__ import annotations
 
@@ -22,26 +22,26 @@ _ETAGS = re.compile(rb'(?:W/)?"[\x21\x23-\x7e\x80-\xff]*"')
 @final
 @dataclass(frozen=True, slots=True)
 class Version:
-    """One state of a file: what a validator names."""
+    """The size and time of a file: what an HTTP validator is made from."""
 
     size: int
     modified_ns: int
 
     @property
     def etag(self) -> bytes:
-        """Strong: the time of the last change in nanoseconds, and the size."""
+        """A strong entity tag, made of the time of the last change in nanoseconds and the size."""
         return b'"%x-%x"' % (self.modified_ns, self.size)
 
     @property
     def modified(self) -> int:
-        """In whole seconds, as HTTP dates have it."""
+        """The time of the last change in whole seconds, which is the resolution of HTTP dates."""
         return self.modified_ns // 1_000_000_000
 
 
 @final
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """The status, and the bytes that go with it."""
+    """The status, and which bytes of the file are sent."""
 
     status: int
     """200, 206, 304, 412 or 416."""
@@ -62,7 +62,7 @@ def select(method: bytes, headers: Mapping[bytes, bytes], version: Version) -> S
         return whole
     unit, _, ranges = asked.partition(b"=")
     found = _RANGE.fullmatch(ranges)
-    # Several ranges, or what is no range at all, may be ignored (section 14.2).
+    # Several ranges, and what is no range at all, may be ignored (section 14.2).
     if unit.strip().lower() != b"bytes" or found is None or found[1] == found[2] == b"":
         return whole
     return _satisfy(found[1], found[2], version.size) or whole
@@ -82,7 +82,7 @@ def _precondition(headers: Mapping[bytes, bytes], version: Version) -> int | Non
 
 
 def _names(etags: bytes, version: Version, *, weakly: bool) -> bool:
-    """Whether a list of entity tags has this version's."""
+    """Whether a list of entity tags contains the tag of this version."""
     if etags.strip() == b"*":
         return True
     tags: list[bytes] = _ETAGS.findall(etags)
@@ -90,7 +90,7 @@ def _names(etags: bytes, version: Version, *, weakly: bool) -> bool:
 
 
 def _range_is_for(condition: bytes | None, version: Version) -> bool:
-    """If-Range: the rest of exactly this version, or all of it. A date is no strong validator, but for equality."""
+    """Whether ``If-Range`` names exactly this version. Otherwise the whole file is sent. A date must be equal."""
     if condition is None:
         return True
     if condition.startswith((b'"', b"W/")):
@@ -99,8 +99,8 @@ def _range_is_for(condition: bytes | None, version: Version) -> bool:
 
 
 def _satisfy(first: bytes, last: bytes, size: int) -> Selection | None:
-    """``None``: the range is not valid."""
-    if not first:  # the last so many bytes
+    """Select the range; ``None`` if it is not valid."""
+    if not first:  # the last bytes, as many as ``last`` says
         count = min(int(last), size)
         return Selection(206, size - count, count) if count else Selection(416)
     start = int(first)
@@ -112,14 +112,14 @@ def _satisfy(first: bytes, last: bytes, size: int) -> Selection | None:
 
 @lru_cache(maxsize=256)
 def format_date(seconds: int) -> bytes:
-    """``Sun, 06 Nov 1994 08:49:37 GMT`` (section 5.6.7)."""
+    """Write a date as ``Sun, 06 Nov 1994 08:49:37 GMT`` (section 5.6.7)."""
     year, month, day, hour, minute, second, weekday = gmtime(seconds)[:7]
     text = f"{_DAYS[weekday]}, {day:02} {_MONTHS[month - 1]} {year:04} {hour:02}:{minute:02}:{second:02} GMT"
     return text.encode()
 
 
 def parse_date(text: bytes | None) -> int | None:
-    """Seconds since 1970 of a date in any of HTTP's formats; ``None`` for what is none."""
+    """Read a date in any of HTTP's formats: the seconds since 1970, or ``None`` if it is no date."""
     if text is None:
         return None
     parts = parsedate(text.decode("latin-1"))

@@ -24,8 +24,7 @@ from anyio.abc import SocketAttribute
 from support.programs import tool
 
 from roket_trio import CloseOutcome, SocketStream, create_tcp_listener, serve, wrap_tls
-from roket_trio._kernel import openat2
-from roket_trio.staticfiles import Exchange, StaticFiles
+from roket_trio.staticfiles import Exchange, StaticFiles, _openat2
 from roket_trio.staticfiles._resources import ContentTypes, Refusal, location, split_target
 from roket_trio.staticfiles._selecting import Selection, Version, format_date, parse_date, select
 
@@ -242,11 +241,11 @@ def test_a_directory_is_never_located_on_another_host() -> None:
 
 @pytest.mark.parametrize("available", [True, False], ids=["openat2", "a walk"])
 def test_nothing_outside_of_the_root_is_opened(root: Path, available: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(openat2, "AVAILABLE", available)
+    monkeypatch.setattr(_openat2, "AVAILABLE", available)
     directory = os.open(root, os.O_RDONLY)
     try:
         for path in (b"a.txt", b"sub/index.html", b"sub", b"."):
-            fd = openat2.open_beneath(directory, path)
+            fd = _openat2.open_beneath(directory, path)
             assert os.path.samefile(f"/proc/self/fd/{fd}", os.path.join(os.fsencode(root), path))
             os.close(fd)
         for path in (
@@ -260,14 +259,14 @@ def test_nothing_outside_of_the_root_is_opened(root: Path, available: bool, monk
             b"up",
         ):
             with pytest.raises(OSError, match=r"cross-device|symbolic links|Not a directory|No such file"):
-                os.close(openat2.open_beneath(directory, path))
+                os.close(_openat2.open_beneath(directory, path))
         with pytest.raises(ValueError, match="null"):
-            openat2.open_beneath(directory, b"a.txt\0x")
+            _openat2.open_beneath(directory, b"a.txt\0x")
         if available:
-            os.close(openat2.open_beneath(directory, b"a.txt", cached_only=True))
+            os.close(_openat2.open_beneath(directory, b"a.txt", cached_only=True))
         else:
             with pytest.raises(BlockingIOError):
-                openat2.open_beneath(directory, b"a.txt", cached_only=True)
+                _openat2.open_beneath(directory, b"a.txt", cached_only=True)
     finally:
         os.close(directory)
 
@@ -285,7 +284,7 @@ def test_content_types() -> None:
 
 @pytest.mark.parametrize("available", [True, False], ids=["openat2", "a walk"])
 def test_files_directories_and_refusals(run: Run, root: Path, available: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(openat2, "AVAILABLE", available)
+    monkeypatch.setattr(_openat2, "AVAILABLE", available)
 
     async def main() -> None:
         async with serving(root) as (port, _, log):
