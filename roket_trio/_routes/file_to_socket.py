@@ -103,25 +103,20 @@ class FileToSocket(Route):
         :raises BrokenResourceError: the socket or the file failed; the message says which, and how far it was
         """
         connection = self._connection
-        connection.begin_sending(self._count if self._total is None else self._total, sent=self.bytes_moved, by=self)
         # What fits under the limit of plain sends need not lift it: two calls, 15 µs.
         is_large = self._total is None or self._total - self.bytes_moved > NOTSENT_LOWAT
-        try:
-            # These are the page cache's own pages, so the kernel may hold what the send buffer takes. A thousand
-            # transfers at once take 1.03 times what a bare epoll loop does so, 1.21 with a limit of 2 MiB.
-            if is_large:
-                tcp.limit_unsent(connection.sock, tcp.NO_LIMIT)
-            await self._run()
-            connection.to_send = connection.sent_of_item
-        except KeyboardInterrupt:
-            connection.interrupted()
-            raise
-        finally:
-            if is_large:
-                tcp.limit_unsent(connection.sock, NOTSENT_LOWAT)
-            if self.bytes_moved:
-                connection.routes[self.name] += 1
-            connection.end_sending(by=self)
+        with connection.sending(self._count if self._total is None else self._total, sent=self.bytes_moved, by=self):
+            try:
+                # These are the page cache's own pages, so the kernel may hold what the send buffer takes. A thousand
+                # transfers at once take 1.03 times what a bare epoll loop does so, 1.21 with a limit of 2 MiB.
+                if is_large:
+                    tcp.limit_unsent(connection.sock, tcp.NO_LIMIT)
+                await self._run()
+            finally:
+                if is_large:
+                    tcp.limit_unsent(connection.sock, NOTSENT_LOWAT)
+                if self.bytes_moved:
+                    connection.routed(self.name)
 
     async def _run(self) -> None:
         connection = self._connection
@@ -134,9 +129,9 @@ class FileToSocket(Route):
             assert self._file is not None
             if await self._sendfile(self._file.fd):
                 return
-            connection.fallbacks["sendfile"] += 1
+            connection.refused("sendfile")
             if self.bytes_moved:
-                connection.routes["sendfile"] += 1
+                connection.routed("sendfile")
             self.fall_back("read-send")
         with ended_by_close(connection):
             await self._read_and_send()

@@ -104,14 +104,13 @@ class SocketToFile(Route):
         :raises BrokenResourceError: the connection or the file failed; the message says which and how far it was
         """
         connection = self._connection
-        connection.begin_receiving()
-        try:
-            with ended_by_close(connection):
-                await self._run()
-        finally:
-            connection.is_receiving = False
-            if self.bytes_moved:
-                connection.routes[self.name] += 1
+        with connection.receiving():
+            try:
+                with ended_by_close(connection):
+                    await self._run()
+            finally:
+                if self.bytes_moved:
+                    connection.routed(self.name)
         if self._ended:
             connection.life.received_nothing()
             if self._count is not None and self.bytes_moved < self._count:
@@ -124,7 +123,7 @@ class SocketToFile(Route):
         if self._unwritten:
             await self._write_unwritten()
         if self.name == "splice" and not await self._splice():
-            connection.fallbacks["splice"] += 1
+            connection.refused("splice")
             self.fall_back("read-send")
         if self.name == "splice" or not self._left() or self._ended:
             return
@@ -215,8 +214,7 @@ class SocketToFile(Route):
             if not taken:
                 self._ended = True
                 break
-            self._connection.receive_calls += 1
-            self._connection.received_bytes += taken
+            self._connection.received(taken)
             self._room -= taken
             if not self._empty(pipe):
                 return "refused"
@@ -261,8 +259,7 @@ class SocketToFile(Route):
                 if not count:
                     self._ended = True
                     return
-                connection.receive_calls += 1
-                connection.received_bytes += count
+                connection.received(count)
                 await self._write_out(buffer[:count], worker)
                 self.limiter.moved(count)
         finally:
@@ -297,8 +294,7 @@ class SocketToFile(Route):
                 except OSError as error:
                     raise self._write_failed(error, b"") from error
                 connection.sock.recv_into(buffer[:written])
-                connection.receive_calls += 1
-                connection.received_bytes += written
+                connection.received(written)
                 self.bytes_moved += written
                 self.limiter.moved(written)
         finally:

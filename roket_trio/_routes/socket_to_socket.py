@@ -44,30 +44,21 @@ class SocketToSocket(Route):
         :raises BrokenResourceError: one of the connections failed; ``side`` says which
         """
         source, sink = self._source, self._sink
-        source.begin_receiving()
-        try:
-            sink.begin_sending(self._count, sent=self.bytes_moved, by=self)
+        with source.receiving(), sink.sending(self._count, sent=self.bytes_moved, by=self):
             try:
                 with ended_by_close(source, sink):
                     await self._run()
-                sink.to_send = sink.sent_of_item
-            except KeyboardInterrupt:
-                sink.interrupted()
-                raise
             finally:
                 if self.bytes_moved:
-                    sink.routes[self.name] += 1
-                    source.routes[self.name] += 1
-                sink.end_sending(by=self)
-        finally:
-            source.is_receiving = False
+                    sink.routed(self.name)
+                    source.routed(self.name)
 
     async def _run(self) -> None:
         await self._sink.loop.step()
         self._check_open()
         await self._send_unsent()
         if self.name == "splice" and not await self._splice():
-            self._sink.fallbacks["splice"] += 1
+            self._sink.refused("splice")
             self.fall_back("read-send")
             await self._send_unsent()
         if self.name == "read-send":
@@ -115,8 +106,7 @@ class SocketToSocket(Route):
                     if not pipe.held:
                         waits_for = "source"
                         self._ended = not pipe.fill(source.sock.fileno(), self.limiter.step(min(self._left(), QUANTUM)))
-                        source.receive_calls += 1
-                        source.received_bytes += pipe.held
+                        source.received(pipe.held)
                         self.limiter.moved(pipe.held)
                     if pipe.held:
                         waits_for = "sink"
@@ -171,8 +161,7 @@ class SocketToSocket(Route):
             if not count:
                 self._ended = True
                 return
-            source.receive_calls += 1
-            source.received_bytes += count
+            source.received(count)
             self.limiter.moved(count)
             await self._send(buffer[:count])
 

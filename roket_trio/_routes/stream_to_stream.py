@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 from abc import ABC, abstractmethod
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NoReturn, final
 
 import anyio
@@ -79,11 +80,12 @@ class Writer(ABC):
     def __init__(self) -> None:
         self.written = 0
 
-    def begin(self, total: int | None, moved: int) -> None:  # noqa: B027
-        """The transfer begins, or goes on."""
+    def sending(self, total: int | None, moved: int) -> AbstractContextManager[None]:
+        """Enter it for the length of a run; ``moved`` of ``total`` bytes were moved by earlier ones."""
+        return nullcontext()
 
-    def end(self, *, complete: bool) -> None:  # noqa: B027
-        """It is over, or interrupted."""
+    def close(self) -> None:  # noqa: B027 - most ends need nothing
+        """The transfer is over, or interrupted."""
 
 
 @final
@@ -106,25 +108,19 @@ class StreamToStream(Route):
         :raises TruncatedError: EOF came before ``count`` bytes
         :raises BrokenResourceError: one side failed; ``side`` says which
         """
-        complete = False
-        self._writer.begin(self._count, self.bytes_moved)
-        try:
-            with ended_by_close(
-                *(end.connection for end in (self._reader, self._writer) if end.connection is not None)
-            ):
-                await current_loop().step()
-                if not (self._reader.is_ours and self._writer.is_ours):
-                    self.unknown = "what a foreign stream took or gave"  # should it be interrupted
-                await self._run()
-            complete = True
-            self.unknown = None
-        except KeyboardInterrupt:
-            if self._writer.connection is not None:
-                self._writer.connection.interrupted()
-            raise
-        finally:
-            self._writer.end(complete=complete)
-            self._reader.close()
+        with self._writer.sending(self._count, self.bytes_moved):
+            try:
+                with ended_by_close(
+                    *(end.connection for end in (self._reader, self._writer) if end.connection is not None)
+                ):
+                    await current_loop().step()
+                    if not (self._reader.is_ours and self._writer.is_ours):
+                        self.unknown = "what a foreign stream took or gave"  # should it be interrupted
+                    await self._run()
+                self.unknown = None
+            finally:
+                self._writer.close()
+                self._reader.close()
 
     async def _run(self) -> None:
         await self._write(memoryview(self._unsent))
@@ -281,7 +277,7 @@ class FileWriter(Writer):
         finally:
             self.written = self._sink.progress
 
-    def end(self, *, complete: bool) -> None:
+    def close(self) -> None:
         if self._sink is not None and self._worker is not None:
             self._sink.release()
             self._worker.end()
@@ -304,7 +300,6 @@ class ConnectionReader(Reader):
     async def read(self, room: int) -> memoryview:
         connection = self.connection
         count = await connection.receive(connection.sock.recv_into, self._buffer[:room])
-        connection.received_bytes += count
         return self._buffer[:count]
 
 
@@ -321,8 +316,8 @@ class ConnectionWriter(Writer):
         self.name = "the connection"
         self.connection = connection
 
-    def begin(self, total: int | None, moved: int) -> None:
-        self.connection.begin_sending(total, sent=moved, by=self)
+    def sending(self, total: int | None, moved: int) -> AbstractContextManager[None]:
+        return self.connection.sending(total, sent=moved, by=self)
 
     async def write(self, data: memoryview) -> None:
         try:
@@ -333,12 +328,8 @@ class ConnectionWriter(Writer):
     def _accepted(self, count: int) -> None:
         self.written += count
 
-    def end(self, *, complete: bool) -> None:
-        connection = self.connection
-        if complete:
-            connection.to_send = connection.sent_of_item
-        connection.routes["read-send"] += 1
-        connection.end_sending(by=self)
+    def close(self) -> None:
+        self.connection.routed("read-send")
 
 
 # --- the ends that are not ours --------------------------------------------------------------------------------------

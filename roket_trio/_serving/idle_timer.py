@@ -98,7 +98,7 @@ class IdleTimer:
     def _progress(self) -> tuple[int, int]:
         """What changes whenever a byte has moved: how many we have moved, and how many the peer's side has taken."""
         connection = self.connection
-        moved = connection.received_bytes + connection.accounting.sent_bytes
+        moved = connection.moved_bytes
         try:
             if connection.accounting.is_tcp:
                 return moved, tcp.acked_bytes(connection.sock) or 0

@@ -18,7 +18,6 @@ import anyio.abc
 from anyio.lowlevel import RunVar
 
 from .._connection.states import Phase
-from .._errors import BusyResourceError
 from .._kernel import epoll
 from .._loops import Loop, current_loop
 from .idle_timer import LOOKS, Deadlines, IdleTimer
@@ -53,11 +52,13 @@ class Watcher:
         """
         connection = timer.connection
         connection.life.check_open()
-        if connection.is_supervised:
-            raise BusyResourceError("supervising")
+        connection.begin_supervision()
         if self._peers is not None:
-            self._peers.add(connection.sock)
-        connection.is_supervised = True
+            try:
+                self._peers.add(connection.sock)
+            except BaseException:
+                connection.end_supervision()
+                raise
         self._timers[timer.fd] = timer
         if self._peers is None or timer.limit < inf:
             now = self._loop.now()
@@ -65,7 +66,7 @@ class Watcher:
 
     def drop(self, timer: IdleTimer) -> None:
         """Look after it no longer. Best after it was closed: the kernel has then forgotten it by itself."""
-        timer.connection.is_supervised = False
+        timer.connection.end_supervision()
         self._deadlines.put(timer, inf)
         if self._timers.get(timer.fd) is timer:
             del self._timers[timer.fd]

@@ -9,8 +9,8 @@ import socket
 from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from io import IOBase
-from types import MappingProxyType, TracebackType
-from typing import Any, NamedTuple, TypeVar, final
+from types import TracebackType
+from typing import Any, TypeVar, final
 
 import anyio
 import anyio.abc
@@ -19,10 +19,11 @@ import trio.abc
 from .._connection.connection import NOTSENT_LOWAT, Connection
 from .._connection.lingering_close import is_tcp
 from .._connection.states import ClosePolicy, CloseReport
+from .._connection.statistics import SocketStatistics
 from .._errors import ClosedResourceError, EndOfStream, broken
 from .._files.borrow import borrow_to_read, borrow_to_write
 from .._files.descriptor import OpenFile
-from .._kernel.tcp import KernelView, limit_unsent
+from .._kernel.tcp import limit_unsent
 from .._loops import current_loop
 from .._routes.file_to_socket import FileToSocket
 from .._routes.rate_limit import RateLimiter
@@ -38,26 +39,6 @@ _FDS_MOST = 253
 
 Address = tuple[str, int] | str
 Self = TypeVar("Self", bound="SocketStream")
-
-
-@final
-class SocketStatistics(NamedTuple):
-    """What a stream has done since it was opened."""
-
-    sent_bytes: int
-    """Bytes that the kernel accepted for sending."""
-    received_bytes: int
-    """Bytes that the kernel handed over."""
-    send_calls: int
-    """System calls that moved bytes out, by whatever route."""
-    receive_calls: int
-    """System calls that moved bytes in, by whatever route."""
-    routes: Mapping[str, int]
-    """How many transfers of files ran, by route: ``sendfile``, ``splice``, ``read-send``."""
-    fallbacks: Mapping[str, int]
-    """How many times the kernel refused a faster route, by that route."""
-    kernel: KernelView | None
-    """The kernel's own view; ``None`` after the close, for UNIX sockets, and elsewhere than on Linux."""
 
 
 class SocketStream(anyio.abc.SocketStream, trio.abc.HalfCloseableStream):
@@ -131,7 +112,6 @@ class SocketStream(anyio.abc.SocketStream, trio.abc.HalfCloseableStream):
         data = await connection.receive(connection.sock.recv, max_bytes)
         if not data:
             raise EndOfStream
-        connection.received_bytes += len(data)
         return data
 
     async def receive_into(self, buffer: bytearray | memoryview) -> int:
@@ -148,7 +128,6 @@ class SocketStream(anyio.abc.SocketStream, trio.abc.HalfCloseableStream):
             count = await connection.receive(connection.sock.recv_into, view)
         if not count:
             raise EndOfStream
-        connection.received_bytes += count
         return count
 
     async def send(self, item: bytes | bytearray | memoryview) -> None:
@@ -265,7 +244,6 @@ class SocketStream(anyio.abc.SocketStream, trio.abc.HalfCloseableStream):
         loop = connection.loop
         had_turn = loop.yield_at
         data = await connection.receive(connection.sock.recv, max_bytes)
-        connection.received_bytes += len(data)
         if loop.yield_at == had_turn:  # it did not have to wait
             await loop.cancel_shielded_checkpoint()
         return data
@@ -294,7 +272,7 @@ class SocketStream(anyio.abc.SocketStream, trio.abc.HalfCloseableStream):
 
     @close_policy.setter
     def close_policy(self, policy: ClosePolicy) -> None:
-        self._connection.policy = policy
+        self._connection.set_policy(policy)
 
     @property
     def close_report(self) -> CloseReport | None:
@@ -303,16 +281,7 @@ class SocketStream(anyio.abc.SocketStream, trio.abc.HalfCloseableStream):
 
     def statistics(self) -> SocketStatistics:
         """What the stream has done, and how the kernel sees the connection now (one call of TCP_INFO)."""
-        connection = self._connection
-        return SocketStatistics(
-            sent_bytes=connection.accounting.sent_bytes,
-            received_bytes=connection.received_bytes,
-            send_calls=connection.send_calls,
-            receive_calls=connection.receive_calls,
-            routes=MappingProxyType(dict(connection.routes)),
-            fallbacks=MappingProxyType(dict(connection.fallbacks)),
-            kernel=connection.kernel_view(),
-        )
+        return self._connection.statistics()
 
     @property
     def _raw_socket(self) -> socket.socket:
@@ -422,15 +391,14 @@ class UNIXSocketStream(SocketStream, anyio.abc.UNIXSocketStream):
         space = socket.CMSG_LEN(maxfds * numbers.itemsize)
         cloexec = getattr(socket, "MSG_CMSG_CLOEXEC", 0)
 
-        def receive(size: int) -> tuple[bytes, list[Any], int] | None:
+        def receive(size: int) -> _Message:
             message, ancillary, flags, _ = connection.sock.recvmsg(size, space, cloexec)
-            return (message, ancillary, flags) if message or ancillary or not size else None
+            return _Message(message, ancillary, flags, at_eof=not (message or ancillary) and size > 0)
 
         received = await connection.receive(receive, msglen)
-        if received is None:
+        if not received:
             raise EndOfStream
-        message, ancillary, flags = received
-        connection.received_bytes += len(message)
+        message, ancillary, flags = received.data, received.ancillary, received.flags
         unexpected = bool(flags & socket.MSG_CTRUNC)
         for level, kind, data in ancillary:
             if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
@@ -442,6 +410,25 @@ class UNIXSocketStream(SocketStream, anyio.abc.UNIXSocketStream):
                 os.close(fd)
             raise RuntimeError("the peer sent more descriptors than expected, or other ancillary data")
         return message, list(numbers)
+
+
+@final
+class _Message:
+    """What ``recvmsg`` has returned: as long as its data; false at EOF, where descriptors alone are none."""
+
+    __slots__ = ("_at_eof", "ancillary", "data", "flags")
+
+    def __init__(self, data: bytes, ancillary: list[Any], flags: int, *, at_eof: bool) -> None:
+        self.data = data
+        self.ancillary = ancillary
+        self.flags = flags
+        self._at_eof = at_eof
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def __bool__(self) -> bool:
+        return not self._at_eof
 
 
 def is_cancellation(exc: BaseException) -> bool:

@@ -18,9 +18,10 @@ import trio.abc
 from anyio.streams import tls
 
 from .._connection.states import ClosePolicy, CloseReport
+from .._connection.statistics import SocketStatistics
 from .._errors import BrokenResourceError, BusyResourceError, ClosedResourceError, EndOfStream, TruncatedError
 from .._loops import current_loop
-from .sockets import DEFAULT_POLICY, SocketStatistics, SocketStream, is_cancellation
+from .sockets import DEFAULT_POLICY, SocketStream, is_cancellation
 from .tls_records import Records
 
 T = TypeVar("T")

@@ -1,0 +1,28 @@
+"""What a connection counts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple, final
+
+from .._kernel.tcp import KernelView
+
+
+@final
+class SocketStatistics(NamedTuple):
+    """What a stream has done since it was opened."""
+
+    sent_bytes: int
+    """Bytes that the kernel accepted for sending."""
+    received_bytes: int
+    """Bytes that the kernel handed over."""
+    send_calls: int
+    """System calls that moved bytes out, by whatever route."""
+    receive_calls: int
+    """System calls that moved bytes in, by whatever route."""
+    routes: Mapping[str, int]
+    """How many transfers of files ran, by route: ``sendfile``, ``splice``, ``read-send``."""
+    fallbacks: Mapping[str, int]
+    """How many times the kernel refused a faster route, by that route."""
+    kernel: KernelView | None
+    """The kernel's own view; ``None`` after the close, for UNIX sockets, and elsewhere than on Linux."""
