@@ -1,28 +1,21 @@
 """The command ``roket``.
 
-=====================  ================================================================================================
-``send``               and the other subcommands, one room each: ``recv``, ``relay``, ``serve``, ``doctor``: arguments
-``_sending``           what ``send`` does; with ``--digest`` ``_sending_checked``
-``_receiving``         what ``recv`` does; with ``--digest`` ``_receiving_checked``
-``_relaying``          what ``relay`` does; ``_serving`` what ``serve`` does; ``_probes`` what ``doctor`` tries
-``_transfers``         what ``send`` and ``recv`` have in common; ``_checked`` with ``--digest``
-``_framing``           the framing of ``--digest``
-``_sources``           what is sent; ``_targets`` what is written; ``_archive`` directories as tar
-``_members``           what of a foreign archive is unpacked; ``_names`` of others
-``_connecting``        to a peer; ``_listening`` for one; ``_certificates`` for TLS
-``_lines``             a connection, however it came about, and patience with it
-``_meter``             progress; ``_bar`` rich's
-``_running``           the event loop and the signals
-``_tally``             what is known while it runs, and the last line
-``_problems``          what went wrong, as one line
-``_options``           those that commands share; ``_parser`` argparse's
-``_values``            what is typed, as values; ``_words`` what is read, as words; ``_output`` where it goes
-``_exits``             exit codes
-=====================  ================================================================================================
+Its packages, from the top; imports only go down:
+
+===============  ======================================================================================================
+``commands``     a module for each subcommand: its arguments, its help, and ``run``
+``transfers``    what ``send`` and ``recv`` do; ``..._with_digest`` with ``--digest`` or ``--resume``
+``servers``      what ``relay`` and ``serve`` do
+``probes``       what ``doctor`` tries
+``connections``  connect, accept, TLS, the close
+``local_files``  what is read and written: files, standard input and output, directories as tar
+``progress``     the bar, and what stands for it
+``console``      options and values, output, exit codes, signals, and the event loop between them
+===============  ======================================================================================================
 
 A subcommand is a module with ``DESCRIPTION``, ``EXAMPLES``, ``configure(parser)``, which adds its arguments, and
-``run(options)``, which returns the exit code. :data:`COMMANDS` names it; it is imported when it is asked for, and as
-little as possible before that: until :func:`main` runs Ctrl-C is a traceback.
+``run(options)``, which returns the exit code. :data:`COMMANDS` names it. It is imported when it is asked for, and as
+little as possible is imported before that: until :func:`main` runs, Ctrl-C prints a traceback.
 """
 
 from __future__ import annotations
@@ -35,7 +28,7 @@ from importlib import import_module
 from typing import Any, NamedTuple
 
 from .. import __version__
-from .output import say, tell
+from .console.output import say, tell
 
 
 class Command(NamedTuple):
@@ -85,7 +78,7 @@ def _run(arguments: list[str]) -> int:
     command = COMMANDS.get(name)
     if command is None:
         return _without_command(name)
-    from .parser import Parser
+    from .console.parser import Parser
 
     module: Any = import_module(command.module)
     parser = Parser(prog=f"roket {name}", description=module.DESCRIPTION, epilog=CODES, allow_abbrev=False)

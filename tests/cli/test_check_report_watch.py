@@ -26,7 +26,7 @@ import pytest
 from roket_trio._cli.commands import check as check_command
 from roket_trio._cli.commands import report as report_command
 from roket_trio._cli.commands import watch as watch_command
-from roket_trio._cli.signals import signals_interrupt
+from roket_trio._cli.console.signals import signals_interrupt
 from roket_trio.testing import take_census
 from roket_trio.testing._close_suite.cases import CASES
 from roket_trio.testing._close_suite.jobs import JOBS

@@ -36,11 +36,11 @@ from support.roket_command import (
     running,
 )
 
-from roket_trio._cli import receiving_with_digest
-from roket_trio._cli.exit_codes import Problem
-from roket_trio._cli.file_names import checked_name
-from roket_trio._cli.recv_targets import Target
-from roket_trio._cli.tally import Tally
+from roket_trio._cli.console.command_status import Tally
+from roket_trio._cli.console.exit_codes import Problem
+from roket_trio._cli.local_files.file_names import checked_name
+from roket_trio._cli.local_files.recv_destinations import Target
+from roket_trio._cli.transfers import receiving_with_digest
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="signals, flock and RST as Linux has them")
 

@@ -24,8 +24,9 @@ import pytest
 from support.programs import LIMIT
 from support.roket_command import command, ended, environment, peer_of, received_all, running
 
-from roket_trio._cli.progress import Rate, chosen, in_words
-from roket_trio._cli.tally import Tally
+from roket_trio._cli.console.command_status import Tally
+from roket_trio._cli.progress.meter import chosen
+from roket_trio._cli.progress.meter_text import Rate, in_words
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="terminals of POSIX")
 
@@ -247,7 +248,7 @@ def test_the_meter_in_fewer_words(most: int, words: str) -> None:
 
 def test_the_rate_is_that_of_the_last_moments(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 0.0
-    monkeypatch.setattr("roket_trio._cli.progress.monotonic", lambda: now)
+    monkeypatch.setattr("roket_trio._cli.progress.meter_text.monotonic", lambda: now)
     rate = Rate()
     assert rate.of(0) == 0.0
     for step in range(1, 100):

@@ -439,9 +439,10 @@ def test_a_silent_sender_is_given_up_after_the_idle_timeout(place: Path) -> None
 def test_a_slow_disk_is_not_the_senders_fault(place: Path) -> None:
     program = """
 import sys, time
-from roket_trio._cli import main, recv_targets
-commit = recv_targets.NewFile.commit
-recv_targets.NewFile.commit = lambda self: (time.sleep(1.0), commit(self))
+from roket_trio._cli import main
+from roket_trio._cli.local_files import recv_destinations
+commit = recv_destinations.NewFile.commit
+recv_destinations.NewFile.commit = lambda self: (time.sleep(1.0), commit(self))
 sys.exit(main())
 """
     arguments = [sys.executable, "-c", program, "recv", "--idle-timeout", "0.3", "0", str(place / "file")]
@@ -554,8 +555,9 @@ print(recv.communicate(timeout=30)[1], recv.returncode, os.listdir(place))
 VANISHES = """
 import socket, subprocess, sys, threading
 subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
-from roket_trio._cli import line, main
-line._VANISHED = 1.0
+from roket_trio._cli import main
+from roket_trio._cli.connections import command_connection
+command_connection._VANISHED = 1.0
 def vanish(listener):
     peer, _ = listener.accept()
     peer.recv(1000)

@@ -20,9 +20,9 @@ from support.roket_command import command, environment, roket
 
 import roket_trio
 from roket_trio._cli import COMMANDS, main
-from roket_trio._cli.exit_codes import Exit
-from roket_trio._cli.units import brief, duration, exact, speed
-from roket_trio._cli.values import Address, count, local, rate, remote, seconds
+from roket_trio._cli.console.exit_codes import Exit
+from roket_trio._cli.console.units import brief, duration, exact, speed
+from roket_trio._cli.console.values import Address, count, local, rate, remote, seconds
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -210,7 +210,7 @@ def test_usage_errors_are_one_line_and_2(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     if "-" in arguments:
-        monkeypatch.setattr("roket_trio._cli.send_sources._size_of", lambda fd, at: None)
+        monkeypatch.setattr("roket_trio._cli.local_files.send_sources._size_of", lambda fd, at: None)
     done = roket(capsys, *arguments)
     assert (done.code, done.output) == (Exit.USAGE, "")
     assert done.errors.startswith(message)

@@ -25,8 +25,9 @@ import roket_trio
 import roket_trio.staticfiles
 import roket_trio.testing
 from roket_trio import pytest_plugin
-from roket_trio._cli import COMMANDS, options
-from roket_trio._cli.exit_codes import Exit
+from roket_trio._cli import COMMANDS
+from roket_trio._cli.console import options
+from roket_trio._cli.console.exit_codes import Exit
 from roket_trio.testing import parse_results
 from roket_trio.testing._reports.results import SCHEMA
 

@@ -17,8 +17,8 @@ from ...testing._peers.peers import require_loopback
 from ...testing._peers.wire import NotAvailableError
 from ...testing._reports.results import CaseResult, failures
 from ...testing._reports.table import render_failures, render_summary
-from ..printing import printable, reason, say, tell
-from ..signals import Interrupted, signals_interrupt
+from ..console.printing import printable, reason, say, tell
+from ..console.signals import Interrupted, signals_interrupt
 
 DESCRIPTION = """\
 See how a program closes its sockets: put it to the cases of the close suite, each with a peer that is real and behaves

@@ -11,8 +11,8 @@ from typing import NamedTuple
 
 from ... import __version__
 from .. import probes
-from ..exit_codes import local_file
-from ..output import say, tell
+from ..console.exit_codes import local_file
+from ..console.output import say, tell
 
 DESCRIPTION = """\
 Say what this machine offers: the system calls that make transfers fast and closes certain, what the test harness can

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from argparse import ArgumentParser, Namespace
 
-from ..options import add_transfer_options
-from ..values import local
+from ..console.options import add_transfer_options
+from ..console.values import local
 
 DESCRIPTION = """\
 Take one connection and write what comes to a file, which gets its name when all of it is on the disk. Whoever sends may
@@ -45,6 +45,6 @@ def configure(parser: ArgumentParser) -> None:
 
 def run(options: Namespace) -> int:
     """The exit code."""
-    from ..receiving import receive
+    from ..transfers.receiving import receive
 
     return receive(options)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from argparse import ArgumentParser, Namespace
 
-from ..options import add_drain
-from ..values import count, local, remote, seconds
+from ..console.options import add_drain
+from ..console.values import count, local, remote, seconds
 
 DESCRIPTION = """\
 Forward connections: each one that comes to PORT is joined to a new one to TARGET. A half-close is passed on as it is,
@@ -34,6 +34,6 @@ def configure(parser: ArgumentParser) -> None:
 
 def run(options: Namespace) -> int:
     """The exit code."""
-    from ..relaying import run_relay
+    from ..servers.relaying import run_relay
 
     return run_relay(options)

@@ -11,7 +11,7 @@ from ...testing._reports.html import render_html
 from ...testing._reports.junit import render_junit
 from ...testing._reports.results import CaseResult, failures, parse_results
 from ...testing._reports.table import Matrix, render_failures, render_matrix, render_summary
-from ..printing import is_colorful, printable, reason, say, tell
+from ..console.printing import is_colorful, printable, reason, say, tell
 
 DESCRIPTION = """\
 Render what `roket check --jsonl` has written, of one program or of many: as a table here, as JUnit XML, and as one HTML

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from argparse import ArgumentParser, Namespace
 
-from ..options import add_transfer_options
-from ..values import remote
+from ..console.options import add_transfer_options
+from ..console.values import remote
 
 DESCRIPTION = """\
 Send a file, a directory (as tar) or standard input (-) over TCP, and say whether the peer's TCP has acknowledged every
@@ -36,6 +36,6 @@ def configure(parser: ArgumentParser) -> None:
 
 def run(options: Namespace) -> int:
     """The exit code."""
-    from ..sending import send
+    from ..transfers.sending import send
 
     return send(options)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from argparse import ArgumentParser, Namespace
 
-from ..options import add_drain, add_tls
-from ..values import LOCALHOST, Address, count, local, seconds
+from ..console.options import add_drain, add_tls
+from ..console.values import LOCALHOST, Address, count, local, seconds
 
 DESCRIPTION = """\
 Serve a directory over HTTP/1.1: ranges, conditional requests, sendfile. Nothing outside of it, and no name that begins
@@ -48,6 +48,6 @@ def configure(parser: ArgumentParser) -> None:
 
 def run(options: Namespace) -> int:
     """The exit code."""
-    from ..serving import run_server
+    from ..servers.serving import run_server
 
     return run_server(options)

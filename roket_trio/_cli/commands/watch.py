@@ -14,7 +14,7 @@ from ..._kernel.tcp import TCPState
 from ...testing._census.census import Census, take_census
 from ...testing._census.observers import NotObservedError
 from ...testing._census.records import SocketRecord
-from ..printing import is_colorful, printable, say, tell
+from ..console.printing import is_colorful, printable, say, tell
 
 DESCRIPTION = """\
 Show the sockets of a process by state and age, those that should be gone first: CLOSE_WAIT, where the peer has finished

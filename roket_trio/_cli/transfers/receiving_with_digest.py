@@ -1,4 +1,4 @@
-"""``roket recv --digest``: the receiver's part of :mod:`roket_trio._cli.framing`."""
+"""``roket recv --digest``: the receiver's part of :mod:`roket_trio._cli.transfers.digest_framing`."""
 
 from __future__ import annotations
 
@@ -14,19 +14,20 @@ from typing import Any
 import anyio
 from anyio import to_thread
 
-from .._errors import BrokenResourceError, EndOfStream
-from .._files import FileWriteStream
-from .._routes.rate_limit import RateLimiter
-from .digest import PIECE, Inflow, digest_prefix, writer_of
-from .exit_codes import Exit, Problem, local_file
-from .file_names import checked_name
-from .framing import DIGEST_BYTES, NUMBER, Lines, Offer, receive_exactly
-from .framing import line as line_of
-from .line import Line
-from .receiving import accepted, commit, kept, place_of, written
-from .recv_targets import NewTree, PartFile, Target, target_for, target_in
-from .tally import Tally
-from .transfers import explained, measured, watched
+from ..._errors import BrokenResourceError, EndOfStream
+from ..._files import FileWriteStream
+from ..._routes.rate_limit import RateLimiter
+from ..connections.accepting import accepted
+from ..connections.command_connection import Line
+from ..console.command_status import Tally
+from ..console.exit_codes import Exit, Problem, local_file
+from ..local_files.file_names import checked_name
+from ..local_files.recv_destinations import NewTree, PartFile, Target, target_for, target_in
+from .digest_framing import DIGEST_BYTES, NUMBER, Lines, Offer, receive_exactly
+from .digest_framing import line as line_of
+from .digest_pieces import PIECE, Inflow, digest_prefix, writer_of
+from .monitoring import explained, measured, watched
+from .storing import commit, kept, place_of, written
 
 # How long a sender that was told why it failed is read out, so that a reset does not overtake the reason (seconds).
 _LAST_WORDS = 5.0

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import sys
 
-from .._files.atomic import SUFFIX
-from .exit_codes import Exit, Problem
+from ..._files.atomic import SUFFIX
+from ..console.exit_codes import Exit, Problem
 
 # The longest names of ext4, XFS, Btrfs and tmpfs (bytes).
 _NAME_MAX = 255

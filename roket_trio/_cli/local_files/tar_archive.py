@@ -15,12 +15,12 @@ from typing import Any, final
 import anyio
 from anyio import to_thread
 
-from .._files.atomic import SUFFIX
-from .._kernel.renameat2 import exchange, rename_new
-from .archive_members import Member, checked_member
-from .exit_codes import Exit, Problem, local_file
+from ..._files.atomic import SUFFIX
+from ..._kernel.renameat2 import exchange, rename_new
+from ..console.event_loop import alone
+from ..console.exit_codes import Exit, Problem, local_file
 from .file_names import checked_name
-from .running import alone
+from .tar_members import Member, checked_member
 
 # What tarfile hands on at a time.
 _BUFFER = 256 << 10

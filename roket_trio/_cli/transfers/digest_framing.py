@@ -25,7 +25,7 @@ from typing import Any, Literal, final
 
 import anyio
 
-from .exit_codes import Exit, Problem
+from ..console.exit_codes import Exit, Problem
 
 MAGIC = b"roket/1 "
 NUMBER = struct.Struct("!Q")

@@ -8,8 +8,7 @@ from argparse import Namespace
 from collections.abc import Callable
 from typing import Any
 
-from .exit_codes import Exit, Problem, local_file
-from .problems import tls_reason
+from ..console.exit_codes import Exit, Problem, local_file
 
 
 def client_context(options: Namespace) -> ssl.SSLContext | None:
@@ -65,3 +64,10 @@ def _loaded(name: str | None, load: Callable[[], Any]) -> Any:
         raise Problem(Exit.LOCAL_FILE, f"{name} is no PEM file with what is needed: {tls_reason(error)}") from error
     except OSError as error:
         raise local_file(name or "the certificates of the system", error, "reading") from error
+
+
+def tls_reason(error: ssl.SSLError) -> str:
+    """What went wrong in a handshake, without OpenSSL's source lines."""
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f"the certificate is not accepted: {error.verify_message}"
+    return (error.reason or str(error)).replace("_", " ").lower()

@@ -11,9 +11,9 @@ from abc import ABC, abstractmethod
 from contextlib import suppress
 from typing import final
 
-from .._files.atomic import Replacement, place_of
-from .._kernel.renameat2 import rename_new
-from .exit_codes import Exit, Problem, local_file
+from ..._files.atomic import Replacement, place_of
+from ..._kernel.renameat2 import rename_new
+from ..console.exit_codes import Exit, Problem, local_file
 from .file_names import PART
 
 
@@ -191,7 +191,7 @@ class NewTree(Target):
 
     def __init__(self, directory: str, *, overwrite: bool) -> None:
         """:raises Problem: the directory cannot be used"""
-        from .archive import Unpacking
+        from .tar_archive import Unpacking
 
         self.label = directory
         self.unpacking = Unpacking(directory, overwrite=overwrite)
@@ -228,7 +228,7 @@ def target_for(path: str, *, overwrite: bool, keep_part: bool = False) -> Target
 def target_in(directory: str, name: str, *, overwrite: bool, keep_part: bool) -> Target:
     """A file in a directory, by the sender's name: no link leads out of there, no FIFO or device takes what comes.
 
-    :param name: see :func:`roket_trio._cli.file_names.checked_name`
+    :param name: see :func:`roket_trio._cli.local_files.file_names.checked_name`
     :raises Problem: something else has that name, or it cannot be made
     """
     path = os.path.join(directory, name)

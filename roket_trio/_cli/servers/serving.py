@@ -8,16 +8,16 @@ from argparse import Namespace
 from dataclasses import asdict
 from functools import partial
 
-from .._serving.serve import serve
-from .._streams.tls import TLSListener
-from ..staticfiles import Exchange, StaticFiles
-from .certificates import server_context
-from .exit_codes import Exit, Problem, local_file
-from .incoming import listening
-from .output import tell
-from .running import Shutdown, run
-from .tally import Tally
-from .values import Address
+from ..._serving.serve import serve
+from ..._streams.tls import TLSListener
+from ...staticfiles import Exchange, StaticFiles
+from ..connections.accepting import listening
+from ..connections.tls_contexts import server_context
+from ..console.command_status import Tally
+from ..console.event_loop import Shutdown, run
+from ..console.exit_codes import Exit, Problem, local_file
+from ..console.output import tell
+from ..console.values import Address
 
 # How long a TLS handshake may take (seconds).
 _HANDSHAKE = 20.0

@@ -11,19 +11,19 @@ from typing import Any
 import anyio
 from anyio.abc import SocketAttribute
 
-from .._errors import BrokenResourceError, ConnectionFailed
-from .._net.connect import connect_tcp, connect_unix
-from .._serving.serve import serve
-from .._streams.sockets import SocketStream
-from .._transfer.relay import RelayReport, relay
-from .exit_codes import Exit, Problem
-from .incoming import listening
-from .outgoing import failure_of
-from .output import tell
-from .running import Shutdown, run
-from .tally import Tally
-from .units import duration, exact
-from .values import Address
+from ..._errors import BrokenResourceError, ConnectionFailed
+from ..._net.connect import connect_tcp, connect_unix
+from ..._serving.serve import serve
+from ..._streams.sockets import SocketStream
+from ..._transfer.relay import RelayReport, relay
+from ..connections.accepting import listening
+from ..connections.connecting import failure_of
+from ..console.command_status import Tally
+from ..console.event_loop import Shutdown, run
+from ..console.exit_codes import Exit, Problem
+from ..console.output import tell
+from ..console.units import duration, exact
+from ..console.values import Address
 
 
 def run_relay(options: Namespace) -> int:

@@ -1,4 +1,4 @@
-"""``roket send --digest``: the sender's part of :mod:`roket_trio._cli.framing`."""
+"""``roket send --digest``: the sender's part of :mod:`roket_trio._cli.transfers.digest_framing`."""
 
 from __future__ import annotations
 
@@ -9,17 +9,16 @@ from typing import Any
 
 import anyio
 
-from .._errors import BrokenResourceError, EndOfStream
-from .._routes.rate_limit import RateLimiter
-from .digest import PIECE, digest_prefix, reader_of
-from .exit_codes import Exit, Problem, local_file
-from .framing import NUMBER, Lines, Offer, had, offer_line
-from .line import Line
-from .running import alone
-from .send_sources import Source
-from .sending import close
-from .tally import Tally
-from .transfers import measured
+from ..._errors import BrokenResourceError, EndOfStream
+from ..._routes.rate_limit import RateLimiter
+from ..connections.command_connection import Line, close
+from ..console.command_status import Tally
+from ..console.event_loop import alone
+from ..console.exit_codes import Exit, Problem, local_file
+from ..local_files.send_sources import Source
+from .digest_framing import NUMBER, Lines, Offer, had, offer_line
+from .digest_pieces import PIECE, digest_prefix, reader_of
+from .monitoring import measured
 
 # How much of what a receiver gives as its reason is shown (characters).
 _REASON_MOST = 300

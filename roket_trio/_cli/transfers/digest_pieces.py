@@ -7,7 +7,7 @@ from typing import Any, final
 
 from anyio import to_thread
 
-from .._files import FileReadStream, FileWriteStream
+from ..._files import FileReadStream, FileWriteStream
 
 # What is read, hashed and passed on at a time: a hop to a worker thread, for the write, costs 40-190 µs.
 PIECE = 1 << 20

@@ -6,8 +6,9 @@ import errno
 import os
 import ssl
 
-from .._errors import BrokenResourceError, ConnectionFailed, TruncatedError
-from .exit_codes import Exit, Problem, local_file
+from ..._errors import BrokenResourceError, ConnectionFailed, TruncatedError
+from ..connections.tls_contexts import tls_reason
+from ..console.exit_codes import Exit, Problem, local_file
 
 
 def problem_with(error: BaseException, *, file: str, file_is: str, peer: str) -> Problem | None:
@@ -37,13 +38,6 @@ def problem_with(error: BaseException, *, file: str, file_is: str, peer: str) ->
         case OSError():
             return local_file(file, error, "reading" if file_is == "source" else "writing")
     return None
-
-
-def tls_reason(error: ssl.SSLError) -> str:
-    """What went wrong in a handshake, without OpenSSL's source lines."""
-    if isinstance(error, ssl.SSLCertVerificationError):
-        return f"the certificate is not accepted: {error.verify_message}"
-    return (error.reason or str(error)).replace("_", " ").lower()
 
 
 def _why(error: BrokenResourceError) -> str:

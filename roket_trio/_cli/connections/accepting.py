@@ -14,14 +14,14 @@ import anyio
 from anyio import to_thread
 from anyio.abc import SocketAttribute
 
-from .._errors import ConnectionFailed
-from .._net.listen import create_tcp_listener, create_unix_listener
-from .certificates import server_context
-from .exit_codes import Exit, Problem
-from .line import Line, line_over
-from .outgoing import failure_of
-from .tally import Tally
-from .values import Address
+from ..._errors import ConnectionFailed
+from ..._net.listen import create_tcp_listener, create_unix_listener
+from ..console.command_status import Tally
+from ..console.exit_codes import Exit, Problem
+from ..console.values import Address
+from .command_connection import Line, line_over
+from .connecting import failure_of
+from .tls_contexts import server_context
 
 
 @asynccontextmanager
@@ -92,3 +92,11 @@ async def accept(address: Address, options: Namespace, tally: Tally) -> Line:
         if stream is not None:
             stream.abort()
         raise
+
+
+async def accepted(options: Namespace, tally: Tally) -> Line:
+    """The connection to receive from; time runs from here."""
+    line = await accept(options.where, options, tally)
+    tally.facts["peer"] = line.peer
+    tally.start()
+    return line

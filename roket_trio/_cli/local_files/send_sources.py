@@ -10,10 +10,10 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, final
 
-from .exit_codes import Exit, Problem, local_file
+from ..console.exit_codes import Exit, Problem, local_file
 
 if TYPE_CHECKING:
-    from .archive import Packing
+    from .tar_archive import Packing
 
 
 @final
@@ -68,7 +68,7 @@ async def opened(path: str) -> AsyncIterator[Source]:
         raise local_file(path, error) from error
     try:
         if stat.S_ISDIR(os.fstat(fd).st_mode):
-            from .archive import Packing, directory_name
+            from .tar_archive import Packing, directory_name
 
             packing = Packing(path)
             async with packing.reading() as pipe:

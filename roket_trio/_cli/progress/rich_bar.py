@@ -8,8 +8,8 @@ from typing import final
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
-from .progress import columns, in_words
-from .tally import Tally
+from ..console.command_status import Tally
+from .meter_text import columns, in_words
 
 # What a narrow terminal has fewer words for (columns).
 _BAR_AT_LEAST = 10

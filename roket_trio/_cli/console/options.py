@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from argparse import ArgumentParser, Namespace
 
-from .tally import Tally
+from .command_status import Tally
 from .values import rate, seconds
 
 PROGRESS = ("auto", "bar", "plain", "json", "none")

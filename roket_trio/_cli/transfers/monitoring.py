@@ -7,13 +7,13 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from time import monotonic
 
-from .exit_codes import Problem
-from .line import Line, be_impatient
-from .problems import problem_with
-from .progress import show_progress
-from .running import alone
-from .tally import Tally
-from .units import duration, exact, speed
+from ..connections.command_connection import Line, be_impatient
+from ..console.command_status import Tally
+from ..console.event_loop import alone
+from ..console.exit_codes import Problem
+from ..console.units import duration, exact, speed
+from ..progress.meter import show_progress
+from .failures import problem_with
 
 
 @asynccontextmanager

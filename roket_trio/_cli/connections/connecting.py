@@ -8,13 +8,13 @@ from argparse import Namespace
 
 import anyio
 
-from .._errors import ConnectionFailed
-from .._net.connect import connect_tcp, connect_unix
-from .._streams.sockets import SocketStream
-from .certificates import client_context
-from .exit_codes import Exit, Problem
-from .line import Line, line_over
-from .values import Address
+from ..._errors import ConnectionFailed
+from ..._net.connect import connect_tcp, connect_unix
+from ..._streams.sockets import SocketStream
+from ..console.exit_codes import Exit, Problem
+from ..console.values import Address
+from .command_connection import Line, line_over
+from .tls_contexts import client_context
 
 
 async def connect(address: Address, options: Namespace) -> Line:

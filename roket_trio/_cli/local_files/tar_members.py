@@ -6,7 +6,7 @@ import os
 import tarfile
 from typing import Any, Self, final
 
-from .exit_codes import Exit, Problem
+from ..console.exit_codes import Exit, Problem
 
 # The most that a header may say about one member in records of its own: names and links of 4 KiB, ACLs, attributes.
 # tarfile reads them whole.

@@ -9,14 +9,14 @@ from typing import Any, final
 
 import anyio
 
-from .._connection.states import ClosePolicy
-from .._kernel.tcp import unacked_bytes, unanswered_seconds
-from .._serving.supervise import KeepAlive
-from .._streams.sockets import SocketStream, UNIXSocketStream
-from .._streams.tls import aclose_after_alert, wrap_tls
-from .exit_codes import Exit, Problem
-from .problems import tls_reason
-from .tally import Tally
+from ..._connection.states import CloseOutcome, ClosePolicy
+from ..._kernel.tcp import unacked_bytes, unanswered_seconds
+from ..._serving.supervise import KeepAlive
+from ..._streams.sockets import SocketStream, UNIXSocketStream
+from ..._streams.tls import aclose_after_alert, wrap_tls
+from ..console.command_status import Tally
+from ..console.exit_codes import Exit, Problem
+from .tls_contexts import tls_reason
 
 # The close waits until the peer's kernel has everything, however slow the line is: what ends it is a bound on standing
 # still, not on time.
@@ -98,3 +98,30 @@ async def be_impatient(line: Line, tally: Tally, idle_seconds: float | None) -> 
             raise Problem(Exit.TIMEOUT, f"nothing moved for {idle_seconds:g} s")
         if not line.is_unix and unanswered_seconds(sock) > min(bound, _VANISHED):
             raise Problem(Exit.TIMEOUT, f"{line.peer} has vanished: it acknowledges nothing any more")
+
+
+async def close(line: Line, tally: Tally) -> str:
+    """Close, and say what is known of the peer.
+
+    :raises Problem: it may lack something
+    """
+    tally.phase = f"waiting for {line.peer} to acknowledge"
+    await line.stream.aclose()
+    report = line.socket.close_report
+    assert report is not None
+    tally.facts.update(
+        acknowledged=report.acked,
+        unacknowledged_bytes=report.unacked_bytes,
+        close=report.outcome.value,
+        discarded_bytes=report.discarded_bytes,
+    )
+    if report.outcome is CloseOutcome.RESET and report.acked:
+        raise Problem(Exit.CUT, f"{line.peer} reset the connection; its program may not have read everything")
+    if report.outcome in (CloseOutcome.RESET, CloseOutcome.ABORTED):
+        raise Problem(Exit.CUT, f"{line.peer} has reset the connection")
+    if not report.acked:
+        raise Problem(Exit.CUT, f"{line.peer} has not acknowledged everything")
+    # Over TLS they are records, of session tickets for one, and no bytes of the peer's program.
+    discarded = report.discarded_bytes if line.stream is line.socket else 0
+    ignored = f" ({discarded} bytes that it sent were ignored)" if discarded else ""
+    return ("delivered" if line.is_unix else "acknowledged") + ignored

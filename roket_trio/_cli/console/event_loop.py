@@ -9,7 +9,7 @@ from typing import final
 
 import anyio
 
-from .tally import Tally
+from .command_status import Tally
 
 # What ends a command like Ctrl-C does, so that no partial file and no socket is left.
 _SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))

@@ -1,0 +1,1 @@
+"""What a user types and reads: options, values, output, progress of a command, exit codes, signals."""

@@ -1,0 +1,1 @@
+"""What ``send`` reads and what ``recv`` writes: files, standard input and output, directories as tar."""

@@ -1,0 +1,1 @@
+"""The progress of a transfer on standard error: a bar, a line, or JSON."""

@@ -1,0 +1,1 @@
+"""The servers: what ``roket relay`` and ``roket serve`` do."""
