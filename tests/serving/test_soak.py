@@ -319,7 +319,7 @@ class Clients:
             str(port),
         ]
         self.where = where
-        self.scheduler = [numbers[start::CLIENT_PROCESSES] for start in range(CLIENT_PROCESSES)]
+        self.shares = [numbers[start::CLIENT_PROCESSES] for start in range(CLIENT_PROCESSES)]
         self.processes: list[subprocess.Popen[bytes]] = []
         self.kills = 0
         for which in range(CLIENT_PROCESSES):
