@@ -77,9 +77,9 @@ add_module_names = False
 # A name of ours that leads nowhere is a warning. Those of others are found by intersphinx, or not.
 nitpicky = True
 nitpick_ignore_regex = [
-    (r"py:.*", r"(anyio|collections|io|os|socket|ssl|trio)\.[\w.]+|open|IPAddress|TCPListener"),
-    # Types that only ever come out of a call, and are not made by name.
-    (r"py:class", r"roket_trio\._serving\.(serve\.Event|supervise\.(S|Supervision))"),
+    (r"py:.*", r"(anyio|collections|io|os|socket|ssl|trio)\.[\w.]+|open|IPAddress|Stream"),
+    # What callers pass or get by a protocol or a type variable, and never make by name.
+    (r"py:class", r"roket_trio\._serving\.(serve\.ShutdownEvent|supervise\.S)"),
     (r"py:class", r"roket_trio\.testing\.[\w.]+\.(Programs|Round|Situation|Stage)"),
 ]
 
@@ -93,12 +93,12 @@ _PUBLIC = {
 def where_it_is_public(
     app: Sphinx, env: BuildEnvironment, node: Any, contnode: nodes.TextElement
 ) -> nodes.reference | None:
-    """Annotations name the room that a class is made in; pages know it by the door that it is handed out at."""
+    """Annotations name the module that a class is made in; pages know it by the package that hands it out."""
     target: str = node.get("reftarget", "")
-    room, _, name = target.rpartition(".")
+    private, _, name = target.rpartition(".")
     if node.get("refdomain") != "py" or name not in _PUBLIC:
         return None
-    if room not in ("", getattr(_PUBLIC[name], name).__module__) or room == _PUBLIC[name].__name__:
+    if private not in ("", getattr(_PUBLIC[name], name).__module__) or private == _PUBLIC[name].__name__:
         return None
     found: nodes.reference | None = env.get_domain("py").resolve_xref(
         env, node["refdoc"], app.builder, "obj", f"{_PUBLIC[name].__name__}.{name}", node, contnode
@@ -115,15 +115,23 @@ def as_it_is_called(
     return signature, returned
 
 
-def analyze_without_overloads(
-    analyzer: ModuleAnalyzer, analyze: Callable[[Any], None] = ModuleAnalyzer.analyze
-) -> None:
-    """Overloads are for type checkers: the five of ``connect_tcp`` would hide what it does."""
+def analyze_as_published(analyzer: ModuleAnalyzer, analyze: Callable[[Any], None] = ModuleAnalyzer.analyze) -> None:
+    """Find what a public class has in the module that defines it, though its ``__module__`` is the public package.
+
+    Overloads are for type checkers: the five of ``connect_tcp`` would hide what it does.
+    """
+    is_analyzed = analyzer._analyzed
     analyze(analyzer)
     analyzer.overloads = {}
+    if analyzer.modname == "roket_trio" and not is_analyzed:
+        for module in sorted(set(roket_trio._MODULE_OF.values())):
+            defining = ModuleAnalyzer.for_module(f"roket_trio.{module}")
+            defining.analyze()
+            for found in ("attr_docs", "annotations", "tagorder"):
+                getattr(analyzer, found).update(getattr(defining, found))
 
 
 def setup(app: Sphinx) -> None:
-    ModuleAnalyzer.analyze = analyze_without_overloads
+    ModuleAnalyzer.analyze = analyze_as_published
     app.connect("autodoc-process-signature", as_it_is_called)
     app.connect("missing-reference", where_it_is_public)

@@ -1,25 +1,38 @@
 """Move bytes between files and sockets as fast as the kernel can, and never leave a socket behind.
 
-Its packages, from the top; imports only go down:
+The streams work in Trio programs and in AnyIO programs, on Trio, asyncio and uvloop. This sends a file and says whether
+the peer's kernel has all of it::
 
-=================  ====================================================================================================
-``_cli``           the command ``roket``; ``commands`` has a module for each subcommand
-``staticfiles``    ``StaticFiles``: a directory over HTTP/1.1, a handler for ``serve``
-``pytest_plugin``  the pytest plugin's names; ``_pytest`` does the work once a test asks for it
-``_serving``       ``serve``, ``supervise``: how long connections live
-``_transfer``      ``copy``, ``Transfer`` (the route table), ``relay``
-``_net``           ``connect_tcp``, ``create_tcp_listener``, ``SocketListener``...: how connections come about
-``_streams``       ``SocketStream``, ``UNIXSocketStream``, ``TLSStream``
-``_routes``        sendfile, splice, copy_file_range, and read + send: how bytes move between two ends
-``_connection``    one owned socket: states, guards, counts, send and receive, the close
-``_files``         ``FileReadStream``, ``FileWriteStream``; files of callers, as descriptors
-``_loops``         the event loop, as far as the streams need one
-``_errors``        the exceptions, each of them both libraries' class; ``_origin`` where in a program streams are opened
-``testing``        the harness: sees from outside how sockets close; knows none of the streams above
-``_kernel``        system calls: descriptors and counts in, counts out
-=================  ====================================================================================================
+    import trio
+    from roket_trio import connect_tcp
 
-The names are handed out on first use (PEP 562), so that importing the package loads neither Trio nor AnyIO.
+    async def push(path, host, port):
+        async with await connect_tcp(host, port) as stream:
+            with open(path, "rb") as file:
+                sent = await stream.send_file(file)
+        print(sent, "bytes, acknowledged:", stream.close_report.acked)
+
+    trio.run(push, "big.iso", "192.0.2.1", 9000)
+
+Connect and listen
+    ``connect_tcp``, ``connect_unix``; ``create_tcp_listener`` (returns a ``TCPListener``), ``create_unix_listener``
+    (returns a ``SocketListener``)
+Streams
+    ``SocketStream``, ``UNIXSocketStream``; ``TLSStream``, ``TLSListener``, ``wrap_tls``; ``SocketStatistics`` and its
+    ``KernelView``
+Files
+    ``FileReadStream``, ``FileWriteStream``; ``FileReadStatistics``, ``FileWriteStatistics``
+Moving bytes
+    ``copy``, ``Transfer`` and their ``TransferReport``; ``relay`` and its ``RelayReport``
+Lifetimes
+    ``serve``, ``supervise`` (returns a ``Supervision``), ``KeepAlive``
+How a connection closes
+    ``ClosePolicy``, ``CloseReport``, ``CloseOutcome``
+Errors
+    ``ClosedResourceError``, ``BrokenResourceError``, ``BusyResourceError``, ``EndOfStream``, ``ConnectionFailed``,
+    ``TruncatedError``, ``PeerGoneError``
+
+``roket_trio.testing`` tests how sockets close. ``roket_trio.staticfiles`` serves a directory over HTTP.
 """
 
 from __future__ import annotations
@@ -31,6 +44,7 @@ if TYPE_CHECKING:
     from ._connection.states import CloseOutcome as CloseOutcome
     from ._connection.states import ClosePolicy as ClosePolicy
     from ._connection.states import CloseReport as CloseReport
+    from ._connection.statistics import SocketStatistics as SocketStatistics
     from ._errors import BrokenResourceError as BrokenResourceError
     from ._errors import BusyResourceError as BusyResourceError
     from ._errors import ClosedResourceError as ClosedResourceError
@@ -38,15 +52,20 @@ if TYPE_CHECKING:
     from ._errors import EndOfStream as EndOfStream
     from ._errors import PeerGoneError as PeerGoneError
     from ._errors import TruncatedError as TruncatedError
-    from ._files import FileReadStream as FileReadStream
-    from ._files import FileWriteStream as FileWriteStream
+    from ._files.reading import FileReadStatistics as FileReadStatistics
+    from ._files.reading import FileReadStream as FileReadStream
+    from ._files.writing import FileWriteStatistics as FileWriteStatistics
+    from ._files.writing import FileWriteStream as FileWriteStream
+    from ._kernel.tcp import KernelView as KernelView
     from ._net.connect import connect_tcp as connect_tcp
     from ._net.connect import connect_unix as connect_unix
+    from ._net.listen import TCPListener as TCPListener
     from ._net.listen import create_tcp_listener as create_tcp_listener
     from ._net.listen import create_unix_listener as create_unix_listener
     from ._net.listener import SocketListener as SocketListener
     from ._serving.serve import serve as serve
     from ._serving.supervise import KeepAlive as KeepAlive
+    from ._serving.supervise import Supervision as Supervision
     from ._serving.supervise import supervise as supervise
     from ._streams.sockets import SocketStream as SocketStream
     from ._streams.sockets import UNIXSocketStream as UNIXSocketStream
@@ -61,37 +80,51 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
+# Importing the package loads neither Trio nor AnyIO: a name's module is loaded when the name is first used (PEP 562).
 _MODULE_OF = {
-    "BrokenResourceError": "_errors",
-    "BusyResourceError": "_errors",
-    "CloseOutcome": "_connection.states",
-    "ClosePolicy": "_connection.states",
-    "CloseReport": "_connection.states",
-    "ClosedResourceError": "_errors",
-    "ConnectionFailed": "_errors",
-    "EndOfStream": "_errors",
-    "FileReadStream": "_files",
-    "FileWriteStream": "_files",
-    "KeepAlive": "_serving.supervise",
-    "PeerGoneError": "_errors",
-    "SocketListener": "_net.listener",
-    "SocketStream": "_streams.sockets",
-    "TLSListener": "_streams.tls",
-    "TLSStream": "_streams.tls",
-    "TruncatedError": "_errors",
-    "UNIXSocketStream": "_streams.sockets",
+    # Connect and listen
     "connect_tcp": "_net.connect",
     "connect_unix": "_net.connect",
     "create_tcp_listener": "_net.listen",
     "create_unix_listener": "_net.listen",
+    "SocketListener": "_net.listener",
+    "TCPListener": "_net.listen",
+    # Streams
+    "SocketStream": "_streams.sockets",
+    "UNIXSocketStream": "_streams.sockets",
+    "SocketStatistics": "_connection.statistics",
+    "KernelView": "_kernel.tcp",
+    "TLSStream": "_streams.tls",
+    "TLSListener": "_streams.tls",
+    "wrap_tls": "_streams.tls",
+    # Files
+    "FileReadStream": "_files.reading",
+    "FileReadStatistics": "_files.reading",
+    "FileWriteStream": "_files.writing",
+    "FileWriteStatistics": "_files.writing",
+    # Moving bytes
     "copy": "_transfer.transfer",
     "Transfer": "_transfer.transfer",
     "TransferReport": "_transfer.transfer",
     "relay": "_transfer.relay",
     "RelayReport": "_transfer.relay",
+    # Lifetimes
     "serve": "_serving.serve",
     "supervise": "_serving.supervise",
-    "wrap_tls": "_streams.tls",
+    "Supervision": "_serving.supervise",
+    "KeepAlive": "_serving.supervise",
+    # How a connection closes
+    "ClosePolicy": "_connection.states",
+    "CloseReport": "_connection.states",
+    "CloseOutcome": "_connection.states",
+    # Errors
+    "BrokenResourceError": "_errors",
+    "BusyResourceError": "_errors",
+    "ClosedResourceError": "_errors",
+    "ConnectionFailed": "_errors",
+    "EndOfStream": "_errors",
+    "PeerGoneError": "_errors",
+    "TruncatedError": "_errors",
 }
 
 __all__ = sorted(_MODULE_OF)
@@ -108,4 +141,4 @@ def __getattr__(name: str) -> object:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    return __all__

@@ -15,12 +15,16 @@ import trio
 # of AnyIO's wrappers (TLS, buffered, text) too.
 from anyio import EndOfStream as EndOfStream
 
+from ._origin import public
 
+
+@public
 @final
 class ClosedResourceError(anyio.ClosedResourceError, trio.ClosedResourceError):
     """The stream was closed on this side, before the call or while it waited."""
 
 
+@public
 class BrokenResourceError(anyio.BrokenResourceError, trio.BrokenResourceError):
     """The stream cannot go on: the peer reset it, the network lost it, the disk failed, or a send on it was cut.
 
@@ -36,11 +40,13 @@ class BrokenResourceError(anyio.BrokenResourceError, trio.BrokenResourceError):
     bytes_lost: int = 0
 
 
+@public
 @final
 class BusyResourceError(anyio.BusyResourceError, trio.BusyResourceError):
     """Another task is already doing the same thing with this stream."""
 
 
+@public
 class ConnectionFailed(anyio.ConnectionFailed):
     """No connection could be made. An ``OSError``; ``errno`` is set when there was one reason."""
 
@@ -50,6 +56,7 @@ class NameResolutionFailed(ConnectionFailed, socket.gaierror):
     """The host name has no address: a :class:`ConnectionFailed` that is a :class:`socket.gaierror` too."""
 
 
+@public
 @final
 class TruncatedError(BrokenResourceError):
     """The data ended before it was complete.
@@ -66,6 +73,7 @@ class TruncatedError(BrokenResourceError):
         self.path = path
 
 
+@public
 @final
 class PeerGoneError(BrokenResourceError):
     """The peer has finished and nothing has moved for as long as its budget allows."""
@@ -81,12 +89,15 @@ def connection_failed(message: str, code: int | None) -> ConnectionFailed:
     return failure
 
 
+_AS_CONNECTION_FAILED = {"__doc__": ConnectionFailed.__doc__, "__module__": ConnectionFailed.__module__}
+
+
 @functools.cache
 def _connection_failed_as(code: int | None) -> type[ConnectionFailed]:
     kind = type(OSError(code, ""))
     if kind is OSError:
         return ConnectionFailed
-    return type(ConnectionFailed.__name__, (ConnectionFailed, kind), {"__doc__": ConnectionFailed.__doc__})
+    return type(ConnectionFailed.__name__, (ConnectionFailed, kind), _AS_CONNECTION_FAILED)
 
 
 def describe(error: OSError) -> str:

@@ -19,8 +19,10 @@ from dataclasses import dataclass
 from typing import Literal, final
 
 from .._errors import BrokenResourceError, ClosedResourceError
+from .._origin import public
 
 
+@public
 @final
 class CloseOutcome(enum.Enum):
     """How a close ended, as far as the kernel on this side can know."""
@@ -37,6 +39,7 @@ class CloseOutcome(enum.Enum):
     """The peer reset the connection, or the network lost it, before the close was complete."""
 
 
+@public
 @final
 @dataclass(frozen=True, slots=True)
 class CloseReport:
@@ -55,6 +58,7 @@ class CloseReport:
     """How long the close took."""
 
 
+@public
 @final
 @dataclass(frozen=True, slots=True)
 class ClosePolicy:

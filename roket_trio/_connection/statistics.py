@@ -6,8 +6,10 @@ from collections.abc import Mapping
 from typing import NamedTuple, final
 
 from .._kernel.tcp import KernelView
+from .._origin import public
 
 
+@public
 @final
 class SocketStatistics(NamedTuple):
     """What a stream has done since it was opened."""

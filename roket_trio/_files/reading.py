@@ -15,7 +15,7 @@ from .._errors import EndOfStream, broken
 from .._kernel import page_cache
 from .._kernel.fd import FileKind
 from .._loops import Loop, current_loop
-from .._origin import opened_at
+from .._origin import opened_at, public
 from .base import FileStream, open_nonblocking
 from .descriptor import OpenFile
 from .objects import ObjectSource, check_object
@@ -26,6 +26,7 @@ from .uncached import AheadSource, BlockingSource, GeneratedSource
 DEFAULT_MAX_BYTES = 65536
 
 
+@public
 @final
 class FileReadStatistics(NamedTuple):
     """What a :class:`FileReadStream` has done so far."""
@@ -40,6 +41,7 @@ class FileReadStatistics(NamedTuple):
     """Those among them that were needed only because the file's system cannot tell what is cached."""
 
 
+@public
 @final
 class FileReadStream(FileStream, anyio.abc.ByteReceiveStream, trio.abc.ReceiveStream):
     """Reads a file: an :class:`anyio.abc.ByteReceiveStream` and a :class:`trio.abc.ReceiveStream`.

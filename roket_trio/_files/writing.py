@@ -15,7 +15,7 @@ import trio
 from .._errors import BrokenResourceError, BusyResourceError, broken
 from .._kernel.fd import FileKind
 from .._loops import Loop, current_loop
-from .._origin import opened_at
+from .._origin import opened_at, public
 from .atomic import Replacement
 from .base import FileStream, open_nonblocking
 from .descriptor import OpenFile
@@ -26,6 +26,7 @@ from .sinks import ObjectSink, PolledSink, Sink, ThreadSink
 _TRY_AGAIN = 0.02
 
 
+@public
 @final
 class FileWriteStatistics(NamedTuple):
     """What a :class:`FileWriteStream` has done so far."""
@@ -38,6 +39,7 @@ class FileWriteStatistics(NamedTuple):
     """Writes that took less than they were given, and were completed."""
 
 
+@public
 @final
 class FileWriteStream(FileStream, anyio.abc.ByteSendStream, trio.abc.SendStream):
     """Writes a file: an :class:`anyio.abc.ByteSendStream` and a :class:`trio.abc.SendStream`.

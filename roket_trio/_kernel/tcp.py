@@ -14,6 +14,7 @@ import struct
 import sys
 from typing import Any, NamedTuple, final
 
+from .._origin import public
 from .fd import ioctl_int
 
 HAVE_TCP_INFO = sys.platform == "linux"
@@ -38,6 +39,8 @@ _ENOUGH_FOR_ALL = 192
 class TCPState(enum.IntEnum):
     """The states of RFC 9293, section 3.3.2, with Linux's numbers (``include/net/tcp_states.h``)."""
 
+    __module__ = "roket_trio.testing"  # the package that hands it out
+
     ESTABLISHED = 1
     SYN_SENT = 2
     SYN_RECV = 3
@@ -51,6 +54,7 @@ class TCPState(enum.IntEnum):
     CLOSING = 11
 
 
+@public
 @final
 class KernelView(NamedTuple):
     """The kernel's own account of one TCP connection at one moment (Linux)."""

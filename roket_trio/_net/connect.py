@@ -18,6 +18,7 @@ from .._connection.states import ClosePolicy
 from .._errors import ConnectionFailed, connection_failed, describe
 from .._kernel.tcp import discard_on_close
 from .._loops import current_loop
+from .._origin import public
 from .._streams.sockets import DEFAULT_POLICY, SocketStream, UNIXSocketStream
 from .._streams.tls import TLSStream, aclose_after_alert
 from .addresses import Endpoint, IPAddress, check_port, checked_host, checked_path, resolve
@@ -102,6 +103,7 @@ async def connect_tcp(
 ) -> SocketStream: ...
 
 
+@public
 async def connect_tcp(
     remote_host: IPAddress,
     remote_port: int,
@@ -266,6 +268,7 @@ async def connect_socket(sock: socket.socket, address: Any) -> None:
         raise OSError(code, os.strerror(code))
 
 
+@public
 async def connect_unix(
     path: str | bytes | os.PathLike[Any], *, close_policy: ClosePolicy = DEFAULT_POLICY
 ) -> UNIXSocketStream:

@@ -17,6 +17,7 @@ from anyio.streams.stapled import MultiListener
 from .._connection.states import ClosePolicy
 from .._errors import BusyResourceError, ClosedResourceError
 from .._loops import current_loop
+from .._origin import public
 from .._streams.sockets import DEFAULT_POLICY, SocketStream
 from .addresses import Endpoint, IPAddress, check_port, checked_host, checked_path, resolve
 from .listener import SocketListener
@@ -28,6 +29,7 @@ _BACKLOG_MOST = 65536
 _PORT_TRIES = 10
 
 
+@public
 @final
 class TCPListener(MultiListener[SocketStream], trio.abc.Listener[SocketStream]):
     """The listening sockets of one port: AnyIO's ``MultiListener`` that can ``accept`` too, and so is Trio's
@@ -67,6 +69,7 @@ async def _wait_then_cancel(listener: SocketListener, scope: anyio.CancelScope) 
     scope.cancel()
 
 
+@public
 async def create_tcp_listener(
     *,
     local_host: IPAddress | None = None,
@@ -146,6 +149,7 @@ def _listening(endpoint: Endpoint, backlog: int, *, reuse_port: bool, dual_stack
     return sock
 
 
+@public
 async def create_unix_listener(
     path: str | bytes | os.PathLike[Any],
     *,

@@ -19,7 +19,7 @@ from .._connection.states import ClosePolicy
 from .._errors import BusyResourceError, ClosedResourceError
 from .._kernel import tcp
 from .._loops import current_loop
-from .._origin import opened_at
+from .._origin import opened_at, public
 from .._streams.sockets import DEFAULT_POLICY, SocketStream, UNIXSocketStream, adopted_socket, give_back, presentable
 
 logger = logging.getLogger("roket_trio")
@@ -59,6 +59,7 @@ _BACKOFF_MOST = 0.5
 _QUEUE_USUALLY = 4096  # net.core.somaxconn, since Linux 5.4
 
 
+@public
 @final
 class SocketListener(anyio.abc.SocketListener, trio.abc.Listener[SocketStream]):
     """A listening TCP or UNIX socket: an ``anyio.abc.SocketListener`` and a ``trio.abc.Listener`` in one.

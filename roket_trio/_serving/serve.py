@@ -14,6 +14,7 @@ import anyio.abc
 from .._errors import ClosedResourceError
 from .._loops import Nursery, current_loop
 from .._net.listener import SocketListener
+from .._origin import public
 from .._streams.sockets import SocketStream, is_cancellation
 from .idle_timer import Budget, IdleTimer
 from .supervise import DEFAULT_KEEPALIVE, KeepAlive, checked_seconds, close_face, follows_from_a_close
@@ -59,6 +60,7 @@ def listening_sockets(listener: Any) -> list[ListeningSocket]:
     raise TypeError(f"serve() needs a listener of this package, or one over it, not {type(listener).__name__}")
 
 
+@public
 async def serve(
     handler: Callable[[Any], Awaitable[object]],
     listener: Any,

@@ -17,6 +17,7 @@ import anyio.abc
 from .._connection.connection import Connection
 from .._errors import BrokenResourceError, ClosedResourceError, PeerGoneError
 from .._kernel.tcp import keep_alive
+from .._origin import public
 from .._streams.sockets import SocketStream, is_cancellation
 from .idle_timer import Budget, IdleTimer
 from .watcher import WatcherHost
@@ -28,6 +29,7 @@ _SECONDS_MOST = 32767
 _PROBES_MOST = 127
 
 
+@public
 @final
 @dataclass(frozen=True, slots=True)
 class KeepAlive:
@@ -74,6 +76,7 @@ class KeepAlive:
 DEFAULT_KEEPALIVE = KeepAlive()
 
 
+@public
 def supervise(
     stream: S,
     *,
@@ -170,6 +173,7 @@ def follows_from_a_close(error: BaseException) -> bool:
     return isinstance(error, (ClosedResourceError, BrokenResourceError))
 
 
+@public
 @final
 class Supervision(Generic[S]):
     """What :func:`supervise` returns: an async context manager, to be entered once."""

@@ -25,6 +25,7 @@ from .._files.borrow import borrow_to_read, borrow_to_write
 from .._files.descriptor import OpenFile
 from .._kernel.tcp import limit_unsent
 from .._loops import current_loop
+from .._origin import public
 from .._routes.file_to_socket import FileToSocket
 from .._routes.rate_limit import RateLimiter
 from .._routes.socket_to_file import SocketToFile
@@ -41,6 +42,7 @@ Address = tuple[str, int] | str
 Self = TypeVar("Self", bound="SocketStream")
 
 
+@public
 class SocketStream(anyio.abc.SocketStream, trio.abc.HalfCloseableStream):
     """A connected TCP socket: an ``anyio.abc.SocketStream`` and a ``trio.abc.HalfCloseableStream`` in one.
 
@@ -321,6 +323,7 @@ class SocketStream(anyio.abc.SocketStream, trio.abc.HalfCloseableStream):
         return f"<{type(self).__name__} {state} to {self._remote_address or 'an unnamed peer'}>"
 
 
+@public
 @final
 class UNIXSocketStream(SocketStream, anyio.abc.UNIXSocketStream):
     """A connected UNIX stream socket, which can carry descriptors too. Otherwise as :class:`SocketStream`.

@@ -21,6 +21,7 @@ from .._connection.states import ClosePolicy, CloseReport
 from .._connection.statistics import SocketStatistics
 from .._errors import BrokenResourceError, BusyResourceError, ClosedResourceError, EndOfStream, TruncatedError
 from .._loops import current_loop
+from .._origin import public
 from .sockets import DEFAULT_POLICY, SocketStream, is_cancellation
 from .tls_records import Records
 
@@ -33,6 +34,7 @@ A = TypeVarTuple("A")
 _AT_ONCE = 256 << 10
 
 
+@public
 @final
 class TLSStream(tls.TLSStream, trio.abc.Stream):
     """TLS over any byte stream of AnyIO's: an ``anyio.streams.tls.TLSStream`` and a ``trio.abc.Stream`` in one.
@@ -462,6 +464,7 @@ class TLSStream(tls.TLSStream, trio.abc.Stream):
         return f"<TLSStream {'closed' if self._is_closed else 'open'} over {self.transport_stream!r}>"
 
 
+@public
 class TLSListener(tls.TLSListener):
     """AnyIO's listener that makes a TLS stream of every connection, over any listener. It can be subclassed, too.
 
@@ -524,6 +527,7 @@ class TLSListener(tls.TLSListener):
         await self.listener.serve(handshake_first, task_group)
 
 
+@public
 async def wrap_tls(
     stream: anyio.abc.AnyByteStream,
     *,

@@ -11,6 +11,7 @@ import anyio.abc
 from .._connection.states import Phase
 from .._errors import PeerGoneError
 from .._kernel import tcp
+from .._origin import public
 from .._streams.sockets import SocketStream
 from .transfer import Transfer, TransferReport
 
@@ -18,6 +19,7 @@ from .transfer import Transfer, TransferReport
 _LOOKS = 10
 
 
+@public
 @final
 class RelayReport(NamedTuple):
     """What a relay did."""
@@ -28,6 +30,7 @@ class RelayReport(NamedTuple):
     """From the first byte to the end of the second direction."""
 
 
+@public
 async def relay(left: Any, right: Any, *, linger_seconds: float = 30.0) -> RelayReport:
     """Move bytes both ways between two streams until both have finished.
 

@@ -12,6 +12,7 @@ from .._errors import BrokenResourceError, BusyResourceError
 from .._files.borrow import borrow_to_read, borrow_to_write, is_file
 from .._files.descriptor import OpenFile
 from .._kernel.fd import FileKind
+from .._origin import public
 from .._routes.base import Route, checked_count
 from .._routes.file_to_file import FileToFile
 from .._routes.file_to_socket import FileToSocket
@@ -32,6 +33,7 @@ from .._routes.stream_to_stream import (
 from .._streams.sockets import SocketStream, UNIXSocketStream
 
 
+@public
 @final
 class TransferReport(NamedTuple):
     """What a transfer did."""
@@ -47,6 +49,7 @@ class TransferReport(NamedTuple):
     """The faster routes that the kernel refused."""
 
 
+@public
 async def copy(source: Any, sink: Any, *, count: int | None = None) -> TransferReport:
     """Move bytes from ``source`` to ``sink``, by the fastest route that the two allow; otherwise as
     :class:`Transfer`."""
@@ -55,6 +58,7 @@ async def copy(source: Any, sink: Any, *, count: int | None = None) -> TransferR
     return await transfer.run()
 
 
+@public
 @final
 class Transfer:
     """One movement of bytes that can be watched while it runs, and resumed after it was interrupted.
