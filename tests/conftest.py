@@ -17,49 +17,8 @@ import pytest
 
 import roket_trio
 
-pytest_plugins = ["pytester"]  # pytest runs inside of tests, for the plugin's own
-
-# What loads the machine, or measures it: with several workers one of them runs all of that, one after the other.
-MEASURED = (
-    "tests/serving/test_abuse.py",
-    "tests/benchmarks/test_benchmarks.py",
-    "tests/benchmarks/test_compare.py",
-    "tests/benchmarks/test_gate.py",
-    "tests/kernel/test_sock_diag.py::test_filtering_in_the_kernel_is_cheaper",
-    "tests/project/test_lazy_names.py",
-    "tests/pytest_plugin/test_pytest_plugin.py::test_loading_it_costs_a_start_next_to_nothing",
-    "tests/pytest_plugin/test_pytest_plugin.py::test_the_census_costs_little",
-    "tests/routes/test_routes.py::test_as_many_slices_as_fit_in_a_millisecond_run_in_a_turn_and_a_cancelled_one_loses_no_place",
-    "tests/serving/test_serve.py::test_those_above_max_connections_wait_in_the_queue_and_cost_nothing",
-    "tests/serving/test_soak.py",
-    "tests/serving/test_supervise.py::test_an_idle_connection_costs_little_memory_and_no_cpu",
-    "tests/serving/test_supervise.py::test_many_at_once_are_cut_without_holding_up_the_loop",
-    "tests/testing/test_reports.py::test_the_time_for_a_table_grows_with_it_and_no_faster",
-)
-
-
-def work_unit(test: str) -> str:
-    """What a worker does on its own: :data:`MEASURED`, and else a file."""
-    return "measured" if test.partition("[")[0].startswith(MEASURED) else test.partition("::")[0]
-
-
-@pytest.hookimpl(optionalhook=True)
-def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """With ``-n 2``, and no ``--dist`` that says otherwise.
-
-    Not by ``loadgroup``: groups become part of the names of tests, and ``--last-failed -n 0`` would find none of those.
-    """
-    from xdist.scheduler import LoadScopeScheduling
-
-    class Scheduler(LoadScopeScheduling):
-        def _split_scope(self, nodeid: str) -> str:
-            return work_unit(nodeid)
-
-    if config.getoption("dist") != "load":
-        return None
-    config.option.loadscopereorder = False  # as they are named: the files with the most tests do not take the longest
-    return Scheduler(config, log)
-
+# pytest runs inside of tests, for the plugin's own.
+pytest_plugins = ["pytester", "support.measured"]
 
 LOOPS = ["trio", "asyncio", "uvloop"]
 

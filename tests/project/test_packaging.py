@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import MEASURED, work_unit
+from support.measured import MEASURED, work_unit
 
 import roket_trio
 
