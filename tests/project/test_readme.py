@@ -98,9 +98,10 @@ def test_ci_runs_these_commands(number: int) -> None:
         [ROOT / ".ci/readme-command", str(number)], capture_output=True, text=True, timeout=60, check=True
     ).stdout
     assert printed == BLOCKS[number - 1][1]
-    script = (ROOT / ".ci/run").read_text(encoding="utf-8")
+    script = (ROOT / ".ci/lib/phases.sh").read_text(encoding="utf-8")
     assert '$(.ci/readme-command "$1")' in script
-    assert re.search(rf"^phase '[^']+' readme {number}( .+)?$", script, flags=re.MULTILINE)
+    for account in ("self", "user"):
+        assert re.search(rf"^phase [\w-]+ '[^']+' readme {number} {account}$", script, flags=re.MULTILINE)
 
 
 @needs_posix
@@ -110,7 +111,7 @@ def test_asking_for_a_command_that_is_not_there_fails() -> None:
     assert asked.stdout == ""
 
 
-@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", "SECURITY.md", "CHANGELOG.md"])
+@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", "RELEASING.md", "SECURITY.md", "CHANGELOG.md"])
 def test_links_lead_somewhere(page: str) -> None:
     text = (ROOT / page).read_text(encoding="utf-8")
     for target in re.findall(r"\]\(([^)#]+)\)", text):

@@ -1,0 +1,160 @@
+# shellcheck shell=bash
+# The phases, in the order in which a whole run has them: `phase NAME TITLE COMMAND`, and what the command does.
+# Which tests run where: the README's suites and the wheel's have all; the others do without what measures, or loads the
+# machine (tests/support/measured.py), since no version of Python or of a dependency decides that.
+
+phase debian 'Debian packages that the tests use' debian
+phase readme-example 'README, first command: the main job' readme 1 self
+phase readme-tests 'README, second command: all tests' readme 2 self
+phase user-example 'README, first command, as an ordinary user' readme 1 user
+phase user-tests 'README, second command, as an ordinary user: all tests' readme 2 user
+phase lint 'format, lint, types, imports' lint
+phase docs 'documentation' docs
+phase types 'types of the public names' public_types
+phase gate 'system calls, allocations, memory, hops, routes' gate
+phase wheel-tests 'the wheel, Python 3.13: all tests, the soak in full' wheel 3.13
+phase lowest-tests 'lowest dependencies, Python 3.11: tests but those that measure' lowest 3.11
+phase coverage-tests 'Python 3.12, coverage: tests but those that measure' coverage 3.12
+phase examples 'the examples, with the wheel' examples
+
+debian_packages=(
+  adb chromium chromium-driver curl default-jdk-headless gcc git haproxy iproute2 libc6-dev ncat netcat-openbsd nftables
+  nginx nodejs openssl patch python3-venv redis-server socat strace
+)
+# The commands that prove that they are there.
+commands=(
+  adb cc chromedriver chromium curl git haproxy ip java nc.openbsd ncat nft nginx node openssl patch redis-server socat
+  strace
+)
+
+debian() {
+  if [ "$(id -u)" -eq 0 ] && command -v apt-get >/dev/null; then
+    export DEBIAN_FRONTEND=noninteractive
+    # No package may start its service: nginx and haproxy would take ports the tests know nothing about.
+    if [ ! -e /usr/sbin/policy-rc.d ]; then
+      trap 'rm -f /usr/sbin/policy-rc.d' EXIT
+      printf '#!/bin/sh\nexit 101\n' >/usr/sbin/policy-rc.d
+      chmod +x /usr/sbin/policy-rc.d
+    fi
+    retry apt-get -qq update
+    retry apt-get -qq install -y --no-install-recommends "${debian_packages[@]}" >/dev/null
+  else
+    echo 'not root, or no apt-get: nothing installed'
+  fi
+  local missing=() command
+  for command in "${commands[@]}"; do
+    command -v "$command" >/dev/null || missing+=("$command")
+  done
+  if [ ${#missing[@]} -gt 0 ]; then
+    echo "missing: ${missing[*]}" >&2
+    if [ -n "${CI:-}" ]; then return 1; fi
+    echo 'not in CI: the tests that need them are skipped'
+  fi
+}
+
+# readme NUMBER self|user: the command as the README has it, in a copy of the checkout, on a machine that has nothing of
+# ours. An ordinary user's python3 is the first on PATH that he may run: Debian's, where ours is in root's home.
+readme() {
+  local command=$1 place=$work/$2
+  command=$(.ci/readme-command "$1")
+  local -a become=()
+  if [ "$2" = user ]; then
+    if [ "$(id -u)" -ne 0 ]; then absent 'only root can become somebody else; the suites before this ran as a user'; fi
+    become=(setpriv --reuid=65534 --regid=65534 --clear-groups)
+    chmod 711 "$work"
+  fi
+  if [ ! -e "$place" ]; then
+    mkdir -p "$place/home" "$place/checkout"
+    copy_of_checkout "$place/checkout"
+    if [ "$2" = user ]; then chown -R 65534:65534 "$place"; fi
+  fi
+  cd "$place/checkout"
+  clean_environment "$place/home"
+  clean=("${become[@]}" "${clean[@]}")
+  "${clean[@]}" sh -c 'id -un && command -v python3 && python3 --version && env | cut -d = -f 1 | paste -s'
+  echo "+ $command"
+  again=("${clean[@]}" .venv/bin/python)
+  tests "${clean[@]}" bash -c "$command"
+}
+
+lint() {
+  tools
+  PATH=$work/tools/bin:$PATH .ci/lint
+}
+
+docs() {
+  tools
+  PATH=$work/tools/bin:$PATH .ci/docs
+}
+
+public_types() {
+  tools
+  distributions
+  environment typed python3 "$wheel"
+  export PYRIGHT_PYTHON_GLOBAL_NODE=1 PYRIGHT_PYTHON_IGNORE_WARNINGS=1
+  if ! command -v node >/dev/null; then # a wheel with node in it, rather than a download by pyright
+    retry "$work/tools/bin/python" -m pip install -q 'pyright[nodejs]'
+  fi
+  mkdir -p "$work/elsewhere"
+  cd "$work/elsewhere" # the installed wheel is judged, py.typed included
+  # --verifytypes takes the environment from PATH; it disregards --pythonpath.
+  PATH=$work/typed/bin:$PATH "$work/tools/bin/pyright" --verifytypes roket_trio --ignoreexternal
+}
+
+# What every build must keep, counted and not timed.
+gate() {
+  tools
+  timeout --kill-after=30s "$suite_limit" "$work/tools/bin/python" -m benchmarks gate
+}
+
+wheel() {
+  local python
+  python=$(find_python "$1") || absent "no Python $1 on this machine"
+  export ROKET_SOAK_CONNECTIONS=20000 ROKET_INTERRUPTIONS=1000
+  suite wheel "$python" -- -m pytest -n 2
+}
+
+# The runtime dependencies of pyproject.toml at their floors.
+lowest() {
+  local python floors
+  python=$(find_python "$1") || absent "no Python $1 on this machine"
+  mapfile -t floors < <("$python" -c "
+import tomllib
+for requirement in tomllib.load(open('pyproject.toml', 'rb'))['project']['dependencies']:
+    print(requirement.replace('>=', '=='))")
+  echo "floors: ${floors[*]}"
+  suite lowest "$python" "${floors[@]}" -- -m pytest -n 2 --without-measured
+}
+
+# Branch coverage, also of the processes that the tests start; [tool.coverage.report] has the floor.
+coverage() {
+  local python status
+  python=$(find_python "$1") || absent "no Python $1 on this machine"
+  mkdir "$work/coverage.tree"
+  copy_of_checkout "$work/coverage.tree"
+  cd "$work/coverage.tree"
+  environment coverage "$python" -e '.[test]' 'coverage>=7.10'
+  python=$work/coverage/bin/python again=("$work/coverage/bin/python")
+  set +e
+  (
+    set -e
+    tests "$python" -m coverage run -m pytest -n 2 --without-measured
+  )
+  status=$?
+  set -e
+  "$python" -m coverage combine -q
+  "$python" -m coverage report --skip-covered --sort=cover
+  return "$status"
+}
+
+examples() {
+  local example
+  distributions
+  environment examples python3 "${wheel}[cli]"
+  cp -r examples "$work/examples-tree"
+  cd "$work/examples-tree"
+  for example in *.py; do
+    echo "+ python examples/$example"
+    timeout --kill-after=30s 5m "$work/examples/bin/python" "$example" </dev/null
+  done
+}
