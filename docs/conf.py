@@ -87,7 +87,7 @@ _PUBLIC = {
     name: module
     for module in (roket_trio.testing.fixtures, roket_trio.staticfiles, roket_trio.testing, roket_trio)
     for name in getattr(module, "__all__", ("SocketCensus", "ClosePeers", "ChaosRelays"))
-} | {"UncleanCloseError": roket_trio.testing._expectations.verdict}
+} | {"UncleanCloseError": roket_trio.testing._expectations.explanation}
 
 
 def where_it_is_public(

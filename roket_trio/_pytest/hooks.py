@@ -14,14 +14,14 @@ import pytest
 from ..testing._census.capabilities import observers_here
 from ..testing._census.observers import NotObservedError
 from ..testing._census.records import SocketRecord
-from ..testing._expectations.judge import PeerWatch
-from ..testing._expectations.verdict import Expectation
-from ..testing._expectations.watched import Judged
+from ..testing._expectations.peer_watch import PeerWatch
+from ..testing._expectations.watched import ConnectionResult
 from ..testing._leaks.referrers import has_paused_loop, held_by
 from ..testing._leaks.report import Tale, leaks_told
 from ..testing._leaks.tracker import ANY_CHAPTER, Chapter, Followed, Following, ignoring
 from ..testing._peers.wire import NotAvailableError
 from ..testing._reports.from_pytest import entries_of_findings, entry_of_connection, entry_of_leaks
+from ..testing._results.close import CloseExpectation
 from ..testing.fixtures import ChaosRelays, ClosePeers, SocketCensus
 
 _SEE_ENDS: Final = 0.05  # seconds for a peer's thread to see, when a test's body is over, what has happened already
@@ -46,7 +46,7 @@ class _Case:
         """By this plugin: the message has everything."""
         self.over_at = 0.0
         self.opened: list[Followed] = []
-        self.judged: list[Judged] = []
+        self.judged: list[ConnectionResult] = []
         self.entries: list[str] = []
 
 
@@ -96,7 +96,7 @@ class Suite:
     @contextmanager
     def peers(self, item: pytest.Item, *, must_be_clean: bool) -> Iterator[ClosePeers]:
         case = self._case(item)
-        expected = self._expectation(item) or (Expectation("clean", self._within) if must_be_clean else None)
+        expected = self._expectation(item) or (CloseExpectation("clean", self._within) if must_be_clean else None)
         yield ClosePeers(case.watch, expected)
         self._release(case)
 
@@ -183,7 +183,7 @@ class Suite:
     def pytest_runtest_makereport(self, item: pytest.Item, call: pytest.CallInfo[None]) -> Wrapped:
         report: pytest.TestReport = yield
         case = self._case(item)
-        if report.failed and not case.is_accused and (seen := case.watch.tell()):
+        if report.failed and not case.is_accused and (seen := case.watch.summary()):
             report.sections.append(("roket: what the peers saw", seen))
         if call.when == "teardown":
             report.__dict__["roket"] = case.entries  # what xdist sends along
@@ -266,10 +266,10 @@ class Suite:
         for judged in case.watch.judge(case.over_at, is_last=is_last):
             case.judged.append(judged)
             case.entries.append(entry_of_connection(case.name, len(case.judged) - 1, judged))
-            if judged.verdict.passed is False:
+            if judged.verdict.verdict == "fail":
                 is_slow = judged.verdict.close in ("half-open", "leaked", "late")
                 messages.append(judged.message + (_PAUSED if is_last and is_slow and has_paused_loop() else ""))
-            elif judged.verdict.passed is None:
+            elif judged.verdict.verdict == "not-observed":
                 messages += self._unseen(case, judged.message)
         return messages
 
@@ -364,13 +364,13 @@ class Suite:
             with open(self._report, "a", encoding="utf-8") as file:
                 file.writelines(f"{entry}\n" for entry in entries)
 
-    def _expectation(self, item: pytest.Item) -> Expectation | None:
+    def _expectation(self, item: pytest.Item) -> CloseExpectation | None:
         marker = item.get_closest_marker("closes")
         if marker is None:
             return None
         try:
             default: dict[str, Any] = {} if len(marker.args) > 1 else {"within": self._within}
-            return Expectation(*marker.args, **{**default, **marker.kwargs})
+            return CloseExpectation(*marker.args, **{**default, **marker.kwargs})
         except (TypeError, ValueError) as error:
             raise pytest.UsageError(f"{item.nodeid}: @pytest.mark.closes: {error}") from error
 

@@ -68,17 +68,17 @@ if TYPE_CHECKING:
     from ._conformance.check import StreamCheck as StreamCheck
     from ._reports.html import render_html as render_html
     from ._reports.junit import render_junit as render_junit
-    from ._reports.results import CaseResult as CaseResult
-    from ._reports.results import parse_results as parse_results
+    from ._results.case_result import CaseResult as CaseResult
+    from ._results.case_result import parse_results as parse_results
 
 # These need AnyIO and Trio, or subprocess and ssl: handed out on first use (PEP 562).
 _MODULE_OF = {
     "BrokenRuleError": "_conformance.check",
     "CASES": "_close_suite.cases",
     "Case": "_close_suite.cases",
-    "CaseResult": "_reports.results",
+    "CaseResult": "_results.case_result",
     "Target": "_close_suite.programs",
-    "parse_results": "_reports.results",
+    "parse_results": "_results.case_result",
     "render_html": "_reports.html",
     "render_junit": "_reports.junit",
     "run_case": "_close_suite.runner",

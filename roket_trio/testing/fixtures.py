@@ -14,9 +14,9 @@ from . import scripts
 from ._census.census import Census, CensusChange, assert_no_lingering_sockets, take_census
 from ._census.records import SocketRecord
 from ._chaos.relay import ChaosRelay
-from ._expectations.judge import PeerWatch, raise_if_unclean
-from ._expectations.verdict import Expectation
+from ._expectations.peer_watch import PeerWatch, raise_if_unclean
 from ._peers.peers import ConnectingPeer, ListeningPeer, PeerAddress, Script
+from ._results.close import CloseExpectation
 
 
 @final
@@ -48,7 +48,7 @@ class SocketCensus:
 class ClosePeers:
     """The fixtures ``close_peer`` and ``closes_cleanly``: start scripted peers, which end with the test."""
 
-    def __init__(self, watch: PeerWatch, expected: Expectation | None) -> None:
+    def __init__(self, watch: PeerWatch, expected: CloseExpectation | None) -> None:
         self._watch = watch
         self._expected = expected
 

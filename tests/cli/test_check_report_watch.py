@@ -30,7 +30,7 @@ from roket_trio._cli.console.signals import signals_interrupt
 from roket_trio.testing import take_census
 from roket_trio.testing._close_suite.cases import CASES
 from roket_trio.testing._close_suite.jobs import JOBS
-from roket_trio.testing._reports.results import CaseResult, parse_results
+from roket_trio.testing._results.case_result import CaseResult, parse_results
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the harness needs Linux")
 

@@ -29,7 +29,7 @@ from roket_trio._cli import COMMANDS
 from roket_trio._cli.console import options
 from roket_trio._cli.console.exit_codes import Exit
 from roket_trio.testing import parse_results
-from roket_trio.testing._reports.results import SCHEMA
+from roket_trio.testing._results.case_result import SCHEMA
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="the pages are written for a POSIX shell")
 

@@ -24,8 +24,8 @@ from roket_trio._pytest import hooks
 from roket_trio.testing._census import capabilities, observers
 from roket_trio.testing._expectations import watched
 from roket_trio.testing._leaks import tracker
-from roket_trio.testing._reports.results import parse_results
 from roket_trio.testing._reports.table import Matrix
+from roket_trio.testing._results.case_result import parse_results
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the census needs Linux")
 

@@ -17,14 +17,20 @@ import pytest
 
 from roket_trio._kernel.procfs import is_alive
 from roket_trio.testing import ListeningPeer, payload
-from roket_trio.testing._close_suite import runner as running_room
+from roket_trio.testing._close_suite import runner
 from roket_trio.testing._close_suite.cases import CASES, case
 from roket_trio.testing._close_suite.jobs import JOBS
-from roket_trio.testing._close_suite.judging import Expectation, Judgement, Observation, Seen, judge
-from roket_trio.testing._close_suite.programs import Role, RunningProgram, Target
+from roket_trio.testing._close_suite.judging import (
+    CaseExpectation,
+    CaseObservation,
+    CaseVerdict,
+    ObservedConnection,
+    judge,
+)
+from roket_trio.testing._close_suite.programs import RunningProgram, Target
 from roket_trio.testing._close_suite.runner import run_case
 from roket_trio.testing._peers.timeline import Event
-from roket_trio.testing._reports.results import CaseResult, ResultEvent, failures, parse_result, parse_results
+from roket_trio.testing._results.case_result import CaseResult, ResultEvent, Role, failures, parse_result, parse_results
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the close suite needs Linux")
 
@@ -175,7 +181,7 @@ def test_a_program_that_ends_before_its_connection_is_accepted_is_seen(monkeypat
 
 
 def test_a_script_lasts_as_long_as_the_program_may(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(running_room, "_SCRIPT_SECONDS", 0.1)
+    monkeypatch.setattr(runner, "_SCRIPT_SECONDS", 0.1)
     code = (
         "import os, socket, time\n"
         "s = socket.create_connection((os.environ['ROKET_HOST'], int(os.environ['ROKET_PORT'])))\n"
@@ -231,7 +237,7 @@ def test_a_hostile_program_is_ended(hostile: str, monkeypatch: pytest.MonkeyPatc
             super().__init__(*args, **more)  # type: ignore[arg-type]
             pids.append(self.pid)
 
-    monkeypatch.setattr(running_room, "RunningProgram", Noted)
+    monkeypatch.setattr(runner, "RunningProgram", Noted)
     started = time.monotonic()
     result = run_case(case("close/1.1"), python(connects + HOSTILE[hostile]), within=0.3)
     assert result.verdict == "fail"
@@ -254,7 +260,7 @@ def test_a_server_whose_handlers_fail_at_once_is_not_taken_for_one_that_has_ende
             raise ConnectionResetError
         return connect(*how)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(running_room.socket, "create_connection", is_reset_once)
+    monkeypatch.setattr(runner.socket, "create_connection", is_reset_once)
     result = run_case(case("close/5.4"), closer("server"), within=WITHIN)
     assert result.verdict == "pass", told(result)
     assert len(asked) == 2
@@ -387,7 +393,7 @@ def test_a_server_that_is_running_is_judged_by_what_its_peers_see() -> None:
 
 def test_what_cannot_be_brought_about_is_no_pass() -> None:
     """The limit of descriptors of a server that is running already."""
-    port = running_room._free_port("127.0.0.1")
+    port = runner._free_port("127.0.0.1")
     serves = {"ROKET_CASE": "close/5.5", "ROKET_ROLE": "server", "ROKET_JOB": "echo"}
     serves |= {"ROKET_HOST": "127.0.0.1", "ROKET_PORT": str(port)}
     with RunningProgram(closer("server").argv("", 0), serves) as program:
@@ -415,7 +421,7 @@ def test_a_reset_does_not_come_before_a_slow_server_has_accepted() -> None:
 def test_who_sends_more_than_anybody_takes_is_not_accused_of_an_end_that_nobody_saw(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(running_room, "_MAX_BYTES", 1 << 20)
+    monkeypatch.setattr(runner, "_MAX_BYTES", 1 << 20)
     code = (
         "import os, socket\n"
         "s = socket.create_connection((os.environ['ROKET_HOST'], int(os.environ['ROKET_PORT'])))\n"
@@ -431,15 +437,15 @@ def test_who_sends_more_than_anybody_takes_is_not_accused_of_an_end_that_nobody_
 # --- verdicts: pure --------------------------------------------------------------------------------------------------
 
 
-def seen(*kinds: str, received: int = 0, good: int | None = None, is_held: bool | None = False) -> Seen:
+def seen(*kinds: str, received: int = 0, good: int | None = None, is_held: bool | None = False) -> ObservedConnection:
     """A connection on which these things happened, one a second."""
     events = tuple(Event(float(second), kind, until=float(second)) for second, kind in enumerate(kinds))  # type: ignore[arg-type]
-    return Seen(events, received, received if good is None else good, is_held)
+    return ObservedConnection(events, received, received if good is None else good, is_held)
 
 
 def observed(
-    *connections: Seen, output: int = 0, good: int | None = None, head: bytes = b"", **more: object
-) -> Observation:
+    *connections: ObservedConnection, output: int = 0, good: int | None = None, head: bytes = b"", **more: object
+) -> CaseObservation:
     found: dict[str, object] = {
         "expected_connections": len(connections),
         "is_output_observed": True,
@@ -448,16 +454,16 @@ def observed(
         "was_alive": True,
         **more,
     }
-    return Observation(
+    return CaseObservation(
         connections, output_bytes=output, output_good_bytes=output if good is None else good, output_head=head, **found
     )  # type: ignore[arg-type]
 
 
 WHOLE = (("complete", "clean"),)
-UPLOAD = Expectation(WHOLE, upload=10)
-DOWNLOAD = Expectation(WHOLE, download=10)
+UPLOAD = CaseExpectation(WHOLE, upload=10)
+DOWNLOAD = CaseExpectation(WHOLE, download=10)
 
-VERDICTS: dict[str, tuple[Expectation, Observation, tuple[str, str, str]]] = {
+VERDICTS: dict[str, tuple[CaseExpectation, CaseObservation, tuple[str, str, str]]] = {
     "all of it and FIN": (
         UPLOAD,
         observed(seen("connected", "fin seen", received=10)),
@@ -478,7 +484,7 @@ VERDICTS: dict[str, tuple[Expectation, Observation, tuple[str, str, str]]] = {
     "other bytes": (UPLOAD, observed(seen("fin seen", received=10, good=3)), ("corrupt", "clean", "fail")),
     "too many bytes": (UPLOAD, observed(seen("fin seen", received=11, good=11)), ("corrupt", "clean", "fail")),
     "any bytes will do": (
-        Expectation(WHOLE, upload=10, checks_upload=False),
+        CaseExpectation(WHOLE, upload=10, checks_upload=False),
         observed(seen("fin seen", received=10, good=0)),
         ("complete", "clean", "pass"),
     ),
@@ -504,38 +510,38 @@ VERDICTS: dict[str, tuple[Expectation, Observation, tuple[str, str, str]]] = {
         ("not-observed", "reset", "fail"),
     ),
     "nothing is asked of the data": (
-        Expectation((("*", "clean"),)),
+        CaseExpectation((("*", "clean"),)),
         observed(seen("fin seen", received=3)),
         ("not-observed", "clean", "pass"),
     ),
     "the word": (
-        Expectation(WHOLE, says="closed"),
+        CaseExpectation(WHOLE, says="closed"),
         observed(seen("fin seen"), head=b"closed\n"),
         ("complete", "clean", "pass"),
     ),
     "another word": (
-        Expectation(WHOLE, says="closed"),
+        CaseExpectation(WHOLE, says="closed"),
         observed(seen("fin seen"), head=b"eof\n"),
         ("corrupt", "clean", "fail"),
     ),
-    "no word": (Expectation(WHOLE, says="closed"), observed(seen("fin seen")), ("hung", "clean", "fail")),
+    "no word": (CaseExpectation(WHOLE, says="closed"), observed(seen("fin seen")), ("hung", "clean", "fail")),
     "FIN in time": (
-        Expectation((("*", "clean"),), trigger="fin sent", within=2.0),
+        CaseExpectation((("*", "clean"),), trigger="fin sent", within=2.0),
         observed(seen("connected", "fin sent", "stalled", "fin seen")),
         ("not-observed", "clean", "pass"),
     ),
     "FIN late": (
-        Expectation((("*", "clean"),), trigger="fin sent", within=1.5),
+        CaseExpectation((("*", "clean"),), trigger="fin sent", within=1.5),
         observed(seen("connected", "fin sent", "stalled", "fin seen")),
         ("not-observed", "late", "fail"),
     ),
     "FIN only in answer to the peer's": (
-        Expectation(WHOLE, upload=1, trigger="received", within=1.5),
+        CaseExpectation(WHOLE, upload=1, trigger="received", within=1.5),
         observed(seen("connected", "received", "fin sent", "fin seen", received=1)),
         ("complete", "half-open", "fail"),
     ),
     "FIN before the peer's": (
-        Expectation((("*", "clean"),), trigger="fin sent", within=0.5),
+        CaseExpectation((("*", "clean"),), trigger="fin sent", within=0.5),
         observed(seen("connected", "fin seen", "fin sent")),
         ("not-observed", "clean", "pass"),
     ),
@@ -545,59 +551,59 @@ VERDICTS: dict[str, tuple[Expectation, Observation, tuple[str, str, str]]] = {
         ("complete", "leaked", "fail"),
     ),
     "no end, and the process holds it": (
-        Expectation((("*", "clean"), ("*", "reset"))),
+        CaseExpectation((("*", "clean"), ("*", "reset"))),
         observed(seen("connected", is_held=True)),
         ("not-observed", "leaked", "fail"),
     ),
     "reset by the peer, and let go": (
-        Expectation((("*", "clean"),), is_reset_by_peer=True),
+        CaseExpectation((("*", "clean"),), is_reset_by_peer=True),
         observed(seen("rst sent")),
         ("not-observed", "clean", "pass"),
     ),
     "reset by the peer, and nobody can see the descriptor": (
-        Expectation((("*", "clean"),), is_reset_by_peer=True),
+        CaseExpectation((("*", "clean"),), is_reset_by_peer=True),
         observed(seen("rst sent", is_held=None)),
         ("not-observed", "not-observed", "not-observed"),
     ),
     "it must fail and does": (
-        Expectation(WHOLE, download=10, must_fail=True),
+        CaseExpectation(WHOLE, download=10, must_fail=True),
         observed(seen("fin seen"), output=10, exit_status=1),
         ("complete", "clean", "pass"),
     ),
     "it must fail and tells success": (
-        Expectation(WHOLE, download=10, must_fail=True),
+        CaseExpectation(WHOLE, download=10, must_fail=True),
         observed(seen("fin seen"), output=10),
         ("complete", "clean", "fail"),
     ),
     "it must fail and goes on": (
-        Expectation(WHOLE, download=10, must_fail=True),
+        CaseExpectation(WHOLE, download=10, must_fail=True),
         observed(seen("fin seen"), output=10, has_exited=False, exit_status=None),
         ("hung", "clean", "fail"),
     ),
     "it must fail and is not ours": (
-        Expectation((("*", "clean"),), must_fail=True),
+        CaseExpectation((("*", "clean"),), must_fail=True),
         observed(seen("fin seen"), has_exited=None, exit_status=None),
         ("not-observed", "clean", "not-observed"),
     ),
     "it must live and has died": (
-        Expectation((("*", "clean"),), must_live=True),
+        CaseExpectation((("*", "clean"),), must_live=True),
         observed(seen("fin seen"), was_alive=False),
         ("not-observed", "clean", "fail"),
     ),
     "it cannot": (UPLOAD, observed(exit_status=127), ("not-observed", "not-observed", "unsupported")),
     "it did not connect": (UPLOAD, observed(expected_connections=1), ("hung", "not-observed", "fail")),
     "the worst of several": (
-        Expectation((("*", "clean"),)),
+        CaseExpectation((("*", "clean"),)),
         observed(seen("fin seen"), seen("connected"), seen("fin seen")),
         ("not-observed", "half-open", "fail"),
     ),
     "cut and reset": (
-        Expectation((("truncated", "reset"), ("complete", "clean")), upload=10),
+        CaseExpectation((("truncated", "reset"), ("complete", "clean")), upload=10),
         observed(seen("rst seen", received=3)),
         ("truncated", "reset", "pass"),
     ),
     "cut and FIN": (
-        Expectation((("truncated", "reset"), ("complete", "clean")), upload=10),
+        CaseExpectation((("truncated", "reset"), ("complete", "clean")), upload=10),
         observed(seen("fin seen", received=3)),
         ("truncated", "clean", "fail"),
     ),
@@ -609,7 +615,7 @@ def test_verdicts(name: str) -> None:
     expectation, observation, wanted = VERDICTS[name]
     found = judge(expectation, observation)
     assert (found.data, found.close, found.verdict) == wanted
-    assert isinstance(found, Judgement)
+    assert isinstance(found, CaseVerdict)
     assert found.reason
 
 

@@ -15,7 +15,7 @@ from support.programs import missing, tool
 
 from roket_trio.testing import CASES, CaseResult, Target, render_html, run_case
 from roket_trio.testing._close_suite.cases import case
-from roket_trio.testing._close_suite.programs import Role
+from roket_trio.testing._results.case_result import Role
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the close suite needs Linux")
 

@@ -21,8 +21,8 @@ import pytest
 from roket_trio.testing._close_suite.cases import CASES
 from roket_trio.testing._reports.html import render_html
 from roket_trio.testing._reports.junit import render_junit
-from roket_trio.testing._reports.results import CaseResult, ResultEvent
 from roket_trio.testing._reports.table import Matrix, render_failures, render_matrix, render_summary
+from roket_trio.testing._results.case_result import CaseResult, ResultEvent
 
 EVENTS = (
     ResultEvent(1, "program", -1, "note", 0, "started: process 1"),

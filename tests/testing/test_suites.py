@@ -20,13 +20,15 @@ import trio
 
 from roket_trio.testing import Timeline
 from roket_trio.testing._census.records import Holder, SocketRecord
-from roket_trio.testing._expectations.verdict import Expectation, conduct_with_peer, judge
+from roket_trio.testing._expectations.explanation import explain
+from roket_trio.testing._expectations.observed import view_of_peer
 from roket_trio.testing._leaks import origins
 from roket_trio.testing._leaks.origins import origin_of, watch_origins
 from roket_trio.testing._leaks.referrers import has_paused_loop, held_by
 from roket_trio.testing._leaks.report import Tale
 from roket_trio.testing._leaks.tracker import ANY_CHAPTER, Chapter, Finding, Following, ignoring
 from roket_trio.testing._peers import timeline as timeline_module
+from roket_trio.testing._results.close import CloseExpectation, judge_close
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the census needs Linux")
 
@@ -405,26 +407,26 @@ def seen(*events: tuple[str, float]) -> Timeline:
 
 
 CASES = {
-    "fin": ([("fin seen", 1.0)], "clean", ("clean", True)),
-    "fin long before the end": ([("fin seen", 1.0)], "closed", ("clean", True)),
-    "rst": ([("rst seen", 1.0)], "clean", ("reset", False)),
-    "rst wanted": ([("rst seen", 1.0)], "reset", ("reset", True)),
-    "either": ([("rst seen", 1.0)], "closed", ("reset", True)),
-    "fin instead of rst": ([("fin seen", 1.0)], "reset", ("clean", False)),
-    "rst after fin": ([("fin seen", 1.0), ("sent", 2.0), ("rst seen", 2.1)], "clean", ("reset", False)),
-    "a call fails": ([("sent", 1.0), ("failed", 1.1)], "clean", ("reset", False)),
-    "in time": ([("fin sent", 1.0), ("fin seen", 5.9)], "clean", ("clean", True)),
-    "late": ([("fin sent", 1.0), ("fin seen", 6.1)], "clean", ("late", False)),
-    "a late rst": ([("fin sent", 1.0), ("rst seen", 6.1)], "reset", ("late", False)),
-    "data counts": ([("fin sent", 1.0), ("received", 5.0), ("fin seen", 9.9)], "clean", ("clean", True)),
-    "data, then late": ([("fin sent", 1.0), ("received", 5.0), ("fin seen", 10.1)], "clean", ("late", False)),
-    "nothing": ([], "clean", ("half-open", False)),
-    "nothing, peer finished": ([("fin sent", 1.0)], "closed", ("half-open", False)),
-    "peer reset": ([("rst sent", 1.0)], "clean", ("not-observed", None)),
-    "peer vanished": ([("vanished", 1.0)], "clean", ("not-observed", None)),
-    "peer gave up": ([("out of bounds", 1.0), ("fin sent", 1.0)], "clean", ("not-observed", None)),
-    "peer closed after": ([("fin seen", 1.0), ("fin sent", 1.1), ("closed", 1.1)], "clean", ("clean", True)),
-    "idle before the end": ([("received", 1.0), ("fin seen", 40.0)], "clean", ("clean", True)),
+    "fin": ([("fin seen", 1.0)], "clean", ("clean", "pass")),
+    "fin long before the end": ([("fin seen", 1.0)], "closed", ("clean", "pass")),
+    "rst": ([("rst seen", 1.0)], "clean", ("reset", "fail")),
+    "rst wanted": ([("rst seen", 1.0)], "reset", ("reset", "pass")),
+    "either": ([("rst seen", 1.0)], "closed", ("reset", "pass")),
+    "fin instead of rst": ([("fin seen", 1.0)], "reset", ("clean", "fail")),
+    "rst after fin": ([("fin seen", 1.0), ("sent", 2.0), ("rst seen", 2.1)], "clean", ("reset", "fail")),
+    "a call fails": ([("sent", 1.0), ("failed", 1.1)], "clean", ("reset", "fail")),
+    "in time": ([("fin sent", 1.0), ("fin seen", 5.9)], "clean", ("clean", "pass")),
+    "late": ([("fin sent", 1.0), ("fin seen", 6.1)], "clean", ("late", "fail")),
+    "a late rst": ([("fin sent", 1.0), ("rst seen", 6.1)], "reset", ("late", "fail")),
+    "data counts": ([("fin sent", 1.0), ("received", 5.0), ("fin seen", 9.9)], "clean", ("clean", "pass")),
+    "data, then late": ([("fin sent", 1.0), ("received", 5.0), ("fin seen", 10.1)], "clean", ("late", "fail")),
+    "nothing": ([], "clean", ("half-open", "fail")),
+    "nothing, peer finished": ([("fin sent", 1.0)], "closed", ("half-open", "fail")),
+    "peer reset": ([("rst sent", 1.0)], "clean", ("not-observed", "not-observed")),
+    "peer vanished": ([("vanished", 1.0)], "clean", ("not-observed", "not-observed")),
+    "peer gave up": ([("out of bounds", 1.0), ("fin sent", 1.0)], "clean", ("not-observed", "not-observed")),
+    "peer closed after": ([("fin seen", 1.0), ("fin sent", 1.1), ("closed", 1.1)], "clean", ("clean", "pass")),
+    "idle before the end": ([("received", 1.0), ("fin seen", 40.0)], "clean", ("clean", "pass")),
 }
 
 
@@ -432,12 +434,13 @@ CASES = {
 def test_verdicts(name: str) -> None:
     """The test was over after 50 s, and 5 are allowed."""
     events, expect, wanted = CASES[name]
-    verdict = judge(Expectation(expect, 5.0), conduct_with_peer(seen(*events)), over_at=50.0)
-    assert (verdict.close, verdict.passed) == wanted
-    assert verdict.passed or (verdict.headline and verdict.why and verdict.remedy)
+    expected, view = CloseExpectation(expect, 5.0), view_of_peer(seen(*events))
+    found = judge_close(expected, view.close(over_at=50.0))
+    assert (found.close, found.verdict) == wanted
+    assert found.verdict == "pass" or all(explain(expected, view, found, None))
 
 
 def test_what_the_peer_has_not_asked_for_may_last_as_long_as_the_test() -> None:
-    conduct = conduct_with_peer(seen(("fin seen", 54.0)))
-    assert judge(Expectation("clean", 5.0), conduct, over_at=50.0).passed
-    assert judge(Expectation("clean", 5.0), conduct, over_at=48.0).close == "late"
+    expected, view = CloseExpectation("clean", 5.0), view_of_peer(seen(("fin seen", 54.0)))
+    assert judge_close(expected, view.close(over_at=50.0)).verdict == "pass"
+    assert judge_close(expected, view.close(over_at=48.0)).close == "late"

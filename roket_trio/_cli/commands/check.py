@@ -15,8 +15,8 @@ from ...testing._close_suite.programs import Target
 from ...testing._close_suite.runner import run_cases
 from ...testing._peers.peers import require_loopback
 from ...testing._peers.wire import NotAvailableError
-from ...testing._reports.results import CaseResult, failures
 from ...testing._reports.table import render_failures, render_summary
+from ...testing._results.case_result import CaseResult, failures
 from ..console.printing import printable, reason, say, tell
 from ..console.signals import Interrupted, signals_interrupt
 

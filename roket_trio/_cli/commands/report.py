@@ -9,8 +9,8 @@ from dataclasses import replace
 
 from ...testing._reports.html import render_html
 from ...testing._reports.junit import render_junit
-from ...testing._reports.results import CaseResult, failures, parse_results
 from ...testing._reports.table import Matrix, render_failures, render_matrix, render_summary
+from ...testing._results.case_result import CaseResult, failures, parse_results
 from ..console.printing import is_colorful, printable, reason, say, tell
 
 DESCRIPTION = """\

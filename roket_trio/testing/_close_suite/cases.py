@@ -13,9 +13,10 @@ from typing import Final, final
 
 from .._peers.payload import payload
 from .._peers.wire import Wire
+from .._results.case_result import Level, Role
 from .context import Stage
-from .judging import Expectation, Level
-from .programs import Role, Speaks
+from .judging import CaseExpectation
+from .programs import Speaks
 
 CaseScript = Callable[[Wire, Stage], None]
 
@@ -48,7 +49,7 @@ class Case:
     """What a program that knows the environment contract is asked to do; ``roket check --jobs`` tells."""
     why: str
     """The rule, with its source."""
-    expectation: Expectation
+    expectation: CaseExpectation
     rounds: tuple[Round, ...]
     """The last one is judged."""
     plain: frozenset[Speaks] = frozenset()
@@ -222,7 +223,7 @@ CASES: Final[tuple[Case, ...]] = (
         _BOTH,
         "idle",
         "Who has received FIN is in CLOSE_WAIT until the program closes; no timer ends it (RFC 9293, 3.6; tcp(7)).",
-        Expectation(_CLOSES, trigger="fin sent"),
+        CaseExpectation(_CLOSES, trigger="fin sent"),
         (Round(_finishes),),
         plain=frozenset({"echo", "any"}),
         symptom="Connections pile up in CLOSE_WAIT until descriptors run out.",
@@ -234,7 +235,7 @@ CASES: Final[tuple[Case, ...]] = (
         _BOTH,
         "pipe",
         "FIN comes after all data, and is told after all data (RFC 9293, 3.6).",
-        Expectation(_WHOLE, download=_UPLOAD, trigger="fin sent"),
+        CaseExpectation(_WHOLE, download=_UPLOAD, trigger="fin sent"),
         (Round(_sends_and_finishes),),
         plain=frozenset({"pipe"}),
         ends_stdin=True,
@@ -247,7 +248,7 @@ CASES: Final[tuple[Case, ...]] = (
         _BOTH,
         "pipe",
         "The peer learns that all was sent by FIN alone (RFC 9293, 3.6: half-close; shutdown(2)).",
-        Expectation(_WHOLE, upload=_UPLOAD, trigger="received"),
+        CaseExpectation(_WHOLE, upload=_UPLOAD, trigger="received"),
         (Round(_listens),),
         plain=frozenset({"pipe"}),
         stdin=_UPLOAD,
@@ -261,7 +262,7 @@ CASES: Final[tuple[Case, ...]] = (
         _BOTH,
         "pipe",
         "After its own FIN a program still receives until the peer's (RFC 9293, 3.6).",
-        Expectation((("complete", "clean"),), download=_UPLOAD, trigger="fin sent"),
+        CaseExpectation((("complete", "clean"),), download=_UPLOAD, trigger="fin sent"),
         (Round(_replies_late),),
         plain=frozenset({"pipe"}),
         stdin=1000,
@@ -276,7 +277,7 @@ CASES: Final[tuple[Case, ...]] = (
         "pool",
         'An idle connection needs a watcher: nobody receives from it (RFC 9112, 9.5: "MUST ... monitor ... for a '
         "received closure signal\" is a client's duty).",
-        Expectation(_CLOSES, trigger="fin sent"),
+        CaseExpectation(_CLOSES, trigger="fin sent"),
         (Round(_answers_and_finishes),),
         symptom="CLOSE_WAIT for as long as the pool keeps it, and the next request fails.",
     ),
@@ -289,7 +290,7 @@ CASES: Final[tuple[Case, ...]] = (
         "send-close",
         "A close with unread data sends RST, which destroys what the peer has not received (RFC 1122, 4.2.2.13; "
         "tcp_close).",
-        Expectation(_WHOLE, upload=_ANSWER, trigger="received"),
+        CaseExpectation(_WHOLE, upload=_ANSWER, trigger="received"),
         (Round(_leaves_something_unread),),
         stdin=_ANSWER,
         feeds_at_once=False,
@@ -304,7 +305,7 @@ CASES: Final[tuple[Case, ...]] = (
         "send-close",
         "A close delivers what was sent (RFC 9293, 3.6; socket(7): without SO_LINGER the kernel goes on in the "
         "background).",
-        Expectation(_WHOLE, upload=_ANSWER, trigger="received"),
+        CaseExpectation(_WHOLE, upload=_ANSWER, trigger="received"),
         (Round(_reads_late),),
         stdin=_ANSWER,
         feeds_at_once=False,
@@ -319,7 +320,7 @@ CASES: Final[tuple[Case, ...]] = (
         "early-answer",
         "Closing while data comes in provokes RST, which destroys the answer: close in stages (RFC 9112, 9.6; nginx: "
         "lingering_close).",
-        Expectation(_WHOLE, upload=_UPLOAD),
+        CaseExpectation(_WHOLE, upload=_UPLOAD),
         (Round(_uploads_and_reads_at_the_end),),
         stdin=_UPLOAD,
         environment={"ROKET_BYTES": str(_UPLOAD)},
@@ -333,7 +334,7 @@ CASES: Final[tuple[Case, ...]] = (
         "send-close",
         "A close does not wait for the peer without a bound: it could wait for ever (tcp(7): TCP_LINGER2 bounds the "
         "kernel's part).",
-        Expectation(_WHOLE, upload=1000, trigger="received"),
+        CaseExpectation(_WHOLE, upload=1000, trigger="received"),
         (Round(_swallows_the_fin),),
         stdin=1000,
         feeds_at_once=False,
@@ -348,7 +349,7 @@ CASES: Final[tuple[Case, ...]] = (
         _BOTH,
         "cancel-send",
         "FIN says that all was sent (RFC 9293, 3.6): after a part of a message it is a lie, and RST the truth.",
-        Expectation(_CUT, upload=_ENDLESS, checks_upload=False),
+        CaseExpectation(_CUT, upload=_ENDLESS, checks_upload=False),
         (Round(_reads_after_a_while),),
         environment={"ROKET_BYTES": str(_ENDLESS), "ROKET_SECONDS": "0.3"},
         symptom="The peer takes a truncated file for the whole.",
@@ -360,7 +361,7 @@ CASES: Final[tuple[Case, ...]] = (
         _BOTH,
         "cancel-close",
         "Failure to be graceful is no failure to close: the descriptor goes on every path.",
-        Expectation(_CLOSES, upload=_ENDLESS, checks_upload=False),
+        CaseExpectation(_CLOSES, upload=_ENDLESS, checks_upload=False),
         (Round(_reads_once_it_is_released),),
         environment={"ROKET_BYTES": str(_ENDLESS), "ROKET_SECONDS": "0.3"},
         symptom="Timeouts leak descriptors, in ESTABLISHED.",
@@ -372,7 +373,7 @@ CASES: Final[tuple[Case, ...]] = (
         _BOTH,
         "close-in-send",
         "The close ends the send, and does not wait for a peer that does not read; what was cut ends in RST.",
-        Expectation(_CUT, upload=_ENDLESS, checks_upload=False),
+        CaseExpectation(_CUT, upload=_ENDLESS, checks_upload=False),
         (Round(_reads_once_it_is_released),),
         environment={"ROKET_BYTES": str(_ENDLESS), "ROKET_SECONDS": "0.3"},
         symptom="A shutdown hangs on one stuck client.",
@@ -384,7 +385,7 @@ CASES: Final[tuple[Case, ...]] = (
         _BOTH,
         "close-in-receive",
         "A close on this side is not the peer's end: who waits must not take it for one.",
-        Expectation(_WHOLE, says="closed"),
+        CaseExpectation(_WHOLE, says="closed"),
         (Round(_waits_for_the_end),),
         environment={"ROKET_SECONDS": "0.3"},
         symptom="A half-received message is processed as if it were whole.",
@@ -397,7 +398,7 @@ CASES: Final[tuple[Case, ...]] = (
         "pipe",
         "The kernel closes what a dead process held, with FIN after what was sent: on the wire a crash looks like an "
         "end (exit(2), tcp_close). Only framing in the protocol tells.",
-        Expectation(_CLOSES, upload=16 << 20),
+        CaseExpectation(_CLOSES, upload=16 << 20),
         (Round(_kills_the_sender),),
         plain=frozenset({"pipe"}),
         stdin=16 << 20,
@@ -411,7 +412,7 @@ CASES: Final[tuple[Case, ...]] = (
         _BOTH,
         "late-read",
         "What had arrived is received first, then the reset is told (tcp_recvmsg: the queue before sk_err).",
-        Expectation((("complete", "clean"),), download=50_000, must_fail=True, is_reset_by_peer=True),
+        CaseExpectation((("complete", "clean"),), download=50_000, must_fail=True, is_reset_by_peer=True),
         (Round(_sends_and_resets),),
         environment={"ROKET_SECONDS": "1"},
         symptom="Data that had arrived is lost, or a broken transfer counts as whole.",
@@ -423,7 +424,7 @@ CASES: Final[tuple[Case, ...]] = (
         _BOTH,
         "pipe",
         "ECONNRESET and EPIPE are no success (send(2)).",
-        Expectation((("*", "clean"),), must_fail=True, is_reset_by_peer=True),
+        CaseExpectation((("*", "clean"),), must_fail=True, is_reset_by_peer=True),
         (Round(_resets_in_the_middle),),
         plain=frozenset({"pipe"}),
         stdin=16 << 20,
@@ -437,7 +438,7 @@ CASES: Final[tuple[Case, ...]] = (
         _BOTH,
         "idle",
         "After RST the socket is in no table any more, and its descriptor leaks all the same until it is closed.",
-        Expectation((("*", "clean"),), is_reset_by_peer=True),
+        CaseExpectation((("*", "clean"),), is_reset_by_peer=True),
         (Round(_resets_soon),),
         plain=frozenset({"pipe", "echo", "any"}),
         symptom="Descriptors run out although ss shows nothing.",
@@ -450,7 +451,7 @@ CASES: Final[tuple[Case, ...]] = (
         ("server",),
         "echo",
         "accept(2) hands on the errors of connections that are gone already: they are no errors of the listener.",
-        Expectation(_CLOSES, must_live=True, trigger="fin sent"),
+        CaseExpectation(_CLOSES, must_live=True, trigger="fin sent"),
         (Round(_resets_at_once, 20), Round(_finishes)),
         plain=frozenset({"echo", "any"}),
         symptom="A port scan takes the server down.",
@@ -462,7 +463,7 @@ CASES: Final[tuple[Case, ...]] = (
         ("server",),
         "forget",
         "A connection ends with its handler: nobody else could close it.",
-        Expectation(_CLOSES, must_live=True, trigger="connected"),
+        CaseExpectation(_CLOSES, must_live=True, trigger="connected"),
         (Round(_waits_for_the_end, 10),),
         symptom="Each forgotten close is a descriptor less.",
     ),
@@ -473,7 +474,7 @@ CASES: Final[tuple[Case, ...]] = (
         ("server",),
         "raise",
         "FIN says that all was sent (RFC 9293, 3.6; RFC 9112, 8: a close-delimited answer would count as whole).",
-        Expectation((("truncated", "reset"),), upload=2 * _UPLOAD, checks_upload=False),
+        CaseExpectation((("truncated", "reset"),), upload=2 * _UPLOAD, checks_upload=False),
         (Round(_reads_after_a_while),),
         environment={"ROKET_BYTES": str(_UPLOAD)},
         symptom="A broken answer is cached as a whole one.",
@@ -485,7 +486,7 @@ CASES: Final[tuple[Case, ...]] = (
         ("server",),
         "raise",
         "One connection's failure is its own.",
-        Expectation(_CLOSES, must_live=True),
+        CaseExpectation(_CLOSES, must_live=True),
         (Round(_reads_after_a_while), Round(_reads_after_a_while)),
         environment={"ROKET_BYTES": str(_UPLOAD)},
         symptom="One bad request takes the server down.",
@@ -497,7 +498,7 @@ CASES: Final[tuple[Case, ...]] = (
         ("server",),
         "echo",
         "EMFILE from accept(2) passes: wait, and accept again.",
-        Expectation(_CLOSES, must_live=True, trigger="fin sent"),
+        CaseExpectation(_CLOSES, must_live=True, trigger="fin sent"),
         (Round(_stays_a_while, 150), Round(_finishes)),
         plain=frozenset({"echo", "any"}),
         open_files=100,
@@ -510,7 +511,7 @@ CASES: Final[tuple[Case, ...]] = (
         ("server",),
         "echo",
         "The peer's FIN ends one direction (RFC 9293, 3.6): what is owed is still sent.",
-        Expectation(_WHOLE, upload=_UPLOAD, trigger="fin sent"),
+        CaseExpectation(_WHOLE, upload=_UPLOAD, trigger="fin sent"),
         (Round(_is_echoed),),
         plain=frozenset({"echo"}),
         symptom="Answers to clients that half-close are cut off.",
@@ -523,7 +524,7 @@ CASES: Final[tuple[Case, ...]] = (
         _BOTH,
         "tls-send-close",
         "A party need not wait for the other's close_notify (RFC 8446, 6.1), and must not without a bound.",
-        Expectation((("complete", "clean"), ("complete", "reset")), upload=1000),
+        CaseExpectation((("complete", "clean"), ("complete", "reset")), upload=1000),
         (Round(_never_answers_close_notify),),
         stdin=1000,
         feeds_at_once=False,
@@ -538,7 +539,7 @@ CASES: Final[tuple[Case, ...]] = (
         _BOTH,
         "tls-read",
         "Anybody on the way can send FIN: without close_notify the data may be truncated (RFC 8446, 6.1).",
-        Expectation((("complete", "clean"), ("complete", "reset")), download=50_000, must_fail=True),
+        CaseExpectation((("complete", "clean"), ("complete", "reset")), download=50_000, must_fail=True),
         (Round(_truncates_tls),),
         needs_tls=True,
         symptom="A truncated download counts as whole.",
@@ -551,7 +552,7 @@ CASES: Final[tuple[Case, ...]] = (
         "tls-send-close",
         "A server of TLS 1.3 sends tickets unasked (RFC 8446, 4.6.1): a client that only sends has them unread at its "
         "close, which sends RST (RFC 1122, 4.2.2.13).",
-        Expectation(_WHOLE, upload=_ANSWER),
+        CaseExpectation(_WHOLE, upload=_ANSWER),
         (Round(_leaves_tickets_unread),),
         stdin=_ANSWER,
         feeds_at_once=False,

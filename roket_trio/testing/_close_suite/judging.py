@@ -1,7 +1,7 @@
-"""What a program did with a connection, by what was seen from outside: two verdicts. Pure: no socket, no clock.
+"""What a program did in one case, by what was seen from outside: two verdicts. Pure: no socket, no clock.
 
-*Data*: whether it came through. *Close*: how the program's side ended. What could not be seen is ``not-observed``,
-never a pass.
+*Data*: whether it came through. *Close*: how the program's side of a connection ended, which ``judge_close`` decides.
+What could not be seen is ``not-observed``, never a pass.
 """
 
 from __future__ import annotations
@@ -11,21 +11,19 @@ from dataclasses import dataclass
 from typing import Final, Literal, TypeVar, final
 
 from .._peers.timeline import Event
+from .._results.case_result import Data
+from .._results.close import Close, CloseExpectation, ObservedClose, Verdict, judge_close
 
-Data = Literal["complete", "truncated", "corrupt", "hung", "not-observed"]
-Close = Literal["clean", "reset", "late", "leaked", "half-open", "not-observed"]
-Verdict = Literal["pass", "fail", "unsupported", "not-observed"]
-Level = Literal["MUST", "SHOULD", "INFO"]
 Trigger = Literal["connected", "fin sent", "received", "nothing"]
-"""What the program's close is timed from: the connection, the peer's FIN, the last byte that it sent; or not at all."""
+"""What the program's FIN is timed from: the connection, the peer's FIN, the last byte that it sent; or not at all."""
 
 UNSUPPORTED_EXIT: Final = 127  # as the shell's "command not found"
-_QUOTED: Final = 40  # characters of a word of the program's
+_QUOTED: Final = 40  # characters of a word that the program wrote
 
 
 @final
 @dataclass(frozen=True, slots=True)
-class Expectation:
+class CaseExpectation:
     """What a case expects."""
 
     allows: tuple[tuple[Data | Literal["*"], Close | Literal["*"]], ...]
@@ -50,7 +48,7 @@ class Expectation:
 
 @final
 @dataclass(frozen=True, slots=True)
-class Seen:
+class ObservedConnection:
     """One connection, as its peer and the kernel saw it."""
 
     events: tuple[Event, ...]
@@ -58,9 +56,9 @@ class Seen:
     good_bytes: int
     """How many of them, from the first one on, were the payload."""
     is_held: bool | None
-    """Whether the program still had it open when it should have let go; ``None``: not observed."""
-    held_as: str = ""
-    """The socket, as the census tells it."""
+    """Whether the program still held the descriptor when its time was over; ``None``: not observed."""
+    held_socket: str = ""
+    """That socket, in the census's words."""
 
     def first(self, *kinds: str) -> Event | None:
         return next((event for event in self.events if event.kind in kinds), None)
@@ -71,10 +69,10 @@ class Seen:
 
 @final
 @dataclass(frozen=True, slots=True)
-class Observation:
+class CaseObservation:
     """Everything that was seen of one case."""
 
-    connections: tuple[Seen, ...]
+    connections: tuple[ObservedConnection, ...]
     """Those that are judged; fewer than expected if the program did not connect, or did not listen any more."""
     expected_connections: int
     output_bytes: int
@@ -83,16 +81,16 @@ class Observation:
     """The beginning of what it wrote to its standard output."""
     is_output_observed: bool
     exit_status: int | None
-    """``None``: it was still running at the end, or is not ours; negative: a signal's number."""
+    """Negative: a signal's number; ``None``: it was still running at the end, or was not started by this suite."""
     has_exited: bool | None
-    """``None``: it is not ours, or was already running."""
+    """``None``: it was not started by this suite."""
     was_alive: bool | None
     """Whether it was running when the scripts were over; ``None``: not observed."""
 
 
 @final
 @dataclass(frozen=True, slots=True)
-class Judgement:
+class CaseVerdict:
     """The verdicts on one case."""
 
     data: Data
@@ -108,33 +106,35 @@ _WORST_DATA: Final[tuple[Data, ...]] = ("corrupt", "hung", "truncated", "not-obs
 _WORST_CLOSE: Final[tuple[Close, ...]] = ("leaked", "half-open", "late", "reset", "not-observed", "clean")
 
 
-def judge(expected: Expectation, seen: Observation, *, may_decline: bool = True) -> Judgement:
+def judge(expected: CaseExpectation, seen: CaseObservation, *, may_decline: bool = True) -> CaseVerdict:
     """Both verdicts, and whether they pass.
 
     :param may_decline: whether it knows the contract, and says by its exit status that it cannot do this
     """
     if may_decline and seen.exit_status == UNSUPPORTED_EXIT:
-        return Judgement("not-observed", "not-observed", "unsupported", 0, "the program says that it cannot do this")
+        return CaseVerdict("not-observed", "not-observed", "unsupported", 0, "the program says that it cannot do this")
     moved = sum(one.received_bytes for one in seen.connections) if expected.download is None else seen.output_bytes
     if len(seen.connections) < seen.expected_connections:
         reason = f"{len(seen.connections)} of {seen.expected_connections} connections came about"
-        return Judgement("hung", "not-observed", "fail", moved, reason)
+        return CaseVerdict("hung", "not-observed", "fail", moved, reason)
     data, about_data = _worst([judge_data(expected, seen, one) for one in seen.connections], _WORST_DATA)
-    close, about_close = _worst([judge_close(expected, one) for one in seen.connections], _WORST_CLOSE)
+    close, about_close = _worst([judge_connection(expected, one) for one in seen.connections], _WORST_CLOSE)
     reason = "; ".join(part for part in (about_data, about_close) if part)
     if expected.must_live and seen.was_alive is False:
-        return Judgement(data, close, "fail", moved, f"{reason}; the program has ended")
+        return CaseVerdict(data, close, "fail", moved, f"{reason}; the program has ended")
     if expected.must_fail:
         if seen.has_exited is None:
-            return Judgement(data, close, "not-observed", moved, f"{reason}; its exit status is not observed")
+            return CaseVerdict(data, close, "not-observed", moved, f"{reason}; its exit status is not observed")
         if not seen.has_exited:
-            return Judgement("hung", close, "fail", moved, f"{reason}; it did not end")
+            return CaseVerdict("hung", close, "fail", moved, f"{reason}; it did not end")
         if seen.exit_status == 0:
-            return Judgement(data, close, "fail", moved, f"{reason}; it ended with success, as if nothing were missing")
-    return Judgement(data, close, _verdict(expected, data, close), moved, reason)
+            return CaseVerdict(
+                data, close, "fail", moved, f"{reason}; it ended with success, as if nothing were missing"
+            )
+    return CaseVerdict(data, close, _verdict(expected, data, close), moved, reason)
 
 
-def judge_data(expected: Expectation, seen: Observation, one: Seen) -> tuple[Data, str]:
+def judge_data(expected: CaseExpectation, seen: CaseObservation, one: ObservedConnection) -> tuple[Data, str]:
     """Whether the data came through on one connection, and why it is said."""
     found: list[tuple[Data, str]] = []
     if expected.upload is not None:
@@ -153,58 +153,83 @@ def judge_data(expected: Expectation, seen: Observation, one: Seen) -> tuple[Dat
     return _worst(found, _WORST_DATA)
 
 
-def _data(who: str, wanted: int, count: int, good: int, has_ended: bool) -> tuple[Data, str]:
-    told = f"{who} {count:,} of {wanted:,} bytes"
+def _data(what: str, wanted: int, count: int, good: int, has_ended: bool) -> tuple[Data, str]:
+    counted = f"{what} {count:,} of {wanted:,} bytes"
     if good < count or count > wanted:
-        return "corrupt", f"{told}, {good:,} of them right"
+        return "corrupt", f"{counted}, {good:,} of them right"
     if count == wanted:
-        return "complete", told
-    return ("truncated", told) if has_ended else ("hung", f"{told}, and then nothing")
+        return "complete", counted
+    return ("truncated", counted) if has_ended else ("hung", f"{counted}, and then nothing")
 
 
-def _word(wanted: str, seen: Observation) -> tuple[Data, str]:
+def _word(wanted: str, seen: CaseObservation) -> tuple[Data, str]:
     said = seen.output_head.decode(errors="replace").split()
     if not said:
         return "hung", f"it did not say {wanted!r}"
     return ("complete", f"it said {wanted!r}") if said[0] == wanted else ("corrupt", f"it said {said[0][:_QUOTED]!r}")
 
 
-def judge_close(expected: Expectation, one: Seen) -> tuple[Close, str]:
+def judge_connection(expected: CaseExpectation, one: ObservedConnection) -> tuple[Close, str]:
     """How the program's side of one connection ended, and why it is said."""
+    seen = _observed_close(expected, one)
+    # Either end will do here: which of them passes depends on the data as well (CaseExpectation.allows).
+    found = judge_close(CloseExpectation("closed", expected.within), seen)
+    return found.close, _close_reason(expected, one, seen, found.close, found.seconds or 0.0)
+
+
+def _observed_close(expected: CaseExpectation, one: ObservedConnection) -> ObservedClose:
+    if expected.is_reset_by_peer:  # only the descriptor tells
+        return ObservedClose(None, None, None, one.is_held, "whether it let go of its descriptor is not observed")
     fin, rst = one.first("fin seen"), one.first("rst seen")
-    if one.is_held:
-        return "leaked", f"the program still holds {one.held_as or 'the socket'}"
-    if expected.is_reset_by_peer:
-        if one.is_held is None:
-            return "not-observed", "whether it let go of its descriptor is not observed"
-        return "clean", "its descriptor is gone"
-    if rst is not None:
-        return "reset", "the peer saw RST"
-    if fin is None:
-        bound = one.first("out of bounds")
-        if bound is not None and bound.count:
-            return "not-observed", f"the peer ended it: {bound.detail}"
-        return "half-open", "the peer saw neither FIN nor RST"
-    ours = one.first("fin sent")
-    if expected.trigger == "received" and ours is not None and ours.at < fin.at:
-        return "half-open", "its FIN came only after the peer's own"
-    if expected.trigger != "nothing":
-        since = one.first(expected.trigger) if expected.trigger != "received" else one.last("received")
-        took = fin.at - since.until if since is not None else 0.0
-        if took > expected.within:
-            return "late", f"its FIN came {took:.1f} s after {_TRIGGERS[expected.trigger]}"
-    return "clean", "the peer saw FIN"
+    is_held = one.is_held
+    blind = ""
+    bound = one.first("out of bounds")
+    if fin is None and rst is None and bound is not None and bound.count:
+        # A limit of bytes ended the peer's side: that the program lets go after that shows nothing.
+        blind = f"the peer ended it: {bound.detail}"
+        is_held = is_held or None
+    due_at, is_only_an_answer = None, False
+    if fin is not None and rst is None and expected.trigger != "nothing":
+        since = one.last("received") if expected.trigger == "received" else one.first(expected.trigger)
+        due_at = since.until if since is not None else None
+        ours = one.first("fin sent")
+        is_only_an_answer = expected.trigger == "received" and ours is not None and ours.at < fin.at
+    return ObservedClose(
+        fin.at if fin is not None else None,
+        rst.at if rst is not None else None,
+        due_at,
+        is_held,
+        blind,
+        is_only_an_answer,
+    )
+
+
+def _close_reason(
+    expected: CaseExpectation, one: ObservedConnection, seen: ObservedClose, close: Close, seconds: float
+) -> str:
+    if close == "leaked":
+        return f"the program still holds {one.held_socket or 'the socket'}"
+    if close == "not-observed":
+        return seen.blind
+    if close == "reset":
+        return "the peer saw RST"
+    if close == "half-open":
+        is_answer = seen.is_only_an_answer
+        return "its FIN came only after the peer's own" if is_answer else "the peer saw neither FIN nor RST"
+    if close == "late":
+        return f"its FIN came {seconds:.1f} s after {_TRIGGERS[expected.trigger]}"
+    return "its descriptor is gone" if seen.blind else "the peer saw FIN"
 
 
 _TRIGGERS: Final = {"connected": "the connection", "fin sent": "the peer's", "received": "the last byte"}
 
 
 def _worst(found: Sequence[tuple[_T, str]], order: tuple[_T, ...]) -> tuple[_T, str]:
-    """What comes first in ``order``, and what was said of it."""
+    """The finding that comes first in ``order``, with its reason."""
     return min(found, key=lambda one: order.index(one[0]))
 
 
-def _verdict(expected: Expectation, data: Data, close: Close) -> Verdict:
+def _verdict(expected: CaseExpectation, data: Data, close: Close) -> Verdict:
     """A part that was not observed fails nothing, and passes nothing that depends on it."""
     if any(_fits(want_data, data) and _fits(want_close, close) for want_data, want_close in expected.allows):
         return "pass"

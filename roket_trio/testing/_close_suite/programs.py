@@ -23,8 +23,8 @@ from typing import IO, Final, Literal, final
 from ..._kernel import procfs
 from .._peers.payload import PayloadCheck
 from .._peers.timeline import Timeline
+from .._results.case_result import Role
 
-Role = Literal["client", "server"]
 Speaks = Literal["contract", "pipe", "echo", "any"]
 """``contract``: it does the job that its environment names. ``pipe``: it copies standard input to the connection and
 the connection to standard output, as nc does. ``echo``: it sends back what comes. ``any``: nothing is known."""

@@ -19,10 +19,10 @@ from .._peers.payload import payload
 from .._peers.peers import ConnectingPeer, ListeningPeer, Peer
 from .._peers.tls_wire import certificate
 from .._peers.wire import Wire
-from .._reports.results import CaseResult, ResultEvent
+from .._results.case_result import CaseResult, ResultEvent
 from .cases import Case, Round
 from .context import Stage, is_end_of
-from .judging import Observation, Seen, judge
+from .judging import CaseObservation, ObservedConnection, judge
 from .programs import RunningProgram, Target
 
 _SCRIPT_SECONDS: Final = 10.0  # and six times what the program may take: beyond what a script's own waits add up to
@@ -303,10 +303,10 @@ class _Run:
                 program.close_input()
         return stage
 
-    def _seen(self, wire: Wire, stage: Stage, held: list[SocketRecord] | None) -> Seen:
+    def _seen(self, wire: Wire, stage: Stage, held: list[SocketRecord] | None) -> ObservedConnection:
         check = stage.check_of(wire)
         record = stage.held_early(wire) or next((one for one in held or () if is_end_of(one, wire)), None)
-        return Seen(
+        return ObservedConnection(
             wire.timeline.events,
             check.total_bytes,
             check.good_bytes,
@@ -314,11 +314,11 @@ class _Run:
             str(record or ""),
         )
 
-    def _observe(self, connections: tuple[Seen, ...]) -> Observation:
+    def _observe(self, connections: tuple[ObservedConnection, ...]) -> CaseObservation:
         program = self._program
         expected = self._case.rounds[-1].connections
         if program is None:
-            return Observation(connections, expected, 0, 0, b"", False, None, None, None)
+            return CaseObservation(connections, expected, 0, 0, b"", False, None, None, None)
         was_alive = not self._has_exited and self._is_listening()
         program.close_input()
         seconds = max(_EXIT_SECONDS, self._within)
@@ -326,7 +326,7 @@ class _Run:
         status = program.exit_status
         if status is not None:
             program.wait_said_all(_SAY_SECONDS)
-        return Observation(
+        return CaseObservation(
             connections,
             expected,
             program.check.total_bytes,

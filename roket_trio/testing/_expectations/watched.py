@@ -1,4 +1,4 @@
-"""One scripted peer or relay under watch: its connections, and what the kernel still holds of their other ends."""
+"""A scripted peer or relay under watch: its connections, and the sockets that this process has at their other ends."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from time import monotonic
-from typing import Final, Literal, final
+from typing import Final, final
 
 from ..._kernel import procfs
 from ..._kernel.sock_diag import SockDiag
@@ -19,9 +19,11 @@ from .._chaos.relay import ChaosRelay
 from .._peers.peers import ListeningPeer, Peer, PeerAddress
 from .._peers.timeline import Event, Timeline
 from .._peers.wire import Wire
-from .verdict import Conduct, Expectation, Verdict, conduct_with_peer, conduct_with_relay, explained
+from .._results.case_result import Role
+from .._results.close import CloseExpectation, CloseVerdict
+from .explanation import Explanation, failure_message
+from .observed import PeerView, view_of_peer, view_of_relay
 
-Role = Literal["client", "server"]
 Ends = tuple[tuple[str, int], tuple[str, int]]
 """The addresses of a TCP connection, the program's first."""
 
@@ -30,27 +32,26 @@ _AFTERMATH: Final = 1.0  # seconds for a script to end after the program's FIN: 
 
 @final
 @dataclass(frozen=True, slots=True)
-class Judged:
-    """One connection and what is to be said of it."""
+class ConnectionResult:
+    """The verdict on one connection, and what it rests on."""
 
     role: Role
-    """What the program was."""
+    """The program's."""
     where: str
-    """Who saw it."""
-    expected: Expectation
-    verdict: Verdict
+    """The peer or relay that saw it, in words."""
+    expected: CloseExpectation
+    verdict: CloseVerdict
+    explanation: Explanation
     events: tuple[tuple[str, Event], ...]
-    """Whom a relay saw (empty: a peer saw its program), and what."""
+    """Each with the end of the connection that it happened at: a relay has two; empty for a scripted peer."""
     observer: str
 
     @property
     def message(self) -> str:
         """For a tired person."""
-        return explained(
-            self.verdict.headline,
-            f"what {self.where} saw:\n{events_told(self.events)}" if self.events else "",
-            self.verdict.why,
-            self.verdict.remedy,
+        return failure_message(
+            self.explanation,
+            f"what {self.where} saw:\n{render_events(self.events)}" if self.events else "",
             f"seen by {self.observer}; expected: {self.expected}",
         )
 
@@ -60,15 +61,15 @@ class WatchedConnection:
     """One connection of a peer or a relay."""
 
     def __init__(
-        self, timelines: dict[str, Timeline], look: Callable[[], Conduct], is_finished: Callable[[], bool]
+        self, timelines: dict[str, Timeline], view: Callable[[], PeerView], is_finished: Callable[[], bool]
     ) -> None:
         self._timelines = timelines
         self._is_finished = is_finished
-        self.look: Final = look
+        self.view: Final = view
         self.ends: Ends | None = None
         self.is_ours = False
         """Whether this process was seen to hold the program's end."""
-        self.verdict: Verdict | None = None
+        self.is_judged = False
 
     @property
     def events(self) -> tuple[tuple[str, Event], ...]:
@@ -77,27 +78,27 @@ class WatchedConnection:
 
     def is_over(self, give_up_at: float) -> bool:
         """Whether nothing more is to be seen, or waited for."""
-        conduct = self.look()
+        view = self.view()
         now = monotonic()
-        if conduct.rst_at is not None or conduct.blind:
+        if view.rst_at is not None or view.blind:
             return True
-        if conduct.fin_at is not None:
-            return self._is_finished() or now >= conduct.fin_at + _AFTERMATH
+        if view.fin_at is not None:
+            return self._is_finished() or now >= view.fin_at + _AFTERMATH
         return now >= give_up_at
 
 
 @final
-class Watched:
+class WatchedPeer:
     """A peer or a relay, and what is expected of the program at its other end."""
 
-    def __init__(self, role: Role, expected: Expectation | None) -> None:
+    def __init__(self, role: Role, expected: CloseExpectation | None) -> None:
         self.role: Final = role
         self.expected = expected
         """``None``: it is not judged."""
         self.where = ""
         self.source: Peer | ChaosRelay
-        self.is_told = False
-        """That there was no connection at all."""
+        self.is_reported_unused = False
+        """Whether it was said already that there was no connection at all."""
         self._ends: dict[Wire, tuple[Ends, bool]] = {}
         self._connections: dict[object, WatchedConnection] = {}
 
@@ -109,7 +110,7 @@ class Watched:
                 if relayed not in self._connections:
                     self._connections[relayed] = WatchedConnection(
                         {"client": relayed.upstream, "server": relayed.downstream},
-                        partial(conduct_with_relay, relayed),
+                        partial(view_of_relay, relayed),
                         partial(relayed.upstream.saw, "closed", "rst sent"),
                     )
         else:
@@ -117,7 +118,7 @@ class Watched:
                 if wire not in self._connections:
                     self._connections[wire] = WatchedConnection(
                         {"": wire.timeline},
-                        partial(conduct_with_peer, wire.timeline),
+                        partial(view_of_peer, wire.timeline),
                         partial(wire.timeline.saw, "closed"),
                     )
                 if wire in self._ends:
@@ -132,7 +133,7 @@ class Watched:
                 self._ends[wire] = ((program, ours), _is_ours((program, ours)))
 
     def is_over(self, give_up_at: float = float("inf")) -> bool:
-        """Whether nothing more is to be seen, or waited for; with no connection at all there is."""
+        """Whether nothing more is to be seen, or waited for. It is not over while there is no connection at all."""
         if self.expected is None:
             return True
         connections = self.connections
@@ -146,11 +147,11 @@ class Watched:
         return any(record.holder is Holder.QUEUE and record.local == address for record in _sockets())
 
 
-def held(ends: Ends) -> SocketRecord | None:
-    """What this process holds of the first end of a connection, accepted or not.
+def program_socket(ends: Ends) -> SocketRecord | None:
+    """The socket that this process has for the program's end of a connection, accepted or not; ``None``: it has none.
 
-    A client's is known by its own address also when the connection is over and the kernel has forgotten the other one;
-    a server's shares it with all the others.
+    A client's is found by its own address even when the connection is over and the kernel has forgotten the other
+    address. A server's is not: all connections of a server share its address.
     """
     sockets = [record for record in _sockets() if not record.is_listening]
     ours = [record for record in sockets if record.local == ends[0]]
@@ -159,8 +160,8 @@ def held(ends: Ends) -> SocketRecord | None:
     return next(iter(exact or (over if len(ours) == 1 else [])), None)
 
 
-def events_told(events: tuple[tuple[str, Event], ...]) -> str:
-    """A timeline, for reading."""
+def render_events(events: tuple[tuple[str, Event], ...]) -> str:
+    """A timeline in lines, with times from its first event on."""
     if not events:
         return "  nothing"
     began = events[0][1].at
@@ -172,13 +173,13 @@ def name_of(address: PeerAddress) -> str:
 
 
 def _is_ours(ends: Ends) -> bool:
-    """Whether this process holds the program's end; quick, for it delays the script."""
+    """Whether this process holds the program's end. It must be quick, since it delays the script."""
     try:
         with SockDiag() as kernel:
             found = kernel.tcp_connection(*ends)
         return found is not None and found.inode in procfs.socket_inodes(os.getpid()).values()
     except OSError:
-        return held(ends) is not None
+        return program_socket(ends) is not None
 
 
 def _sockets() -> tuple[SocketRecord, ...]:

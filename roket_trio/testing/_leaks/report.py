@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any, Final, NamedTuple, final
 
 from .._census.records import Linger, SocketRecord
-from .._expectations.verdict import filled
+from .._results.wrapping import wrapped
 from .tracker import ABANDONED, Finding, Followed
 
 _SHOWN: Final = 5  # sockets for one test and fault
@@ -118,10 +118,10 @@ def leaks_told(left: Mapping[Followed, SocketRecord], grace: float, observers: I
             faults[fault.name] = (fault.value, fault.remedy)
     text.append("")
     for why, remedy in faults.values():
-        text += [filled(f"why: {why}", "     "), filled(f"to do: {remedy}", "       ")]
+        text += [wrapped(f"why: {why}", "     "), wrapped(f"to do: {remedy}", "       ")]
     if any(followed not in abandoned for followed in left):
         text.append(
-            filled(
+            wrapped(
                 "if it is meant to stay: have a fixture of wider scope open it, or name it in "
                 "@pytest.mark.no_socket_leaks(ignore=[...]) or the option roket_ignore",
                 "",
@@ -151,7 +151,7 @@ def _advice(findings: Iterable[Finding]) -> Iterator[Line]:
     told = {finding.fault: finding for finding in findings}
     for finding in told.values():
         yield Line(f"{finding.fault}: {finding.why}")
-        yield from map(Line, filled(f"to do: {finding.remedy}", " " * 9, "  ").split("\n"))
+        yield from map(Line, wrapped(f"to do: {finding.remedy}", " " * 9, "  ").split("\n"))
 
 
 def _count(number: int, what: str, one: str = "1") -> str:

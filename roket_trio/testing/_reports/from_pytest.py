@@ -5,38 +5,34 @@ from __future__ import annotations
 import shlex
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from typing import Final
 
 from .._census.records import Linger, SocketRecord
-from .._close_suite.judging import Close, Verdict
-from .._close_suite.programs import Role
-from .._expectations.watched import Judged
+from .._expectations.watched import ConnectionResult
 from .._leaks.tracker import Finding
-from .results import CaseResult, ResultEvent
+from .._results.case_result import CaseResult, ResultEvent, Role
+from .._results.close import Close, Verdict
 
-_VERDICTS: Final[dict[bool | None, Verdict]] = {True: "pass", False: "fail", None: "not-observed"}
 
-
-def entry_of_connection(test: str, number: int, judged: Judged) -> str:
+def entry_of_connection(test: str, number: int, result: ConnectionResult) -> str:
     """One of a test's connections to scripted peers."""
-    verdict = judged.verdict
-    began = judged.events[0][1].at if judged.events else 0.0
+    verdict = result.verdict
+    began = result.events[0][1].at if result.events else 0.0
     events = tuple(
         ResultEvent(
             round((event.at - began) * 1000), "peer", number, event.kind, event.count, f"{by} {event.detail}".strip()
         )
-        for by, event in judged.events
+        for by, event in result.events
     )
     return _entry(
         test,
         "connections",
         number,
         close=verdict.close,
-        verdict=_VERDICTS[verdict.passed],
-        observer=judged.observer,
-        reason="; ".join(filter(None, (verdict.headline, verdict.why))),
-        role=judged.role,
-        moved=sum(event.count for _, event in judged.events if event.kind == "received"),
+        verdict=verdict.verdict,
+        observer=result.observer,
+        reason="; ".join(filter(None, result.explanation[:2])),
+        role=result.role,
+        moved=sum(event.count for _, event in result.events if event.kind == "received"),
         seconds=verdict.seconds or 0.0,
         events=events,
     )

@@ -9,7 +9,7 @@ from importlib.resources import files
 from typing import Final
 
 from .._close_suite.cases import CASES
-from .results import SCHEMA, CaseResult, storable
+from .._results.case_result import SCHEMA, CaseResult, storable
 from .table import Matrix
 
 _PLACE: Final = "/*RESULTS*/"

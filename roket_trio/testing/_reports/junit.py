@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable
 from xml.etree.ElementTree import Element, SubElement, indent, tostring
 
-from .results import CaseResult
+from .._results.case_result import CaseResult
 
 # What XML 1.0 has no way to say (https://www.w3.org/TR/xml/#charsets).
 _UNSPEAKABLE = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Final, final
 
-from .results import CaseResult
+from .._results.case_result import CaseResult
 
 _MARKS: Final = {"pass": "ok", "fail": "FAIL", "unsupported": "-", "not-observed": "?"}
 _COLORS: Final = {"pass": "32", "fail": "31;1", "unsupported": "2", "not-observed": "33"}

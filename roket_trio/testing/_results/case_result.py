@@ -7,8 +7,13 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Final, Literal, final, get_args
 
-from .._close_suite.judging import Close, Data, Level, Verdict
-from .._close_suite.programs import Role
+from .close import Close, Verdict
+
+Role = Literal["client", "server"]
+"""What the program is: it connects, or it listens."""
+Level = Literal["MUST", "SHOULD", "INFO"]
+Data = Literal["complete", "truncated", "corrupt", "hung", "not-observed"]
+"""Whether the data came through."""
 
 SCHEMA: Final = "roket.close/1"
 _QUOTED: Final = 60  # characters of what is wrong

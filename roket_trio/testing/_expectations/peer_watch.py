@@ -12,8 +12,9 @@ from .._census.records import SocketRecord
 from .._chaos.relay import ChaosRelay
 from .._peers.peers import ConnectingPeer, ListeningPeer, Peer, PeerAddress, Script
 from .._peers.wire import Wire
-from .verdict import Expectation, UncleanCloseError, Verdict, judge
-from .watched import Judged, Watched, WatchedConnection, events_told, held, name_of
+from .._results.close import CloseExpectation, CloseVerdict, judge_close
+from .explanation import NOBODY_CONNECTED, Explanation, UncleanCloseError, explain
+from .watched import ConnectionResult, WatchedConnection, WatchedPeer, name_of, program_socket, render_events
 
 _LOOK_AGAIN: Final = 0.005  # seconds
 _SEE_UNREAD: Final = 0.02  # seconds until a peer that has finished notices that data came all the same
@@ -25,22 +26,22 @@ class PeerWatch:
     """The peers and relays of one test, and the judgement of what the program does to them. For one thread."""
 
     def __init__(self) -> None:
-        self._watched: list[Watched] = []
+        self._watched: list[WatchedPeer] = []
         self._stack = ExitStack()
 
-    def listen(self, script: Script, expected: Expectation | None, options: dict[str, Any]) -> ListeningPeer:
+    def listen(self, script: Script, expected: CloseExpectation | None, options: dict[str, Any]) -> ListeningPeer:
         """Start a peer that listens; ``options`` are :class:`ListeningPeer`'s."""
-        watched = Watched("client", expected)
+        watched = WatchedPeer("client", expected)
         peer = ListeningPeer(_seen_out(script, watched), **options)
         self._start(watched, peer)
         watched.where = f"the peer that listened on {name_of(peer.address)}"
         return peer
 
     def connect(
-        self, script: Script, address: PeerAddress, expected: Expectation | None, options: dict[str, Any]
+        self, script: Script, address: PeerAddress, expected: CloseExpectation | None, options: dict[str, Any]
     ) -> ConnectingPeer:
         """Start a peer that connects; ``options`` are :class:`ConnectingPeer`'s."""
-        watched = Watched("server", expected)
+        watched = WatchedPeer("server", expected)
         peer = ConnectingPeer(_seen_out(script, watched), address, **options)
         self._start(watched, peer)
         watched.where = f"the peer that connected to {name_of(address)}"
@@ -51,7 +52,7 @@ class PeerWatch:
 
         A client of a relay to a peer is judged by what the relay sees: the peer sees the relay.
         """
-        watched = Watched("client", None)
+        watched = WatchedPeer("client", None)
         for other in self._watched:
             if other.source is target:
                 watched.expected, other.expected = other.expected, None
@@ -62,7 +63,7 @@ class PeerWatch:
 
     @property
     def is_judging(self) -> bool:
-        """Whether anything is expected of anybody."""
+        """Whether any connection is to be judged."""
         return any(watched.expected is not None for watched in self._watched)
 
     def settle(self, seconds: float) -> bool:
@@ -72,7 +73,7 @@ class PeerWatch:
         """
         return _wait_until(lambda: all(watched.is_over() for watched in self._watched), monotonic() + seconds)
 
-    def judge(self, over_at: float, *, is_last: bool) -> list[Judged]:
+    def judge(self, over_at: float, *, is_last: bool) -> list[ConnectionResult]:
         """The verdicts that are new since the last call.
 
         :param over_at: when the test was over
@@ -80,20 +81,20 @@ class PeerWatch:
             only what has failed already
         """
         return [
-            judged
+            result
             for watched in self._watched
             if watched.expected is not None
-            for judged in self._judge(watched, watched.expected, over_at, is_last)
+            for result in self._judge(watched, watched.expected, over_at, is_last)
         ]
 
-    def tell(self) -> str:
+    def summary(self) -> str:
         """What all the peers and relays have seen."""
         parts = []
         for watched in self._watched:
             connections = watched.connections
             for number, connection in enumerate(connections, 1):
                 count = f", connection {number}" if len(connections) > 1 else ""
-                parts.append(f"{watched.where}{count}:\n{events_told(connection.events)}")
+                parts.append(f"{watched.where}{count}:\n{render_events(connection.events)}")
             if not connections:
                 parts.append(f"{watched.where}: nobody connected")
         return "\n".join(parts)
@@ -104,50 +105,65 @@ class PeerWatch:
 
     # --- inside ------------------------------------------------------------------------------------------------------
 
-    def _start(self, watched: Watched, source: Peer | ChaosRelay) -> None:
+    def _start(self, watched: WatchedPeer, source: Peer | ChaosRelay) -> None:
         watched.source = source
         self._stack.enter_context(source)
         self._watched.append(watched)
 
-    def _judge(self, watched: Watched, expected: Expectation, over_at: float, is_last: bool) -> list[Judged]:
+    def _judge(
+        self, watched: WatchedPeer, expected: CloseExpectation, over_at: float, is_last: bool
+    ) -> list[ConnectionResult]:
         give_up_at = over_at + expected.within
         if is_last:
             _wait_until(lambda: bool(watched.connections), monotonic() + _SEE_CONNECTION)
             _wait_until(lambda: not watched.has_queue(), give_up_at)
             if watched.connections:
                 _wait_until(lambda: watched.is_over(give_up_at))
-        found = []
+        results = []
         for connection in watched.connections:
-            if connection.verdict is None and (is_last or connection.look().is_final):
-                record = _held(connection, give_up_at) if is_last else None
-                verdict = judge(expected, connection.look(), over_at, record)
-                if is_last and verdict.passed is None and connection.is_ours and expected.expect != "reset":
-                    verdict = Verdict("clean", True, None, "released, seen by the census")
-                if is_last or verdict.passed is False:
-                    connection.verdict = verdict
-                    found.append(_judged(watched, expected, verdict, connection))
-        if is_last and not watched.connections and not watched.is_told:
-            watched.is_told = True
-            verdict = Verdict(
-                "not-observed",
-                False,
-                None,
-                "nobody connected, so nothing is shown about how the program closes",
-                f"{watched.where} saw no connection",
-                "let the program under test connect to the peer's host and port",
-            )
-            found.append(Judged(watched.role, watched.where, expected, verdict, (), "the peer"))
-        return found
+            if not connection.is_judged and (is_last or connection.view().is_final):
+                result = self._judge_connection(watched, expected, connection, over_at, is_last)
+                if is_last or result.verdict.verdict == "fail":
+                    connection.is_judged = True
+                    results.append(result)
+        if is_last and not watched.connections and not watched.is_reported_unused:
+            watched.is_reported_unused = True
+            results.append(_unused(watched, expected))
+        return results
+
+    def _judge_connection(
+        self,
+        watched: WatchedPeer,
+        expected: CloseExpectation,
+        connection: WatchedConnection,
+        over_at: float,
+        is_last: bool,
+    ) -> ConnectionResult:
+        view = connection.view()
+        verdict = judge_close(expected, view.close(over_at))
+        held = None
+        if is_last and not (view.is_final and verdict.verdict == "fail"):  # else its descriptor changes nothing
+            held = _still_held(connection, over_at + expected.within)
+            is_held = True if held is not None else False if connection.is_ours else None
+            view = connection.view()
+            verdict = judge_close(expected, view.close(over_at, is_held))
+        observer = "the relay's sockets" if isinstance(watched.source, ChaosRelay) else "the peer's socket"
+        if connection.ends:
+            observer += " and a census of this process"
+        explanation = explain(expected, view, verdict, held)
+        return ConnectionResult(
+            watched.role, watched.where, expected, verdict, explanation, connection.events, observer
+        )
 
 
-def raise_if_unclean(judged: list[Judged]) -> None:
+def raise_if_unclean(results: list[ConnectionResult]) -> None:
     """:raises UncleanCloseError: a verdict is a failure"""
-    messages = [one.message for one in judged if one.verdict.passed is False]
+    messages = [one.message for one in results if one.verdict.verdict == "fail"]
     if messages:
         raise UncleanCloseError("\n\n".join(messages))
 
 
-def _seen_out(script: Script, watched: Watched) -> Script:
+def _seen_out(script: Script, watched: WatchedPeer) -> Script:
     """A script that stays to see how the program closes."""
 
     def seen_out(wire: Wire) -> None:
@@ -164,20 +180,24 @@ def _seen_out(script: Script, watched: Watched) -> Script:
     return seen_out
 
 
-def _judged(watched: Watched, expected: Expectation, verdict: Verdict, connection: WatchedConnection) -> Judged:
-    observer = "the relay's sockets" if isinstance(watched.source, ChaosRelay) else "the peer's socket"
-    if connection.ends:
-        observer += " and a census of this process"
-    return Judged(watched.role, watched.where, expected, verdict, connection.events, observer)
+def _unused(watched: WatchedPeer, expected: CloseExpectation) -> ConnectionResult:
+    """The result of a peer to which nobody connected."""
+    explanation = Explanation(
+        NOBODY_CONNECTED,
+        f"{watched.where} saw no connection",
+        "let the program under test connect to the peer's host and port",
+    )
+    verdict = CloseVerdict("not-observed", "fail")
+    return ConnectionResult(watched.role, watched.where, expected, verdict, explanation, (), "the peer")
 
 
-def _held(connection: WatchedConnection, deadline: float) -> SocketRecord | None:
-    """What this process holds of the program's end, waiting for it to go."""
+def _still_held(connection: WatchedConnection, deadline: float) -> SocketRecord | None:
+    """The socket that this process has for the program's end, waiting for it to go."""
     ends = connection.ends
     if ends is None:
         return None
-    _wait_until(lambda: held(ends) is None, deadline)
-    return held(ends)
+    _wait_until(lambda: program_socket(ends) is None, deadline)
+    return program_socket(ends)
 
 
 def _wait_until(condition: Callable[[], bool], deadline: float = float("inf")) -> bool:
