@@ -1,6 +1,6 @@
-"""The time of one supervised connection: what has moved, since when nothing has, and what is done about it.
+"""The idle timer of a supervised connection, and the queue of those that run.
 
-Nothing here waits: :mod:`roket_trio._serving.watcher` says when to look.
+Nothing here waits: the watcher (:mod:`roket_trio._serving.watcher`) calls what is due.
 """
 
 from __future__ import annotations
@@ -13,18 +13,16 @@ from typing import NamedTuple, final
 import anyio
 
 from .._connection.connection import Connection
+from .._connection.idle_clock import IdleClock
 from .._connection.states import Phase
 from .._kernel import tcp
 
-# A connection whose time runs is looked at so many times before it is over, so it is cut at most an eighth late.
-LOOKS = 8
-
-# Stale entries of the heap are thrown out when they are the larger part of it, and at least so many.
+# Stale entries of the queue are thrown out when they are the larger part of it, and more than so many.
 _STALE_AT_MOST = 64
 
 
 @final
-class Budget(NamedTuple):
+class IdleLimits(NamedTuple):
     """For how long a connection may stand still (seconds; ``inf`` for ever)."""
 
     after_fin: float
@@ -35,23 +33,22 @@ class Budget(NamedTuple):
 
 @final
 class IdleTimer:
-    """One supervised connection: what has moved, since when nothing has, and what was decided about it."""
+    """Notices that nothing has moved on one supervised connection for too long, and then closes it."""
 
-    __slots__ = ("_moved_at", "_seen", "budget", "connection", "due", "fd", "has_peer_finished", "reason", "scope")
+    __slots__ = ("_clock", "connection", "due", "fd", "has_peer_finished", "limits", "reason", "scope")
 
-    def __init__(self, connection: Connection, scope: anyio.CancelScope, budget: Budget) -> None:
-        """:param scope: what is cancelled when the budget is used up"""
+    def __init__(self, connection: Connection, scope: anyio.CancelScope, limits: IdleLimits) -> None:
+        """:param scope: what is cancelled when the connection has stood still for too long"""
         self.connection: Connection = connection
         self.scope: anyio.CancelScope = scope
         self.fd: int = connection.sock.fileno()
         self.has_peer_finished: bool = False
-        # When it is to be looked at again. None: not at all.
+        # When the next check is due, as the timer queue has it. None: there is none.
         self.due: float | None = None
         # Why the connection was closed, if it was.
         self.reason: str | None = None
-        self.budget = budget
-        self._seen: tuple[int, int] = (0, 0)
-        self._moved_at = 0.0
+        self.limits = limits
+        self._clock: IdleClock | None = None
 
     def is_peer_gone(self) -> bool:
         """Whether the peer's FIN or RST has arrived at a connection that is not closed yet."""
@@ -59,44 +56,40 @@ class IdleTimer:
         return connection.sock.fileno() == self.fd and connection.peer_has_finished()
 
     def peer_finished(self, now: float) -> float:
-        """The peer's FIN or RST has come, which is a movement like any other; returns when to look."""
+        """Note that the peer's FIN or RST has come, which counts as a movement; returns when to check."""
         self.has_peer_finished = True
-        return self.begin(now)
+        return self.start(now)
 
     @property
     def limit(self) -> float:
         """For how long nothing may move, now."""
-        budget = self.budget
-        return min(budget.after_fin, budget.ever) if self.has_peer_finished else budget.ever
+        limits = self.limits
+        return min(limits.after_fin, limits.ever) if self.has_peer_finished else limits.ever
 
-    def begin(self, now: float) -> float:
-        """The time begins to run; returns when to look."""
-        self._seen = self._progress()
-        self._moved_at = now
-        return now + self.limit / LOOKS
+    def start(self, now: float) -> float:
+        """Begin to measure; returns when to check."""
+        self._clock = IdleClock(self.limit, self._progress(), now)
+        return self._clock.due
 
-    def look(self, now: float) -> float:
-        """See whether anything has moved, and close the connection if that is too long ago.
+    def check(self, now: float) -> float:
+        """Compare what has moved, and close the connection if nothing has for too long.
 
-        :returns: when to look again, ``inf`` for never
+        :returns: when to check again, ``inf`` for never
         """
         life = self.connection.life
-        if life.phase is Phase.CLOSED:
+        if life.phase is Phase.CLOSED or self._clock is None:
             return inf
-        limit = self.limit
-        seen = self._progress()
+        progress = self._progress()
         # A close that has begun has bounds of its own, unless it waits for a worker thread.
-        if seen != self._seen or (life.phase is Phase.CLOSING and not self.connection.is_lent):
-            self._seen, self._moved_at = seen, now
-        elif self.due is not None and now - self.due > limit / LOOKS:
-            self._moved_at += now - self.due  # the loop stood still, and with it everybody who would have moved
-        if now >= self._moved_at + limit:
-            self._close(limit)
+        if life.phase is Phase.CLOSING and not self.connection.is_lent:
+            self._clock.restart(progress, now)
+        elif self._clock.is_over(progress, now):
+            self._close()
             return inf
-        return min(now + limit / LOOKS, self._moved_at + limit)
+        return self._clock.due
 
     def _progress(self) -> tuple[int, int]:
-        """What changes whenever a byte has moved: how many we have moved, and how many the peer's side has taken."""
+        """What changes with each byte that moves: how many we have moved, and how many the peer has acknowledged."""
         connection = self.connection
         moved = connection.moved_bytes
         try:
@@ -104,15 +97,15 @@ class IdleTimer:
                 return moved, tcp.acked_bytes(connection.sock) or 0
             # A UNIX socket's peer takes from our queue.
             return moved, tcp.unacked_bytes(connection.sock) if tcp.HAVE_TCP_INFO else 0
-        except OSError:  # closed behind our back
+        except OSError:  # other code has closed the descriptor
             return moved, 0
 
-    def _close(self, limit: float) -> None:
+    def _close(self) -> None:
         why = "the peer has finished or is lost, and " if self.has_peer_finished else ""
-        self.reason = f"{why}nothing has moved for {limit:g} seconds"
-        # In this order: the body learns of its cancellation, and not of a stream that was closed under its hands.
+        self.reason = f"{why}nothing has moved for {self.limit:g} seconds"
+        # The body is cancelled first, so that it does not meet a closed stream instead.
         self.scope.cancel()
-        # Here and now: a body that shields itself does not keep the socket.
+        # The connection is closed here, so that a body that shields itself does not keep the socket.
         if self.connection.policy.on_error == "abort":
             self.connection.abort()
         else:
@@ -120,8 +113,8 @@ class IdleTimer:
 
 
 @final
-class Deadlines:
-    """A heap of the watches that have a time, the next one first; one that is rescheduled leaves a stale entry."""
+class TimerQueue:
+    """The idle timers with a check to come, the next one first: a heap. Rescheduling a timer leaves a stale entry."""
 
     __slots__ = ("_heap", "_number", "_stale")
 
@@ -130,8 +123,8 @@ class Deadlines:
         self._number = itertools.count()
         self._stale = 0
 
-    def put(self, timer: IdleTimer, due: float) -> None:
-        """Look at ``watch`` at ``due``, instead of whenever that was to be; ``inf`` for never."""
+    def schedule(self, timer: IdleTimer, due: float) -> None:
+        """Have ``timer`` checked at ``due`` instead of when it was due before; ``inf`` for never."""
         if timer.due is not None:
             self._stale += 1
         timer.due = None if due == inf else due
@@ -142,16 +135,14 @@ class Deadlines:
             heapq.heapify(self._heap)
             self._stale = 0
 
-    def next(self) -> float:
-        """When the next one is due; ``inf`` for never."""
+    def next_due(self) -> float:
+        """When the next check is due; ``inf`` for never."""
         heap = self._heap
         while heap and heap[0][2].due != heap[0][0]:
             heapq.heappop(heap)
             self._stale -= 1
         return heap[0][0] if heap else inf
 
-    def take(self, now: float) -> IdleTimer | None:
-        """One that is due. Its ``due`` stays, for it to see whether it was looked at late: :meth:`put` it next."""
-        if self.next() > now:
-            return None
-        return self._heap[0][2]
+    def first_due(self, now: float) -> IdleTimer | None:
+        """A timer whose check is due. It stays in the queue until it is scheduled again."""
+        return None if self.next_due() > now else self._heap[0][2]

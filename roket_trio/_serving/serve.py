@@ -1,69 +1,87 @@
-"""``serve``: a nursery task for each connection, each supervised, and an end that leaves nobody waiting."""
+"""``serve``: accept connections, run a handler for each, and see to it that every one of them ends."""
 
 from __future__ import annotations
 
-import logging
+import inspect
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
+from functools import partial
 from math import inf
-from typing import Any, Literal, NamedTuple, Protocol, final
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, overload
 
 import anyio
 import anyio.abc
 
-from .._errors import ClosedResourceError
-from .._loops import Nursery, current_loop
 from .._net.listener import SocketListener
 from .._origin import public
-from .._streams.sockets import SocketStream, is_cancellation
-from .idle_timer import Budget, IdleTimer
-from .supervise import DEFAULT_KEEPALIVE, KeepAlive, checked_seconds, close_face, follows_from_a_close
-from .watcher import Watcher, WatcherHost
+from .server import Acceptor, Server, ShutdownEvent
+from .supervise import DEFAULT_KEEPALIVE, KeepAlive, idle_limits
+from .watcher import WatcherHost
 
-logger = logging.getLogger("roket_trio")
+if TYPE_CHECKING:
+    from anyio.streams.stapled import MultiListener
+    from anyio.streams.tls import TLSStream as AnyIOTLSStream
 
-Handshake = Callable[[Any], Awaitable[Any]]
+    from .._streams.sockets import SocketStream, UNIXSocketStream
+    from .._streams.tls import TLSListener, TLSStream
 
-
-class ShutdownEvent(Protocol):
-    """What ``shutdown`` may be: an event of Trio, AnyIO or asyncio."""
-
-    async def wait(self) -> object: ...
-
-
-class ListeningSocket(NamedTuple):
-    """One listening socket, and what makes the handler's stream of a connection accepted there."""
-
-    listener: SocketListener
-    handshakes: tuple[Handshake, ...]
+    # AnyIO types the streams of a listener that it puts together as its own.
+    SocketListeners: TypeAlias = MultiListener[SocketStream] | MultiListener[anyio.abc.SocketStream]
+    TLSListeners: TypeAlias = MultiListener[TLSStream] | MultiListener[AnyIOTLSStream]
 
 
-def listening_sockets(listener: Any) -> list[ListeningSocket]:
-    """The sockets of whatever listener ours are in.
+@overload
+async def serve(
+    handler: Callable[[UNIXSocketStream], Awaitable[object]],
+    listener: SocketListener,
+    *,
+    max_connections: int | None = ...,
+    shutdown: ShutdownEvent | None = ...,
+    drain_seconds: float = ...,
+    on_handler_error: Literal["abort", "finish", "raise"] = ...,
+    close_wait_seconds: float = ...,
+    idle_seconds: float | None = ...,
+    keepalive: KeepAlive | None = ...,
+    task_status: anyio.abc.TaskStatus[SocketListener] = ...,
+) -> None: ...
 
-    A :class:`SocketListener` is one itself; a ``MultiListener`` has them in ``listeners``; one that does a handshake
-    (:class:`TLSListener`) has the one that accepts in ``listener``, and an async ``handshake(stream)`` that returns the
-    handler's stream or raises, within a time of its own.
 
-    :raises TypeError: one of them is none of these
-    """
-    if isinstance(listener, SocketListener):
-        return [ListeningSocket(listener, ())]
-    if (several := getattr(listener, "listeners", None)) is not None:
-        return [listening for one in several for listening in listening_sockets(one)]
-    inner, handshake = getattr(listener, "listener", None), getattr(listener, "handshake", None)
-    if inner is not None and handshake is not None:
-        return [
-            ListeningSocket(listening.listener, (*listening.handshakes, handshake))
-            for listening in listening_sockets(inner)
-        ]
-    raise TypeError(f"serve() needs a listener of this package, or one over it, not {type(listener).__name__}")
+@overload
+async def serve(
+    handler: Callable[[SocketStream], Awaitable[object]],
+    listener: SocketListeners,
+    *,
+    max_connections: int | None = ...,
+    shutdown: ShutdownEvent | None = ...,
+    drain_seconds: float = ...,
+    on_handler_error: Literal["abort", "finish", "raise"] = ...,
+    close_wait_seconds: float = ...,
+    idle_seconds: float | None = ...,
+    keepalive: KeepAlive | None = ...,
+    task_status: anyio.abc.TaskStatus[Any] = ...,
+) -> None: ...
+
+
+@overload
+async def serve(
+    handler: Callable[[TLSStream], Awaitable[object]],
+    listener: TLSListener | TLSListeners,
+    *,
+    max_connections: int | None = ...,
+    shutdown: ShutdownEvent | None = ...,
+    drain_seconds: float = ...,
+    on_handler_error: Literal["abort", "finish", "raise"] = ...,
+    close_wait_seconds: float = ...,
+    idle_seconds: float | None = ...,
+    keepalive: KeepAlive | None = ...,
+    task_status: anyio.abc.TaskStatus[Any] = ...,
+) -> None: ...
 
 
 @public
 async def serve(
     handler: Callable[[Any], Awaitable[object]],
-    listener: Any,
+    listener: SocketListener | TLSListener | MultiListener[Any],
     *,
     max_connections: int | None = None,
     shutdown: ShutdownEvent | None = None,
@@ -77,20 +95,20 @@ async def serve(
     """Accept connections, and run ``handler(stream)`` in a task of its own for each, until shut down or cancelled.
 
     However a handler ends, its connection is closed: when it returns, as by ``aclose()``; when it raises, as
-    ``on_handler_error`` says. Each is supervised (see :func:`supervise`): one whose peer has finished or vanished does
-    not outstay its budget. What a handler raises is logged (``roket_trio``, ERROR) with the peer's address; that a
-    budget was used up, or a handshake or the close of somebody else's stream failed, too (INFO). Neither the other
-    handlers nor the server notice.
+    ``on_handler_error`` says. Each connection is supervised (see :func:`supervise`), so one whose peer has finished or
+    vanished ends in time. What a handler raises is logged with the peer's address (logger ``roket_trio``, ERROR); it
+    affects neither the other handlers nor the server. A connection that stood still for too long, a handshake that
+    failed, and a stream of another package that failed to close are logged too (INFO).
 
     When descriptors or memory run out, accepting pauses, and goes on by itself; see :meth:`SocketListener.accept`.
 
     :param handler: an async function of one argument, a :class:`SocketStream`, :class:`UNIXSocketStream` or, from a
         :class:`TLSListener`, a :class:`TLSStream`. The handshake is done in the connection's task
     :param listener: from :func:`create_tcp_listener` or :func:`create_unix_listener`, or a :class:`TLSListener` over
-        one. It is closed when this returns or raises, and who still waits in its queue is refused
-    :param max_connections: at most so many at once, those that are being closed included; further ones wait in the
-        listen queue. ``None`` for no limit
-    :param shutdown: an event; when it is set, those that wait in the queue are still served (as far as
+        one. It is closed when this returns or raises, and the connections that still wait in its queue are refused
+    :param max_connections: how many connections there may be at once, those that are being closed included; further
+        ones wait in the listen queue. ``None`` for no limit
+    :param shutdown: an event. When it is set, the connections in the queue are still served (as far as
         ``max_connections`` allows), the listener is closed, so that further ones are refused, handlers may go on for
         ``drain_seconds``, and then are cancelled
     :param drain_seconds: how long handlers may go on after ``shutdown``; ``math.inf`` for ever
@@ -100,35 +118,33 @@ async def serve(
     :param idle_seconds: see :func:`supervise`
     :param keepalive: see :func:`supervise`
     :param task_status: ``await nursery.start(serve, handler, listener)`` returns ``listener`` once it is served
-    :raises TypeError: a listener that is not of this package
+    :raises TypeError: ``handler`` is no async function, or ``listener`` is none of this package
     :raises ValueError: a number or time out of range; an unknown ``on_handler_error``
     :raises ClosedResourceError: another task closed the listener
     :raises BusyResourceError: another task accepts from the listener
-    :raises OSError: accepting failed in a way that nothing can mend
+    :raises OSError: accepting failed, and not because of one connection or for lack of descriptors or memory
 
-    With ``on_handler_error="raise"`` it raises what the first handler raised, as it is, in no group; so it does always
-    with what is no ``Exception`` (``KeyboardInterrupt``, wherever in here it came). The other handlers are cancelled
-    first.
+    With ``on_handler_error="raise"`` it raises what the first handler raised, as it is, in no group, after the other
+    handlers were cancelled. It always does so with what is no ``Exception``, such as ``KeyboardInterrupt``.
 
     Cancellation: handlers are cancelled; everything is closed at once, by the rules for cancelled closes.
     """
+    _check_handler(handler)
     if on_handler_error not in ("abort", "finish", "raise"):
         raise ValueError(f'on_handler_error must be "abort", "finish" or "raise", not {on_handler_error!r}')
     if max_connections is not None and max_connections < 1:
         raise ValueError(f"max_connections must be positive: {max_connections}")
     if not drain_seconds >= 0:
         raise ValueError(f"drain_seconds must not be negative: {drain_seconds}")
-    sockets = listening_sockets(listener)
-    if not sockets:
+    acceptors = acceptors_of(listener)
+    if not acceptors:
         raise ValueError("there is no socket to accept from")
-    budget = Budget(
-        checked_seconds("close_wait_seconds", close_wait_seconds), checked_seconds("idle_seconds", idle_seconds)
-    )
-    server = _Server(handler, sockets, inf if max_connections is None else max_connections, budget, keepalive)
+    limits = idle_limits(close_wait_seconds, idle_seconds)
+    server = Server(handler, acceptors, inf if max_connections is None else max_connections, limits, keepalive)
     server.stops_at_errors = on_handler_error == "raise"
     on_error: Literal["abort", "finish"] = "finish" if on_handler_error == "finish" else "abort"
-    for listening in sockets:
-        listening.listener.close_policy = replace(listening.listener.close_policy, on_error=on_error)
+    for acceptor in acceptors:
+        acceptor.listener.close_policy = replace(acceptor.listener.close_policy, on_error=on_error)
     try:
         async with WatcherHost() as server.watcher:
             task_status.started(listener)
@@ -138,193 +154,37 @@ async def serve(
         server.raise_failure()
 
 
-@final
-class _Server:
-    """One call of :func:`serve`."""
+def _check_handler(handler: object) -> None:
+    """Refuse what cannot return an awaitable. What a plain function returns, the first call shows.
 
-    def __init__(
-        self,
-        handler: Callable[[Any], Awaitable[object]],
-        sockets: list[ListeningSocket],
-        most: float,
-        budget: Budget,
-        keepalive: KeepAlive | None,
-    ) -> None:
-        self.watcher: Watcher
-        self.stops_at_errors: bool = False
-        self._handler = handler
-        self._sockets = sockets
-        self._most = most
-        self._budget = budget
-        self._keepalive = keepalive
-        self._loop = current_loop()
-        self._handlers: Nursery
-        self._active = 0
-        # For whoever waits until there are fewer.
-        self._fewer: anyio.Event | None = None
-        self._failure: BaseException | None = None
-
-    async def run(self, shutdown: ShutdownEvent | None, drain_seconds: float) -> None:
-        """Serve until ``shutdown``, and drain. No task in here raises: what ends it all is in :meth:`raise_failure`."""
-        try:
-            await self._run(shutdown, drain_seconds)
-        except BaseExceptionGroup as group:
-            error: BaseException = group
-            while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
-                error = error.exceptions[0]
-            try:
-                raise error from None  # noqa: ASYNC123 - Ctrl-C while the nurseries were waited for comes out as it is
-            finally:
-                del error  # its traceback holds this frame
-
-    async def _run(self, shutdown: ShutdownEvent | None, drain_seconds: float) -> None:
-        async with self._loop.open_nursery() as self._handlers:
-            async with anyio.create_task_group() as acceptors:
-                for listening in self._sockets:
-                    acceptors.start_soon(self._accept, listening)
-                if shutdown is not None:
-                    await self._wait_for(shutdown)
-                    acceptors.cancel_scope.cancel()
-            try:
-                await self._take_who_waits()
-            except (OSError, ClosedResourceError) as error:
-                logger.warning("accept: %s; connections that wait in the listen queue are refused", error)
-            finally:
-                self.close()
-            self._handlers.cancel_scope.deadline = anyio.current_time() + drain_seconds
-
-    def close(self) -> None:
-        """Stop listening. Idempotent."""
-        for listening in self._sockets:
-            listening.listener.close()
-
-    def raise_failure(self) -> None:
-        """Raise what has brought the server down, if anything has."""
-        failure, self._failure = self._failure, None
-        try:
-            if failure is not None:
-                raise failure
-        finally:
-            del failure  # its traceback holds this frame
-
-    def _bring_down(self, failure: BaseException) -> None:
-        if self._failure is None:
-            self._failure = failure
-        self._handlers.cancel_scope.cancel()
-
-    async def _wait_for(self, shutdown: ShutdownEvent) -> None:
-        try:
-            await shutdown.wait()
-        except (Exception, KeyboardInterrupt) as error:
-            self._bring_down(error)
-
-    # --- accepting ---------------------------------------------------------------------------------------------------
-
-    async def _accept(self, listening: ListeningSocket) -> None:
-        try:
-            while True:
-                # Handlers run at least once in a millisecond, although the next connection may be waiting always.
-                await self._loop.step()
-                while self._active >= self._most:
-                    self._fewer = self._fewer or anyio.Event()
-                    await self._fewer.wait()
-                # Counted before, since accepting may have to wait for descriptors, and there may be other acceptors.
-                self._active += 1
-                stream = None
-                try:
-                    stream = await listening.listener.accept_waiting()
-                finally:
-                    if stream is None:
-                        self._one_less()
-                if stream is None:
-                    await listening.listener.wait_connection()
-                else:
-                    self._start(stream, listening)
-        except (Exception, KeyboardInterrupt) as error:
-            self._bring_down(error)
-
-    async def _take_who_waits(self) -> None:
-        """Accept those that wait in the queues now: not those that come meanwhile, of whom there may be no end."""
-        for listening in self._sockets:
-            for _ in range(listening.listener.queue_length):
-                await self._loop.step()
-                if self._active >= self._most or (stream := listening.listener.accept_now()) is None:
-                    break
-                self._active += 1
-                self._start(stream, listening)
-
-    def _start(self, stream: SocketStream, listening: ListeningSocket) -> None:
-        self._handlers.start_soon(self._attend, stream, listening.handshakes)
-
-    def _one_less(self) -> None:
-        self._active -= 1
-        if self._fewer is not None:
-            self._fewer.set()
-            self._fewer = None
-
-    # --- one connection ----------------------------------------------------------------------------------------------
-
-    async def _attend(self, stream: SocketStream, handshakes: tuple[Handshake, ...]) -> None:
-        """Run the handler, and close the connection whatever became of that."""
-        connection = stream._connection
-        timer = IdleTimer(connection, anyio.CancelScope(), self._budget)
-        face: Any = stream
-        is_handled = False
-        cancellation: BaseException | None = None
-        failure: BaseException | None = None
-        try:
-            self.watcher.add(timer)
-            if self._keepalive is not None:
-                self._keepalive.apply(connection)
-            with timer.scope:
-                for handshake in handshakes:
-                    face = await handshake(face)
-                is_handled = True
-                await self._handler(face)
-        except BaseException as error:  # noqa: ASYNC103 - what is not raised again was logged, or ends the server
-            cancellation, failure = _parted(error)
-            if failure is not None:
-                is_consequence = timer.reason is not None and follows_from_a_close(failure)
-                failure = None if is_consequence else self._reported(stream, failure, is_handled)
-            if cancellation is not None:
-                raise cancellation  # noqa: ASYNC104, B904 - the same, or its part of a group
-        finally:
-            if timer.reason is not None:
-                logger.info("%s: %s", _peer_of(stream), timer.reason)
-            try:
-                await close_face(face, connection, failure)  # noqa: ASYNC102 - cancelled or not, it releases the socket
-            except Exception as error:  # a stream that is not ours may fail to close; the connection is closed
-                logger.info("the stream of %s did not close well: %r", _peer_of(stream), error)
-            finally:
-                del cancellation, failure  # their tracebacks hold this frame
-                self.watcher.drop(timer)
-                self._one_less()
-
-    def _reported(self, stream: SocketStream, error: BaseException, is_handled: bool) -> BaseException | None:
-        """Log what was raised, or let it end the server; returns it if it was the handler that failed."""
-        if not isinstance(error, Exception):
-            self._bring_down(error)
-        elif not is_handled:
-            logger.info("the handshake with %s failed: %r", _peer_of(stream), error)
-            return None
-        else:
-            logger.error("the handler of %s failed", _peer_of(stream), exc_info=error)
-            if self.stops_at_errors:
-                self._bring_down(error)
-        return error
+    :raises TypeError: it is not callable, or an async generator
+    """
+    function = handler
+    while isinstance(function, partial):
+        function = function.func
+    if not callable(function):
+        if inspect.iscoroutine(function):
+            function.close()  # no warning that it was never awaited: the error says more
+            raise TypeError(f"serve() needs an async function, not what a call of it returns: {function!r}")
+        raise TypeError(f"serve() needs an async function, not {handler!r}")
+    if inspect.isasyncgenfunction(function):
+        raise TypeError(f"serve() needs an async function, not an async generator: {handler!r}")
 
 
-def _parted(error: BaseException) -> tuple[BaseException | None, BaseException | None]:
-    """What a handler raised: the cancellation (or its coroutine's end), and the rest."""
-    if isinstance(error, BaseExceptionGroup):
-        cancellation, rest = error.split(is_cancellation)
-        return (None, error) if cancellation is None else (cancellation, rest)  # whole if it can be
-    return (error, None) if is_cancellation(error) or isinstance(error, GeneratorExit) else (None, error)
+def acceptors_of(listener: object) -> list[Acceptor]:
+    """The sockets of a listener, or of the listeners in it.
 
+    A ``MultiListener`` has several in ``listeners``. One that does a handshake (:class:`TLSListener`) has the one that
+    accepts in ``listener``, and an async ``handshake(stream)`` that returns the handler's stream or raises, within a
+    time limit of its own.
 
-def _peer_of(stream: SocketStream) -> str:
-    address = stream._remote_address
-    if isinstance(address, tuple):
-        host, port = address
-        return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-    return address or "an unnamed peer"
+    :raises TypeError: one of them has none of these
+    """
+    if isinstance(listener, SocketListener):
+        return [Acceptor(listener, ())]
+    if (several := getattr(listener, "listeners", None)) is not None:
+        return [acceptor for one in several for acceptor in acceptors_of(one)]
+    inner, handshake = getattr(listener, "listener", None), getattr(listener, "handshake", None)
+    if inner is not None and handshake is not None:
+        return [Acceptor(one.listener, (*one.handshakes, handshake)) for one in acceptors_of(inner)]
+    raise TypeError(f"serve() needs a listener of this package, or one over it, not {type(listener).__name__}")

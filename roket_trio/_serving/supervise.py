@@ -1,7 +1,7 @@
-"""``supervise``: a connection whose peer has finished, or has vanished, holds up a block for no longer than agreed.
+"""``supervise``: end a block, and close its connection, when the peer has finished or vanished and nothing moves.
 
-The bound holds while the loop runs, whatever the body does: the watcher (:mod:`roket_trio._serving.watcher`) cancels
-the body and closes the socket by itself.
+The limit holds while the event loop runs, whatever the block does: the watcher (:mod:`roket_trio._serving.watcher`)
+cancels the block and closes the socket itself.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from math import inf
 from types import TracebackType
-from typing import Any, Generic, TypeVar, final
+from typing import Generic, TypeVar, final
 
 import anyio
 import anyio.abc
@@ -19,7 +19,7 @@ from .._errors import BrokenResourceError, ClosedResourceError, PeerGoneError
 from .._kernel.tcp import keep_alive
 from .._origin import public
 from .._streams.sockets import SocketStream, is_cancellation
-from .idle_timer import Budget, IdleTimer
+from .idle_timer import IdleLimits, IdleTimer
 from .watcher import WatcherHost
 
 S = TypeVar("S", bound=anyio.abc.AsyncResource)
@@ -33,20 +33,20 @@ _PROBES_MOST = 127
 @final
 @dataclass(frozen=True, slots=True)
 class KeepAlive:
-    """How the kernel finds out that a TCP peer has vanished without FIN or RST: a cut cable, a lost router state.
+    """How the kernel finds out that a TCP peer has vanished without FIN or RST: a cut cable, a router that restarted.
 
-    With these values within two minutes, idle or not. Linux by itself asks a peer that is silent after two hours, and
-    only when told to; data that nobody acknowledges it repeats for 15 minutes.
+    With the default values it takes at most two minutes, whether the connection is idle or not. Without keepalive Linux
+    never notices that an idle connection's peer is gone, and it retransmits unacknowledged data for 15 minutes.
 
-    :param idle_seconds: ask a peer that has been silent for so long (TCP_KEEPIDLE)...
-    :param interval_seconds: ...and again after so long without an answer (TCP_KEEPINTVL)...
-    :param probes: ...and give up when so many were not answered (TCP_KEEPCNT); Linux goes by ``user_timeout_seconds``
-        instead where that is set
-    :param user_timeout_seconds: give up when data stays unacknowledged for so long (TCP_USER_TIMEOUT). A peer that is
-        alive and takes nothing for so long is cut too, as by nginx's ``send_timeout`` after 60 seconds. ``None``: the
-        system's own bound, and such a peer may go on for ever
+    :param idle_seconds: how long the peer may be silent before the first probe is sent (TCP_KEEPIDLE)
+    :param interval_seconds: the time between two probes (TCP_KEEPINTVL)
+    :param probes: how many probes may stay unanswered (TCP_KEEPCNT); where ``user_timeout_seconds`` is set, Linux goes
+        by that instead
+    :param user_timeout_seconds: how long sent data may stay unacknowledged (TCP_USER_TIMEOUT). This also ends a
+        connection whose peer is alive and takes nothing for so long, as nginx's ``send_timeout`` does after 60 seconds.
+        ``None``: the system's own limit, and such a peer may go on for ever
 
-    The connection is then as if the peer had reset it.
+    A connection that is given up looks as if the peer had reset it.
 
     :raises ValueError: a time or number that the kernel does not take
     """
@@ -65,8 +65,8 @@ class KeepAlive:
         if self.user_timeout_seconds is not None and not 0 < self.user_timeout_seconds < 2**31 / 1000:
             raise ValueError(f"user_timeout_seconds must be positive: {self.user_timeout_seconds}")
 
-    def apply(self, connection: Connection) -> None:
-        """Tell the kernel. Nothing happens to a UNIX socket, whose peer cannot vanish unseen."""
+    def _apply(self, connection: Connection) -> None:
+        """Set the socket's options; a UNIX socket has none, since its peer cannot vanish unnoticed."""
         if connection.accounting.is_tcp:
             keep_alive(
                 connection.sock, self.idle_seconds, self.interval_seconds, self.probes, self.user_timeout_seconds
@@ -86,20 +86,20 @@ def supervise(
 ) -> Supervision[S]:
     """Bound how long a connection may stand still: ``async with supervise(stream) as stream:``.
 
-    A peer that has finished (FIN) or has reset the connection is noticed while nobody reads. When nothing has moved
-    since then for ``close_wait_seconds``, the block is cancelled and the socket closed, at most an eighth of that time
-    later; leaving the block raises :class:`PeerGoneError`. So no socket stays in CLOSE_WAIT without progress for longer
+    The peer's FIN or RST is noticed even while nobody reads. When nothing has moved since then for
+    ``close_wait_seconds``, the block is cancelled and the socket closed, at most an eighth of that time later; leaving
+    the block raises :class:`PeerGoneError`. So no socket stays in CLOSE_WAIT without progress for longer than that
     while the event loop runs, not even if the block shields itself from cancellation.
 
-    Progress is a byte that was received, sent, or acknowledged by the peer's kernel: what the peer sent before its FIN
-    may still be read, and a peer that reads a long answer after its FIN is never cut.
+    Progress is a byte that was received, sent, or acknowledged by the peer's kernel. So a block can still read what the
+    peer sent before its FIN, and a peer that reads a long answer after its FIN is never cut.
 
-    The block's end closes the stream, by the rules of its ``async with``. After ``PeerGoneError`` it was closed without
-    waiting: by FIN, or by RST where a send was cut or ``ClosePolicy.on_error`` is ``"abort"``.
+    Leaving the block closes the stream as its own ``async with`` does. In the case of ``PeerGoneError`` the stream was
+    closed without waiting: by FIN, or by RST where a send was cut or ``ClosePolicy.on_error`` is ``"abort"``.
 
     :param stream: a :class:`SocketStream`, a :class:`UNIXSocketStream`, or a TLS stream over one
-    :param close_wait_seconds: how long it may stand still after the peer has finished; ``math.inf`` for ever
-    :param idle_seconds: how long it may stand still at any time; ``None`` for ever
+    :param close_wait_seconds: how long nothing may move after the peer has finished; ``math.inf`` for ever
+    :param idle_seconds: how long nothing may move at any time; ``None`` for ever
     :param keepalive: how the kernel finds out that the peer has vanished; ``None`` leaves the socket as it is
     :raises TypeError: the stream is no connection of ours
     :raises ValueError: a time that is not positive
@@ -116,17 +116,17 @@ def supervise(
     task of the event loop looks after all its supervised connections; it lives in the nursery of one of the blocks. An
     idle connection costs no CPU, one whose time runs eight short looks in that time.
     """
-    budget = Budget(
-        checked_seconds("close_wait_seconds", close_wait_seconds), checked_seconds("idle_seconds", idle_seconds)
+    return Supervision(stream, connection_of(stream), idle_limits(close_wait_seconds, idle_seconds), keepalive)
+
+
+def idle_limits(close_wait_seconds: float, idle_seconds: float | None) -> IdleLimits:
+    """:raises ValueError: one of them is not positive"""
+    return IdleLimits(
+        _checked_seconds("close_wait_seconds", close_wait_seconds), _checked_seconds("idle_seconds", idle_seconds)
     )
-    return Supervision(stream, connection_under(stream), budget, keepalive)
 
 
-def checked_seconds(name: str, value: float | None) -> float:
-    """A bound, ``inf`` for none.
-
-    :raises ValueError: it is not positive
-    """
+def _checked_seconds(name: str, value: float | None) -> float:
     if value is None:
         return inf
     if not value > 0:
@@ -134,31 +134,31 @@ def checked_seconds(name: str, value: float | None) -> float:
     return value
 
 
-def connection_under(stream: Any) -> Connection:
-    """The connection that a stream is a face of, or runs over.
+def connection_of(stream: object) -> Connection:
+    """The connection of a stream, or of the stream below TLS.
 
-    :raises TypeError: it is none of ours
+    :raises TypeError: it is no stream of this package
     """
     inner = stream
     while not isinstance(inner, SocketStream):
         inner = getattr(inner, "transport_stream", None)
         if inner is None:
             raise TypeError(
-                f"only a SocketStream, or TLS over one, can be supervised, not {type(stream).__name__}: the socket is"
-                " watched itself"
+                f"only a SocketStream, or TLS over one, can be supervised, not {type(stream).__name__}: the watcher"
+                " needs its socket"
             )
     return inner._connection
 
 
-async def close_face(face: Any, connection: Connection, error: BaseException | None) -> None:
-    """Close a stream over ``connection``, as when ``error`` leaves an ``async with`` of its own.
+async def close_stream(stream: anyio.abc.AsyncResource, connection: Connection, error: BaseException | None) -> None:
+    """Close a stream over ``connection`` as its own ``async with`` does when ``error`` leaves it.
 
-    An error of the close does not take the place of another one.
+    An error of the close does not replace ``error``.
     """
     if error is not None and connection.policy.on_error == "abort" and not is_cancellation(error):
-        connection.abort()  # a TLS stream that is not ours knows of no policy
+        connection.abort()  # a TLS stream of another package has no close policy
     try:
-        await face.__aexit__(None if error is None else type(error), error, None)
+        await stream.__aexit__(None if error is None else type(error), error, None)
     except Exception:
         if error is None:
             raise
@@ -166,38 +166,38 @@ async def close_face(face: Any, connection: Connection, error: BaseException | N
         connection.close_now()
 
 
-def follows_from_a_close(error: BaseException) -> bool:
-    """Whether this is what a body meets whose connection was closed for it."""
+def is_consequence_of_close(error: BaseException) -> bool:
+    """Whether the error says only that the connection was closed while it was used."""
     if isinstance(error, BaseExceptionGroup):
-        return all(follows_from_a_close(inner) for inner in error.exceptions)
+        return all(is_consequence_of_close(inner) for inner in error.exceptions)
     return isinstance(error, (ClosedResourceError, BrokenResourceError))
 
 
 @public
 @final
 class Supervision(Generic[S]):
-    """What :func:`supervise` returns: an async context manager, to be entered once."""
+    """The async context manager that :func:`supervise` returns. It is entered once, and gives the stream."""
 
-    __slots__ = ("_budget", "_connection", "_host", "_keepalive", "_stream", "_timer", "_watcher")
+    __slots__ = ("_connection", "_host", "_keepalive", "_limits", "_stream", "_timer", "_watcher")
 
-    def __init__(self, stream: S, connection: Connection, budget: Budget, keepalive: KeepAlive | None) -> None:
+    def __init__(self, stream: S, connection: Connection, limits: IdleLimits, keepalive: KeepAlive | None) -> None:
         """Not public: use :func:`supervise`."""
         self._stream = stream
         self._connection = connection
-        self._budget = budget
+        self._limits = limits
         self._keepalive = keepalive
 
     async def __aenter__(self) -> S:
         self._host = WatcherHost()
         self._watcher = await self._host.__aenter__()
         try:
-            self._timer = IdleTimer(self._connection, anyio.CancelScope(), self._budget)
+            self._timer = IdleTimer(self._connection, anyio.CancelScope(), self._limits)
             self._watcher.add(self._timer)
         except BaseException:
             await self._host.__aexit__(None, None, None)  # noqa: ASYNC102 - shields itself
             raise
         if self._keepalive is not None:
-            self._keepalive.apply(self._connection)
+            self._keepalive._apply(self._connection)
         self._timer.scope.__enter__()
         return self._stream
 
@@ -211,10 +211,10 @@ class Supervision(Generic[S]):
         except BaseException as remaining:  # noqa: ASYNC103 - the body's group without our cancellation; raised below
             error = remaining
         try:
-            error = self._judged(error)
-            await close_face(self._stream, self._connection, error)  # noqa: ASYNC102 - as the stream's own __aexit__
+            error = self._result(error)
+            await close_stream(self._stream, self._connection, error)  # noqa: ASYNC102 - as the stream's own __aexit__
         finally:
-            self._watcher.drop(self._timer)
+            self._watcher.remove(self._timer)
             await self._host.__aexit__(None, None, None)  # noqa: ASYNC102 - shields itself
         try:
             if error is not None and error is not exc:
@@ -227,10 +227,10 @@ class Supervision(Generic[S]):
         finally:
             del error  # its traceback holds this frame
 
-    def _judged(self, error: BaseException | None) -> BaseException | None:
-        """What leaves the block in the end."""
+    def _result(self, error: BaseException | None) -> BaseException | None:
+        """What the block raises in the end, when ``error`` has left it."""
         reason = self._timer.reason
-        if reason is None or (error is not None and not follows_from_a_close(error)):
+        if reason is None or (error is not None and not is_consequence_of_close(error)):
             return error
         gone = PeerGoneError(reason)
         gone.__cause__ = error

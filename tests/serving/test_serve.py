@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import functools
 import gc
 import logging
 import math
 import os
 import queue
+import re
 import resource
 import select
 import signal
@@ -54,7 +56,7 @@ from roket_trio import (
     supervise,
 )
 from roket_trio._kernel import tcp
-from roket_trio._serving import watcher as watching_room
+from roket_trio._serving import watcher as watcher_module
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="what the kernel tells of a connection is Linux's")
 
@@ -106,7 +108,7 @@ async def serving(handler: Any, listener: Any = None, **options: Any) -> AsyncIt
             yield server
         finally:
             server.scope.cancel()
-    assert watching_room._watcher.get() is None
+    assert watcher_module._watcher.get() is None
 
 
 async def echo(stream: Any) -> None:
@@ -269,6 +271,58 @@ def test_a_listener_that_is_not_ours_is_a_type_error_and_stays_open(run: Run) ->
                 with pytest.raises(TypeError, match="listener of this package"):
                     await serve(echo, one)
             assert not refused(listener.extra(SocketAttribute.local_address))
+
+    run(main)
+
+
+def test_a_handler_that_is_no_async_function_is_a_type_error_before_anything_happens(run: Run) -> None:
+    async def generator(stream: SocketStream) -> AsyncIterator[None]:
+        yield
+
+    async def main() -> None:
+        async with await create_tcp_listener(local_host="127.0.0.1") as listener:
+            for wrong, named in (
+                (5, "not 5"),
+                (None, "not None"),
+                (echo(None), "coroutine object echo"),
+                (generator, "async generator"),
+            ):
+                with pytest.raises(TypeError, match="async function.*" + named):
+                    await serve(wrong, listener)  # type: ignore[call-overload]
+            assert not refused(listener.listeners[0].extra(SocketAttribute.local_address))
+
+    run(main)
+
+
+def test_a_handler_may_be_anything_that_returns_an_awaitable_and_what_does_not_is_named(
+    run: Run, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def answer(text: bytes, stream: SocketStream) -> None:
+        await stream.send(text)
+
+    class Handler:
+        async def __call__(self, stream: SocketStream) -> None:
+            await answer(b"object", stream)
+
+    def forgetful(stream: SocketStream) -> None:
+        """The mistake is an ``async`` that was forgotten."""
+
+    async def main() -> None:
+        for handler, sent in (
+            (functools.partial(answer, b"partial"), b"partial"),
+            (lambda stream: answer(b"lambda", stream), b"lambda"),
+            (Handler(), b"object"),
+        ):
+            async with serving(handler) as server:
+                with client_of(server.address) as client:
+                    assert await other_side(ending, client) == (sent, "FIN")
+        assert not caplog.records
+        async with serving(forgetful) as server:
+            with client_of(server.address) as client:
+                assert await other_side(ending, client) == (b"", "RST")
+        (record,) = caplog.records
+        assert record.exc_info is not None
+        assert re.search("serve.. needs an async function; .*forgetful.* returned None", str(record.exc_info[1]))
 
     run(main)
 
@@ -1243,7 +1297,7 @@ def test_ended_at_any_moment_it_leaves_nothing_and_no_client_hangs(run: Run, how
                     assert ending(client)[0] in (b"", b"x")
                 assert refused(address)
                 assert not {CLOSE_WAIT, ESTABLISHED} & set(states(address))
-                assert watching_room._watcher.get() is None
+                assert watcher_module._watcher.get() is None
 
     run(main)
 

@@ -47,8 +47,8 @@ from roket_trio import (
     wrap_tls,
 )
 from roket_trio._kernel import epoll, tcp
-from roket_trio._loops import asyncio as loops_room
-from roket_trio._serving import watcher as room
+from roket_trio._loops import asyncio as asyncio_loop
+from roket_trio._serving import watcher as watcher_module
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="what the kernel tells of a connection is Linux's")
 
@@ -876,7 +876,7 @@ def test_cancelled_at_any_moment_it_leaves_nothing(run: Run, family: str, ends: 
                         await until(lambda: endings)
                     tasks.cancel_scope.cancel()
                 assert ours.fileno() == -1
-                assert room._watcher.get() is None
+                assert watcher_module._watcher.get() is None
             turns += 1
         assert set(endings) == {ends}
 
@@ -904,7 +904,7 @@ def test_asyncio_s_own_cancellation_passes_too(run: Run, pairs: list[Pair]) -> N
         with pytest.raises(asyncio.CancelledError):
             await tasks[0]
         assert ending(second_peer) == (0, "FIN")
-        assert room._watcher.get() is None
+        assert watcher_module._watcher.get() is None
 
     run(main)
 
@@ -918,7 +918,7 @@ def test_the_watcher_survives_asyncio_s_own_cancellation(run: Run, pair: Pair) -
             async with supervise(await adopt(ours), close_wait_seconds=SOON):
                 await anyio.wait_all_tasks_blocked()
                 others = asyncio.all_tasks() - {asyncio.current_task()}
-                (watcher,) = (task for task in others if "work" in task.get_name())
+                (watcher,) = (task for task in others if "Watcher.run" in task.get_name())
                 watcher.cancel()
                 await anyio.sleep(SOON / 2)
                 finish(peer)
@@ -952,7 +952,7 @@ def test_there_is_one_task_for_all_and_none_afterwards(run: Run, loop_name: str,
             assert living_tasks(loop_name) == before + len(pairs) + 1
             leave.set()
         assert living_tasks(loop_name) == before
-        assert room._watcher.get() is None
+        assert watcher_module._watcher.get() is None
 
     run(main)
 
@@ -1072,13 +1072,13 @@ def test_a_thousand_bounds_leave_no_trace_in_the_heap(run: Run) -> None:
     """Connections that come and go faster than their times run out."""
 
     async def main() -> None:
-        async with room.WatcherHost() as watcher:
+        async with watcher_module.WatcherHost() as watcher:
             for _ in range(1000):
                 ours, peer = socket.socketpair()
                 with peer:
                     async with supervise(await adopt(ours), idle_seconds=NEVER):
                         pass
-            assert len(watcher._deadlines._heap) < 200
+            assert len(watcher._queue._heap) < 200
 
     run(main)
 
@@ -1144,7 +1144,7 @@ def test_a_stream_that_is_closed_already_is_refused(run: Run, any_pair: Pair) ->
         with pytest.raises(ClosedResourceError):
             async with supervise(stream):
                 pytest.fail("entered")
-        assert room._watcher.get() is None
+        assert watcher_module._watcher.get() is None
 
     run(main)
 
@@ -1318,7 +1318,7 @@ def test_what_the_kernel_would_refuse_is_a_value_error(arguments: dict[str, Any]
 def without_epoll(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(epoll, "AVAILABLE", False)
     monkeypatch.setattr(tcp, "HAVE_TCP_INFO", False)
-    monkeypatch.setattr(loops_room, "USE_SHARED_EPOLL", False)
+    monkeypatch.setattr(asyncio_loop, "USE_SHARED_EPOLL", False)
 
 
 @pytest.mark.usefixtures("without_epoll")

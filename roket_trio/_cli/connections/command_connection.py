@@ -55,7 +55,7 @@ async def line_over(stream: SocketStream, context: ssl.SSLContext | None, peer: 
     :param peer: what to call the other end; ``name``: what its certificate must be for
     :raises Problem: the handshake failed
     """
-    _KEEPALIVE.apply(stream._connection)
+    _KEEPALIVE._apply(stream._connection)
     is_server = context is not None and context.protocol == ssl.PROTOCOL_TLS_SERVER
     face: Any = stream
     try:
