@@ -80,6 +80,7 @@ nitpick_ignore_regex = [
     (r"py:.*", r"(anyio|collections|io|os|socket|ssl|trio)\.[\w.]+|open|IPAddress|Stream"),
     # What callers pass or get by a protocol or a type variable, and never make by name.
     (r"py:class", r"roket_trio\._serving\.(serve\.ShutdownEvent|supervise\.S)"),
+    (r"py:class", r"roket_trio\._files\.protocols\.\w+"),
     (r"py:class", r"roket_trio\.testing\.[\w.]+\.(Programs|Round|Situation|Stage)"),
 ]
 

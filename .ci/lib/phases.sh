@@ -77,8 +77,16 @@ readme() {
   tests "${clean[@]}" bash -c "$command"
 }
 
+node_for_pyright() {
+  export PYRIGHT_PYTHON_GLOBAL_NODE=1 PYRIGHT_PYTHON_IGNORE_WARNINGS=1
+  if ! command -v node >/dev/null; then # a wheel with node in it, rather than a download by pyright
+    retry "$work/tools/bin/python" -m pip install -q 'pyright[nodejs]'
+  fi
+}
+
 lint() {
   tools
+  node_for_pyright
   PATH=$work/tools/bin:$PATH .ci/lint
 }
 
@@ -91,10 +99,7 @@ public_types() {
   tools
   distributions
   environment typed python3 "$wheel"
-  export PYRIGHT_PYTHON_GLOBAL_NODE=1 PYRIGHT_PYTHON_IGNORE_WARNINGS=1
-  if ! command -v node >/dev/null; then # a wheel with node in it, rather than a download by pyright
-    retry "$work/tools/bin/python" -m pip install -q 'pyright[nodejs]'
-  fi
+  node_for_pyright
   mkdir -p "$work/elsewhere"
   cd "$work/elsewhere" # the installed wheel is judged, py.typed included
   # --verifytypes takes the environment from PATH; it disregards --pythonpath.

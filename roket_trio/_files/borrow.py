@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Any
+from typing import Any, TypeAlias
 
 import anyio
 
@@ -12,6 +12,11 @@ from .._errors import ClosedResourceError
 from . import FileReadStream, FileWriteStream
 from .base import FileStream
 from .descriptor import OpaqueFileError, OpenFile, open_file, unwrap
+from .protocols import BinaryReader, BinaryWriter, WrappedReader, WrappedWriter
+
+# A file that a caller names: a descriptor, a file object, a wrapper of one, a stream of ours.
+ReadableFile: TypeAlias = int | BinaryReader | WrappedReader | FileReadStream
+WritableFile: TypeAlias = int | BinaryWriter | WrappedWriter | FileWriteStream
 
 _VERBS_OF_STREAMS = ("receive", "receive_some", "send", "send_all")
 

@@ -102,11 +102,14 @@ def open_file(file: object, *, writable: bool) -> OpenFile:
     :param file: a descriptor, a binary file object, ``anyio.AsyncFile``, a ``trio.open_file`` wrapper
     :param writable: whether it is to be written; otherwise it is to be read
     :raises OpaqueFileError: it is one whose bytes are not its descriptor's (compressed, in memory)
-    :raises TypeError: it is no binary file
+    :raises TypeError: it is no binary file, or it is a path
     :raises ValueError: it is closed, or not opened for this
     :raises IsADirectoryError: it is a directory
     :raises OSError: the descriptor is not open; flushing failed
     """
+    if isinstance(file, str | os.PathLike):
+        mode = "wb" if writable else "rb"
+        raise TypeError(f"expected a binary file, not a path; open it first: open({os.fspath(file)!r}, {mode!r})")
     owner = unwrap(file)
     if not isinstance(owner, int):
         if not _is_transparent(owner):

@@ -21,7 +21,7 @@ from .._connection.lingering_close import is_tcp
 from .._connection.states import ClosePolicy, CloseReport
 from .._connection.statistics import SocketStatistics
 from .._errors import ClosedResourceError, EndOfStream, broken
-from .._files.borrow import borrow_to_read, borrow_to_write
+from .._files.borrow import ReadableFile, WritableFile, borrow_to_read, borrow_to_write
 from .._files.descriptor import OpenFile
 from .._kernel.tcp import limit_unsent
 from .._loops import current_loop
@@ -185,7 +185,7 @@ class SocketStream(anyio.abc.SocketStream, trio.abc.HalfCloseableStream):
         """
         await self._connection.wait_peer_closed()
 
-    async def send_file(self, file: Any, *, offset: int = 0, count: int | None = None) -> int:
+    async def send_file(self, file: ReadableFile, *, offset: int = 0, count: int | None = None) -> int:
         """Send a file, or a part of one, without bringing it into user space (sendfile(2)) where the kernel can do
         that.
 
@@ -198,7 +198,7 @@ class SocketStream(anyio.abc.SocketStream, trio.abc.HalfCloseableStream):
         :returns: the number of bytes sent. A file is sent to the size it has at the start; one without a size (/proc, a
             pipe, a device) to EOF. Its bytes are not copied: an edit before the peer's acknowledgement changes them.
         :raises ValueError: ``offset`` beyond the end, a negative number, a closed file; nothing was sent
-        :raises TypeError: not a binary file that is backed by a descriptor; nothing was sent
+        :raises TypeError: not a file, or a file in text mode; nothing was sent
         :raises TruncatedError: the file became shorter meanwhile; the stream is cut
         :raises BrokenResourceError: the connection is gone, or reading the file failed; the message says which
 
@@ -210,7 +210,7 @@ class SocketStream(anyio.abc.SocketStream, trio.abc.HalfCloseableStream):
             await transfer.run()
         return transfer.bytes_moved
 
-    async def receive_file(self, file: Any, *, offset: int | None = None, count: int | None = None) -> int:
+    async def receive_file(self, file: WritableFile, *, offset: int | None = None, count: int | None = None) -> int:
         """Receive into a file.
 
         :param file: as for :meth:`send_file`, but writable: a :class:`FileWriteStream`, a file object, a descriptor

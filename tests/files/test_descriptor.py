@@ -7,6 +7,7 @@ import gzip
 import io
 import os
 import pty
+import re
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -116,6 +117,14 @@ def test_compressed_files_are_refused(tmp_path: Path, opener: Callable[..., Any]
 def test_what_is_no_file_is_refused(thing: object) -> None:
     with pytest.raises(TypeError):
         open_file(thing, writable=False)
+
+
+@pytest.mark.parametrize("path", ["a/b", Path("a/b"), anyio.Path("a/b")])
+def test_a_path_is_refused_with_what_to_do(path: object) -> None:
+    with pytest.raises(TypeError, match=re.escape("not a path; open it first: open('a/b', 'rb')")):
+        open_file(path, writable=False)
+    with pytest.raises(TypeError, match=re.escape("not a path; open it first: open('a/b', 'wb')")):
+        open_file(path, writable=True)
 
 
 def test_the_wrong_way_of_opening_is_refused(path: Path, tmp_path: Path) -> None:

@@ -1,0 +1,64 @@
+"""Servers: which handler goes with which listener. Checked, never run."""
+
+import math
+import ssl
+
+import anyio
+import trio
+
+from roket_trio import (
+    KeepAlive,
+    SocketListener,
+    SocketStream,
+    TCPListener,
+    TLSListener,
+    TLSStream,
+    UNIXSocketStream,
+    connect_tcp,
+    create_tcp_listener,
+    create_unix_listener,
+    serve,
+    supervise,
+)
+
+
+async def tcp_handler(stream: SocketStream) -> None:
+    await stream.send(await stream.receive())
+
+
+async def unix_handler(stream: UNIXSocketStream) -> None:
+    await stream.send_fds(b"x", [0])
+
+
+async def tls_handler(stream: TLSStream) -> int:
+    return len(await stream.receive())
+
+
+async def any_handler(stream: SocketStream | UNIXSocketStream | TLSStream) -> None:
+    await stream.aclose()
+
+
+async def handlers_and_their_listeners(context: ssl.SSLContext) -> None:
+    tcp: TCPListener = await create_tcp_listener()
+    unix: SocketListener = await create_unix_listener("path")
+    over_tls = TLSListener(tcp, context)
+    await serve(tcp_handler, tcp, max_connections=100, shutdown=anyio.Event(), drain_seconds=math.inf)
+    await serve(unix_handler, unix, shutdown=trio.Event(), on_handler_error="finish")
+    await serve(tls_handler, over_tls, keepalive=KeepAlive(probes=3), idle_seconds=60)
+    await serve(any_handler, tcp)
+    await serve(any_handler, unix)
+    await serve(any_handler, over_tls)
+
+
+async def handlers_that_do_not_fit() -> None:
+    tcp = await create_tcp_listener()
+    await serve(5, tcp)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+
+
+async def supervision_keeps_the_type_of_its_stream(context: ssl.SSLContext) -> None:
+    async with supervise(await connect_tcp("localhost", 1), close_wait_seconds=5) as stream:
+        plain: SocketStream = stream
+        await plain.send(b"x")
+    async with supervise(await connect_tcp("localhost", 1, tls=True, ssl_context=context)) as encrypted:
+        tls: TLSStream = encrypted
+        await tls.send(b"x")
