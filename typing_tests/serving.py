@@ -50,9 +50,13 @@ async def handlers_and_their_listeners(context: ssl.SSLContext) -> None:
     await serve(any_handler, over_tls)
 
 
-async def handlers_that_do_not_fit() -> None:
+async def handlers_that_do_not_fit(context: ssl.SSLContext) -> None:
     tcp = await create_tcp_listener()
-    await serve(5, tcp)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    await serve(5, tcp)  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue, reportArgumentType]
+    await serve(tls_handler, tcp)  # type: ignore[arg-type]  # pyright: ignore[reportCallIssue, reportArgumentType]
+    await serve(unix_handler, tcp)  # type: ignore[arg-type]  # pyright: ignore[reportCallIssue, reportArgumentType]
+    await serve(tcp_handler, TLSListener(tcp, context))  # type: ignore[arg-type]  # pyright: ignore[reportCallIssue, reportArgumentType]
+    await serve(tcp_handler, 9000)  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue, reportArgumentType]
 
 
 async def supervision_keeps_the_type_of_its_stream(context: ssl.SSLContext) -> None:

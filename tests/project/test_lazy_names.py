@@ -173,14 +173,14 @@ def test_the_architecture_page_names_every_package_and_module() -> None:
 
 IMPORTED_IN = """
 import time
-began = time.perf_counter()
+began = time.process_time()
 {}
-print((time.perf_counter() - began) * 1000)
+print((time.process_time() - began) * 1000)
 """
 
 
 def test_all_names_cost_little_more_than_the_libraries_they_need(tmp_path: Path) -> None:
-    """40 ms on an idle machine; here is room for a loaded one, where one start takes twice as long as another."""
+    """40 ms on an idle machine, by CPU time. Other programs take caches, so the limit is some times that."""
     environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": "", "PYTHONPYCACHEPREFIX": str(tmp_path)}  # as installed
 
     def milliseconds(code: str) -> float:
