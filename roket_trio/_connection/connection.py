@@ -20,9 +20,9 @@ from typing import Any, TypeVar, final
 
 import anyio
 
-from .._errors import BrokenResourceError, BusyResourceError, ClosedResourceError, broken
+from .._errors import BrokenResourceError, ClosedResourceError, broken
 from .._kernel import epoll, tcp
-from .._loops import Loop, Readiness, current_loop
+from .._loops import Loop, Readiness, ResourceGuard, current_loop
 from .._origin import opened_at
 from .lingering_close import LingeringClose, SendAccounting
 from .states import ClosePolicy, CloseReport, ConnectionEvent, Lifecycle, Phase
@@ -53,9 +53,6 @@ class Connection:
         "_closing",
         "_fallbacks",
         "_interrupts",
-        "_is_receiving",
-        "_is_sending",
-        "_is_supervised",
         "_item_sent",
         "_item_total",
         "_loans",
@@ -63,17 +60,20 @@ class Connection:
         "_policy",
         "_process",
         "_receive_calls",
+        "_receive_guard",
         "_received_bytes",
         "_report",
         "_returned",
         "_routes",
         "_send_calls",
+        "_send_guard",
         "_watchers",
         "accounting",
         "life",
         "loop",
         "readiness",
         "sock",
+        "supervision",
     )
 
     def __init__(self, sock: socket.socket, policy: ClosePolicy) -> None:
@@ -89,9 +89,10 @@ class Connection:
         self._routes: Counter[str] = Counter()
         self._fallbacks: Counter[str] = Counter()
         self._report: CloseReport | None = None
-        self._is_sending = False
-        self._is_receiving = False
-        self._is_supervised = False
+        self._send_guard = ResourceGuard("sending to")
+        self._receive_guard = ResourceGuard("receiving from")
+        self.supervision: ResourceGuard = ResourceGuard("supervising")
+        """One block at a time bounds how long the connection may stand still."""
         # The item that is being sent: how much of it the kernel has, of how much. None: nobody knows beforehand.
         self._item_sent = 0
         self._item_total: int | None = 0
@@ -151,9 +152,10 @@ class Connection:
         life = self.life
         if not life.may_send:
             life.check_sending()
-        if self._is_sending:
-            raise BusyResourceError("sending to")
-        self._is_sending = True
+        guard = self._send_guard
+        if guard.is_taken:
+            guard.check()  # raises
+        guard.is_taken = True
         self._item_sent = 0
         self._item_total = total
         loop = self.loop
@@ -184,7 +186,7 @@ class Connection:
             self._item_stopped(type(error))
             raise
         finally:
-            self._is_sending = False
+            guard.is_taken = False
 
     async def _send_rest(self, item: bytes | bytearray | memoryview, total: int) -> None:
         with memoryview(item) as whole, whole.cast("B") as view:
@@ -225,8 +227,7 @@ class Connection:
     async def send_eof(self) -> None:
         """Queue the FIN. Idempotent; Busy while a send is under way."""
         self.life.check_open()
-        if self._is_sending:
-            raise BusyResourceError("sending to")
+        self._send_guard.check()
         await self.loop.checkpoint()
         self.life.check_open()  # another task may have closed it at the checkpoint, or have sent EOF
         if self.life.sent_eof:
@@ -259,9 +260,10 @@ class Connection:
         life = self.life
         if not life.may_receive:
             life.check_receiving()
-        if self._is_receiving:
-            raise BusyResourceError("receiving from")
-        self._is_receiving = True
+        guard = self._receive_guard
+        if guard.is_taken:
+            guard.check()  # raises
+        guard.is_taken = True
         loop = self.loop
         try:
             if monotonic() >= loop.yield_at:
@@ -279,7 +281,7 @@ class Connection:
                     raise self.receive_failed(error) from error
                 await self.readiness.wait_readable()
         finally:
-            self._is_receiving = False
+            guard.is_taken = False
         self._receive_calls += 1
         if result:
             self._received_bytes += result if isinstance(result, int) else len(result)
@@ -446,7 +448,7 @@ class Connection:
 
     def _begin_closing(self) -> LingeringClose:
         """Refuse new calls, wake those that wait, and see whether this stops a send in the middle of its item."""
-        if self._is_sending:
+        if self._send_guard.is_taken:
             self.life.stopped(self._item_sent, self._item_total)
         self.life.enter(Phase.CLOSING)
         self.readiness.close()
@@ -496,16 +498,6 @@ class Connection:
     def refused(self, name: str) -> None:
         """The kernel has refused the route ``name``."""
         self._fallbacks[name] += 1
-
-    def begin_supervision(self) -> None:
-        """:raises BusyResourceError: it is supervised already"""
-        if self._is_supervised:
-            raise BusyResourceError("supervising")
-        self._is_supervised = True
-
-    def end_supervision(self) -> None:
-        """Let it be supervised by another block."""
-        self._is_supervised = False
 
     @property
     def policy(self) -> ClosePolicy:

@@ -5,8 +5,6 @@ from __future__ import annotations
 from types import TracebackType
 from typing import TYPE_CHECKING, final
 
-from .._errors import BusyResourceError
-
 if TYPE_CHECKING:
     from .connection import Connection
 
@@ -25,19 +23,17 @@ class Sending:
 
     def __enter__(self) -> None:
         connection = self._connection
-        if self._sent and not connection._is_sending:
+        if self._sent and not connection._send_guard.is_taken:
             connection.life.resume(self._by)
         connection.life.check_sending()
-        if connection._is_sending:
-            raise BusyResourceError("sending to")
-        connection._is_sending = True
+        connection._send_guard.acquire()
         connection._item_sent = self._sent
         connection._item_total = self._total
 
     def __exit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self._connection._is_sending = False
+        self._connection._send_guard.release()
         if exc_type is not None:
             self._connection._item_stopped(exc_type, self._by)
 
@@ -54,11 +50,9 @@ class Receiving:
     def __enter__(self) -> None:
         connection = self._connection
         connection.life.check_receiving()
-        if connection._is_receiving:
-            raise BusyResourceError("receiving from")
-        connection._is_receiving = True
+        connection._receive_guard.acquire()
 
     def __exit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self._connection._is_receiving = False
+        self._connection._receive_guard.release()

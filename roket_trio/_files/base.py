@@ -9,60 +9,18 @@ import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any, final
+from typing import Any
 
 import anyio
 
-from .._errors import BusyResourceError, ClosedResourceError, broken
+from .._errors import ClosedResourceError, broken
 from .._kernel.fd import FileKind
-from .._loops import Loop, current_loop
+from .._loops import Loop, ResourceGuard, current_loop
 from .descriptor import OpaqueFileError, OpenFile, open_file, unwrap
 from .worker import Worker
 
-
-@final
-class Turn:
-    """The right to use the file, for one task at a time.
-
-    A mover that works on the descriptor takes it for as long as a thread or a system call may touch that, gives it back
-    in ``finally``, and looks at ``is_closing`` after each wait: a closing task waits for it.
-    """
-
-    __slots__ = ("_free", "interrupt", "is_closing", "is_taken")
-
-    def __init__(self) -> None:
-        self.is_taken = False
-        self.is_closing = False
-        self.interrupt: Callable[[], None] | None = None
-        """How to make a mover let go soon; called by who closes the stream."""
-        self._free: anyio.Event | None = None
-
-    def take(self, doing: str) -> None:
-        """Begin. ``doing`` is for the message: "reading from", "writing to".
-
-        :raises BusyResourceError: another task has it
-        :raises ClosedResourceError: the stream is closed or being closed
-        """
-        if self.is_closing:
-            raise ClosedResourceError
-        if self.is_taken:
-            raise BusyResourceError(doing)
-        self.is_taken = True
-
-    def give_back(self) -> None:
-        """End."""
-        self.is_taken = False
-        if self._free is not None:
-            self._free.set()
-
-    async def wait_for_end(self, loop: Loop) -> None:
-        """Forbid new turns, and wait for the one under way; not to be cancelled."""
-        self.is_closing = True
-        if self.is_taken:
-            if self.interrupt is not None:
-                self.interrupt()
-            self._free = anyio.Event()
-            await loop.shielded(self._free.wait)
+# What a guard says that a task does, by whether the stream is writable.
+_DOING = {False: "reading from", True: "writing to"}
 
 
 class FileStream:
@@ -81,7 +39,10 @@ class FileStream:
             self._file = unwrap(file)
         self._name = self._opened.name if self._opened is not None else _name_of(self._file)
         self._path: str | None = None if self._name_is_made_up() else self._name
-        self._turn = Turn()
+        self._guard = ResourceGuard(_DOING[writable])
+        self._is_closing = False
+        # How to make a transfer let go of the file soon.
+        self._interrupt: Callable[[], None] | None = None
         # A wrapped file may be closed by its owner, and its number given to another file.
         self._has_closed: Any = self._file if hasattr(self._file, "closed") else _NeverClosed
         self._loop: Loop | None = None
@@ -131,8 +92,18 @@ class FileStream:
         if self._is_closed():
             raise ClosedResourceError
 
+    def _acquire(self) -> None:
+        """Use the file, until ``_guard`` is released: a close waits for that.
+
+        :raises BusyResourceError: another task uses it
+        :raises ClosedResourceError: the stream is closed or being closed
+        """
+        if self._is_closing:
+            raise ClosedResourceError
+        self._guard.acquire()
+
     def _is_closed(self) -> bool:
-        return self._turn.is_closing or bool(self._has_closed.closed)
+        return self._is_closing or bool(self._has_closed.closed)
 
     def _file_is_handed_out(self) -> Any:
         return self._file
@@ -179,9 +150,12 @@ class FileStream:
             return
         self._released = anyio.Event()
         try:
-            self._turn.is_closing = True
+            self._is_closing = True
             self._wake()
-            await self._turn.wait_for_end(loop)
+            if self._guard.is_taken:
+                if self._interrupt is not None:
+                    self._interrupt()
+                await loop.shielded(self._guard.wait_release)
             self._let_go()
             self._end_worker()
             self._is_released = True

@@ -47,13 +47,13 @@ def borrow_to_write(file: Any) -> AbstractContextManager[OpenFile | Any]:
 
 @contextmanager
 def _turn_to_read(file: FileStream) -> Iterator[OpenFile | Any]:
-    with _turn_of(file, FileReadStream, "reading from") as plain:
+    with _turn_of(file, FileReadStream) as plain:
         yield _opened(plain, file, writable=False)
 
 
 @contextmanager
 def _turn_to_write(file: FileStream) -> Iterator[OpenFile | Any]:
-    with _turn_of(file, FileWriteStream, "writing to") as plain:
+    with _turn_of(file, FileWriteStream) as plain:
         try:
             yield _opened(plain, file, writable=True)
         except BaseException:
@@ -73,17 +73,16 @@ def _opened(plain: Any, file: Any, *, writable: bool) -> OpenFile | Any:
 
 
 @contextmanager
-def _turn_of(file: FileStream, kind: type[FileStream], doing: str) -> Iterator[Any]:
+def _turn_of(file: FileStream, kind: type[FileStream]) -> Iterator[Any]:
     if not isinstance(file, kind):
         raise TypeError(f"{file!r} goes the other way")
-    turn = file._turn
-    turn.take(doing)
+    file._acquire()
     try:
         with anyio.CancelScope() as scope:
-            turn.interrupt = scope.cancel
+            file._interrupt = scope.cancel
             yield file._file_is_handed_out()
     finally:
-        turn.interrupt = None
-        turn.give_back()
+        file._interrupt = None
+        file._guard.release()
     if scope.cancelled_caught:
         raise ClosedResourceError("the file was closed on this side")

@@ -107,18 +107,17 @@ class FileReadStream(FileStream, anyio.abc.ByteReceiveStream, trio.abc.ReceiveSt
             await loop.checkpoint()
         else:
             await loop.checkpoint_if_cancelled()
-        turn = self._turn
-        if turn.is_taken or turn.is_closing or self._has_closed.closed:
+        if self._guard.is_taken or self._is_closing or self._has_closed.closed:
             self._check_usable()
         source = self._source
         try:
             data = source.read_now(max_bytes, loop.yield_at)
             if data is None:
-                turn.take("reading from")
+                self._acquire()
                 try:
                     data = await source.read(max_bytes, self._worker_of(loop))
                 finally:
-                    turn.give_back()
+                    self._guard.release()
         except OSError as error:
             raise broken(f"reading {self._name} failed", error) from error
         if not data:
@@ -155,17 +154,16 @@ class FileReadStream(FileStream, anyio.abc.ByteReceiveStream, trio.abc.ReceiveSt
             await loop.checkpoint()
         else:
             await loop.checkpoint_if_cancelled()
-        turn = self._turn
-        if turn.is_taken or turn.is_closing or self._has_closed.closed:
+        if self._guard.is_taken or self._is_closing or self._has_closed.closed:
             self._check_usable()
         try:
             count = self._source.readinto_now(buffer)
             if count is None:
-                turn.take("reading from")
+                self._acquire()
                 try:
                     count = await self._source.readinto(buffer, self._worker_of(loop))
                 finally:
-                    turn.give_back()
+                    self._guard.release()
         except OSError as error:
             raise broken(f"reading {self._name} failed", error) from error
         return count
@@ -201,11 +199,11 @@ class FileReadStream(FileStream, anyio.abc.ByteReceiveStream, trio.abc.ReceiveSt
         loop = await self._before_moving()
         if self._source.seeks_inline:
             return self._source.seek(position, whence)
-        self._turn.take("reading from")
+        self._acquire()
         try:
             return await loop.run_in_thread(self._source.seek, position, whence)
         finally:
-            self._turn.give_back()
+            self._guard.release()
 
     async def tell(self) -> int:
         """Where the next byte is read, from the start of the file.
@@ -216,11 +214,11 @@ class FileReadStream(FileStream, anyio.abc.ByteReceiveStream, trio.abc.ReceiveSt
         loop = await self._before_moving()
         if self._source.seeks_inline:
             return self._source.tell()
-        self._turn.take("reading from")
+        self._acquire()
         try:
             return await loop.run_in_thread(self._source.tell)
         finally:
-            self._turn.give_back()
+            self._guard.release()
 
     async def _before_moving(self) -> Loop:
         loop = self._loop or self._running_loop()
@@ -248,8 +246,7 @@ class FileReadStream(FileStream, anyio.abc.ByteReceiveStream, trio.abc.ReceiveSt
 
     def _check_usable(self) -> None:
         self._check_open()
-        if self._turn.is_taken:
-            self._turn.take("reading from")  # raises
+        self._guard.check()
 
     def _file_is_handed_out(self) -> Any:
         if isinstance(self._source, RegularSource):

@@ -134,7 +134,7 @@ class FileWriteStream(FileStream, anyio.abc.ByteSendStream, trio.abc.SendStream)
         loop = self._loop or self._running_loop()
         self._check_open()
         try:
-            self._turn.take("writing to")
+            self._guard.acquire()
         except BusyResourceError:
             self._is_incomplete = True
             raise
@@ -154,7 +154,7 @@ class FileWriteStream(FileStream, anyio.abc.ByteSendStream, trio.abc.SendStream)
             self._note(flat.nbytes)
             raise
         finally:
-            self._turn.give_back()
+            self._guard.release()
 
     def _note(self, total: int) -> None:
         """A send did not come to its end."""
@@ -168,13 +168,13 @@ class FileWriteStream(FileStream, anyio.abc.ByteSendStream, trio.abc.SendStream)
         loop = self._loop or self._running_loop()
         await loop.checkpoint()
         self._check_open()
-        self._turn.take("writing to")
+        self._acquire()
         try:
             await self._sink.wait_ready(self._worker_of(loop))
         except OSError as error:
             raise broken(f"waiting for {self._name} failed", error) from error
         finally:
-            self._turn.give_back()
+            self._guard.release()
 
     async def aclose(self) -> None:
         """Flush and close the file, also the one that was wrapped; put it in its target's place if it is ``atomic``.
@@ -200,7 +200,7 @@ class FileWriteStream(FileStream, anyio.abc.ByteSendStream, trio.abc.SendStream)
 
     async def _commit(self, loop: Loop) -> None:
         # A send that is under way in a thread comes to its end first: whether it succeeds decides.
-        self._turn.is_closing = True
+        self._is_closing = True
         try:
             await loop.checkpoint()
         except BaseException:

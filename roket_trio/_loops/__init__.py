@@ -12,6 +12,7 @@ from .interface import YIELD_EVERY as YIELD_EVERY
 from .interface import Loop as Loop
 from .interface import Nursery as Nursery
 from .interface import Readiness as Readiness
+from .resource_guard import ResourceGuard as ResourceGuard
 from .trio import TrioLoop
 
 _thread = threading.local()

@@ -16,9 +16,9 @@ import anyio.abc
 import trio.abc
 
 from .._connection.states import ClosePolicy
-from .._errors import BusyResourceError, ClosedResourceError
+from .._errors import ClosedResourceError
 from .._kernel import tcp
-from .._loops import current_loop
+from .._loops import ResourceGuard, current_loop
 from .._origin import opened_at, public
 from .._streams.sockets import DEFAULT_POLICY, SocketStream, UNIXSocketStream, adopted_socket, give_back, presentable
 
@@ -73,7 +73,7 @@ class SocketListener(anyio.abc.SocketListener, trio.abc.Listener[SocketStream]):
         sock.setblocking(False)
         self._sock = sock
         self._is_unix = sock.family == getattr(socket, "AF_UNIX", None)
-        self._waiting = False
+        self._guard = ResourceGuard("accepting connections from")
         self._closed = False
         self._backoff: anyio.CancelScope | None = None
         self._opened_at = opened_at()
@@ -179,22 +179,15 @@ class SocketListener(anyio.abc.SocketListener, trio.abc.Listener[SocketStream]):
         :raises ClosedResourceError: the listener was closed, before or meanwhile
         :raises BusyResourceError: another task waits
         """
-        self.check_free()
-        self._waiting = True
-        try:
+        self._check_open()
+        with self._guard:
             await self._readiness.wait_readable()
-        finally:
-            self._waiting = False
 
     async def _wait_out(self, seconds: float) -> None:
         """Sleep, but wake when the listener is closed. One task at a time."""
-        self.check_free()
-        self._waiting = True
-        try:
-            with anyio.CancelScope() as self._backoff:
-                await anyio.sleep(seconds)
-        finally:
-            self._waiting = False
+        self._check_open()
+        with self._guard, anyio.CancelScope() as self._backoff:
+            await anyio.sleep(seconds)
 
     async def serve(
         self, handler: Callable[[SocketStream], Any], task_group: anyio.abc.TaskGroup | None = None
@@ -236,8 +229,7 @@ class SocketListener(anyio.abc.SocketListener, trio.abc.Listener[SocketStream]):
     def check_free(self) -> None:
         """What :meth:`wait_connection` would raise."""
         self._check_open()
-        if self._waiting:
-            raise BusyResourceError("accepting connections from")
+        self._guard.check()
 
     def __del__(
         self, _getpid: Any = os.getpid, _warn: Any = warnings.warn, _is_finalizing: Any = sys.is_finalizing

@@ -55,12 +55,12 @@ class Watcher:
         """
         connection = timer.connection
         connection.life.check_open()
-        connection.begin_supervision()
+        connection.supervision.acquire()
         if self._peer_events is not None:
             try:
                 self._peer_events.add(connection.sock)
             except BaseException:
-                connection.end_supervision()
+                connection.supervision.release()
                 raise
         self._timers[timer.fd] = timer
         if self._peer_events is None or timer.limit < inf:
@@ -69,7 +69,7 @@ class Watcher:
 
     def remove(self, timer: IdleTimer) -> None:
         """Stop watching. Best after the connection was closed: the kernel has then removed it from the epoll."""
-        timer.connection.end_supervision()
+        timer.connection.supervision.release()
         self._queue.schedule(timer, inf)
         if self._timers.get(timer.fd) is timer:
             del self._timers[timer.fd]

@@ -8,10 +8,11 @@ from time import monotonic
 from typing import Any, NamedTuple, final
 
 from .._connection.connection import Connection
-from .._errors import BrokenResourceError, BusyResourceError
+from .._errors import BrokenResourceError
 from .._files.borrow import borrow_to_read, borrow_to_write, is_file
 from .._files.descriptor import OpenFile
 from .._kernel.fd import FileKind
+from .._loops import ResourceGuard
 from .._origin import public
 from .._routes.base import Route, checked_count
 from .._routes.file_to_file import FileToFile
@@ -91,7 +92,7 @@ class Transfer:
         self._limiter = RateLimiter(rate_limit)
         self._route: Route | None = None
         self._seconds = 0.0
-        self._is_running = False
+        self._guard = ResourceGuard("running")
         # Where files stood at the beginning.
         self._source_start: int | None = None
         self._sink_start: int | None = None
@@ -123,9 +124,7 @@ class Transfer:
         not ours at one end, one that Ctrl-C ended, and one whose sink is an object that failed and does not tell what
         it has taken (``GzipFile``...) cannot be resumed.
         """
-        if self._is_running:
-            raise BusyResourceError("running")
-        self._is_running = True
+        self._guard.acquire()
         began = monotonic()
         try:
             with (
@@ -148,7 +147,7 @@ class Transfer:
                     self._leave_positions(route, borrowed_source, borrowed_sink)
         finally:
             self._seconds += monotonic() - began
-            self._is_running = False
+            self._guard.release()
         return TransferReport(self._route.bytes_moved, self._seconds, self._route.name, tuple(self._route.fallbacks))
 
     # --- the ends ----------------------------------------------------------------------------------------------------

@@ -345,7 +345,7 @@ def test_a_send_cancelled_at_its_first_byte_cuts_nothing(run: Run, any_pair: Pai
                 else:
                     async with anyio.create_task_group() as tasks:
                         tasks.start_soon(stream.send, b"never")
-                        await until(lambda: stream._connection._is_sending)
+                        await until(lambda: stream._connection._send_guard.is_taken)
                         await anyio.wait_all_tasks_blocked()
                         scope.cancel()
             assert stream.statistics().sent_bytes == 0
@@ -1649,7 +1649,7 @@ def test_degraded_a_local_close_wakes_all_who_wait(run: Run, pair: Pair) -> None
             tasks.start_soon(wait, "receive", stream.receive)
             tasks.start_soon(wait, "peer", stream.wait_peer_closed)
             tasks.start_soon(wait, "peer", stream.wait_peer_closed)
-            await until(lambda: stream._connection._is_receiving)
+            await until(lambda: stream._connection._receive_guard.is_taken)
             for _ in range(5):
                 await anyio.lowlevel.checkpoint()
             await stream.aclose()
@@ -1673,7 +1673,7 @@ def test_degraded_the_peers_end_is_noticed_beside_a_receiver(run: Run, pair: Pai
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(stream.wait_peer_closed)
                 tasks.start_soon(receive)
-                await until(lambda: stream._connection._is_receiving)
+                await until(lambda: stream._connection._receive_guard.is_taken)
                 for _ in range(5):
                     await anyio.lowlevel.checkpoint()
                 peer.sendall(b"data")
@@ -1775,7 +1775,7 @@ def test_a_native_cancellation_of_a_receive_loses_nothing(run_native: Run, pair:
                     await stream.receive()
         else:
             task = asyncio.ensure_future(stream.receive())
-            await until(lambda: stream._connection._is_receiving)
+            await until(lambda: stream._connection._receive_guard.is_taken)
             task.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await task

@@ -1053,11 +1053,11 @@ def test_the_movers_find_the_descriptor_and_the_position(run: Callable[..., Any]
             assert opened is not None
             assert opened.kind is FileKind.REGULAR
             assert stream._position() == 10
-            stream._turn.take("reading from")
+            stream._guard.acquire()
             with pytest.raises(BusyResourceError):
                 await stream.receive()
             stream._set_position(100)
-            stream._turn.give_back()
+            stream._guard.release()
             assert await stream.receive(10) == content[100:110]
             assert stream._lent_file.fileno() == opened.fd
         with pytest.raises(ClosedResourceError):

@@ -899,7 +899,7 @@ def test_a_send_that_has_to_read_first_while_another_task_receives(
             await until(lambda: gate.sent_bytes > before)
             async with anyio.create_task_group() as others:
                 others.start_soon(tls.send, b"sent in between\n")
-                await until(lambda: tls._records._filling.is_awaited)
+                await until(lambda: tls._records._fill_guard._released is not None)
                 assert not tls._sent
                 gate.opened.set()
             await other_side(server.hear, b"sent in between\n")
@@ -921,7 +921,7 @@ def test_a_sender_takes_over_from_a_receiver_that_is_cancelled(
             with anyio.CancelScope(shield=True):
                 async with anyio.create_task_group() as others:
                     others.start_soon(tls.send, b"sent in between\n")
-                    await until(lambda: tls._records._filling.is_awaited)
+                    await until(lambda: tls._records._fill_guard._released is not None)
                     tasks.cancel_scope.cancel()
                     gate.opened.set()
                 await other_side(server.hear, b"sent in between\n")
@@ -943,7 +943,7 @@ def test_a_send_that_has_to_read_first_hears_of_the_end(run: Run, contexts: Cont
                         await tls.send(b"never sent\n")
 
                 others.start_soon(send)
-                await until(lambda: tls._records._filling.is_awaited)
+                await until(lambda: tls._records._fill_guard._released is not None)
                 gate.ends = True
                 gate.opened.set()
             assert not tls._encrypted
@@ -1009,7 +1009,7 @@ def test_a_receiver_that_has_something_to_say_does_not_wait_behind_a_sender(run:
 
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(records.encrypt, outgoing.write, b"data")
-            await until(lambda: records._writing.is_taken)
+            await until(lambda: records._write_guard.is_taken)
             assert await records.drive(read) == b"plaintext"
             assert transport.sent == []
             transport.opened.set()
@@ -1085,13 +1085,13 @@ def test_a_sender_waits_for_what_a_receiver_says(run: Run) -> None:
 
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(records.drive, read)
-            await until(lambda: records._writing.is_taken)
+            await until(lambda: records._write_guard.is_taken)
             with anyio.move_on_after(0.02) as scope:
                 await records.encrypt(outgoing.write, b"cancelled before it was encrypted")
             assert scope.cancelled_caught
             assert not records.is_cut
             tasks.start_soon(records.encrypt, outgoing.write, b"data")
-            await until(lambda: records._writing.is_awaited)
+            await until(lambda: records._write_guard._released is not None)
             transport.opened.set()
         assert transport.sent == [b"an answer of TLS", b"data"]
 
