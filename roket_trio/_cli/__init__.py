@@ -28,11 +28,12 @@ from importlib import import_module
 from typing import Any, NamedTuple
 
 from .. import __version__
-from .console.output import say, tell
+from .console.exit_codes import ExitCode, after_signal
+from .console.output import print_line, print_stderr, print_stdout
 
 
 class Command(NamedTuple):
-    """A subcommand."""
+    """A subcommand: its module, and what the overview says about it."""
 
     module: str
     summary: str
@@ -43,29 +44,31 @@ COMMANDS = {
         "roket_trio._cli.commands.send", "send a file, a directory or standard input, and say whether it arrived"
     ),
     "recv": Command("roket_trio._cli.commands.recv", "receive into a file that appears when it is complete"),
-    "relay": Command("roket_trio._cli.commands.relay", "forward connections, half-closes and resets included"),
+    "relay": Command("roket_trio._cli.commands.relay", "forward connections, with their half-closes and resets"),
     "serve": Command("roket_trio._cli.commands.serve", "serve a directory over HTTP"),
-    "check": Command("roket_trio._cli.commands.check", "put a program against the close suite"),
-    "report": Command("roket_trio._cli.commands.report", "show what checks have found: a table, a page, JUnit"),
-    "watch": Command("roket_trio._cli.commands.watch", "show a process's sockets by state and age"),
-    "doctor": Command("roket_trio._cli.commands.doctor", "say what this machine offers"),
+    "check": Command("roket_trio._cli.commands.check", "test how a program closes its sockets"),
+    "report": Command(
+        "roket_trio._cli.commands.report", "show the results of checks as a table, an HTML page or JUnit XML"
+    ),
+    "watch": Command("roket_trio._cli.commands.watch", "show the sockets of a process by state and age"),
+    "doctor": Command(
+        "roket_trio._cli.commands.doctor", "show what this machine offers: system calls, observers, limits"
+    ),
 }
 
 CODES = (
     "exit codes: 0 done; 1 check failed; 2 usage; 3 truncated or reset; 4 timeout; 5 local file;"
     " 6 connect, listen, DNS, TLS; 130 interrupted (143 by SIGTERM)"
 )
-_USAGE = 2
-_INTERRUPTED = 130
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run ``roket`` with ``arguments``, or those of the process; returns the exit code."""
+    """Run ``roket`` with ``arguments``, or with those of the process; returns the exit code."""
     # Until an event loop takes the signal there is nothing to clean up, and a KeyboardInterrupt in the middle of an
-    # import leaves warnings behind. One that is ignored stays so: nohup, a shell's background job.
+    # import leaves warnings behind. An ignored signal stays ignored: nohup, a shell's background job.
     is_ours = signal.getsignal(signal.SIGINT) is signal.default_int_handler
     if is_ours:
-        signal.signal(signal.SIGINT, lambda *_: os._exit(_INTERRUPTED))
+        signal.signal(signal.SIGINT, lambda *_: os._exit(after_signal(signal.SIGINT)))
     try:
         return _run(list(sys.argv[1:] if arguments is None else arguments))
     finally:
@@ -90,20 +93,20 @@ def _run(arguments: list[str]) -> int:
 
 def _without_command(name: str) -> int:
     if name in ("-V", "--version"):
-        tell(f"roket {__version__}")
-        return 0
+        print_stdout(f"roket {__version__}")
+        return ExitCode.DONE
     if name in ("-h", "--help", "help"):
-        tell(_overview())
-        return 0
+        print_stdout(_overview())
+        return ExitCode.DONE
     if not name:
-        tell(_overview(), on_stderr=True)
-        return _USAGE
+        print_line(_overview(), sys.stderr)
+        return ExitCode.USAGE
     from difflib import get_close_matches
 
     close = get_close_matches(name, COMMANDS, 1)
     hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(COMMANDS)}"
-    say(f"roket: there is no command {name!r}: {hint} (see roket --help)")
-    return _USAGE
+    print_stderr(f"roket: there is no command {name!r}: {hint} (see roket --help)")
+    return ExitCode.USAGE
 
 
 def _overview() -> str:
@@ -118,9 +121,9 @@ def _overview() -> str:
         *(f"  {name.ljust(width)}  {command.summary}" for name, command in COMMANDS.items()),
         "",
         "a file from one machine to another:",
-        "  roket recv '*:9000' big.iso    there, and here:",
-        "  roket send big.iso THERE:9000",
+        "  roket recv '*:9000' big.iso    on the receiving machine, THERE, and then",
+        "  roket send big.iso THERE:9000  on the sending machine",
         "",
-        "roket COMMAND --help tells more; roket --version says which this is.",
+        "roket COMMAND --help describes a command; roket --version prints the version.",
     ]
     return "\n".join(lines)

@@ -27,6 +27,7 @@ from roket_trio._cli.commands import check as check_command
 from roket_trio._cli.commands import report as report_command
 from roket_trio._cli.commands import watch as watch_command
 from roket_trio._cli.console.signals import signals_interrupt
+from roket_trio._cli.console.values import Address
 from roket_trio.testing import take_census
 from roket_trio.testing._close_suite.cases import CASES
 from roket_trio.testing._close_suite.jobs import JOBS
@@ -97,7 +98,7 @@ def test_a_bad_one_fails_and_the_command_that_repeats_it_works(
 def test_where_nothing_was_judged_that_is_said(capsys: pytest.CaptureFixture[str]) -> None:
     assert roket("check", "--client", "env /no/such/program", "--case", "close/1.1") == 0
     told = capsys.readouterr().err
-    assert "0 passed, 1 unsupported\nnothing was judged: by exit status 127 " in told
+    assert "0 passed, 1 unsupported\nnothing was judged: the program has ended with exit status 127" in told
 
 
 def test_what_repeats_a_case_has_all_that_matters() -> None:
@@ -108,7 +109,7 @@ def test_what_repeats_a_case_has_all_that_matters() -> None:
     repeats = shlex.split(check_command._repro(parser.parse_args(given), CASES[0]))
     assert repeats[:2] == ["roket", "check"]
     again = parser.parse_args(repeats[2:])
-    assert (again.case, again.target) == (["close/1.1"], ("::1", 80))
+    assert (again.case, again.target) == (["close/1.1"], Address("::1", 80))
     assert vars(again) | {"case": None} == vars(parser.parse_args(given))
     assert "[::1]" in repeats[3]
     assert "--start" not in check_command._repro(parser.parse_args(["--client", "x"]), CASES[0])
@@ -213,8 +214,8 @@ def test_a_target_where_nobody_listens_is_told_at_once(capsys: pytest.CaptureFix
 
 
 def test_addresses_of_targets() -> None:
-    assert check_command._target("tcp://[::1]:80/") == ("::1", 80)
-    assert check_command._target("tcp://localhost:8080") == ("localhost", 8080)
+    assert check_command._server_url("tcp://[::1]:80/") == Address("::1", 80)
+    assert check_command._server_url("tcp://localhost:8080") == Address("localhost", 8080)
 
 
 def test_the_cases_and_the_contract_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
@@ -339,7 +340,7 @@ def test_what_is_no_report_is_told(tmp_path: Path, capsys: pytest.CaptureFixture
     assert "bad.jsonl: line 2: " in capsys.readouterr().err
     file.write_bytes(b"\x90\xff")
     assert roket("report", str(file)) == 5
-    assert "bad.jsonl: no lines of JSON" in capsys.readouterr().err
+    assert "bad.jsonl: it does not hold lines of JSON" in capsys.readouterr().err
     assert roket("report", str(tmp_path / "none")) == 5
     assert capsys.readouterr().err == f"roket report: {tmp_path}/none: No such file or directory\n"
     assert roket("report", os.devnull, "--html", str(tmp_path / "no" / "where")) == 5
@@ -550,12 +551,3 @@ def test_a_process_that_is_not_there(capsys: pytest.CaptureFixture[str]) -> None
         child.wait()
     assert roket("watch", str(child.pid)) == 2
     assert "there is no process" in capsys.readouterr().err
-
-
-def test_durations_are_read_easily() -> None:
-    assert [watch_command._duration(seconds) for seconds in (0.04, 59.9, 65, 3661)] == [
-        "0.0 s",
-        "59.9 s",
-        "1:05",
-        "1:01:01",
-    ]

@@ -36,8 +36,8 @@ from support.roket_command import (
     running,
 )
 
-from roket_trio._cli.console.command_status import Tally
-from roket_trio._cli.console.exit_codes import Problem
+from roket_trio._cli.console.command_status import CommandStatus
+from roket_trio._cli.console.exit_codes import CommandError
 from roket_trio._cli.local_files.file_names import checked_name
 from roket_trio._cli.local_files.recv_destinations import Target
 from roket_trio._cli.transfers import receiving_with_digest
@@ -142,7 +142,7 @@ def test_what_is_there_already_is_refused_and_the_sender_is_told(capsys: Capture
     with receiving("--digest", place) as (program, port):
         sent = roket(capsys, "send", "--digest", source, (where := f"127.0.0.1:{port}"))
         received = ended(program)
-    why = f"{place}/source is there already; --force replaces it"
+    why = f"{place}/source exists already; --force replaces it"
     assert received == (5, "", f"roket recv: {why}\n")
     assert sent == (1, "", f"roket send: {where} refused it: {why}\n")
     assert (place / "source").read_text() == "precious"
@@ -358,7 +358,7 @@ TRICKS += ["file.part", "file.roket-part", "\udcff", "\ud800"]
 
 @pytest.mark.parametrize("name", TRICKS, ids=ascii)
 def test_names_that_are_tricks_are_refused(name: str) -> None:
-    with pytest.raises(Problem, match="refused the name"):
+    with pytest.raises(CommandError, match="refused the name"):
         checked_name(name)
 
 
@@ -377,7 +377,7 @@ def test_what_is_stored_is_done_though_the_sender_has_left(
     stored, gone = threading.Event(), threading.Event()
     commit = receiving_with_digest.commit
 
-    async def commit_and_wait(target: Target, tally: Tally) -> None:
+    async def commit_and_wait(target: Target, tally: CommandStatus) -> None:
         await commit(target, tally)
         stored.set()
         assert await to_thread.run_sync(gone.wait, LIMIT)
@@ -416,7 +416,7 @@ def test_a_senders_name_replaces_files_and_nothing_else(option: str, kind: str, 
     before = os.lstat(inner / "file")
     pieces = number(0) + number(4) + b"evil" + number(0) + hashlib.sha256(b"evil").digest()
     done, lines = from_script(capsys, [option, "--force", inner], offered(4), pieces)
-    assert (done.code, done.errors) == (5, f"roket recv: {inner}/file is there already, and no regular file\n")
+    assert (done.code, done.errors) == (5, f"roket recv: {inner}/file exists already, and is no regular file\n")
     assert "no regular file" in json.loads(lines[1])["refused"]
     assert os.path.samestat(before, os.lstat(inner / "file"))
     assert only(inner) == ["file"]

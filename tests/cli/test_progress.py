@@ -24,7 +24,7 @@ import pytest
 from support.programs import LIMIT
 from support.roket_command import command, ended, environment, peer_of, received_all, running
 
-from roket_trio._cli.console.command_status import Tally
+from roket_trio._cli.console.command_status import CommandStatus
 from roket_trio._cli.progress.meter import chosen
 from roket_trio._cli.progress.meter_text import Rate, in_words
 
@@ -213,8 +213,8 @@ def _until_reset(sock: socket.socket) -> None:
 # --- the words --------------------------------------------------------------------------------------------------------
 
 
-def tally(moved: int, total: int | None, phase: str = "") -> Tally:
-    return Tally("send", False, False, moved=lambda: moved, total=total, phase=phase)
+def tally(moved: int, total: int | None, phase: str = "") -> CommandStatus:
+    return CommandStatus("send", False, False, moved=lambda: moved, total=total, phase=phase)
 
 
 @pytest.mark.parametrize(
@@ -228,7 +228,7 @@ def tally(moved: int, total: int | None, phase: str = "") -> Tally:
         (tally(0, 0), 0.0, "0 B, stalled"),
     ],
 )
-def test_the_meter_in_words(state: Tally, rate: float, words: str) -> None:
+def test_the_meter_in_words(state: CommandStatus, rate: float, words: str) -> None:
     assert in_words(state, rate) == words
 
 

@@ -459,7 +459,7 @@ def test_what_is_there_is_replaced_only_by_force_and_only_at_the_end(capsys: Cap
     target = place / "file"
     target.write_text("precious")
     done = roket(capsys, "recv", "0", target)
-    assert done == (5, "", f"roket recv: {target} is there already; --force replaces it\n")
+    assert done == (5, "", f"roket recv: {target} exists already; --force replaces it\n")
     with receiving("--force", target) as (program, port):
         with socket.create_connection(("127.0.0.1", port), LIMIT) as sender:
             sender.sendall(b"new")
@@ -476,7 +476,7 @@ def test_what_appears_meanwhile_is_not_replaced(place: Path) -> None:
             sender.sendall(b"new")
             target.write_text("precious")
         done = ended(program)
-    assert done == (5, "", f"roket recv: {target} is there already; --force replaces it\n")
+    assert done == (5, "", f"roket recv: {target} exists already; --force replaces it\n")
     assert (only(place), target.read_text()) == (["file"], "precious")
 
 
@@ -995,6 +995,8 @@ def test_openssl_is_the_other_end_of_tls(capsys: Capture, source: Path, place: P
             try:
                 until(lambda: is_listening(port), "openssl listens")
                 done = roket(capsys, "send", "--cafile", certificates / "ca.pem", source, f"127.0.0.1:{port}")
+                # openssl leaves as soon as its standard input ends, also while it still has something to write.
+                until(lambda: (place / "file").stat().st_size == len(CONTENT), "openssl has written everything")
                 assert receiver.stdin is not None
                 receiver.stdin.close()
                 receiver.wait(LIMIT)

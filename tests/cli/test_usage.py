@@ -20,9 +20,9 @@ from support.roket_command import command, environment, roket
 
 import roket_trio
 from roket_trio._cli import COMMANDS, main
-from roket_trio._cli.console.exit_codes import Exit
-from roket_trio._cli.console.units import brief, duration, exact, speed
-from roket_trio._cli.console.values import Address, count, local, rate, remote, seconds
+from roket_trio._cli.console.exit_codes import ExitCode
+from roket_trio._cli.console.units import duration, exact_size, short_size, speed
+from roket_trio._cli.console.values import Address, count, local_address, rate, remote_address, seconds
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -39,7 +39,7 @@ ROOT = Path(__file__).resolve().parents[2]
     ],
 )
 def test_where_to_connect(text: str, address: Address) -> None:
-    assert remote(text) == address
+    assert remote_address(text) == address
     assert str(address) == text
 
 
@@ -56,7 +56,7 @@ def test_where_to_connect(text: str, address: Address) -> None:
     ],
 )
 def test_where_to_listen_is_here_unless_told_otherwise(text: str, address: Address) -> None:
-    assert local(text) == address
+    assert local_address(text) == address
 
 
 @pytest.mark.parametrize(
@@ -64,13 +64,13 @@ def test_where_to_listen_is_here_unless_told_otherwise(text: str, address: Addre
 )
 def test_what_is_no_address_is_refused(text: str) -> None:
     with pytest.raises(ArgumentTypeError):
-        remote(text)
+        remote_address(text)
 
 
 @pytest.mark.parametrize("text", ["", "x", "-1", "65536", "::1:9", "9000 ", "٩", "unix:"])
 def test_what_is_no_place_to_listen_is_refused(text: str) -> None:
     with pytest.raises(ArgumentTypeError):
-        local(text)
+        local_address(text)
 
 
 @pytest.mark.parametrize(
@@ -116,11 +116,11 @@ def test_what_is_no_rate_time_or_number_is_refused() -> None:
     ],
 )
 def test_sizes_in_words(size: int, words: str) -> None:
-    assert brief(size) == words
+    assert short_size(size) == words
 
 
 def test_exact_sizes_times_and_speeds_in_words() -> None:
-    assert [exact(size) for size in (0, 1, 2, 1024)] == ["0 bytes", "1 byte", "2 bytes", "1024 bytes (1.0 KiB)"]
+    assert [exact_size(size) for size in (0, 1, 2, 1024)] == ["0 bytes", "1 byte", "2 bytes", "1024 bytes (1.0 KiB)"]
     assert [duration(time) for time in (0.004, 9.99, 12.34, 65, 3725)] == [
         "0.00 s",
         "9.99 s",
@@ -144,7 +144,7 @@ def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_nothing_asked_for_is_a_usage_error_that_helps(capsys: pytest.CaptureFixture[str]) -> None:
     done = roket(capsys)
-    assert (done.code, done.output) == (Exit.USAGE, "")
+    assert (done.code, done.output) == (ExitCode.USAGE, "")
     assert done.errors == roket(capsys, "--help").output
 
 
@@ -189,7 +189,7 @@ def test_the_examples_in_the_help_are_understood(name: str, monkeypatch: pytest.
         (["xyzzy"], "roket: there is no command 'xyzzy': there are "),
         (["send"], "roket send: the following arguments are required: FILE, HOST:PORT (see roket send --help)"),
         (["send", "x", "y"], "roket send: argument HOST:PORT: 'y' is neither HOST:PORT nor unix:PATH (see "),
-        (["send", "x", "h:1", "--rate", "fast"], "roket send: argument --rate: a rate is bytes a second"),
+        (["send", "x", "h:1", "--rate", "fast"], "roket send: argument --rate: a rate is a number of bytes per second"),
         (["send", "x", "h:1", "--dig"], "roket send: unrecognized arguments: --dig"),
         (["send", "-", "h:1", "--resume"], "roket send: --resume is for files, and standard input is none"),
         (["recv", "0", "f", "--unpack", "--digest"], "roket recv: --unpack is not for --digest"),
@@ -212,14 +212,14 @@ def test_usage_errors_are_one_line_and_2(
     if "-" in arguments:
         monkeypatch.setattr("roket_trio._cli.local_files.send_sources._size_of", lambda fd, at: None)
     done = roket(capsys, *arguments)
-    assert (done.code, done.output) == (Exit.USAGE, "")
+    assert (done.code, done.output) == (ExitCode.USAGE, "")
     assert done.errors.startswith(message)
     assert done.errors.count("\n") == 1
     assert not list(tmp_path.iterdir())
 
 
 def test_the_exit_codes_are_what_they_are() -> None:
-    assert {code.name: int(code) for code in Exit} == {
+    assert {code.name: int(code) for code in ExitCode} == {
         "DONE": 0,
         "CHECK_FAILED": 1,
         "USAGE": 2,
@@ -297,11 +297,11 @@ def test_a_handler_of_sigint_that_is_not_python_s_is_left_alone(
 ) -> None:
     """A program in another language that embeds the interpreter: ``getsignal`` knows nothing of its handler."""
     monkeypatch.setattr(signal, "getsignal", lambda number: None)
-    assert main(["--version"]) == Exit.DONE
+    assert main(["--version"]) == ExitCode.DONE
     assert capsys.readouterr().out.startswith("roket ")
 
 
 def test_the_handler_of_sigint_is_put_back(capsys: pytest.CaptureFixture[str]) -> None:
     before = signal.getsignal(signal.SIGINT)
-    assert main(["--version"]) == Exit.DONE
+    assert main(["--version"]) == ExitCode.DONE
     assert signal.getsignal(signal.SIGINT) is before

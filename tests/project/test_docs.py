@@ -27,7 +27,7 @@ import roket_trio.testing
 from roket_trio import pytest_plugin
 from roket_trio._cli import COMMANDS
 from roket_trio._cli.console import options
-from roket_trio._cli.console.exit_codes import Exit
+from roket_trio._cli.console.exit_codes import ExitCode
 from roket_trio.testing import parse_results
 from roket_trio.testing._results.case_result import SCHEMA
 
@@ -261,7 +261,7 @@ def test_every_public_name_has_its_place_in_the_reference(module: Any) -> None:
 def test_every_subcommand_and_exit_code_has_its_place() -> None:
     told = text_of("reference/command.rst")
     assert re.findall(r"^\.\. roket-command:: (\w+)$", told, flags=re.MULTILINE) == list(COMMANDS)
-    assert set(map(int, re.findall(r"^   \* - (\d+)$", told, flags=re.MULTILINE))) == {*map(int, Exit), 130}
+    assert set(map(int, re.findall(r"^   \* - (\d+)$", told, flags=re.MULTILINE))) == {*map(int, ExitCode), 130}
 
 
 def test_everything_that_the_plugin_offers_has_its_place() -> None:

@@ -1,5 +1,5 @@
-"""One module for each subcommand: its arguments, its help, and the call that does the work.
+"""The subcommands: one module for each, with its arguments, its help and the call that does the work.
 
-Each has ``DESCRIPTION``, ``EXAMPLES``, ``configure(parser)``, which adds the arguments, and ``run(options)``, which
-returns the exit code.
+Each module has ``DESCRIPTION``, ``EXAMPLES``, ``configure(parser)``, which adds the arguments, and ``run(options)``,
+which returns the exit code.
 """

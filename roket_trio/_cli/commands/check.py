@@ -1,4 +1,4 @@
-"""``roket check``: the close suite against a program."""
+"""``roket check``: test how a program closes its sockets."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import socket
 from argparse import ArgumentParser, ArgumentTypeError, Namespace
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, Final, TextIO
 
 from ...testing._close_suite.cases import CASES, Case
@@ -17,109 +18,133 @@ from ...testing._peers.peers import require_loopback
 from ...testing._peers.wire import NotAvailableError
 from ...testing._reports.table import render_failures, render_summary
 from ...testing._results.case_result import CaseResult, failures
-from ..console.printing import printable, reason, say, tell
+from ..console.exit_codes import ExitCode, after_signal, os_error_text
+from ..console.output import print_stderr, print_stdout
 from ..console.signals import Interrupted, signals_interrupt
+from ..console.values import Address, count, port, remote_address, seconds
 
 DESCRIPTION = """\
-See how a program closes its sockets: put it to the cases of the close suite, each with a peer that is real and behaves
-as peers do, and judge its data and its close by what the peer and the kernel saw. Plain programs (nc, your client) have
-{host} and {port} in their command; richer ones follow the contract that --jobs prints, and are put to every case.
-Commands are run without a shell, and ended whatever they do."""
+Test how a program closes its sockets. The program is run in each case of the close suite with a real peer, and its data
+and its close are judged by what the peer and the kernel saw. The command of a plain program (nc, your client) contains
+{host} and {port}. A program that follows the contract, which --jobs prints, is run in every case. Commands are run
+without a shell, and are always ended."""
 EXAMPLES = """\
 roket check --client 'nc -N {host} {port}'
 roket check --server './my-server --port {port}'
 roket check --target tcp://127.0.0.1:8000 --pid 4711"""
 
-_FAILED: Final = 1
-_USAGE: Final = 2
-_LOCAL_FILE: Final = 5
-_CONNECT: Final = 6
-_SIGNALLED: Final = 128  # as a shell says it: and the signal's number
 _START: Final = 10.0  # seconds
+_VERDICTS: Final = {"pass": "ok", "fail": "FAIL", "unsupported": "unsupported", "not-observed": "not observed"}
 
 
 def configure(parser: ArgumentParser) -> None:
-    """The arguments."""
+    """Add the arguments."""
+    time_limit = partial(seconds, below=1e6)
     what = parser.add_mutually_exclusive_group()
-    what.add_argument("--client", metavar="CMD", help="a program that connects: 'nc -N {host} {port}'")
-    what.add_argument("--server", metavar="CMD", help="a program that listens, on --port or on {port}")
-    what.add_argument("--target", metavar="TO", type=_target, help="a server that is running already: tcp://HOST:PORT")
-    what.add_argument("--list", action="store_true", help="list the cases and end")
-    what.add_argument("--jobs", action="store_true", help="print the contract for programs that take part, and end")
-    parser.add_argument("--port", type=_port, metavar="N", help="where the server listens (default: it is told)")
-    parser.add_argument("--pid", type=int, metavar="N", help="the process behind --target, to look for leaked sockets")
+    what.add_argument("--client", metavar="CMD", help="test a program that connects: 'nc -N {host} {port}'")
+    what.add_argument("--server", metavar="CMD", help="test a program that listens on --port, or on {port}")
+    what.add_argument("--target", metavar="TO", type=_server_url, help="test a running server: tcp://HOST:PORT")
+    what.add_argument("--list", action="store_true", help="print the cases")
+    what.add_argument("--jobs", action="store_true", help="print the contract for programs")
+    parser.add_argument(
+        "--port", type=port, metavar="N", help="the port on which --server listens (default: a free one)"
+    )
+    parser.add_argument(
+        "--pid", type=int, metavar="N", help="the process behind --target, which is searched for leaked sockets"
+    )
     parser.add_argument(
         "--speaks",
         choices=("contract", "pipe", "echo", "any"),
-        help="what the program does: the contract's jobs, standard input and output, an echo, or unknown things"
-        " (default: by its command)",
+        help="what the program does: it follows the contract, moves standard input and output, echoes, or nothing is"
+        " known (default: taken from its command)",
     )
     parser.add_argument(
-        "--case", action="append", metavar="ADDRESS", help="only this case, or group: close/2.3, close/2"
+        "--case",
+        action="append",
+        metavar="ADDRESS",
+        help="run only this case, or this group of cases: close/2.3, close/2",
     )
-    parser.add_argument("--name", help="what to call the program in the report (default: by its command)")
-    parser.add_argument("--jsonl", metavar="FILE", help="write a line of JSON for each case; - for standard output")
-    parser.add_argument("--strict", action="store_true", help="a SHOULD that fails counts too")
-    parser.add_argument("--within", type=_seconds, metavar="SECONDS", help="how long it may take to close (default: 5)")
+    parser.add_argument("--name", help="the name of the program in the report (default: taken from its command)")
     parser.add_argument(
-        "--start", type=_seconds, default=_START, metavar="SECONDS", help="how long it may take to start (default: 10)"
+        "--jsonl", metavar="FILE", help="write a line of JSON for each case to FILE; - is standard output"
     )
-    parser.add_argument("--at-once", type=_count, default=4, metavar="N", help="so many cases at once (default: 4)")
-    parser.add_argument("--allow-remote", action="store_true", help="let --target be on another machine")
+    parser.add_argument("--strict", action="store_true", help="let a failed SHOULD count for the exit code too")
+    parser.add_argument(
+        "--within", type=time_limit, metavar="SECONDS", help="how long the program may take to close (default: 5)"
+    )
+    parser.add_argument(
+        "--start",
+        type=time_limit,
+        default=_START,
+        metavar="SECONDS",
+        help="how long the program may take to start (default: 10)",
+    )
+    parser.add_argument(
+        "--at-once", type=partial(count, most=64), default=4, metavar="N", help="run N cases at once (default: 4)"
+    )
+    parser.add_argument("--allow-remote", action="store_true", help="allow a --target on another machine")
 
 
 def run(options: Namespace) -> int:
-    """The exit code: 0, 1 if a MUST failed (with --strict a SHOULD too), 2 for how it was called, 5 for a program or
-    file that is not there, 6 for a --target where nobody listens."""
+    """Run the cases, and print what was found.
+
+    :returns: the exit code: 1 if a MUST failed (with ``--strict`` a SHOULD too), 2 for wrong arguments, 5 for a program
+        or file that is missing, 6 for a ``--target`` where nobody listens
+    """
     if options.list:
-        tell(_listing())
-        return 0
+        print_stdout(_listing())
+        return ExitCode.DONE
     if options.jobs:
         from ...testing._close_suite import jobs
 
-        tell((jobs.__doc__ or "").rpartition(" Pure.")[0] + (jobs.__doc__ or "").rpartition(" Pure.")[2])
-        tell("\n".join(f"{name}\n    {text}" for name, text in JOBS.items()))
-        return 0
+        print_stdout((jobs.__doc__ or "").rpartition(" Pure.")[0] + (jobs.__doc__ or "").rpartition(" Pure.")[2])
+        print_stdout("\n".join(f"{name}\n    {text}" for name, text in JOBS.items()))
+        return ExitCode.DONE
     try:
-        target = _named(options)
-        cases = _wanted(options.case, target)
+        target = _program(options)
+        cases = _chosen_cases(options.case, target)
     except ValueError as error:
-        say(f"roket check: {error} (see roket check --help)")
-        return _USAGE
-    if target.command is None and (why := _refusal_of(target)):
-        say(f"roket check: {target.host}:{target.port}: {why}")
-        return _CONNECT
+        print_stderr(f"roket check: {error} (see roket check --help)")
+        return ExitCode.USAGE
+    if target.command is None and (why := _connect_error(target)):
+        print_stderr(f"roket check: {target.host}:{target.port}: {why}")
+        return ExitCode.CONNECTION
     results: list[CaseResult] = []
     try:
-        with signals_interrupt(), _lines_of(options.jsonl) as write:
+        with signals_interrupt(), _json_lines(options.jsonl) as write:
             for result in _run(cases, target, options):
                 results.append(result)
                 write(result)
-                say(_line(result))
+                print_stderr(_result_line(result))
     except Interrupted as interruption:
-        say(f"roket check: interrupted by {interruption.number.name} after {len(results)} of {len(cases)} cases")
-        return _SIGNALLED + interruption.number
+        print_stderr(
+            f"roket check: interrupted by {interruption.number.name} after {len(results)} of {len(cases)} cases"
+        )
+        return after_signal(interruption.number)
     except OSError as error:
-        say(f"roket check: {reason(error)}")
-        return _LOCAL_FILE
+        print_stderr(f"roket check: {os_error_text(error)}")
+        return ExitCode.LOCAL_FILE
     except NotAvailableError as error:
-        say(f"roket check: {error}")
-        return _USAGE
-    if told := render_failures(results):
-        say("\n" + told)
-    say(f"{target.name}: {render_summary(results)}")
+        print_stderr(f"roket check: {error}")
+        return ExitCode.USAGE
+    if failed := render_failures(results):
+        for line in ("\n" + failed).split("\n"):
+            print_stderr(line)
+    print_stderr(f"{target.name}: {render_summary(results)}")
     if all(result.verdict == "unsupported" for result in results):
-        say(
-            "nothing was judged: by exit status 127 the program says that it cannot do what --jobs tells; "
-            "to a shell, and to env, it means that there is no such command"
+        print_stderr(
+            "nothing was judged: the program has ended with exit status 127; by the contract this means that it cannot"
+            " do the job, and from a shell or env that there is no such command"
         )
     elif target.speaks == "contract" and not options.speaks and all(result.verdict == "fail" for result in results):
-        say("its command has no {port}: it was taken for a program that follows the contract that --jobs prints")
-    return _FAILED if failures(results, strict=options.strict) else 0
+        print_stderr(
+            "its command has no {port}: it was taken for a program that follows the contract, which --jobs prints"
+        )
+    return ExitCode.CHECK_FAILED if failures(results, strict=options.strict) else ExitCode.DONE
 
 
-def _refusal_of(target: Target) -> str:
-    """Why nothing can be asked of a server that is said to be running; nothing if it accepts."""
+def _connect_error(target: Target) -> str:
+    """Why a running server cannot be reached; an empty text if it accepts a connection."""
     try:
         with socket.create_connection((target.host, target.port), target.start_seconds):
             return ""
@@ -138,22 +163,22 @@ def _run(cases: Sequence[Case], target: Target, options: Namespace) -> Iterator[
     )
 
 
-def _named(options: Namespace) -> Target:
-    """The program that the arguments name.
+def _program(options: Namespace) -> Target:
+    """The program that the arguments describe.
 
-    :raises ValueError: they name none, or one that cannot be
+    :raises ValueError: they describe none, or contradict each other
     """
     more: dict[str, Any] = {"start_seconds": options.start, "allow_remote": options.allow_remote}
     if options.target is not None:
-        host, port = options.target
+        address = options.target
         if not options.allow_remote:
-            require_loopback((host, port))
+            require_loopback((address.host, address.port))
         return Target(
-            options.name or f"{host}:{port}",
+            options.name or f"{address.host}:{address.port}",
             "server",
             options.speaks or "any",
-            host=host,
-            port=port,
+            host=address.host,
+            port=address.port,
             pid=options.pid,
             **more,
         )
@@ -170,10 +195,10 @@ def _named(options: Namespace) -> Target:
     raise ValueError("one of --client, --server and --target is needed")
 
 
-def _wanted(addresses: Sequence[str] | None, target: Target) -> list[Case]:
-    """The cases that were asked for and are for such a program.
+def _chosen_cases(addresses: Sequence[str] | None, target: Target) -> list[Case]:
+    """The cases with these addresses, or all, as far as they are for such a program.
 
-    :raises ValueError: there are none, or an address is unknown
+    :raises ValueError: there is none, or an address is unknown
     """
     chosen = list(CASES)
     for address in addresses or ():
@@ -198,8 +223,7 @@ def _repro(options: Namespace, case: Case) -> str:
         if getattr(options, name) is not None:
             words += [f"--{name}", getattr(options, name)]
     if options.target is not None:
-        host, port = options.target
-        words += ["--target", f"tcp://[{host}]:{port}" if ":" in host else f"tcp://{host}:{port}"]
+        words += ["--target", f"tcp://{options.target}"]
     for name in ("name", "port", "pid", "speaks", "within", "start"):
         value = getattr(options, name)
         if value != (_START if name == "start" else None):
@@ -210,12 +234,12 @@ def _repro(options: Namespace, case: Case) -> str:
 
 
 @contextmanager
-def _lines_of(path: str | None) -> Iterator[Callable[[CaseResult], object]]:
-    """Where the lines of JSON go; each is there as soon as its case is over."""
+def _json_lines(path: str | None) -> Iterator[Callable[[CaseResult], object]]:
+    """A function that writes a result to ``path`` as a line of JSON, at once; ``-`` is standard output."""
     if path is None:
         yield lambda result: None
     elif path == "-":
-        yield lambda result: tell(result.to_json())
+        yield lambda result: print_stdout(result.to_json())
     else:
         with open(path, "w", encoding="utf-8") as file:
             yield lambda result: _write(file, result)
@@ -226,12 +250,11 @@ def _write(file: TextIO, result: CaseResult) -> None:
     file.flush()
 
 
-def _line(result: CaseResult) -> str:
-    word = {"pass": "ok", "fail": "FAIL", "unsupported": "unsupported", "not-observed": "not observed"}[result.verdict]
-    told = f"{result.case} {result.level:6} {word:12}"
+def _result_line(result: CaseResult) -> str:
+    line = f"{result.case} {result.level:6} {_VERDICTS[result.verdict]:12}"
     if result.verdict == "fail":
-        told += f" {result.data}, {result.close}: {result.reason}"
-    return printable(f"{told} ({result.ms / 1000:.1f} s)")
+        line += f" {result.data}, {result.close}: {result.reason}"
+    return f"{line} ({result.ms / 1000:.1f} s)"
 
 
 def _listing() -> str:
@@ -242,36 +265,7 @@ def _listing() -> str:
     return "\n".join(lines)
 
 
-# --- values ----------------------------------------------------------------------------------------------------------
-
-
-def _target(text: str) -> tuple[str, int]:
-    if not text.startswith("tcp://"):
+def _server_url(text: str) -> Address:
+    if not text.startswith("tcp://") or text.startswith("tcp://unix:"):
         raise ArgumentTypeError(f"a target is tcp://HOST:PORT, not {text!r}")
-    host, _, port = text.removeprefix("tcp://").rstrip("/").rpartition(":")
-    host = host.removeprefix("[").removesuffix("]")
-    if not host:
-        raise ArgumentTypeError(f"a target is tcp://HOST:PORT, not {text!r}")
-    return host, _port(port)
-
-
-def _port(text: str) -> int:
-    if not text.isascii() or not text.isdigit() or not 1 <= int(text) <= 65535:
-        raise ArgumentTypeError(f"a port is a number from 1 to 65535, not {text!r}")
-    return int(text)
-
-
-def _seconds(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0.0
-    if not 0 < value < 1e6:
-        raise ArgumentTypeError(f"a time is a number of seconds above 0, not {text!r}")
-    return value
-
-
-def _count(text: str) -> int:
-    if not text.isascii() or not text.isdigit() or not 1 <= int(text) <= 64:
-        raise ArgumentTypeError(f"a number from 1 to 64 is needed, not {text!r}")
-    return int(text)
+    return remote_address(text.removeprefix("tcp://").rstrip("/"))

@@ -1,163 +1,153 @@
-"""``roket doctor``."""
+"""``roket doctor``: show what this machine offers."""
 
 from __future__ import annotations
 
 import os
 import platform
 from argparse import ArgumentParser, Namespace
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 from typing import NamedTuple
 
 from ... import __version__
 from .. import probes
-from ..console.exit_codes import local_file
-from ..console.output import say, tell
+from ..console.exit_codes import ExitCode, local_file_error
+from ..console.output import print_stderr, print_stdout
 
 DESCRIPTION = """\
-Say what this machine offers: the system calls that make transfers fast and closes certain, what the test harness can
-observe, and the limits that matter. Each is tried, not looked up. What is missing has a fallback, and costs speed or
-knowledge, not bytes."""
+Show what this machine offers: the system calls that make transfers fast and closes certain, what the test harness can
+observe, and the limits that matter. Each is tried, not looked up. Whatever is missing has a fallback, which costs speed
+or knowledge, but no bytes."""
 EXAMPLES = """\
 roket doctor /mnt/big-disk"""
 
 
-class Finding(NamedTuple):
-    """One thing, whether it is here, and what it is good for."""
+class Capability(NamedTuple):
+    """Something that this machine may offer."""
 
     name: str
-    is_here: bool
+    is_available: bool
     detail: str
+    """What the probe has found, or why it is not available."""
     use: str
+    """What it is good for."""
 
 
-class Section(NamedTuple):
-    """Things that serve one purpose."""
+class CapabilityGroup(NamedTuple):
+    """Capabilities that serve one purpose."""
 
     title: str
-    findings: list[Finding]
+    capabilities: list[Capability]
 
 
 def configure(parser: ArgumentParser) -> None:
-    """The arguments."""
+    """Add the arguments."""
     parser.add_argument(
-        "directory", metavar="DIR", nargs="?", default=".", help="whose file system to try (default: the current one's)"
+        "directory",
+        metavar="DIR",
+        nargs="?",
+        default=".",
+        help="a directory on the file system to try (default: the current directory)",
     )
-    parser.add_argument("--json", action="store_true", help="as JSON")
+    parser.add_argument("--json", action="store_true", help="print the result as JSON")
 
 
 def run(options: Namespace) -> int:
-    """The exit code."""
+    """Print what this machine offers; returns the exit code: 5 if the directory cannot be used."""
     try:
         os.scandir(options.directory).close()
     except OSError as error:
-        problem = local_file(options.directory, error)
-        say(f"roket doctor: {problem.message}")
-        return problem.code
-    sections = examine(options.directory)
+        failure = local_file_error(options.directory, error)
+        print_stderr(f"roket doctor: {failure.message}")
+        return failure.code
+    groups = examine(options.directory)
     limits = probes.limits()
     about = _about()
     if options.json:
         import json
 
         found = {
-            section.title: {
-                finding.name: {"available": finding.is_here, "detail": finding.detail} for finding in section.findings
-            }
-            for section in sections
+            group.title: {one.name: {"available": one.is_available, "detail": one.detail} for one in group.capabilities}
+            for group in groups
         }
-        tell(json.dumps({"about": about, **found, "limits": limits, "observer": observer(sections)}))
-        return 0
+        print_stdout(json.dumps({"about": about, **found, "limits": limits, "observer": observer(groups)}))
+        return ExitCode.DONE
     facts = [f"{name} {value}" for name, value in about.items()]
-    for line in (facts[:-2], facts[-2:]):  # ours and whom it needs; where they run
-        tell(", ".join(line))
-    width = max(len(finding.name) for section in sections for finding in section.findings)
-    for section in sections:
-        tell(f"\n{section.title}")
-        for finding in section.findings:
-            detail = f" ({finding.detail})" if finding.detail else ""
-            mark = "yes" if finding.is_here else "no "
-            tell(f"  {finding.name.ljust(width)}  {mark}  {finding.use}{detail}")
-    tell(f"\nthe harness would observe by {observer(sections)}")
-    tell("\nlimits")
+    for line in (facts[:-2], facts[-2:]):  # the packages; the interpreter and the system
+        print_stdout(", ".join(line))
+    width = max(len(one.name) for group in groups for one in group.capabilities)
+    for group in groups:
+        print_stdout(f"\n{group.title}")
+        for one in group.capabilities:
+            detail = f" ({one.detail})" if one.detail else ""
+            mark = "yes" if one.is_available else "no "
+            print_stdout(f"  {one.name.ljust(width)}  {mark}  {one.use}{detail}")
+    print_stdout(f"\nthe harness would observe by {observer(groups)}")
+    print_stdout("\nlimits")
     width = max(map(len, limits))
     for name, value in limits.items():
-        tell(f"  {name.ljust(width)}  {value}")
-    return 0
+        print_stdout(f"  {name.ljust(width)}  {value}")
+    return ExitCode.DONE
 
 
-def examine(directory: str) -> list[Section]:
-    """Try everything."""
+def examine(directory: str) -> list[CapabilityGroup]:
+    """Try everything; the file system is that of ``directory``."""
     file_system = probes.file_system(directory)
 
     def on_disk(probe: Callable[[str], object]) -> Callable[[], object]:
         return lambda: probe(directory)
 
     return [
-        Section(
+        _tried(
             "speed",
-            list(
-                _tried(
-                    ("sendfile", probes.sendfile, "file to socket without a copy"),
-                    ("splice", probes.splice, "socket to file and to socket without a copy"),
-                    ("copy_file_range", on_disk(probes.copy_file_range), "file to file within the file system"),
-                    ("RWF_NOWAIT", on_disk(probes.cached_reads), f"cached pages without a thread, on {file_system}"),
-                    ("uvloop", lambda: version("uvloop"), "another event loop"),
-                )
-            ),
+            ("sendfile", probes.sendfile, "file to socket without a copy"),
+            ("splice", probes.splice, "socket to file and to socket without a copy"),
+            ("copy_file_range", on_disk(probes.copy_file_range), "file to file within the file system"),
+            ("RWF_NOWAIT", on_disk(probes.cached_reads), f"cached pages without a thread, on {file_system}"),
+            ("uvloop", lambda: version("uvloop"), "an event loop that asyncio can use"),
         ),
-        Section(
+        _tried(
             "closing",
-            list(
-                _tried(
-                    ("TCP_INFO", probes.tcp_info, "what the peer has acknowledged"),
-                    ("epoll", probes.epoll, "its FIN, and its ACK of ours, without polling"),
-                )
-            ),
+            ("TCP_INFO", probes.tcp_info, "what the peer has acknowledged"),
+            ("epoll", probes.epoll, "the peer's FIN, and its ACK of our FIN, without polling"),
         ),
-        Section(
+        _tried(
             "the command",
-            list(
-                _tried(
-                    ("h11", lambda: version("h11"), "roket serve"),
-                    ("rich", lambda: version("rich"), "a progress bar; otherwise a plain meter"),
-                    ("openat2", on_disk(probes.openat2), "roket serve follows links, but not out of its directory"),
-                    ("renameat2", on_disk(probes.renameat2), "a new file never replaces one that appeared meanwhile"),
-                    ("tarfile filter", probes.tar_filter, "roket recv --unpack"),
-                )
-            ),
+            ("h11", lambda: version("h11"), "roket serve"),
+            ("rich", lambda: version("rich"), "a progress bar; without it a plain line"),
+            ("openat2", on_disk(probes.openat2), "roket serve follows links, but not out of its directory"),
+            ("renameat2", on_disk(probes.renameat2), "a new file never replaces one that appeared meanwhile"),
+            ("tarfile filter", probes.tar_filter, "roket recv --unpack"),
         ),
-        Section(
+        _tried(
             "the test harness",
-            list(
-                _tried(
-                    ("sock_diag", probes.sock_diag, "the state of every socket, also of other programs"),
-                    ("/proc/net/tcp", probes.proc_net, "the same, slower"),
-                    ("netns", probes.network_namespace, "networks of the tests' own"),
-                    ("tracefs", probes.tracefs, "why the kernel sent an RST"),
-                )
-            ),
+            ("sock_diag", probes.sock_diag, "the state of every socket, also of other programs"),
+            ("/proc/net/tcp", probes.proc_net, "the state of every socket, but slower"),
+            ("netns", probes.network_namespace, "a network for each test"),
+            ("tracefs", probes.tracefs, "why the kernel sent an RST"),
         ),
     ]
 
 
-def _tried(*probed: tuple[str, Callable[[], object], str]) -> Iterable[Finding]:
-    for name, probe, use in probed:
-        try:
-            detail = probe()
-        except PackageNotFoundError:
-            yield Finding(name, False, "not installed", use)
-        except (OSError, AttributeError, ValueError) as error:
-            yield Finding(name, False, getattr(error, "strerror", None) or str(error), use)
-        else:
-            yield Finding(name, True, detail if isinstance(detail, str) else "", use)
+def _tried(title: str, *probed: tuple[str, Callable[[], object], str]) -> CapabilityGroup:
+    return CapabilityGroup(title, [_try(name, probe, use) for name, probe, use in probed])
 
 
-def observer(sections: list[Section]) -> str:
-    """By what the harness would see sockets."""
-    here = {finding.name for section in sections for finding in section.findings if finding.is_here}
-    first = next((name for name in ("sock_diag", "/proc/net/tcp") if name in here), "raw sockets alone")
-    return f"{first} and tracefs" if "tracefs" in here else first
+def _try(name: str, probe: Callable[[], object], use: str) -> Capability:
+    try:
+        detail = probe()
+    except PackageNotFoundError:
+        return Capability(name, False, "not installed", use)
+    except (OSError, AttributeError, ValueError) as error:
+        return Capability(name, False, getattr(error, "strerror", None) or str(error), use)
+    return Capability(name, True, detail if isinstance(detail, str) else "", use)
+
+
+def observer(groups: list[CapabilityGroup]) -> str:
+    """The names of what the harness would observe sockets by."""
+    available = {one.name for group in groups for one in group.capabilities if one.is_available}
+    first = next((name for name in ("sock_diag", "/proc/net/tcp") if name in available), "raw sockets alone")
+    return f"{first} and tracefs" if "tracefs" in available else first
 
 
 def _about() -> dict[str, str]:

@@ -11,35 +11,38 @@ from ...testing._reports.html import render_html
 from ...testing._reports.junit import render_junit
 from ...testing._reports.table import Matrix, render_failures, render_matrix, render_summary
 from ...testing._results.case_result import CaseResult, failures, parse_results
-from ..console.printing import is_colorful, printable, reason, say, tell
+from ..console.exit_codes import ExitCode, os_error_text
+from ..console.output import is_colorful, print_stderr, print_stdout, printable
 
 DESCRIPTION = """\
-Render what `roket check --jsonl` has written, of one program or of many: as a table here, as JUnit XML, and as one HTML
-page that needs nothing else, in which every cell opens a diagram of what happened on the wire and the command that
-repeats it."""
+Show what `roket check --jsonl` has written, for one program or for several. The results are printed as a table, and
+can be written as JUnit XML and as one HTML page. The page needs no other file: each of its cells opens a diagram of
+what happened on the wire, and the command that repeats the case."""
 EXAMPLES = """\
 roket check --client CMD --jsonl it.jsonl
 roket report it.jsonl --html it.html"""
 
-_FAILED = 1
-_LOCAL_FILE = 5
-
 
 def configure(parser: ArgumentParser) -> None:
-    """The arguments."""
+    """Add the arguments."""
     parser.add_argument(
-        "files", metavar="FILE", nargs="+", help="lines of JSON, schema roket.close/1; - for standard input"
+        "files", metavar="FILE", nargs="+", help="results as lines of JSON, schema roket.close/1; - is standard input"
     )
-    parser.add_argument("--html", metavar="OUT", help="write the page there")
-    parser.add_argument("--junit", metavar="OUT", help="write JUnit XML there")
-    parser.add_argument("--title", default="How programs close their sockets", help="of the page")
-    parser.add_argument("--strict", action="store_true", help="a SHOULD that fails counts too")
-    parser.add_argument("--quiet", action="store_true", help="no table")
+    parser.add_argument("--html", metavar="OUT", help="write the HTML page to OUT")
+    parser.add_argument("--junit", metavar="OUT", help="write JUnit XML to OUT")
+    parser.add_argument(
+        "--title", default="How programs close their sockets", metavar="TEXT", help="the title of the page"
+    )
+    parser.add_argument("--strict", action="store_true", help="let a failed SHOULD count for the exit code too")
+    parser.add_argument("--quiet", action="store_true", help="print no table")
 
 
 def run(options: Namespace) -> int:
-    """The exit code: 0, 1 if a MUST failed (with --strict a SHOULD too), 5 for files that are none, or cannot be
-    written."""
+    """Show the results.
+
+    :returns: the exit code: 1 if a MUST failed (with ``--strict`` a SHOULD too), 5 for a file that cannot be read or
+        written, or holds no results
+    """
     results: list[CaseResult] = []
     for name in options.files:
         try:
@@ -49,14 +52,14 @@ def run(options: Namespace) -> int:
                 with open(name, encoding="utf-8") as file:
                     results += parse_results(file)
         except OSError as error:
-            say(f"roket report: {reason(error)}")
-            return _LOCAL_FILE
+            print_stderr(f"roket report: {os_error_text(error)}")
+            return ExitCode.LOCAL_FILE
         except UnicodeDecodeError:
-            say(f"roket report: {name}: no lines of JSON")
-            return _LOCAL_FILE
+            print_stderr(f"roket report: {name}: it does not hold lines of JSON")
+            return ExitCode.LOCAL_FILE
         except ValueError as error:
-            say(f"roket report: {name}: {error}")
-            return _LOCAL_FILE
+            print_stderr(f"roket report: {name}: {error}")
+            return ExitCode.LOCAL_FILE
     matrix = Matrix.of(results)
     shown = Matrix.of(map(_shown, results))
     try:
@@ -65,19 +68,19 @@ def run(options: Namespace) -> int:
         if options.junit:
             _write(options.junit, render_junit(matrix.results, strict=options.strict))
     except OSError as error:
-        say(f"roket report: {reason(error)}")
-        return _LOCAL_FILE
+        print_stderr(f"roket report: {os_error_text(error)}")
+        return ExitCode.LOCAL_FILE
     if not options.quiet:
         width = shutil.get_terminal_size((120, 24)).columns
-        tell(render_matrix(shown, width=width, color=is_colorful(sys.stdout)))
-        if told := render_failures(matrix.results):
-            tell("\n" + printable(told))
-        tell("\n" + render_summary(matrix.results))
-    return _FAILED if failures(matrix.results, strict=options.strict) else 0
+        print_stdout(render_matrix(shown, width=width, color=is_colorful(sys.stdout)))
+        if text := render_failures(matrix.results):
+            print_stdout("\n" + printable(text, keep="\n"))
+        print_stdout("\n" + render_summary(matrix.results))
+    return ExitCode.CHECK_FAILED if failures(matrix.results, strict=options.strict) else ExitCode.DONE
 
 
 def _shown(result: CaseResult) -> CaseResult:
-    """With names that do nothing to the terminal, on one line."""
+    """The result with names that fit on one line and cannot move the terminal's cursor."""
     case, target = (printable(name.replace("\n", " ")) for name in (result.case, result.target))
     return replace(result, case=case, target=target)
 

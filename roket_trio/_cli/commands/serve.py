@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from argparse import ArgumentParser, Namespace
 
-from ..console.options import add_drain, add_tls
-from ..console.values import LOCALHOST, Address, count, local, seconds
+from ..console.options import add_server_options, add_tls
+from ..console.values import LOCALHOST, Address, count, local_address, seconds
 
 DESCRIPTION = """\
-Serve a directory over HTTP/1.1: ranges, conditional requests, sendfile. Nothing outside of it, and no name that begins
-with a dot, is ever served. Listens on 127.0.0.1 unless told otherwise ('*:PORT' is everywhere). SIGTERM or Ctrl-C ends
-it when the answers under way are sent or --drain is over; a second one at once. Needs the extra roket-trio[cli]."""
+Serve a directory over HTTP/1.1, with ranges, conditional requests and sendfile. Nothing outside the directory is
+served, and no name that begins with a dot. The command listens on 127.0.0.1, unless BIND says otherwise ('*:PORT' is
+every interface). SIGTERM or Ctrl-C stops new connections; the command ends when the answers under way are sent, or
+--drain is over. A second signal ends it at once. It needs the extra roket-trio[cli]."""
 EXAMPLES = """\
 roket serve
 roket serve --bind '*:8080' public"""
@@ -18,36 +19,40 @@ _PORT = 8000
 
 
 def configure(parser: ArgumentParser) -> None:
-    """The arguments."""
-    parser.add_argument("directory", metavar="DIR", nargs="?", default=".", help="what to serve (default: this one)")
+    """Add the arguments."""
+    parser.add_argument(
+        "directory", metavar="DIR", nargs="?", default=".", help="the directory to serve (default: the current one)"
+    )
     parser.add_argument(
         "--bind",
         metavar="[BIND:]PORT",
-        type=local,
+        type=local_address,
         default=Address(LOCALHOST, _PORT),
-        help=f"where to listen: [BIND:]PORT, or unix:PATH (default: {_PORT})",
+        help=f"the address to listen on: [BIND:]PORT, or unix:PATH (default: {_PORT})",
     )
-    parser.add_argument("--no-listing", action="store_true", help="no list for a directory without index.html")
+    parser.add_argument(
+        "--no-listing", action="store_true", help="do not list the files of a directory that has no index.html"
+    )
     parser.add_argument(
         "--max-connections",
         type=count,
         default=1000,
         metavar="N",
-        help="more than N wait in the listen queue (default: 1000)",
+        help="serve at most N connections at once; more wait in the listen queue (default: 1000)",
     )
     parser.add_argument(
         "--idle-timeout",
         type=seconds,
         default=60.0,
         metavar="SECONDS",
-        help="end a connection on which nothing moves for so long (default: 60)",
+        help="end a connection on which no byte has moved for so long (default: 60)",
     )
-    add_drain(parser)
+    add_server_options(parser)
     add_tls(parser, server=True)
 
 
 def run(options: Namespace) -> int:
-    """The exit code."""
+    """Serve until a signal arrives; returns the exit code."""
     from ..servers.serving import run_server
 
     return run_server(options)

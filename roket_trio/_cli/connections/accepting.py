@@ -16,8 +16,8 @@ from anyio.abc import SocketAttribute
 
 from ..._errors import ConnectionFailed
 from ..._net.listen import create_tcp_listener, create_unix_listener
-from ..console.command_status import Tally
-from ..console.exit_codes import Exit, Problem
+from ..console.command_status import CommandStatus
+from ..console.exit_codes import CommandError, ExitCode
 from ..console.values import Address
 from .command_connection import Line, line_over
 from .connecting import failure_of
@@ -25,23 +25,23 @@ from .tls_contexts import server_context
 
 
 @asynccontextmanager
-async def listening(address: Address, tally: Tally) -> AsyncIterator[tuple[Any, Address]]:
+async def listening(address: Address, status: CommandStatus) -> AsyncIterator[tuple[Any, Address]]:
     """Listen, and say where: scripts wait for that line. Yields the listener, and the address with its real port.
 
     At the end of the block it is closed, and a UNIX socket's file removed.
 
-    :raises Problem: it cannot be
+    :raises CommandError: it cannot be
     """
     try:
         listener, where = await _listen(address)
     except ConnectionFailed as error:
-        raise Problem(Exit.CONNECTION, failure_of(error)) from error
+        raise CommandError(ExitCode.CONNECTION, failure_of(error)) from error
     except (OSError, ValueError) as error:
         reason = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else str(error)
-        raise Problem(Exit.CONNECTION, f"cannot listen on {address}: {reason}") from error
+        raise CommandError(ExitCode.CONNECTION, f"cannot listen on {address}: {reason}") from error
     try:
-        tally.facts["listening"] = str(where)
-        tally.say(f"listening on {where}")
+        status.facts["listening"] = str(where)
+        status.inform(f"listening on {where}")
         yield listener, where
     finally:
         if address.path is not None and not address.path.startswith("\0"):
@@ -72,31 +72,31 @@ def _somebody_listens(path: str) -> bool:
         return True
 
 
-async def accept(address: Address, options: Namespace, tally: Tally) -> Line:
+async def accept(address: Address, options: Namespace, status: CommandStatus) -> Line:
     """Listen, take the first connection, stop listening, and do the TLS handshake.
 
-    :raises Problem: it cannot be
+    :raises CommandError: it cannot be
     """
     context = server_context(options)
     stream = None
     try:
-        async with listening(address, tally) as (listener, where):
+        async with listening(address, status) as (listener, where):
             stream = await listener.accept()
         remote_address = stream.extra(SocketAttribute.remote_address, None)
         peer = str(Address(*remote_address)) if isinstance(remote_address, tuple) else str(where)
         with anyio.fail_after(options.connect_timeout):
             return await line_over(stream, context, peer, None)
     except TimeoutError:
-        raise Problem(Exit.TIMEOUT, f"TLS with {peer} did not come about") from None
+        raise CommandError(ExitCode.TIMEOUT, f"TLS with {peer} did not come about") from None
     except BaseException:
         if stream is not None:
             stream.abort()
         raise
 
 
-async def accepted(options: Namespace, tally: Tally) -> Line:
+async def accepted(options: Namespace, status: CommandStatus) -> Line:
     """The connection to receive from; time runs from here."""
-    line = await accept(options.where, options, tally)
-    tally.facts["peer"] = line.peer
-    tally.start()
+    line = await accept(options.address, options, status)
+    status.facts["peer"] = line.peer
+    status.start()
     return line

@@ -14,8 +14,8 @@ from ..._kernel.tcp import unacked_bytes, unanswered_seconds
 from ..._serving.supervise import KeepAlive
 from ..._streams.sockets import SocketStream, UNIXSocketStream
 from ..._streams.tls import aclose_after_alert, wrap_tls
-from ..console.command_status import Tally
-from ..console.exit_codes import Exit, Problem
+from ..console.command_status import CommandStatus
+from ..console.exit_codes import CommandError, ExitCode
 from .tls_contexts import tls_reason
 
 # The close waits until the peer's kernel has everything, however slow the line is: what ends it is a bound on standing
@@ -53,7 +53,7 @@ async def line_over(stream: SocketStream, context: ssl.SSLContext | None, peer: 
     """Make a connection one, with the TLS handshake that ``context`` asks for.
 
     :param peer: what to call the other end; ``name``: what its certificate must be for
-    :raises Problem: the handshake failed
+    :raises CommandError: the handshake failed
     """
     _KEEPALIVE._apply(stream._connection)
     is_server = context is not None and context.protocol == ssl.PROTOCOL_TLS_SERVER
@@ -63,10 +63,10 @@ async def line_over(stream: SocketStream, context: ssl.SSLContext | None, peer: 
             face = await wrap_tls(stream, server_side=is_server, hostname=name, ssl_context=context)
     except ssl.SSLError as error:
         await aclose_after_alert(stream)  # noqa: ASYNC120 - who is interrupted need not hear why it failed
-        raise Problem(Exit.CONNECTION, f"TLS with {peer} failed: {tls_reason(error)}") from error
+        raise CommandError(ExitCode.CONNECTION, f"TLS with {peer} failed: {tls_reason(error)}") from error
     except (anyio.BrokenResourceError, anyio.EndOfStream) as error:
         stream.abort()
-        raise Problem(Exit.CONNECTION, f"TLS with {peer} failed: the connection ended") from error
+        raise CommandError(ExitCode.CONNECTION, f"TLS with {peer} failed: the connection ended") from error
     except BaseException:
         stream.abort()
         raise
@@ -74,11 +74,11 @@ async def line_over(stream: SocketStream, context: ssl.SSLContext | None, peer: 
     return Line(face, stream, peer)
 
 
-async def be_impatient(line: Line, tally: Tally, idle_seconds: float | None) -> None:
+async def be_impatient(line: Line, status: CommandStatus, idle_seconds: float | None) -> None:
     """Watch over a connection until cancelled.
 
     :param idle_seconds: how long nothing may move, unless that is this side's doing
-    :raises Problem: it stood still for too long, or the peer has vanished
+    :raises CommandError: it stood still for too long, or the peer has vanished
     """
     bound = idle_seconds or _VANISHED
     every = min(bound / _LOOKS, _LOOK_AT_MOST)
@@ -90,37 +90,37 @@ async def be_impatient(line: Line, tally: Tally, idle_seconds: float | None) -> 
         if sock.fileno() == -1:
             return
         queued = unacked_bytes(sock) if sys.platform == "linux" else None
-        now = (tally.moved(), queued)
-        is_ours = tally.waits_for_us and not queued
+        now = (status.moved(), queued)
+        is_ours = status.waits_for_local and not queued
         idle = idle + every if now == before and not is_ours else 0.0
         before = now
         if idle_seconds is not None and idle >= idle_seconds:
-            raise Problem(Exit.TIMEOUT, f"nothing moved for {idle_seconds:g} s")
+            raise CommandError(ExitCode.TIMEOUT, f"nothing moved for {idle_seconds:g} s")
         if not line.is_unix and unanswered_seconds(sock) > min(bound, _VANISHED):
-            raise Problem(Exit.TIMEOUT, f"{line.peer} has vanished: it acknowledges nothing any more")
+            raise CommandError(ExitCode.TIMEOUT, f"{line.peer} has vanished: it acknowledges nothing any more")
 
 
-async def close(line: Line, tally: Tally) -> str:
+async def close(line: Line, status: CommandStatus) -> str:
     """Close, and say what is known of the peer.
 
-    :raises Problem: it may lack something
+    :raises CommandError: it may lack something
     """
-    tally.phase = f"waiting for {line.peer} to acknowledge"
+    status.phase = f"waiting for {line.peer} to acknowledge"
     await line.stream.aclose()
     report = line.socket.close_report
     assert report is not None
-    tally.facts.update(
+    status.facts.update(
         acknowledged=report.acked,
         unacknowledged_bytes=report.unacked_bytes,
         close=report.outcome.value,
         discarded_bytes=report.discarded_bytes,
     )
     if report.outcome is CloseOutcome.RESET and report.acked:
-        raise Problem(Exit.CUT, f"{line.peer} reset the connection; its program may not have read everything")
+        raise CommandError(ExitCode.CUT, f"{line.peer} reset the connection; its program may not have read everything")
     if report.outcome in (CloseOutcome.RESET, CloseOutcome.ABORTED):
-        raise Problem(Exit.CUT, f"{line.peer} has reset the connection")
+        raise CommandError(ExitCode.CUT, f"{line.peer} has reset the connection")
     if not report.acked:
-        raise Problem(Exit.CUT, f"{line.peer} has not acknowledged everything")
+        raise CommandError(ExitCode.CUT, f"{line.peer} has not acknowledged everything")
     # Over TLS they are records, of session tickets for one, and no bytes of the peer's program.
     discarded = report.discarded_bytes if line.stream is line.socket else 0
     ignored = f" ({discarded} bytes that it sent were ignored)" if discarded else ""

@@ -11,7 +11,7 @@ import anyio
 from ..._errors import ConnectionFailed
 from ..._net.connect import connect_tcp, connect_unix
 from ..._streams.sockets import SocketStream
-from ..console.exit_codes import Exit, Problem
+from ..console.exit_codes import CommandError, ExitCode
 from ..console.values import Address
 from .command_connection import Line, line_over
 from .tls_contexts import client_context
@@ -20,7 +20,7 @@ from .tls_contexts import client_context
 async def connect(address: Address, options: Namespace) -> Line:
     """Connect, and do the TLS handshake.
 
-    :raises Problem: it cannot be
+    :raises CommandError: it cannot be
     """
     context = client_context(options)
     try:
@@ -33,9 +33,9 @@ async def connect(address: Address, options: Namespace) -> Line:
             return await line_over(stream, context, str(address), options.tls_name or address.host)
     except TimeoutError:
         waited = f"{options.connect_timeout:g} s"
-        raise Problem(Exit.TIMEOUT, f"{address} did not answer within {waited}") from None
+        raise CommandError(ExitCode.TIMEOUT, f"{address} did not answer within {waited}") from None
     except ConnectionFailed as error:
-        raise Problem(Exit.CONNECTION, failure_of(error)) from error
+        raise CommandError(ExitCode.CONNECTION, failure_of(error)) from error
 
 
 def failure_of(error: ConnectionFailed) -> str:

@@ -1,14 +1,15 @@
-"""What a command knows of its work at any moment: for the meter while it runs, for the last line, for ``--json``."""
+"""What a command knows of its work at any moment, for the progress, the last line and ``--json``."""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from time import monotonic
 from typing import Any, final
 
-from .exit_codes import Exit, Problem
-from .output import say, tell
+from .exit_codes import CommandError, ExitCode
+from .output import print_line, print_stderr
 
 
 def _nothing() -> int:
@@ -17,65 +18,60 @@ def _nothing() -> int:
 
 @final
 @dataclass(slots=True)
-class Tally:
-    """The state of one transfer."""
+class CommandStatus:
+    """How far a command is, and how it tells the user."""
 
     command: str
     is_quiet: bool
     is_json: bool
     data_on_stdout: bool = False
-    """Whether standard output is the sink, so that nothing else may be written there."""
+    """Whether standard output takes the data, so that nothing else may be written there."""
     moved: Callable[[], int] = field(default=_nothing)
-    """How many bytes have been moved until now."""
+    """Returns how many bytes have been moved until now."""
     total: int | None = None
-    """How many there will be, if that is known."""
+    """How many bytes there are to move; ``None`` where only the end of the source tells."""
     phase: str = ""
-    """What is waited for, when nothing moves."""
-    waits_for_us: bool = False
-    """Whether it is no fault of the peer when nothing moves: a slow source, a disk."""
+    """What the command is waiting for while no bytes move."""
+    waits_for_local: bool = False
+    """Whether this side, and not the peer, is why no bytes move: a slow source, a disk."""
     facts: dict[str, Any] = field(default_factory=dict)
-    """What ``--json`` tells."""
+    """The members of the object that ``--json`` prints."""
     began: float = field(default_factory=monotonic)
 
     def start(self) -> None:
-        """The connection is there: time runs."""
+        """Begin to measure the time: the connection is there."""
         self.began = monotonic()
 
-    @property
-    def seconds(self) -> float:
-        """Since :meth:`start`."""
-        return monotonic() - self.began
-
-    def say(self, text: str) -> None:
-        """A line for people, on standard error."""
+    def inform(self, text: str) -> None:
+        """Print a line on standard error, unless the command is quiet."""
         if not self.is_quiet:
-            say(text)
+            print_stderr(text)
 
     def warn(self, text: str) -> None:
-        """What is wrong and does not end the command."""
-        say(f"roket {self.command}: {text}")
+        """Print what is wrong but does not end the command."""
+        print_stderr(f"roket {self.command}: {text}")
 
-    def end(self, line: str) -> int:
-        """All is well: the last line, and the exit code."""
+    def succeed(self, line: str) -> int:
+        """Print the last line; returns the exit code."""
         if not self.is_json:
-            self.say(line)
-        self._tell(Exit.DONE, None)
-        return Exit.DONE
+            self.inform(line)
+        self._print_json(ExitCode.DONE, None)
+        return ExitCode.DONE
 
     def fail(self, code: int, message: str) -> int:
-        """It is not: one line, however quiet the command is, and the exit code."""
-        say(f"roket {self.command}: {message}")
-        self._tell(code, message)
+        """Print why the command has failed, also when it is quiet; returns the exit code."""
+        print_stderr(f"roket {self.command}: {message}")
+        self._print_json(code, message)
         return code
 
-    def fail_with(self, problem: Problem) -> int:
-        """As :meth:`fail`."""
-        return self.fail(problem.code, problem.message)
+    def fail_with(self, error: CommandError) -> int:
+        """Print why the command has failed; returns the exit code that the error carries."""
+        return self.fail(error.code, error.message)
 
-    def _tell(self, code: int, error: str | None) -> None:
+    def _print_json(self, code: int, error: str | None) -> None:
         if self.is_json:
             import json
 
             self.facts.setdefault("bytes", self.moved())
-            told = {"command": self.command, **self.facts, "error": error, "exit": int(code)}
-            tell(json.dumps(told), on_stderr=self.data_on_stdout)
+            result = {"command": self.command, **self.facts, "error": error, "exit": int(code)}
+            print_line(json.dumps(result), sys.stderr if self.data_on_stdout else sys.stdout)

@@ -1,4 +1,4 @@
-"""From the command line into the event loop and back, whatever interrupts it."""
+"""From the command line into the event loop, and back when the work is done or a signal arrives."""
 
 from __future__ import annotations
 
@@ -9,57 +9,53 @@ from typing import final
 
 import anyio
 
-from .command_status import Tally
-
-# What ends a command like Ctrl-C does, so that no partial file and no socket is left.
-_SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
+from .command_status import CommandStatus
+from .exit_codes import after_signal
+from .signals import ending_signals
 
 Main = Callable[[], Awaitable[int]]
 
 
-def run(main: Main, tally: Tally, *, told: Callable[[], bool] | None = None) -> int:
-    """Run ``main`` in an event loop until it returns its exit code or a signal comes.
+def run_in_event_loop(main: Main, status: CommandStatus, *, on_first_signal: Callable[[], bool] | None = None) -> int:
+    """Run ``main`` in an event loop until it returns its exit code, or a signal cancels it.
 
-    :param told: takes the first signal itself, and says whether it has: a server goes on until it has drained
-    :returns: the exit code; after a signal 128 and its number
+    :param on_first_signal: called at the first signal, instead of the cancellation, where it returns True: a server
+        goes on until its connections have ended
+    :returns: the exit code: that of ``main``, or that of a command that a signal has ended
     """
-    return anyio.run(_until_a_signal, main, tally, told, backend="trio")
+    return anyio.run(_until_a_signal, main, status, on_first_signal, backend="trio")
 
 
-async def _until_a_signal(main: Main, tally: Tally, told: Callable[[], bool] | None) -> int:
-    # One that is ignored is somebody's will: nohup, a shell's background job. One whose handler Python does not know
-    # (None) could not be put back.
-    wanted = [number for number in _SIGNALS if signal.getsignal(number) not in (signal.SIG_IGN, None)]
-    caught: list[int] = []
+async def _until_a_signal(main: Main, status: CommandStatus, on_first_signal: Callable[[], bool] | None) -> int:
     code = 0
+    ended_by = 0
 
-    async def listen() -> None:
+    async def handle_signals() -> None:
+        nonlocal ended_by
+        is_first = True
         async for number in received:
-            if not caught and told is not None and told():
-                caught.append(0)
+            if is_first and on_first_signal is not None and on_first_signal():
+                is_first = False
                 continue
-            caught[:] = [number]
+            ended_by = number
             tasks.cancel_scope.cancel()
 
-    try:
-        with anyio.open_signal_receiver(*wanted) as received:
-            async with alone() as tasks:
-                tasks.start_soon(listen)
-                code = await main()
-                tasks.cancel_scope.cancel()
-    finally:
-        number = caught[0] if caught else 0
-    if number:
-        name = signal.Signals(number).name
-        how_far = f" after {tally.moved()} bytes" if tally.moved() else ""
-        tally.facts["bytes"] = tally.moved()
-        return tally.fail(128 + number, f"interrupted by {name}{how_far}")
-    return code
+    with anyio.open_signal_receiver(*ending_signals()) as received:
+        async with bare_task_group() as tasks:
+            tasks.start_soon(handle_signals)
+            code = await main()
+            tasks.cancel_scope.cancel()
+    if not ended_by:
+        return code
+    moved = status.moved()
+    status.facts["bytes"] = moved
+    how_far = f" after {moved} bytes" if moved else ""
+    return status.fail(after_signal(ended_by), f"interrupted by {signal.Signals(ended_by).name}{how_far}")
 
 
 @asynccontextmanager
-async def alone() -> AsyncIterator[anyio.abc.TaskGroup]:
-    """A task group that raises what a task of it raises, or the body, as it is and in no group."""
+async def bare_task_group() -> AsyncIterator[anyio.abc.TaskGroup]:
+    """A task group that raises the exception of its body, or of a task, as it is and not in an exception group."""
     failure: BaseException | None = None
     try:
         async with anyio.create_task_group() as tasks:
@@ -71,7 +67,7 @@ async def alone() -> AsyncIterator[anyio.abc.TaskGroup]:
 
 
 def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
-    """The first exception in a group; a cancellation, if one is in it: whoever cancelled waits for that."""
+    """The first exception in a group; a cancellation, if there is one, since the scope that cancelled expects it."""
     cancellations = group.subgroup(anyio.get_cancelled_exc_class())
     while isinstance(inner := (cancellations or group).exceptions[0], BaseExceptionGroup):
         group, cancellations = inner, None
@@ -86,12 +82,12 @@ class Shutdown:
         self._event: anyio.Event | None = None
 
     async def wait(self) -> None:
-        """Until :meth:`set`."""
+        """Wait until :meth:`set` is called."""
         self._event = anyio.Event()
         await self._event.wait()
 
     def set(self) -> bool:
-        """Whether anybody was waiting for it."""
+        """Set the event, if a task is waiting for it; returns whether one is."""
         if self._event is None:
             return False
         self._event.set()

@@ -1,78 +1,90 @@
-"""The options that commands share. Needs no event loop: help and usage errors are cheap."""
+"""The options that subcommands share. Imports no event loop, so that help and usage errors are cheap."""
 
 from __future__ import annotations
 
 from argparse import ArgumentParser, Namespace
 
-from .command_status import Tally
+from .command_status import CommandStatus
 from .values import rate, seconds
 
 PROGRESS = ("auto", "bar", "plain", "json", "none")
 
 
+def status_for(command: str, options: Namespace) -> CommandStatus:
+    """The status of a command that has the options for transfers."""
+    return CommandStatus(command, options.quiet, options.json)
+
+
 def add_transfer_options(parser: ArgumentParser, *, server: bool) -> None:
-    """The options of both."""
-    parser.add_argument("--rate", type=rate, metavar="RATE", help="at most so many bytes a second: 500K, 10M")
-    add_time_limits(parser)
+    """Add the options of ``send`` and ``recv``.
+
+    :param server: whether the command listens, and so is the server for TLS
+    """
     parser.add_argument(
-        "--progress",
-        choices=PROGRESS,
-        default="auto",
-        help="how to show progress, on standard error: a bar, a line a second, JSON a second (default: a bar on a"
-        " terminal, otherwise none)",
+        "--rate", type=rate, metavar="RATE", help="move at most RATE bytes per second, like 500K or 10M (1K is 1024)"
     )
-    parser.add_argument("--json", action="store_true", help="the result as JSON, on standard output if that is free")
-    parser.add_argument("-q", "--quiet", action="store_true", help="say nothing but errors")
-    add_tls(parser, server=server)
-
-
-def tally_for(command: str, options: Namespace) -> Tally:
-    """What the command keeps."""
-    return Tally(command, options.quiet, options.json)
-
-
-def add_time_limits(parser: ArgumentParser) -> None:
-    """``--connect-timeout`` and ``--idle-timeout``."""
     parser.add_argument(
         "--connect-timeout",
         type=seconds,
         default=10.0,
         metavar="SECONDS",
-        help="how long connecting, and the first words of TLS or --digest, may take (default: 10)",
+        help="give up when connecting, or the start of TLS or --digest, takes longer (default: 10)",
     )
     parser.add_argument(
         "--idle-timeout",
         type=seconds,
         metavar="SECONDS",
-        help="give up when nothing has moved for so long (default: never, but a peer that vanishes from the network is"
+        help="give up when no byte has moved for so long (default: never, but a peer that vanishes from the network is"
         " noticed after a minute)",
     )
+    parser.add_argument(
+        "--progress",
+        choices=PROGRESS,
+        default="auto",
+        help="show progress on standard error as a bar, a plain line every second, or a line of JSON every second"
+        " (default: a bar on a terminal, otherwise none)",
+    )
+    parser.add_argument(
+        "--json", action="store_true", help="print the result as JSON, on standard output unless the data goes there"
+    )
+    add_quiet(parser)
+    add_tls(parser, server=server)
+
+
+def add_quiet(parser: ArgumentParser) -> None:
+    """Add ``--quiet``."""
+    parser.add_argument("-q", "--quiet", action="store_true", help="print errors only")
 
 
 def add_tls(parser: ArgumentParser, *, server: bool) -> None:
-    """``--tls``, ``--cafile``, ``--cert``, ``--key``."""
+    """Add ``--tls``, ``--cafile``, ``--cert`` and ``--key``; for a client ``--tls-name`` too."""
     group = parser.add_argument_group("TLS")
     if server:
-        group.add_argument("--tls", action="store_true", help="speak TLS; --cert alone says so too")
-        group.add_argument("--cert", metavar="PEM", help="speak TLS, with this certificate (chain), and the key in it")
-        group.add_argument("--key", metavar="PEM", help="the key, if it is in a file of its own")
-        group.add_argument("--cafile", metavar="PEM", help="demand a certificate of the client, signed by one of these")
+        group.add_argument("--tls", action="store_true", help="use TLS; --cert alone means that too")
+        group.add_argument("--cert", metavar="PEM", help="use TLS with the certificate chain in this file")
+        group.add_argument(
+            "--cafile",
+            metavar="PEM",
+            help="demand a client certificate that one of the certificates in this file signed",
+        )
     else:
-        group.add_argument("--tls", action="store_true", help="speak TLS, and check the server's certificate")
+        group.add_argument("--tls", action="store_true", help="use TLS, and check the server's certificate")
         group.add_argument("--cafile", metavar="PEM", help="trust these certificates instead of the system's")
-        group.add_argument("--tls-name", metavar="NAME", help="the name that the certificate must be for, if not HOST")
-        group.add_argument("--cert", metavar="PEM", help="show this certificate (and the key in it) to the server")
-        group.add_argument("--key", metavar="PEM", help="the key, if it is in a file of its own")
+        group.add_argument("--tls-name", metavar="NAME", help="expect a certificate for NAME (default: HOST)")
+        group.add_argument("--cert", metavar="PEM", help="show the server the certificate in this file")
+    group.add_argument("--key", metavar="PEM", help="the file of the certificate's key (default: the file of --cert)")
 
 
-def add_drain(parser: ArgumentParser) -> None:
-    """What ends a server, and what it says."""
+def add_server_options(parser: ArgumentParser) -> None:
+    """Add the options of ``relay`` and ``serve``: ``--drain``, ``--json``, ``--quiet``."""
     parser.add_argument(
         "--drain",
         type=seconds,
         default=10.0,
         metavar="SECONDS",
-        help="how long connections may go on after SIGTERM or Ctrl-C (default: 10)",
+        help="how long open connections may go on after SIGTERM or Ctrl-C (default: 10)",
     )
-    parser.add_argument("--json", action="store_true", help="a line of JSON for each, on standard output")
-    parser.add_argument("-q", "--quiet", action="store_true", help="say nothing but errors")
+    parser.add_argument(
+        "--json", action="store_true", help="print a line of JSON for each connection or request, on standard output"
+    )
+    add_quiet(parser)

@@ -1,4 +1,4 @@
-"""Lines on standard output and standard error, whoever reads them, or does not any more."""
+"""Lines on standard output and standard error, whether or not anybody still reads them."""
 
 from __future__ import annotations
 
@@ -7,22 +7,38 @@ import sys
 from typing import TextIO
 
 
-def tell(text: str, *, on_stderr: bool = False) -> None:
-    """A line for programs. A reader who has left is no error: it had what it wanted."""
-    _write(f"{text}\n", sys.stderr if on_stderr else sys.stdout)
+def print_stdout(text: str) -> bool:
+    """Write a line, as it is, to standard output, where the results are.
+
+    :returns: False: the reader has left, which is no error, since it had what it wanted
+    """
+    return print_line(text, sys.stdout)
 
 
-def say(text: str) -> None:
-    """A line for people, on standard error, where a name that it quotes does nothing to the terminal."""
-    _write("".join(character if character.isprintable() else "?" for character in text) + "\n", sys.stderr)
+def print_stderr(text: str) -> None:
+    """Write one line to standard error, where people read. Names that it quotes cannot move the terminal's cursor."""
+    print_line(printable(text), sys.stderr)
 
 
-def _write(text: str, stream: TextIO) -> None:
+def print_line(text: str, stream: TextIO) -> bool:
+    """Write a line, as it is; see :func:`print_stdout`."""
     try:
-        stream.write(text)
+        stream.write(text + "\n")
         stream.flush()
     except BrokenPipeError:
-        # Nor is it one when the interpreter flushes at its end.
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, stream.fileno())
-        os.close(nowhere)
+        # The interpreter flushes once more at its end: that must not fail either.
+        devnull = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(devnull, stream.fileno())
+        os.close(devnull)
+        return False
+    return True
+
+
+def printable(text: str, *, keep: str = "") -> str:
+    """``text`` with ``?`` for each character that could move a terminal's cursor, but those in ``keep``."""
+    return "".join(character if character.isprintable() or character in keep else "?" for character in text)
+
+
+def is_colorful(stream: TextIO) -> bool:
+    """Whether to use colors: on a terminal, unless the user has said otherwise (https://no-color.org)."""
+    return stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"

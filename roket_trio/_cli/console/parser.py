@@ -1,4 +1,4 @@
-"""argparse's parser, with one line for what is wrong."""
+"""The argument parser of a subcommand: argparse's, which prints one line for a usage error."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from argparse import ArgumentParser
 from textwrap import indent
 from typing import NoReturn, final
 
-from .exit_codes import Exit
-from .output import say
+from .exit_codes import ExitCode
+from .output import print_stderr
 
 
 @final
@@ -15,12 +15,12 @@ class Parser(ArgumentParser):
     """The parser of a subcommand."""
 
     examples = ""
-    """Shown at the end of the help, line by line."""
+    """Command lines for the end of the help, one a line."""
 
     def format_help(self) -> str:
-        """As argparse does it, and the examples, which it would fill like a paragraph."""
+        """The help of argparse, and the examples, whose lines argparse would join to a paragraph."""
         return f"{super().format_help()}\nexamples:\n{indent(self.examples, '  ')}\n"
 
     def error(self, message: str) -> NoReturn:
-        say(f"{self.prog}: {message} (see {self.prog} --help)")
-        self.exit(Exit.USAGE)
+        print_stderr(f"{self.prog}: {message} (see {self.prog} --help)")
+        self.exit(ExitCode.USAGE)

@@ -1,4 +1,4 @@
-"""Signals that end a command."""
+"""The signals that end a command."""
 
 from __future__ import annotations
 
@@ -9,8 +9,18 @@ from contextlib import contextmanager
 from typing import NoReturn
 
 
+def ending_signals() -> list[signal.Signals]:
+    """SIGINT (Ctrl-C), SIGTERM and SIGHUP, without those whose handler must stay as it is.
+
+    An ignored signal stays ignored: ``nohup`` and a shell's background job want that. A handler that Python does not
+    know (``getsignal`` returns None) could not be put back.
+    """
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    return [number for number in numbers if signal.getsignal(number) not in (signal.SIG_IGN, None)]
+
+
 class Interrupted(KeyboardInterrupt):
-    """By a signal."""
+    """One of these signals has arrived."""
 
     def __init__(self, number: int) -> None:
         super().__init__(number)
@@ -19,10 +29,9 @@ class Interrupted(KeyboardInterrupt):
 
 @contextmanager
 def signals_interrupt() -> Iterator[None]:
-    """SIGINT (Ctrl-C), SIGTERM and SIGHUP raise :class:`Interrupted` in the block, so that what was started is ended.
+    """Have each of :func:`ending_signals` raise :class:`Interrupted` in the block, so that clean-up code runs.
 
-    One that is ignored stays so (nohup, a shell's background job), and so does one that Python knows nothing of. In
-    the main thread alone.
+    Does nothing in another thread than the main one, which alone may set handlers.
     """
 
     def interrupt(number: int, frame: object) -> NoReturn:
@@ -31,10 +40,7 @@ def signals_interrupt() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
-    before = {number: handler for number, handler in before.items() if handler not in (signal.SIG_IGN, None)}
-    for number in before:
-        signal.signal(number, interrupt)
+    before = {number: signal.signal(number, interrupt) for number in ending_signals()}
     try:
         yield
     finally:

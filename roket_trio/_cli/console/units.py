@@ -1,11 +1,11 @@
-"""Bytes, rates and times as people read them. Pure."""
+"""Sizes, rates and times as people read them."""
 
 from __future__ import annotations
 
 _UNITS = ("KiB", "MiB", "GiB", "TiB", "PiB", "EiB")
 
 
-def brief(count: float) -> str:
+def short_size(count: float) -> str:
     """``1.4 GiB``: three or four characters and a unit."""
     if count < 1024:
         return f"{count:.0f} B"
@@ -18,11 +18,11 @@ def brief(count: float) -> str:
     return f"{value:.1f} {unit}" if value < 99.95 else f"{value:.0f} {unit}"
 
 
-def exact(count: int) -> str:
+def exact_size(count: int) -> str:
     """``1073741824 bytes (1.0 GiB)``."""
     if count == 1:
         return "1 byte"
-    return f"{count} bytes ({brief(count)})" if count >= 1024 else f"{count} bytes"
+    return f"{count} bytes ({short_size(count)})" if count >= 1024 else f"{count} bytes"
 
 
 def duration(seconds: float) -> str:
@@ -38,4 +38,4 @@ def duration(seconds: float) -> str:
 
 def speed(count: int, seconds: float) -> str:
     """``1.4 GiB/s``."""
-    return f"{brief(count / max(seconds, 1e-6))}/s"
+    return f"{short_size(count / max(seconds, 1e-6))}/s"

@@ -1,4 +1,8 @@
-"""What is typed on the command line, as values: addresses, rates, times. Pure."""
+"""What a user types, as values: addresses, rates, times, numbers.
+
+Each function is an argparse ``type``: it raises :class:`argparse.ArgumentTypeError`, with a message for the user, for a
+text that is no such value.
+"""
 
 from __future__ import annotations
 
@@ -17,10 +21,10 @@ LOCALHOST = "127.0.0.1"
 @final
 @dataclass(frozen=True, slots=True)
 class Address:
-    """Where to connect or to listen: a host and port, or the path of a UNIX socket."""
+    """An address to connect to or to listen on: a host and a port, or the path of a UNIX socket."""
 
     host: str | None = None
-    """To listen on: ``None`` for all interfaces."""
+    """``None``, in an address to listen on, for all interfaces."""
     port: int = 0
     path: str | None = None
 
@@ -32,37 +36,31 @@ class Address:
 
     @property
     def is_unix(self) -> bool:
-        """Whether it is a UNIX socket's."""
+        """Whether it is the address of a UNIX socket."""
         return self.path is not None
 
 
-def remote(text: str) -> Address:
-    """``HOST:PORT``, ``[IPV6]:PORT`` or ``unix:PATH`` (``unix:@NAME``: abstract), to connect to.
-
-    :raises ArgumentTypeError: it is none of these
-    """
-    if (path := _unix(text)) is not None:
+def remote_address(text: str) -> Address:
+    """``HOST:PORT``, ``[IPV6]:PORT`` or ``unix:PATH`` (``unix:@NAME``: an abstract name), to connect to."""
+    if (path := _unix_path(text)) is not None:
         return Address(path=path)
-    host, colon, port = text.rpartition(":")
-    host = _bare(host, text)
+    host, colon, number = text.rpartition(":")
+    host = _without_brackets(host, text)
     if not colon or not host:
         raise ArgumentTypeError(f"{text!r} is neither HOST:PORT nor unix:PATH")
-    return Address(host, _port(port, least=1))
+    return Address(host, port(number))
 
 
-def local(text: str) -> Address:
-    """``PORT``, ``BIND:PORT``, ``*:PORT`` or ``unix:PATH``, to listen on; 127.0.0.1 when nothing else is said.
-
-    :raises ArgumentTypeError: it is none of these
-    """
-    if (path := _unix(text)) is not None:
+def local_address(text: str) -> Address:
+    """``PORT``, ``BIND:PORT``, ``*:PORT`` or ``unix:PATH``, to listen on. ``PORT`` alone listens on 127.0.0.1."""
+    if (path := _unix_path(text)) is not None:
         return Address(path=path)
-    host, _, port = text.rpartition(":")
-    host = _bare(host, text)
-    return Address(None if host == "*" else host or LOCALHOST, _port(port, least=0))
+    host, _, number = text.rpartition(":")
+    host = _without_brackets(host, text)
+    return Address(None if host == "*" else host or LOCALHOST, port(number, least=0))
 
 
-def _unix(text: str) -> str | None:
+def _unix_path(text: str) -> str | None:
     if not text.startswith("unix:"):
         return None
     path = text.removeprefix("unix:")
@@ -71,51 +69,45 @@ def _unix(text: str) -> str | None:
     return "\0" + path[1:] if path.startswith("@") else path
 
 
-def _bare(host: str, text: str) -> str:
+def _without_brackets(host: str, text: str) -> str:
     if host.startswith("[") and host.endswith("]"):
         return host[1:-1]
     if ":" in host:
-        raise ArgumentTypeError(f"{text!r}: an IPv6 address is put in brackets, [::1]:9000")
+        raise ArgumentTypeError(f"{text!r}: write an IPv6 address in brackets, as in [::1]:9000")
     return host
 
 
-def _port(text: str, *, least: int) -> int:
+def port(text: str, *, least: int = 1) -> int:
+    """The number of a port, from ``least`` on."""
     if not text.isascii() or not text.isdigit() or not least <= int(text) <= 65535:
         raise ArgumentTypeError(f"a port is a number from {least} to 65535, not {text!r}")
     return int(text)
 
 
 def rate(text: str) -> float:
-    """Bytes a second: ``500K``, ``10M``, ``1.5G``; 1024 to the K.
-
-    :raises ArgumentTypeError: it is none
-    """
+    """Bytes per second: ``500K``, ``10M``, ``1.5G``. A K is 1024 bytes."""
     found = _RATE.fullmatch(text.strip())
     value = float(found[1]) * _UNITS[found[2].upper()] if found else 0.0
     if not value > 0:
-        raise ArgumentTypeError(f"a rate is bytes a second, like 500K or 10M, not {text!r}")
+        raise ArgumentTypeError(f"a rate is a number of bytes per second, like 500K or 10M, not {text!r}")
     return value
 
 
-def seconds(text: str) -> float:
-    """A time, more than nothing.
-
-    :raises ArgumentTypeError: it is none
-    """
+def seconds(text: str, *, least: float = 0.0, below: float = math.inf) -> float:
+    """A time in seconds, above 0, not less than ``least``, and less than ``below``."""
     try:
         value = float(text)
     except ValueError:
         value = math.nan
-    if not 0 < value < math.inf:
-        raise ArgumentTypeError(f"a time is a number of seconds above 0, not {text!r}")
+    if not 0 < value < below or value < least:
+        bound = f"from {least:g} on" if least else "above 0"
+        raise ArgumentTypeError(f"a time is a number of seconds {bound}, not {text!r}")
     return value
 
 
-def count(text: str) -> int:
-    """A positive whole number.
-
-    :raises ArgumentTypeError: it is none
-    """
-    if not text.isascii() or not text.isdigit() or not int(text):
-        raise ArgumentTypeError(f"a positive whole number is needed, not {text!r}")
+def count(text: str, *, most: int | None = None) -> int:
+    """A whole number from 1, up to ``most``."""
+    if not text.isascii() or not text.isdigit() or not int(text) or (most is not None and int(text) > most):
+        bound = "1 on" if most is None else f"1 to {most}"
+        raise ArgumentTypeError(f"a whole number from {bound} is needed, not {text!r}")
     return int(text)

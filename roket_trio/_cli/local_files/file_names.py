@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 
 from ..._files.atomic import SUFFIX
-from ..console.exit_codes import Exit, Problem
+from ..console.exit_codes import CommandError, ExitCode
 
 # The longest names of ext4, XFS, Btrfs and tmpfs (bytes).
 _NAME_MAX = 255
@@ -17,7 +17,7 @@ PART = ".part"
 def checked_name(name: object) -> str:
     """A file's name that the sender has chosen, if it is one that may be made in a directory of ours.
 
-    :raises Problem: it leads somewhere else, is hidden, or would not be read as it is
+    :raises CommandError: it leads somewhere else, is hidden, or would not be read as it is
     """
     is_good = (
         isinstance(name, str)
@@ -30,6 +30,6 @@ def checked_name(name: object) -> str:
         and not (sys.platform == "win32" and ":" in name)
     )
     if not is_good:
-        raise Problem(Exit.CHECK_FAILED, f"refused the name that the sender gives: {name!a:.80}")
+        raise CommandError(ExitCode.CHECK_FAILED, f"refused the name that the sender gives: {name!a:.80}")
     assert isinstance(name, str)
     return name

@@ -13,7 +13,7 @@ from typing import final
 
 from ..._files.atomic import Replacement, place_of
 from ..._kernel.renameat2 import rename_new
-from ..console.exit_codes import Exit, Problem, local_file
+from ..console.exit_codes import CommandError, ExitCode, file_exists_error, local_file_error
 from .file_names import PART
 
 
@@ -33,7 +33,7 @@ class Target(ABC):
     def commit(self) -> None:
         """All has come: sync, and make it what was asked for.
 
-        :raises Problem: it cannot be
+        :raises CommandError: it cannot be
         """
 
     @abstractmethod
@@ -53,7 +53,7 @@ class Output(Target):
             flags = os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
             self.fd = os.open(path, flags) if self._is_ours else 1
         except OSError as error:
-            raise local_file(path, error) from error
+            raise local_file_error(path, error) from error
 
     def commit(self) -> None:
         self.drop()
@@ -71,14 +71,14 @@ class NewFile(Target):
     is_file = True
 
     def __init__(self, path: str, *, overwrite: bool, follow: bool) -> None:
-        """:raises Problem: it is there already, or cannot be made"""
+        """:raises CommandError: it is there already, or cannot be made"""
         self.label = path
         self._overwrite = overwrite
         _check_absent(path, overwrite)
         try:
             self._file = Replacement(path, follow=follow)
         except (OSError, ValueError) as error:
-            raise local_file(path, error, "creating") from error
+            raise local_file_error(path, error, "creating") from error
         self.fd = self._file.fd
 
     def commit(self) -> None:
@@ -88,7 +88,7 @@ class NewFile(Target):
             self._file.rename(overwrite=self._overwrite)
         except OSError as error:
             self.drop()
-            raise local_file(self.label, error, "writing") from error
+            raise local_file_error(self.label, error, "writing") from error
 
     def drop(self) -> None:
         self._close()
@@ -107,7 +107,7 @@ class PartFile(Target):
     is_file = True
 
     def __init__(self, path: str, *, overwrite: bool, follow: bool) -> None:
-        """:raises Problem: the file is there already; the part cannot be made, or somebody else writes it"""
+        """:raises CommandError: the file is there already; the part cannot be made, or somebody else writes it"""
         self.label = path
         self._overwrite = overwrite
         _check_absent(path, overwrite)
@@ -115,13 +115,13 @@ class PartFile(Target):
         try:
             self._directory = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         except OSError as error:
-            raise local_file(path, error, "creating") from error
+            raise local_file_error(path, error, "creating") from error
         try:
             self.fd = self._open()
             self.has = os.fstat(self.fd).st_size
         except OSError as error:
             os.close(self._directory)
-            raise local_file(path + PART, error) from error
+            raise local_file_error(path + PART, error) from error
         except BaseException:
             os.close(self._directory)
             raise
@@ -133,17 +133,19 @@ class PartFile(Target):
         fd = os.open(self._name + PART, flags, 0o666, dir_fd=self._directory)
         try:
             if not stat.S_ISREG(os.fstat(fd).st_mode):
-                raise Problem(Exit.LOCAL_FILE, f"{self.label}{PART} is no regular file")
+                raise CommandError(ExitCode.LOCAL_FILE, f"{self.label}{PART} is no regular file")
             try:
                 fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                raise Problem(Exit.LOCAL_FILE, f"{self.label}{PART} is being written by somebody else") from None
+                raise CommandError(
+                    ExitCode.LOCAL_FILE, f"{self.label}{PART} is being written by somebody else"
+                ) from None
             with suppress(FileNotFoundError):
                 named = os.stat(self._name + PART, dir_fd=self._directory, follow_symlinks=False)
                 if os.path.samestat(named, os.fstat(fd)):
                     return fd
             # It was completed and renamed between the two calls.
-            raise Problem(Exit.LOCAL_FILE, f"{self.label}{PART} is being written by somebody else")
+            raise CommandError(ExitCode.LOCAL_FILE, f"{self.label}{PART} is being written by somebody else")
         except BaseException:
             os.close(fd)
             raise
@@ -163,7 +165,7 @@ class PartFile(Target):
                 rename_new(part, self._name, source=self._directory, target=self._directory)
             os.fsync(self._directory)
         except OSError as error:
-            raise local_file(self.label, error, "writing") from error
+            raise local_file_error(self.label, error, "writing") from error
         finally:
             self.drop()
 
@@ -190,7 +192,7 @@ class NewTree(Target):
     """What a tar archive has in it, in a directory. Written through a pipe: see :class:`Unpacking`."""
 
     def __init__(self, directory: str, *, overwrite: bool) -> None:
-        """:raises Problem: the directory cannot be used"""
+        """:raises CommandError: the directory cannot be used"""
         from .tar_archive import Unpacking
 
         self.label = directory
@@ -209,7 +211,7 @@ class NewTree(Target):
 def target_for(path: str, *, overwrite: bool, keep_part: bool = False) -> Target:
     """The place that ``path`` names, ready to be written.
 
-    :raises Problem: it cannot be used, or a directory where a file is needed
+    :raises CommandError: it cannot be used, or a directory where a file is needed
     """
     if path == "-":
         return Output(path)
@@ -218,7 +220,7 @@ def target_for(path: str, *, overwrite: bool, keep_part: bool = False) -> Target
     except OSError:
         mode = stat.S_IFREG  # not there yet, or what prevents it is found when it is made
     if stat.S_ISDIR(mode) or path.endswith("/"):
-        raise Problem(Exit.LOCAL_FILE, f"{path} is a directory: name a file, or give --digest at both ends")
+        raise CommandError(ExitCode.LOCAL_FILE, f"{path} is a directory: name a file, or give --digest at both ends")
     if not stat.S_ISREG(mode):
         return Output(path)
     kind = PartFile if keep_part else NewFile
@@ -229,16 +231,16 @@ def target_in(directory: str, name: str, *, overwrite: bool, keep_part: bool) ->
     """A file in a directory, by the sender's name: no link leads out of there, no FIFO or device takes what comes.
 
     :param name: see :func:`roket_trio._cli.local_files.file_names.checked_name`
-    :raises Problem: something else has that name, or it cannot be made
+    :raises CommandError: something else has that name, or it cannot be made
     """
     path = os.path.join(directory, name)
     with suppress(FileNotFoundError):
         if not stat.S_ISREG(os.lstat(path).st_mode):
-            raise Problem(Exit.LOCAL_FILE, f"{path} is there already, and no regular file")
+            raise CommandError(ExitCode.LOCAL_FILE, f"{path} exists already, and is no regular file")
     kind = PartFile if keep_part else NewFile
     return kind(path, overwrite=overwrite, follow=False)
 
 
 def _check_absent(path: str, overwrite: bool) -> None:
     if not overwrite and os.path.lexists(path):
-        raise Problem(Exit.LOCAL_FILE, f"{path} is there already; --force replaces it")
+        raise file_exists_error(path)

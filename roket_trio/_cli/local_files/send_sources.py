@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, final
 
-from ..console.exit_codes import Exit, Problem, local_file
+from ..console.exit_codes import CommandError, ExitCode, local_file_error
 
 if TYPE_CHECKING:
     from .tar_archive import Packing
@@ -41,7 +41,7 @@ class Source:
     def check(self) -> None:
         """At its end: whether that was all.
 
-        :raises Problem: it could not be read to its end
+        :raises CommandError: it could not be read to its end
         """
         if self.packing is not None:
             self.packing.check()
@@ -52,11 +52,11 @@ async def opened(path: str) -> AsyncIterator[Source]:
     """Open what is to be sent.
 
     :param path: of a file or directory, or ``-``
-    :raises Problem: it cannot be read
+    :raises CommandError: it cannot be read
     """
     if path == "-":
         if sys.stdin is None:
-            raise Problem(Exit.LOCAL_FILE, "standard input is closed")
+            raise CommandError(ExitCode.LOCAL_FILE, "standard input is closed")
         base = _position(0)
         yield Source("standard input", None, "file", 0, _size_of(0, at=base), base)
         return
@@ -65,7 +65,7 @@ async def opened(path: str) -> AsyncIterator[Source]:
         flags = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NOCTTY", 0)
         fd = os.open(path, os.O_RDONLY | flags)
     except OSError as error:
-        raise local_file(path, error) from error
+        raise local_file_error(path, error) from error
     try:
         if stat.S_ISDIR(os.fstat(fd).st_mode):
             from .tar_archive import Packing, directory_name

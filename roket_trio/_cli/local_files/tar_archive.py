@@ -17,8 +17,8 @@ from anyio import to_thread
 
 from ..._files.atomic import SUFFIX
 from ..._kernel.renameat2 import exchange, rename_new
-from ..console.event_loop import alone
-from ..console.exit_codes import Exit, Problem, local_file
+from ..console.event_loop import bare_task_group
+from ..console.exit_codes import CommandError, ExitCode, file_exists_error, local_file_error
 from .file_names import checked_name
 from .tar_members import Member, checked_member
 
@@ -33,14 +33,14 @@ class Packing:
     def __init__(self, path: str) -> None:
         self._path = path
         self._name = directory_name(path)
-        self._failure: Problem | None = None
+        self._failure: CommandError | None = None
         self.is_over = anyio.Event()
 
     @asynccontextmanager
     async def reading(self) -> AsyncIterator[int]:
         """The end of the pipe to read from."""
         read_end, write_end = os.pipe()
-        async with alone() as tasks:
+        async with bare_task_group() as tasks:
             tasks.start_soon(self._pack, write_end)
             try:
                 yield read_end
@@ -50,7 +50,7 @@ class Packing:
     def check(self) -> None:
         """After the end of the pipe: whether it was the archive's.
 
-        :raises Problem: something could not be read
+        :raises CommandError: something could not be read
         """
         if self._failure is not None:
             raise self._failure
@@ -73,7 +73,7 @@ class Packing:
                 except BrokenPipeError:
                     pass  # nobody wants it any more
                 except OSError as error:
-                    self._failure = local_file(str(error.filename or self._path), error, "reading")
+                    self._failure = local_file_error(str(error.filename or self._path), error, "reading")
         except OSError:
             pass  # closing a broken pipe
 
@@ -88,15 +88,17 @@ class Unpacking:
     """An archive that comes through a pipe, unpacked beside its target and moved into it when it is complete."""
 
     def __init__(self, directory: str, *, overwrite: bool) -> None:
-        """:raises Problem: Python is too old to do it safely, or the directory cannot be used"""
+        """:raises CommandError: Python is too old to do it safely, or the directory cannot be used"""
         if not hasattr(tarfile, "data_filter"):
             version = sys.version.split()[0]
-            raise Problem(Exit.LOCAL_FILE, f"unpacking needs tarfile's data filter, which Python {version} has not")
+            raise CommandError(
+                ExitCode.LOCAL_FILE, f"unpacking needs tarfile's data filter, which Python {version} has not"
+            )
         self._overwrite = overwrite
         self._target = directory
         self._made_target = False
         if os.path.lexists(directory) and not os.path.isdir(directory):
-            raise Problem(Exit.LOCAL_FILE, f"{directory} is no directory")
+            raise CommandError(ExitCode.LOCAL_FILE, f"{directory} is no directory")
         try:
             if not os.path.isdir(directory):
                 os.mkdir(directory)
@@ -104,15 +106,15 @@ class Unpacking:
             self._staging = os.path.join(directory, f".{secrets.token_hex(4)}{SUFFIX}")
             os.mkdir(self._staging, 0o700)
         except OSError as error:
-            raise local_file(directory, error, "making") from error
-        self._failure: Problem | None = None
+            raise local_file_error(directory, error, "making") from error
+        self._failure: CommandError | None = None
 
     @asynccontextmanager
     async def writing(self) -> AsyncIterator[int]:
         """The end of the pipe to write to; at the end of the block it is closed, and all of it was unpacked."""
         read_end, write_end = os.pipe()
         is_open = True
-        async with alone() as tasks:
+        async with bare_task_group() as tasks:
             tasks.start_soon(to_thread.run_sync, self._unpack, read_end)
             try:
                 yield write_end
@@ -133,24 +135,24 @@ class Unpacking:
                     if stream.tell() <= archive.offset:
                         raise tarfile.ReadError("no end-of-archive")
             except tarfile.FilterError as error:
-                self._failure = Problem(Exit.CHECK_FAILED, f"refused to unpack: {error}")
+                self._failure = CommandError(ExitCode.CHECK_FAILED, f"refused to unpack: {error}")
             except tarfile.TarError as error:
-                self._failure = Problem(Exit.CUT, f"what came is no complete tar archive: {error}")
-            except Problem as problem:
+                self._failure = CommandError(ExitCode.CUT, f"what came is no complete tar archive: {error}")
+            except CommandError as problem:
                 self._failure = problem
             except (KeyError, ValueError, OverflowError) as error:  # a link to nothing, a time beyond all times
-                self._failure = Problem(Exit.CHECK_FAILED, f"refused to unpack: {error.args[0]}")
+                self._failure = CommandError(ExitCode.CHECK_FAILED, f"refused to unpack: {error.args[0]}")
             except (FileExistsError, IsADirectoryError, NotADirectoryError):
-                self._failure = Problem(Exit.CHECK_FAILED, "refused to unpack: two members have one name")
+                self._failure = CommandError(ExitCode.CHECK_FAILED, "refused to unpack: two members have one name")
             except OSError as error:
-                self._failure = local_file(str(error.filename or self._target), error, "unpacking into")
+                self._failure = local_file_error(str(error.filename or self._target), error, "unpacking into")
             while source.read(_BUFFER):  # padding; or what nobody wants, so that the sender is not left waiting
                 pass
 
     def commit(self) -> list[str]:
         """In a worker thread: sync, and move everything into the target. Returns the names.
 
-        :raises Problem: the archive was not complete, or something is there already
+        :raises CommandError: the archive was not complete, or something is there already
         """
         if self._failure is not None:
             raise self._failure
@@ -161,7 +163,7 @@ class Unpacking:
         if not self._overwrite:
             for name in names:
                 if os.path.lexists(path := os.path.join(self._target, name)):
-                    raise Problem(Exit.LOCAL_FILE, f"{path} is there already; --force replaces it")
+                    raise file_exists_error(path)
         _sync_tree(self._staging)
         source, target = (os.open(path, os.O_RDONLY | os.O_DIRECTORY) for path in (self._staging, self._target))
         try:
@@ -169,7 +171,7 @@ class Unpacking:
                 self._move(name, source, target)
             os.fsync(target)
         except OSError as error:
-            raise local_file(os.path.join(self._target, str(error.filename)), error, "replacing") from error
+            raise local_file_error(os.path.join(self._target, str(error.filename)), error, "replacing") from error
         finally:
             os.close(source)
             os.close(target)

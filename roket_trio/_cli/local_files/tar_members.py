@@ -6,7 +6,7 @@ import os
 import tarfile
 from typing import Any, Self, final
 
-from ..console.exit_codes import Exit, Problem
+from ..console.exit_codes import CommandError, ExitCode
 
 # The most that a header may say about one member in records of its own: names and links of 4 KiB, ACLs, attributes.
 # tarfile reads them whole.
@@ -48,7 +48,7 @@ def checked_member(member: tarfile.TarInfo, directory: str) -> tarfile.TarInfo |
     The data filter alone follows links by ``realpath``, which paths beyond PATH_MAX mislead (CVE-2025-4517, until
     3.11.13, 3.12.11, 3.13.4), and lets a hard link carry a relative link to where it leads out (CVE-2025-4330).
 
-    :raises Problem, tarfile.FilterError: it is refused
+    :raises CommandError, tarfile.FilterError: it is refused
     """
     if "\0" in member.name or "\0" in member.linkname:
         raise _refused(member, "has a NUL in its name")
@@ -77,5 +77,5 @@ def _refuse_links(directory: str, name: str, member: tarfile.TarInfo) -> None:
             raise _refused(member, "goes through a link")
 
 
-def _refused(member: tarfile.TarInfo, why: str) -> Problem:
-    return Problem(Exit.CHECK_FAILED, f"refused to unpack: {member.name!a:.80} {why}")
+def _refused(member: tarfile.TarInfo, why: str) -> CommandError:
+    return CommandError(ExitCode.CHECK_FAILED, f"refused to unpack: {member.name!a:.80} {why}")

@@ -6,7 +6,7 @@ import json
 import sys
 from typing import Protocol, final
 
-from ..console.command_status import Tally
+from ..console.command_status import CommandStatus
 from .meter_text import columns, in_words
 
 # How often a person's meter is drawn, and a program's written (seconds).
@@ -19,7 +19,7 @@ class Display(Protocol):
 
     every: float
 
-    def show(self, tally: Tally, rate: float) -> None: ...
+    def show(self, status: CommandStatus, rate: float) -> None: ...
 
     def clear(self) -> None: ...
 
@@ -30,8 +30,8 @@ class Lines:
 
     every = _LINE
 
-    def show(self, tally: Tally, rate: float) -> None:
-        sys.stderr.write(in_words(tally, rate) + "\n")
+    def show(self, status: CommandStatus, rate: float) -> None:
+        sys.stderr.write(in_words(status, rate) + "\n")
         sys.stderr.flush()
 
     def clear(self) -> None:
@@ -44,9 +44,9 @@ class Line:
 
     every = FRAME
 
-    def show(self, tally: Tally, rate: float) -> None:
+    def show(self, status: CommandStatus, rate: float) -> None:
         width = columns()
-        sys.stderr.write("\r" + in_words(tally, rate, width)[:width].ljust(width))
+        sys.stderr.write("\r" + in_words(status, rate, width)[:width].ljust(width))
         sys.stderr.flush()
 
     def clear(self) -> None:
@@ -60,8 +60,8 @@ class JSONLines:
 
     every = _LINE
 
-    def show(self, tally: Tally, rate: float) -> None:
-        told = {"bytes": tally.moved(), "total": tally.total, "bytes_per_second": round(rate), "phase": tally.phase}
+    def show(self, status: CommandStatus, rate: float) -> None:
+        told = {"bytes": status.moved(), "total": status.total, "bytes_per_second": round(rate), "phase": status.phase}
         sys.stderr.write(json.dumps({"progress": told}) + "\n")
         sys.stderr.flush()
 

@@ -8,7 +8,7 @@ import sys
 import anyio
 from anyio import to_thread
 
-from ..console.command_status import Tally
+from ..console.command_status import CommandStatus
 from .displays import FRAME, Display, JSONLines, Line, Lines
 from .meter_text import Rate
 
@@ -23,19 +23,19 @@ def chosen(how: str) -> str:
     return "bar" if sys.stderr.isatty() and os.environ.get("TERM", "dumb") != "dumb" else "none"
 
 
-async def show_progress(tally: Tally, how: str) -> None:
+async def show_progress(status: CommandStatus, how: str) -> None:
     """Show how far the transfer is, until cancelled; then nothing of a bar is left."""
     how = chosen(how)
     if how == "none":
         return
     rate = Rate()
-    rate.of(tally.moved())
+    rate.of(status.moved())
     await anyio.sleep(_PATIENCE)
     display = await to_thread.run_sync(_display, how, abandon_on_cancel=True)
     try:
         while True:
             # Abandoned when a terminal is stopped (Ctrl-S): it must not stop the transfer, nor its end.
-            await to_thread.run_sync(display.show, tally, rate.of(tally.moved()), abandon_on_cancel=True)
+            await to_thread.run_sync(display.show, status, rate.of(status.moved()), abandon_on_cancel=True)
             await anyio.sleep(display.every)
     finally:
         with anyio.move_on_after(FRAME, shield=True):

@@ -8,8 +8,8 @@ from collections import deque
 from time import monotonic
 from typing import final
 
-from ..console.command_status import Tally
-from ..console.units import brief, duration
+from ..console.command_status import CommandStatus
+from ..console.units import duration, short_size
 
 # Over how many frames the rate is averaged.
 _WINDOW = 30
@@ -35,16 +35,16 @@ class Rate:
         return (moved - before) / (now - then) if now > then else 0.0
 
 
-def in_words(tally: Tally, rate: float, most: int = sys.maxsize) -> str:
+def in_words(status: CommandStatus, rate: float, most: int = sys.maxsize) -> str:
     """``45% 461 MiB of 1.0 GiB, 1.2 GiB/s, 0.45 s left``, or as much of it as ``most`` characters hold."""
-    moved, total = tally.moved(), tally.total
-    if tally.phase:
-        return f"{brief(moved)}, {tally.phase}"
-    pace = f"{brief(rate)}/s" if rate else "stalled"
+    moved, total = status.moved(), status.total
+    if status.phase:
+        return f"{short_size(moved)}, {status.phase}"
+    pace = f"{short_size(rate)}/s" if rate else "stalled"
     if not total:
-        return f"{brief(moved)}, {pace}"
+        return f"{short_size(moved)}, {pace}"
     percent = f"{moved * 100 // total}%"
-    ways = [f"{percent} {brief(moved)} of {brief(total)}, {pace}", f"{percent} {brief(moved)}, {pace}"]
+    ways = [f"{percent} {short_size(moved)} of {short_size(total)}, {pace}", f"{percent} {short_size(moved)}, {pace}"]
     if rate and total > moved:
         ways.insert(0, f"{ways[0]}, {duration((total - moved) / rate)} left")
     return next((words for words in ways if len(words) <= most), f"{percent} {pace}")

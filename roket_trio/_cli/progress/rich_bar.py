@@ -8,7 +8,7 @@ from typing import final
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
-from ..console.command_status import Tally
+from ..console.command_status import CommandStatus
 from .meter_text import columns, in_words
 
 # What a narrow terminal has fewer words for (columns).
@@ -32,13 +32,13 @@ class Bar:
         )
         self._task: TaskID | None = None
 
-    def show(self, tally: Tally, rate: float) -> None:
+    def show(self, status: CommandStatus, rate: float) -> None:
         self._progress.console.width = columns()
-        words = in_words(tally, rate, columns() - _BAR_AT_LEAST)
+        words = in_words(status, rate, columns() - _BAR_AT_LEAST)
         if self._task is None:
             self._progress.start()
-            self._task = self._progress.add_task(words, total=tally.total or None)
-        self._progress.update(self._task, completed=tally.moved(), total=tally.total or None, description=words)
+            self._task = self._progress.add_task(words, total=status.total or None)
+        self._progress.update(self._task, completed=status.moved(), total=status.total or None, description=words)
         self._progress.refresh()
 
     def clear(self) -> None:

@@ -18,38 +18,38 @@ from ..._streams.sockets import SocketStream
 from ..._transfer.relay import RelayReport, relay
 from ..connections.accepting import listening
 from ..connections.connecting import failure_of
-from ..console.command_status import Tally
-from ..console.event_loop import Shutdown, run
-from ..console.exit_codes import Exit, Problem
-from ..console.output import tell
-from ..console.units import duration, exact
+from ..console.command_status import CommandStatus
+from ..console.event_loop import Shutdown, run_in_event_loop
+from ..console.exit_codes import CommandError, ExitCode
+from ..console.output import print_stdout
+from ..console.units import duration, exact_size
 from ..console.values import Address
 
 
 def run_relay(options: Namespace) -> int:
     """The exit code."""
-    tally = Tally("relay", options.quiet, is_json=False)
+    status = CommandStatus("relay", options.quiet, is_json=False)
     shutdown = Shutdown()
-    return run(partial(_relay, options, tally, shutdown), tally, told=shutdown.set)
+    return run_in_event_loop(partial(_relay, options, status, shutdown), status, on_first_signal=shutdown.set)
 
 
-async def _relay(options: Namespace, tally: Tally, shutdown: Shutdown) -> int:
+async def _relay(options: Namespace, status: CommandStatus, shutdown: Shutdown) -> int:
     try:
-        async with listening(options.where, tally) as (listener, _):
+        async with listening(options.address, status) as (listener, _):
             await serve(
-                partial(_forward, options, tally),
+                partial(_forward, options, status),
                 listener,
                 max_connections=options.max_connections,
                 shutdown=shutdown,
                 drain_seconds=options.drain,
                 idle_seconds=options.idle_timeout,
             )
-    except Problem as problem:
-        return tally.fail_with(problem)
-    return Exit.DONE
+    except CommandError as problem:
+        return status.fail_with(problem)
+    return ExitCode.DONE
 
 
-async def _forward(options: Namespace, tally: Tally, client: SocketStream) -> None:
+async def _forward(options: Namespace, status: CommandStatus, client: SocketStream) -> None:
     """One connection."""
     remote_address = client.extra(SocketAttribute.remote_address, None)
     facts: dict[str, Any] = {
@@ -64,7 +64,7 @@ async def _forward(options: Namespace, tally: Tally, client: SocketStream) -> No
         except (ConnectionFailed, TimeoutError) as error:
             client.abort()
             reason = failure_of(error) if isinstance(error, ConnectionFailed) else "the target does not answer"
-            _tell(options, tally, facts, f"refused: {reason}")
+            _tell(options, status, facts, f"refused: {reason}")
             return
         async with server:
             try:
@@ -72,13 +72,13 @@ async def _forward(options: Namespace, tally: Tally, client: SocketStream) -> No
             except BrokenResourceError as error:
                 client.abort()
                 server.abort()
-                _tell(options, tally, facts, f"cut: {error}")
+                _tell(options, status, facts, f"cut: {error}")
                 return
             except BaseException:  # cancelled between two pieces, neither is cut; and yet it is not the end
                 client.abort()
                 server.abort()
                 raise
-    _tell(options, tally, {**facts, **_counted(report, began, client, server)}, None)
+    _tell(options, status, {**facts, **_counted(report, began, client, server)}, None)
 
 
 async def _connected(target: Address) -> SocketStream:
@@ -98,13 +98,13 @@ def _counted(report: RelayReport, began: float, client: SocketStream, server: So
     }
 
 
-def _tell(options: Namespace, tally: Tally, facts: dict[str, Any], failure: str | None) -> None:
+def _tell(options: Namespace, status: CommandStatus, facts: dict[str, Any], failure: str | None) -> None:
     if options.json:
-        tell(json.dumps({"command": "relay", **facts, "error": failure}))
+        print_stdout(json.dumps({"command": "relay", **facts, "error": failure}))
         return
     who = f"{facts['client']} → {facts['target']}"
     if failure is not None:
-        tally.say(f"{who}: {failure}")
+        status.inform(f"{who}: {failure}")
         return
-    moved = f"{exact(facts['bytes_there'])} there, {exact(facts['bytes_back'])} back by {facts['route']}"
-    tally.say(f"{who}: {moved} in {duration(facts['seconds'])}, closed {' and '.join(facts['closed'])}")
+    moved = f"{exact_size(facts['bytes_there'])} there, {exact_size(facts['bytes_back'])} back by {facts['route']}"
+    status.inform(f"{who}: {moved} in {duration(facts['seconds'])}, closed {' and '.join(facts['closed'])}")

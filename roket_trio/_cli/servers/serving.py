@@ -13,10 +13,10 @@ from ..._streams.tls import TLSListener
 from ...staticfiles import Exchange, StaticFiles
 from ..connections.accepting import listening
 from ..connections.tls_contexts import server_context
-from ..console.command_status import Tally
-from ..console.event_loop import Shutdown, run
-from ..console.exit_codes import Exit, Problem, local_file
-from ..console.output import tell
+from ..console.command_status import CommandStatus
+from ..console.event_loop import Shutdown, run_in_event_loop
+from ..console.exit_codes import CommandError, ExitCode, local_file_error
+from ..console.output import print_stdout
 from ..console.values import Address
 
 # How long a TLS handshake may take (seconds).
@@ -25,13 +25,13 @@ _HANDSHAKE = 20.0
 
 def run_server(options: Namespace) -> int:
     """The exit code."""
-    tally = Tally("serve", options.quiet, is_json=False)
+    status = CommandStatus("serve", options.quiet, is_json=False)
     try:
-        files = StaticFiles(options.directory, listings=not options.no_listing, log=partial(_tell, options, tally))
+        files = StaticFiles(options.directory, listings=not options.no_listing, log=partial(_tell, options, status))
     except ModuleNotFoundError as error:
-        return tally.fail(Exit.USAGE, str(error))
+        return status.fail(ExitCode.USAGE, str(error))
     except OSError as error:
-        return tally.fail_with(local_file(options.directory, error))
+        return status.fail_with(local_file_error(options.directory, error))
     with files:
         shutdown = Shutdown()
 
@@ -39,17 +39,17 @@ def run_server(options: Namespace) -> int:
             files.drain()
             return shutdown.set()
 
-        return run(partial(_serve, options, tally, files, shutdown), tally, told=stop)
+        return run_in_event_loop(partial(_serve, options, status, files, shutdown), status, on_first_signal=stop)
 
 
-async def _serve(options: Namespace, tally: Tally, files: StaticFiles, shutdown: Shutdown) -> int:
-    _log_to(tally)
+async def _serve(options: Namespace, status: CommandStatus, files: StaticFiles, shutdown: Shutdown) -> int:
+    _log_to(status)
     try:
         context = server_context(options)
-        async with listening(options.bind, tally) as (listener, where):
+        async with listening(options.bind, status) as (listener, where):
             if not where.is_unix:
                 host = where if where.host is not None else Address("localhost", where.port)
-                tally.say(f"{'https' if context else 'http'}://{host}/ is {options.directory}")
+                status.inform(f"{'https' if context else 'http'}://{host}/ is {options.directory}")
             await serve(
                 files,
                 listener if context is None else TLSListener(listener, context, False, handshake_timeout=_HANDSHAKE),
@@ -58,25 +58,25 @@ async def _serve(options: Namespace, tally: Tally, files: StaticFiles, shutdown:
                 drain_seconds=options.drain,
                 idle_seconds=options.idle_timeout,
             )
-    except Problem as problem:
-        return tally.fail_with(problem)
-    return Exit.DONE
+    except CommandError as problem:
+        return status.fail_with(problem)
+    return ExitCode.DONE
 
 
-def _tell(options: Namespace, tally: Tally, exchange: Exchange) -> None:
+def _tell(options: Namespace, status: CommandStatus, exchange: Exchange) -> None:
     if options.json:
-        tell(json.dumps(asdict(exchange)))
+        print_stdout(json.dumps(asdict(exchange)))
     else:
-        tally.say(str(exchange))
+        status.inform(str(exchange))
 
 
-def _log_to(tally: Tally) -> None:
+def _log_to(status: CommandStatus) -> None:
     """What the server logs: descriptors that run out, a file that cannot be read."""
 
     class Handler(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
             error = record.exc_info[1] if record.exc_info else None
-            tally.warn(f"{record.getMessage()}: {error}" if error else record.getMessage())
+            status.warn(f"{record.getMessage()}: {error}" if error else record.getMessage())
 
     logger = logging.getLogger("roket_trio")
     logger.addHandler(Handler(logging.WARNING))

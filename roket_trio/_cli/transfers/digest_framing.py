@@ -25,7 +25,7 @@ from typing import Any, Literal, final
 
 import anyio
 
-from ..console.exit_codes import Exit, Problem
+from ..console.exit_codes import CommandError, ExitCode
 
 MAGIC = b"roket/1 "
 NUMBER = struct.Struct("!Q")
@@ -58,7 +58,7 @@ class Lines:
         """The next line, without its newline.
 
         :param begins: what it has to begin with; what begins otherwise need not come to the end of a line
-        :raises Problem: it is none, or it is too long; the peer has finished
+        :raises CommandError: it is none, or it is too long; the peer has finished
         """
         while True:
             line, newline, rest = self._buffer.partition(b"\n")
@@ -72,7 +72,9 @@ class Lines:
             try:
                 self._buffer += await self._stream.receive(_LINE_MOST)
             except anyio.EndOfStream:
-                raise Problem(Exit.CUT, f"{self._peer} ended the connection before the transfer was done") from None
+                raise CommandError(
+                    ExitCode.CUT, f"{self._peer} ended the connection before the transfer was done"
+                ) from None
 
     async def next_object(self) -> dict[str, Any]:
         """The next line, as an object."""
@@ -81,7 +83,7 @@ class Lines:
     async def next_offer(self) -> Offer:
         """The sender's first line.
 
-        :raises Problem: it does not speak this, or did not wait for an answer
+        :raises CommandError: it does not speak this, or did not wait for an answer
         """
         line = await self.next(begins=MAGIC)
         told = self._parsed(line.removeprefix(MAGIC))
@@ -101,9 +103,11 @@ class Lines:
             raise self.foreign()
         return told
 
-    def foreign(self) -> Problem:
+    def foreign(self) -> CommandError:
         """The peer speaks something else."""
-        return Problem(Exit.CONNECTION, f"{self._peer} does not speak the framing of --digest: give it at both ends")
+        return CommandError(
+            ExitCode.CONNECTION, f"{self._peer} does not speak the framing of --digest: give it at both ends"
+        )
 
 
 def line(told: dict[str, Any], *, begins: bytes = b"") -> bytes:
@@ -133,12 +137,12 @@ def _is_count(value: object, *, or_none: bool = False) -> bool:
 async def receive_exactly(stream: Any, count: int, peer: str) -> bytes:
     """So many bytes, and not one more.
 
-    :raises Problem: the peer has finished before
+    :raises CommandError: the peer has finished before
     """
     data = b""
     while len(data) < count:
         try:
             data += await stream.receive(count - len(data))
         except anyio.EndOfStream:
-            raise Problem(Exit.CUT, f"{peer} ended the connection before the transfer was done") from None
+            raise CommandError(ExitCode.CUT, f"{peer} ended the connection before the transfer was done") from None
     return data

@@ -8,10 +8,10 @@ import ssl
 
 from ..._errors import BrokenResourceError, ConnectionFailed, TruncatedError
 from ..connections.tls_contexts import tls_reason
-from ..console.exit_codes import Exit, Problem, local_file
+from ..console.exit_codes import CommandError, ExitCode, local_file_error
 
 
-def problem_with(error: BaseException, *, file: str, file_is: str, peer: str) -> Problem | None:
+def problem_with(error: BaseException, *, file: str, file_is: str, peer: str) -> CommandError | None:
     """What went wrong in a transfer between a file and a peer; ``None`` for what is a bug.
 
     :param file: what the file is called
@@ -19,24 +19,24 @@ def problem_with(error: BaseException, *, file: str, file_is: str, peer: str) ->
     :param peer: what the peer is called
     """
     match error:
-        case Problem():
+        case CommandError():
             return error
         case TruncatedError():
             if file_is == "source":
-                return Problem(Exit.LOCAL_FILE, f"{file} became shorter while it was sent")
-            return Problem(Exit.CUT, f"{peer} ended the connection too early")
+                return CommandError(ExitCode.LOCAL_FILE, f"{file} became shorter while it was sent")
+            return CommandError(ExitCode.CUT, f"{peer} ended the connection too early")
         case BrokenResourceError(side=side) if side == file_is:
-            return local_file(file, error, "reading" if file_is == "source" else "writing")
+            return local_file_error(file, error, "reading" if file_is == "source" else "writing")
         case BrokenResourceError(errno=errno.ETIMEDOUT):
-            return Problem(Exit.TIMEOUT, f"{peer} has vanished: it acknowledges nothing any more")
+            return CommandError(ExitCode.TIMEOUT, f"{peer} has vanished: it acknowledges nothing any more")
         case BrokenResourceError():
-            return Problem(Exit.CUT, f"{peer} has reset the connection{_why(error)}")
+            return CommandError(ExitCode.CUT, f"{peer} has reset the connection{_why(error)}")
         case ConnectionFailed():
-            return Problem(Exit.CONNECTION, str(error))
+            return CommandError(ExitCode.CONNECTION, str(error))
         case ssl.SSLError():
-            return Problem(Exit.CONNECTION, f"TLS with {peer} failed: {tls_reason(error)}")
+            return CommandError(ExitCode.CONNECTION, f"TLS with {peer} failed: {tls_reason(error)}")
         case OSError():
-            return local_file(file, error, "reading" if file_is == "source" else "writing")
+            return local_file_error(file, error, "reading" if file_is == "source" else "writing")
     return None
 
 

@@ -8,28 +8,28 @@ from contextlib import asynccontextmanager
 from time import monotonic
 
 from ..connections.command_connection import Line, be_impatient
-from ..console.command_status import Tally
-from ..console.event_loop import alone
-from ..console.exit_codes import Problem
-from ..console.units import duration, exact, speed
+from ..console.command_status import CommandStatus
+from ..console.event_loop import bare_task_group
+from ..console.exit_codes import CommandError
+from ..console.units import duration, exact_size, speed
 from ..progress.meter import show_progress
 from .failures import problem_with
 
 
 @asynccontextmanager
-async def watched(line: Line, tally: Tally, options: Namespace) -> AsyncIterator[None]:
+async def watched(line: Line, status: CommandStatus, options: Namespace) -> AsyncIterator[None]:
     """Show progress and be impatient until the end of the block."""
     how = "none" if options.quiet else options.progress
-    async with alone() as tasks:
-        tasks.start_soon(show_progress, tally, how)
-        tasks.start_soon(be_impatient, line, tally, options.idle_timeout)
+    async with bare_task_group() as tasks:
+        tasks.start_soon(show_progress, status, how)
+        tasks.start_soon(be_impatient, line, status, options.idle_timeout)
         yield
         tasks.cancel_scope.cancel()
 
 
 @asynccontextmanager
-async def explained(line: Line, tally: Tally, *, file: str, file_is: str) -> AsyncIterator[None]:
-    """Turn what goes wrong with a connection into a :class:`Problem`, and the connection into a reset.
+async def explained(line: Line, status: CommandStatus, *, file: str, file_is: str) -> AsyncIterator[None]:
+    """Turn what goes wrong with a connection into a :class:`CommandError`, and the connection into a reset.
 
     :param file: what the file is called; ``file_is``: which end of the transfer it is
     """
@@ -41,7 +41,7 @@ async def explained(line: Line, tally: Tally, *, file: str, file_is: str) -> Asy
         if problem is None:
             raise
         if file_is == "source":
-            problem = Problem(problem.code, problem.message + lacking(line, tally))
+            problem = CommandError(problem.code, problem.message + lacking(line, status))
         raise problem from error
     except BaseException:
         _end_badly(line)
@@ -54,26 +54,26 @@ def _end_badly(line: Line) -> None:
         line.socket.abort()
 
 
-def lacking(line: Line, tally: Tally) -> str:
+def lacking(line: Line, status: CommandStatus) -> str:
     """``; PEER may lack N bytes``: what is known of it after a failure."""
     report = line.socket.close_report
     if report is None:
         return ""
-    tally.facts["unacknowledged_bytes"] = report.unacked_bytes
-    moved = tally.moved()
-    unsent = 0 if tally.total is None else max(0, tally.total - moved)
+    status.facts["unacknowledged_bytes"] = report.unacked_bytes
+    moved = status.moved()
+    unsent = 0 if status.total is None else max(0, status.total - moved)
     if report.unacked_bytes is None:
-        return f"; {line.peer} has at most {exact(moved)}"
+        return f"; {line.peer} has at most {exact_size(moved)}"
     lack = report.unacked_bytes + unsent
     if lack:
-        return f"; {line.peer} may lack {exact(lack)}"
-    return f"; it had acknowledged {exact(moved)}" if moved else ""
+        return f"; {line.peer} may lack {exact_size(lack)}"
+    return f"; it had acknowledged {exact_size(moved)}" if moved else ""
 
 
-def measured(tally: Tally, route: str, began: float) -> str:
+def measured(status: CommandStatus, route: str, began: float) -> str:
     """``1024 bytes (1.0 KiB) in 0.50 s, 2.0 KiB/s, by sendfile``, and the same for ``--json``."""
-    took, moved = monotonic() - began, tally.moved()
-    tally.facts.update(
+    took, moved = monotonic() - began, status.moved()
+    status.facts.update(
         bytes=moved, seconds=round(took, 6), bytes_per_second=round(moved / max(took, 1e-6)), route=route
     )
-    return f"{exact(moved)} in {duration(took)}, {speed(moved, took)}, by {route}"
+    return f"{exact_size(moved)} in {duration(took)}, {speed(moved, took)}, by {route}"

@@ -19,8 +19,8 @@ from ..._files import FileWriteStream
 from ..._routes.rate_limit import RateLimiter
 from ..connections.accepting import accepted
 from ..connections.command_connection import Line
-from ..console.command_status import Tally
-from ..console.exit_codes import Exit, Problem, local_file
+from ..console.command_status import CommandStatus
+from ..console.exit_codes import CommandError, ExitCode, local_file_error
 from ..local_files.file_names import checked_name
 from ..local_files.recv_destinations import NewTree, PartFile, Target, target_for, target_in
 from .digest_framing import DIGEST_BYTES, NUMBER, Lines, Offer, receive_exactly
@@ -33,15 +33,15 @@ from .storing import commit, kept, place_of, written
 _LAST_WORDS = 5.0
 
 
-async def receive_checked(options: Namespace, tally: Tally) -> str:
+async def receive_checked(options: Namespace, status: CommandStatus) -> str:
     """Take one connection and what is offered there; returns the last line.
 
-    :raises Problem: it was not taken; the sender was told why, if it is still there
+    :raises CommandError: it was not taken; the sender was told why, if it is still there
     """
     await to_thread.run_sync(_try_out, options)
-    line = await accepted(options, tally)
-    async with explained(line, tally, file=options.target, file_is="sink"):
-        async with watched(line, tally, options):
+    line = await accepted(options, status)
+    async with explained(line, status, file=options.destination, file_is="sink"):
+        async with watched(line, status, options):
             lines = Lines(line.stream, line.peer)
             try:
                 with anyio.fail_after(options.connect_timeout):
@@ -53,43 +53,43 @@ async def receive_checked(options: Namespace, tally: Tally) -> str:
                 async with told_why(line, "refused"):
                     target = await stack.enter_async_context(kept(partial(_target_of, options, offer)))
                 async with told_why(line, "failed"):
-                    start, digest = await _agree(tally, lines, line, offer, target)
-                    await _receive_pieces(options, tally, line, offer, target, start, digest)
-                    await commit(target, tally)
-            tally.facts.update(sha256=digest.hexdigest(), resumed_at=start)
+                    start, digest = await _agree(status, lines, line, offer, target)
+                    await _receive_pieces(options, status, line, offer, target, start, digest)
+                    await commit(target, status)
+            status.facts.update(sha256=digest.hexdigest(), resumed_at=start)
             unheard = ""
             try:
-                await line.stream.send(line_of({"done": start + tally.moved()}))
+                await line.stream.send(line_of({"done": start + status.moved()}))
                 await line.stream.aclose()
             except BrokenResourceError:  # what it was to hear is true all the same
                 line.socket.abort()
                 unheard = "; the sender left before it heard so"
             resumed = f" (resumed at {start})" if start else ""
             told = f"SHA-256 {digest.hexdigest()}, {place_of(target)}{unheard}"
-            return f"received {measured(tally, 'read-send', tally.began)}{resumed}: {told}"
+            return f"received {measured(status, 'read-send', status.began)}{resumed}: {told}"
 
 
 def _try_out(options: Namespace) -> None:
     """What can be known before anybody connects."""
-    path = options.target
+    path = options.destination
     if path != "-" and not os.path.isdir(path):
         if os.path.lexists(path) and not options.force:
-            raise local_file(path, FileExistsError(17, ""))
+            raise local_file_error(path, FileExistsError(17, ""))
         directory = os.path.dirname(path.rstrip("/")) or "."
         if not os.path.isdir(directory):
-            raise local_file(path, FileNotFoundError(2, ""), "creating")
+            raise local_file_error(path, FileNotFoundError(2, ""), "creating")
 
 
 def _target_of(options: Namespace, offer: Offer) -> Target:
     """In a worker thread: where to write what is offered."""
-    path = options.target
+    path = options.destination
     if offer.kind == "tar":
         if path == "-":
-            raise Problem(Exit.LOCAL_FILE, "a directory is not written to standard output")
+            raise CommandError(ExitCode.LOCAL_FILE, "a directory is not written to standard output")
         return NewTree(path, overwrite=options.force)
     if os.path.isdir(path):
         if offer.name is None:
-            raise Problem(Exit.LOCAL_FILE, f"{path} is a directory, and what comes has no name of its own")
+            raise CommandError(ExitCode.LOCAL_FILE, f"{path} is a directory, and what comes has no name of its own")
         name = checked_name(offer.name)
         return target_in(path, name, overwrite=options.force, keep_part=options.resume)
     return target_for(path, overwrite=options.force, keep_part=options.resume)
@@ -101,9 +101,9 @@ async def told_why(line: Line, what: str) -> AsyncIterator[None]:
     try:
         yield
         return
-    except Problem as problem:
+    except CommandError as problem:
         failure = problem
-    if failure.code in (Exit.LOCAL_FILE, Exit.CHECK_FAILED):
+    if failure.code in (ExitCode.LOCAL_FILE, ExitCode.CHECK_FAILED):
         policy = replace(line.socket.close_policy, wait_for_peer=True, linger_seconds=_LAST_WORDS)
         line.socket.close_policy = policy
         with anyio.move_on_after(_LAST_WORDS), suppress(BrokenResourceError):  # it may have gone
@@ -112,14 +112,14 @@ async def told_why(line: Line, what: str) -> AsyncIterator[None]:
     raise failure
 
 
-async def _agree(tally: Tally, lines: Lines, line: Line, offer: Offer, target: Target) -> tuple[int, Any]:
+async def _agree(status: CommandStatus, lines: Lines, line: Line, offer: Offer, target: Target) -> tuple[int, Any]:
     """Say what is there already, and hear where the sender goes on: returns that, and the digest of what is kept."""
     digest = hashlib.sha256()
     has = target.has
-    tally.phase, tally.waits_for_us = "reading what was received before", True
+    status.phase, status.waits_for_local = "reading what was received before", True
     if (offer.size is not None and has > offer.size) or not await digest_prefix(target.fd, 0, has, digest):
         has, digest = 0, hashlib.sha256()
-    tally.phase, tally.waits_for_us = "", False
+    status.phase, status.waits_for_local = "", False
     await line.stream.send(line_of({"have": has, "sha256": digest.hexdigest()}))
     (start,) = NUMBER.unpack(await receive_exactly(line.stream, NUMBER.size, line.peer))
     if start not in (0, has):
@@ -132,7 +132,7 @@ async def _agree(tally: Tally, lines: Lines, line: Line, offer: Offer, target: T
 
 
 async def _receive_pieces(
-    options: Namespace, tally: Tally, line: Line, offer: Offer, target: Target, start: int, digest: Any
+    options: Namespace, status: CommandStatus, line: Line, offer: Offer, target: Target, start: int, digest: Any
 ) -> None:
     """Receive all the pieces into the target, and compare the digests."""
     moved = 0
@@ -140,35 +140,37 @@ async def _receive_pieces(
     def told() -> int:
         return moved
 
-    tally.moved = told
-    tally.total = None if offer.size is None else offer.size - start
+    status.moved = told
+    status.total = None if offer.size is None else offer.size - start
     pace = RateLimiter(options.rate)
     buffer = memoryview(bytearray(PIECE))
     inflow = Inflow(line.stream)
     async with written(target) as fd, writer_of(fd) as file:
         while left := NUMBER.unpack(await receive_exactly(line.stream, NUMBER.size, line.peer))[0]:
-            if tally.total is not None and moved + left > tally.total:
-                raise Problem(Exit.CHECK_FAILED, f"{line.peer} sends more than it announced")
+            if status.total is not None and moved + left > status.total:
+                raise CommandError(ExitCode.CHECK_FAILED, f"{line.peer} sends more than it announced")
             while left:
                 await pace.wait()
                 try:
                     count = await inflow.into(buffer[: pace.step(min(left, PIECE))])
                 except EndOfStream:
-                    raise Problem(Exit.CUT, f"{line.peer} ended the connection before the transfer was done") from None
+                    raise CommandError(
+                        ExitCode.CUT, f"{line.peer} ended the connection before the transfer was done"
+                    ) from None
                 digest.update(buffer[:count])
                 await _write(file, buffer[:count], target)
                 pace.moved(count)
                 left -= count
                 moved += count
     theirs = await receive_exactly(line.stream, DIGEST_BYTES, line.peer)
-    if theirs != digest.digest() or (tally.total is not None and moved != tally.total):
+    if theirs != digest.digest() or (status.total is not None and moved != status.total):
         if isinstance(target, PartFile):
             await to_thread.run_sync(target.forget)
-        raise Problem(Exit.CHECK_FAILED, "what arrived is not what was sent: the SHA-256 differs")
+        raise CommandError(ExitCode.CHECK_FAILED, "what arrived is not what was sent: the SHA-256 differs")
 
 
 async def _write(file: FileWriteStream, data: memoryview, target: Target) -> None:
     try:
         await file.send(data)
     except BrokenResourceError as error:
-        raise local_file(target.label, error, "writing") from error
+        raise local_file_error(target.label, error, "writing") from error

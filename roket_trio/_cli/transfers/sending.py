@@ -8,47 +8,47 @@ from functools import partial
 from ..._transfer.transfer import Transfer
 from ..connections.command_connection import Line, close
 from ..connections.connecting import connect
-from ..console.command_status import Tally
-from ..console.event_loop import run
-from ..console.exit_codes import Exit, Problem
-from ..console.options import tally_for
+from ..console.command_status import CommandStatus
+from ..console.event_loop import run_in_event_loop
+from ..console.exit_codes import CommandError, ExitCode
+from ..console.options import status_for
 from ..local_files.send_sources import Source, opened
 from .monitoring import explained, measured, watched
 
 
 def send(options: Namespace) -> int:
     """The exit code."""
-    tally = tally_for("send", options)
-    return run(partial(_send, options, tally), tally)
+    status = status_for("send", options)
+    return run_in_event_loop(partial(_send, options, status), status)
 
 
-async def _send(options: Namespace, tally: Tally) -> int:
+async def _send(options: Namespace, status: CommandStatus) -> int:
     try:
         async with opened(options.source) as source:
             if options.resume and source.size is None:
-                raise Problem(Exit.USAGE, f"--resume is for files, and {source.label} is none with a size")
-            line = await connect(options.target, options)
-            tally.facts["peer"] = line.peer
-            tally.waits_for_us = source.is_slow
-            tally.start()
+                raise CommandError(ExitCode.USAGE, f"--resume is for files, and {source.label} is none with a size")
+            line = await connect(options.address, options)
+            status.facts["peer"] = line.peer
+            status.waits_for_local = source.is_slow
+            status.start()
             if options.digest or options.resume:
                 from .sending_with_digest import send_checked as how
             else:
                 how = _send_raw
-            async with explained(line, tally, file=source.label, file_is="source"):
-                async with watched(line, tally, options):
-                    what_happened = await how(options, tally, source, line)
-        return tally.end(what_happened)
-    except Problem as problem:
-        return tally.fail_with(problem)
+            async with explained(line, status, file=source.label, file_is="source"):
+                async with watched(line, status, options):
+                    what_happened = await how(options, status, source, line)
+        return status.succeed(what_happened)
+    except CommandError as problem:
+        return status.fail_with(problem)
 
 
-async def _send_raw(options: Namespace, tally: Tally, source: Source, line: Line) -> str:
+async def _send_raw(options: Namespace, status: CommandStatus, source: Source, line: Line) -> str:
     transfer = Transfer(source.fd, line.stream, rate_limit=options.rate)
-    tally.moved, tally.total = lambda: transfer.bytes_moved, source.size
+    status.moved, status.total = lambda: transfer.bytes_moved, source.size
     report = await transfer.run()
     source.check()
-    tally.waits_for_us = False
-    tally.facts["fallbacks"] = list(report.fallbacks)
-    what_is_known = await close(line, tally)
-    return f"sent {measured(tally, report.route, tally.began)}: {what_is_known}"
+    status.waits_for_local = False
+    status.facts["fallbacks"] = list(report.fallbacks)
+    what_is_known = await close(line, status)
+    return f"sent {measured(status, report.route, status.began)}: {what_is_known}"

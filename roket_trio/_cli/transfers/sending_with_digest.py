@@ -12,9 +12,9 @@ import anyio
 from ..._errors import BrokenResourceError, EndOfStream
 from ..._routes.rate_limit import RateLimiter
 from ..connections.command_connection import Line, close
-from ..console.command_status import Tally
-from ..console.event_loop import alone
-from ..console.exit_codes import Exit, Problem, local_file
+from ..console.command_status import CommandStatus
+from ..console.event_loop import bare_task_group
+from ..console.exit_codes import CommandError, ExitCode, local_file_error
 from ..local_files.send_sources import Source
 from .digest_framing import NUMBER, Lines, Offer, had, offer_line
 from .digest_pieces import PIECE, digest_prefix, reader_of
@@ -24,17 +24,17 @@ from .monitoring import measured
 _REASON_MOST = 300
 
 
-async def send_checked(options: Namespace, tally: Tally, source: Source, line: Line) -> str:
+async def send_checked(options: Namespace, status: CommandStatus, source: Source, line: Line) -> str:
     """Offer it, send what the receiver has not, and hear that all of it is there; returns the last line.
 
-    :raises Problem: the receiver has not confirmed it
+    :raises CommandError: the receiver has not confirmed it
     """
     lines = Lines(line.stream, line.peer)
-    tally.phase = f"waiting for {line.peer}"
-    start, digest = await _negotiate(options, tally, source, line, lines)
-    tally.phase = ""
+    status.phase = f"waiting for {line.peer}"
+    start, digest = await _negotiate(options, status, source, line, lines)
+    status.phase = ""
     verdict: dict[str, Any] = {}
-    async with alone() as tasks:
+    async with bare_task_group() as tasks:
         heard, sending = anyio.Event(), anyio.CancelScope()
 
         async def hear() -> None:
@@ -44,19 +44,21 @@ async def send_checked(options: Namespace, tally: Tally, source: Source, line: L
 
         tasks.start_soon(hear)
         with sending:
-            await _send_pieces(options, tally, source, line, start, digest)
-        tally.phase = f"waiting for {line.peer} to confirm"
+            await _send_pieces(options, status, source, line, start, digest)
+        status.phase = f"waiting for {line.peer} to confirm"
         await heard.wait()
-    if sending.cancelled_caught or verdict.get("done") != start + tally.moved():
-        raise Problem(Exit.CHECK_FAILED, f"{line.peer} has not taken it: {_reason(verdict.get('failed'))}")
-    await close(line, tally)
-    tally.facts.update(confirmed=True, sha256=digest.hexdigest(), resumed_at=start)
+    if sending.cancelled_caught or verdict.get("done") != start + status.moved():
+        raise CommandError(ExitCode.CHECK_FAILED, f"{line.peer} has not taken it: {_reason(verdict.get('failed'))}")
+    await close(line, status)
+    status.facts.update(confirmed=True, sha256=digest.hexdigest(), resumed_at=start)
     resumed = f" (resumed at {start})" if start else ""
     told = f"confirmed, SHA-256 {digest.hexdigest()}"
-    return f"sent {measured(tally, 'read-send', tally.began)}{resumed}: {told}"
+    return f"sent {measured(status, 'read-send', status.began)}{resumed}: {told}"
 
 
-async def _negotiate(options: Namespace, tally: Tally, source: Source, line: Line, lines: Lines) -> tuple[int, Any]:
+async def _negotiate(
+    options: Namespace, status: CommandStatus, source: Source, line: Line, lines: Lines
+) -> tuple[int, Any]:
     """Offer it, and agree on where to begin: returns that, and the digest of what comes before."""
     try:
         with anyio.fail_after(options.connect_timeout):
@@ -67,45 +69,47 @@ async def _negotiate(options: Namespace, tally: Tally, source: Source, line: Lin
         raise lines.foreign() from None
     answer = await lines.next_object()
     if "refused" in answer:
-        raise Problem(Exit.CHECK_FAILED, f"{line.peer} refused it: {_reason(answer['refused'])}")
+        raise CommandError(ExitCode.CHECK_FAILED, f"{line.peer} refused it: {_reason(answer['refused'])}")
     has = had(answer)
     if has is None:
         raise lines.foreign()
     start, theirs = has
     digest = hashlib.sha256()
-    tally.phase, tally.waits_for_us = "reading what was sent before", True
+    status.phase, status.waits_for_local = "reading what was sent before", True
     is_same = source.size is not None and 0 < start <= source.size
     is_same = is_same and await digest_prefix(source.fd, source.base, start, digest) and digest.hexdigest() == theirs
-    tally.waits_for_us = source.is_slow
+    status.waits_for_local = source.is_slow
     if not is_same:
         start, digest = 0, hashlib.sha256()
     await line.stream.send(NUMBER.pack(start))
     return start, digest
 
 
-async def _send_pieces(options: Namespace, tally: Tally, source: Source, line: Line, start: int, digest: Any) -> None:
+async def _send_pieces(
+    options: Namespace, status: CommandStatus, source: Source, line: Line, start: int, digest: Any
+) -> None:
     """Send everything but the first ``start`` bytes, and what ends it."""
     moved = 0
 
     def told() -> int:
         return moved
 
-    tally.moved = told
+    status.moved = told
     if source.size is not None:
         os.lseek(source.fd, source.base + start, os.SEEK_SET)
-        tally.total = source.size - start
+        status.total = source.size - start
     pace = RateLimiter(options.rate)
     buffer = memoryview(bytearray(NUMBER.size + PIECE))
     async with reader_of(source.fd) as file:
-        while tally.total is None or moved < tally.total:
+        while status.total is None or moved < status.total:
             await pace.wait()
-            room = pace.step(PIECE if tally.total is None else min(PIECE, tally.total - moved))
+            room = pace.step(PIECE if status.total is None else min(PIECE, status.total - moved))
             try:
                 count = await file.receive_into(buffer[NUMBER.size : NUMBER.size + room])
             except EndOfStream:
                 break
             except BrokenResourceError as error:
-                raise local_file(source.label, error, "reading") from error
+                raise local_file_error(source.label, error, "reading") from error
             piece = buffer[: NUMBER.size + count]
             digest.update(piece[NUMBER.size :])
             NUMBER.pack_into(piece, 0, count)
@@ -113,9 +117,9 @@ async def _send_pieces(options: Namespace, tally: Tally, source: Source, line: L
             pace.moved(count)
             moved += count
     source.check()
-    if tally.total is not None and moved < tally.total:
-        raise Problem(Exit.LOCAL_FILE, f"{source.label} became shorter while it was sent")
-    tally.waits_for_us = False
+    if status.total is not None and moved < status.total:
+        raise CommandError(ExitCode.LOCAL_FILE, f"{source.label} became shorter while it was sent")
+    status.waits_for_local = False
     await line.stream.send(NUMBER.pack(0) + digest.digest())
 
 

@@ -9,7 +9,7 @@ import anyio
 from anyio import to_thread
 
 from ..._kernel import sync_file_range
-from ..console.command_status import Tally
+from ..console.command_status import CommandStatus
 from ..local_files.recv_destinations import NewTree, Target
 
 # How often what has come is given to the disk (seconds), and how much at least (bytes).
@@ -38,23 +38,23 @@ async def written(target: Target) -> AsyncIterator[int]:
         yield target.fd
 
 
-async def write_behind(target: Target, tally: Tally) -> None:
+async def write_behind(target: Target, status: CommandStatus) -> None:
     """Keep the disk busy while the network is, until cancelled: 1 GiB then takes as long as the slower of the two."""
     begun = target.has
     while target.is_file:
         await anyio.sleep(_WRITE_EVERY)
-        if (count := target.has + tally.moved() - begun) >= _WRITE_AT_LEAST:
+        if (count := target.has + status.moved() - begun) >= _WRITE_AT_LEAST:
             if not await to_thread.run_sync(sync_file_range.begin, target.fd, begun, count):
                 return
             begun += count
 
 
-async def commit(target: Target, tally: Tally) -> None:
+async def commit(target: Target, status: CommandStatus) -> None:
     """Make what was received what was asked for: durable, and under its name."""
-    tally.phase, tally.waits_for_us = "syncing", True
+    status.phase, status.waits_for_local = "syncing", True
     await to_thread.run_sync(target.commit)
-    tally.waits_for_us = False
-    tally.facts["file"] = target.label
+    status.waits_for_local = False
+    status.facts["file"] = target.label
 
 
 def place_of(target: Target) -> str:
