@@ -77,9 +77,9 @@ add_module_names = False
 # A name of ours that leads nowhere is a warning. Those of others are found by intersphinx, or not.
 nitpicky = True
 nitpick_ignore_regex = [
-    (r"py:.*", r"(anyio|collections|io|os|socket|ssl|trio)\.[\w.]+|open|IPAddress|Stream"),
+    (r"py:.*", r"(anyio|collections|io|os|socket|ssl|trio)\.[\w.]+|open|IPAddress|MultiListener|PeerAddress|ShutdownEvent|Stream"),
     # What callers pass or get by a protocol or a type variable, and never make by name.
-    (r"py:class", r"roket_trio\._serving\.(serve\.ShutdownEvent|supervise\.S)"),
+    (r"py:class", r"roket_trio\._serving\.(server\.ShutdownEvent|supervise\.S)"),
     (r"py:class", r"roket_trio\._files\.protocols\.\w+"),
     (r"py:class", r"roket_trio\.testing\.[\w.]+\.(Programs|Round|Situation|Stage)"),
 ]
@@ -88,6 +88,7 @@ _PUBLIC = {
     name: module
     for module in (roket_trio.testing.fixtures, roket_trio.staticfiles, roket_trio.testing, roket_trio)
     for name in getattr(module, "__all__", ("SocketCensus", "ClosePeers", "ChaosRelays"))
+    if getattr(module, name)  # which loads the module that defines it
 } | {"UncleanCloseError": roket_trio.testing._expectations.explanation}
 
 
@@ -124,9 +125,9 @@ def analyze_as_published(analyzer: ModuleAnalyzer, analyze: Callable[[Any], None
     is_analyzed = analyzer._analyzed
     analyze(analyzer)
     analyzer.overloads = {}
-    if analyzer.modname == "roket_trio" and not is_analyzed:
-        for module in sorted(set(roket_trio._MODULE_OF.values())):
-            defining = ModuleAnalyzer.for_module(f"roket_trio.{module}")
+    if analyzer.modname in ("roket_trio", "roket_trio.testing") and not is_analyzed:
+        for module in sorted(name for name in sys.modules if name.startswith(f"{analyzer.modname}._")):
+            defining = ModuleAnalyzer.for_module(module)
             defining.analyze()
             for found in ("attr_docs", "annotations", "tagorder"):
                 getattr(analyzer, found).update(getattr(defining, found))

@@ -16,11 +16,14 @@ import traceback
 import typing
 from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
 
 import roket_trio
+import roket_trio.staticfiles
+import roket_trio.testing.fixtures
 from roket_trio._errors import connection_failed
 
 PACKAGE = Path(roket_trio.__file__).parent
@@ -131,6 +134,19 @@ def test_a_public_name_says_the_package_that_hands_it_out(name: str) -> None:
     value = getattr(roket_trio, name)
     assert f"{value.__module__}.{value.__qualname__}" == f"roket_trio.{name}"
     assert pickle.loads(pickle.dumps(value)) is value
+
+
+OTHER_PACKAGES = [
+    *((roket_trio.testing, name) for name in roket_trio.testing.__all__ if name not in ("CASES", "Script", "scripts")),
+    *((roket_trio.testing.fixtures, name) for name in ("ChaosRelays", "ClosePeers", "SocketCensus")),
+    *((roket_trio.staticfiles, name) for name in roket_trio.staticfiles.__all__),
+]
+
+
+@pytest.mark.parametrize(("package", "name"), OTHER_PACKAGES)
+def test_a_name_of_another_public_package_says_that_package(package: ModuleType, name: str) -> None:
+    value = getattr(package, name)
+    assert f"{value.__module__}.{value.__qualname__}" == f"{package.__name__}.{name}"
 
 
 CLASSES = [name for name in OURS if isinstance(getattr(roket_trio, name), type)]

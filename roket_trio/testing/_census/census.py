@@ -22,6 +22,7 @@ from typing import Final, final
 
 from ..._kernel import procfs
 from ..._kernel.tcp import TCPState
+from ..._origin import public
 from .observers import NotObservedError, Observation
 from .records import Holder, Linger, Observer, SocketRecord
 
@@ -29,6 +30,7 @@ _FIRST_LOOK_AGAIN: Final = 0.002  # seconds; doubled up to the next
 _LOOK_AGAIN: Final = 0.1
 
 
+@public
 @final
 @dataclass(frozen=True, slots=True)
 class Census:
@@ -92,6 +94,7 @@ def _with_its_past(record: SocketRecord, before: SocketRecord | None) -> SocketR
     return replace(record, local=before.local, remote=before.remote, was_connected=True)
 
 
+@public
 @final
 @dataclass(frozen=True, slots=True)
 class CensusChange:
@@ -117,6 +120,7 @@ class CensusChange:
         return found | dict.fromkeys(self.orphaned, Linger.ORPHAN)
 
 
+@public
 @final
 class LingeringSocketsError(AssertionError):
     """Sockets are there that should be gone; the message names each, its fault and its remedy."""
@@ -142,6 +146,7 @@ class LingeringSocketsError(AssertionError):
         return "\n".join(lines + [f"  not observed: {what}" for what in self.census.unseen])
 
 
+@public
 def take_census(pid: int | None = None, *, with_children: bool = False) -> Census:
     """List the sockets of a process.
 
@@ -181,6 +186,7 @@ def take_census(pid: int | None = None, *, with_children: bool = False) -> Censu
     )
 
 
+@public
 def close_wait_sockets(pid: int | None = None) -> tuple[SocketRecord, ...]:
     """The sockets of a process that are in CLOSE_WAIT: the peer has finished, the process has not closed.
 
@@ -196,6 +202,7 @@ def close_wait_sockets(pid: int | None = None) -> tuple[SocketRecord, ...]:
     return tuple(record for record in seen.held(pid, listed_only=True) if record.state is TCPState.CLOSE_WAIT)
 
 
+@public
 def assert_no_lingering_sockets(
     *,
     grace: float = 1.0,

@@ -13,6 +13,7 @@ from ..._kernel import procfs
 from ..._kernel.pidfd import borrow_socket
 from ..._kernel.sock_diag import ALL_STATES, InetSocket, SockDiag, UnixSocket
 from ..._kernel.tcp import TCPState, quiet_seconds_of, unread_bytes, unsent_bytes_of
+from ..._origin import public
 from .records import Holder, Observer, SocketRecord
 
 # Not what is nobody's by the protocol itself, and may be there by the ten thousand: TIME_WAIT (RFC 9293, section 3.6.1)
@@ -23,6 +24,7 @@ _SEGS_IN_OFFSET: Final = 140  # struct tcp_info, Linux 4.2
 _WHOLE_INFO: Final = 256
 
 
+@public
 class NotObservedError(RuntimeError):
     """What was asked for cannot be seen here: no /proc, another user's process... Never the same as "all is well"."""
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal, final
 
 from ..._kernel.tcp import TCPState
+from ..._origin import public
 
 Address = tuple[str, int] | str | None
 """Host and port of a TCP socket; the path of a UNIX one (``""``: none); ``None``: not known, or not connected."""
@@ -15,6 +16,7 @@ Observer = Literal["sock_diag", "procfs", "tcp_info"]
 """Who saw it: the kernel's list over netlink; /proc; the socket's own TCP_INFO, asked through its descriptor."""
 
 
+@public
 @final
 class Holder(enum.Enum):
     """Who keeps a socket."""
@@ -27,6 +29,7 @@ class Holder(enum.Enum):
     """The kernel: the program has closed it, and the kernel is still delivering, or waiting for the peer."""
 
 
+@public
 @final
 class Linger(enum.Enum):
     """Why a socket should not be there any more; the value says what has happened, :attr:`remedy` what to do."""
@@ -54,6 +57,7 @@ _REMEDIES = {
 }
 
 
+@public
 @final
 @dataclass(frozen=True, slots=True)
 class SocketRecord:

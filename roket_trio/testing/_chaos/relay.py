@@ -28,6 +28,7 @@ from time import monotonic
 from typing import Final, Literal, NamedTuple, final
 
 from ..._kernel.tcp import discard_on_close, unread_bytes
+from ..._origin import public
 from .._peers.peers import PeerAddress, family_of, require_loopback
 from .._peers.timeline import Timeline
 from .toxics import End, Piece, Situation, Stage, Toxic
@@ -40,6 +41,7 @@ _CONNECT_SECONDS: Final = 5.0
 _ANSWER_SECONDS: Final = 10.0  # for the relay's thread to carry out what it is told; it never waits for a peer
 
 
+@public
 @final
 @dataclass(frozen=True, slots=True)
 class RelayedConnection:
@@ -150,6 +152,7 @@ class _Connection:
             side.sock.close()
 
 
+@public
 @final
 class ChaosRelay:
     """Relays connections, and spoils them by the toxics that were added. A context manager; thread-safe.

@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Final, NamedTuple, final
 
+from ..._origin import public
+
 _LOOK_AGAIN: Final = 0.005
 
 
@@ -62,6 +64,7 @@ class Situation(NamedTuple):
     """When something last passed in the other direction."""
 
 
+@public
 class Toxic(ABC):
     """A way to spoil one direction of a connection."""
 
@@ -70,6 +73,7 @@ class Toxic(ABC):
         """Set to work on one direction of one connection."""
 
 
+@public
 @final
 @dataclass(frozen=True)
 class Latency(Toxic):
@@ -89,6 +93,7 @@ class Latency(Toxic):
         return Delays()
 
 
+@public
 @final
 @dataclass(frozen=True)
 class Bandwidth(Toxic):
@@ -115,6 +120,7 @@ class Bandwidth(Toxic):
         return Paces()
 
 
+@public
 @final
 @dataclass(frozen=True)
 class Slicer(Toxic):
@@ -146,6 +152,7 @@ class Slicer(Toxic):
         return Slices()
 
 
+@public
 @final
 @dataclass(frozen=True)
 class LimitData(Toxic):
@@ -157,6 +164,7 @@ class LimitData(Toxic):
         return _Limit(self.count, End.CLOSE)
 
 
+@public
 @final
 @dataclass(frozen=True)
 class OneWayFin(Toxic):
@@ -201,6 +209,7 @@ class _Limit(Stage):
         return self._end
 
 
+@public
 @final
 @dataclass(frozen=True)
 class SlowClose(Toxic):
@@ -218,6 +227,7 @@ class SlowClose(Toxic):
         return DelaysFin()
 
 
+@public
 @final
 @dataclass(frozen=True)
 class SwallowFin(Toxic):
@@ -232,6 +242,7 @@ class SwallowFin(Toxic):
         return Swallows()
 
 
+@public
 @final
 @dataclass(frozen=True)
 class Timeout(Toxic):
@@ -243,6 +254,7 @@ class Timeout(Toxic):
         return _Silence(None if self.seconds is None else situation.now + self.seconds, End.CLOSE)
 
 
+@public
 @final
 @dataclass(frozen=True)
 class ResetPeer(Toxic):
@@ -269,6 +281,7 @@ class _Silence(Stage):
         return self._end
 
 
+@public
 @final
 @dataclass(frozen=True)
 class ZeroWindow(Toxic):
@@ -304,6 +317,7 @@ class ZeroWindow(Toxic):
         return StopsReading()
 
 
+@public
 @final
 @dataclass(frozen=True)
 class UnreadThenClose(Toxic):
@@ -328,6 +342,7 @@ class UnreadThenClose(Toxic):
         return Waits()
 
 
+@public
 @final
 @dataclass(frozen=True)
 class LateReply(Toxic):

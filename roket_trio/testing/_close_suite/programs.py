@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from typing import IO, Final, Literal, final
 
 from ..._kernel import procfs
+from ..._origin import public
 from .._peers.payload import PayloadCheck
 from .._peers.timeline import Timeline
 from .._results.case_result import Role
@@ -38,6 +39,7 @@ _ROUNDS: Final = 20
 _MARK: Final = "ROKET_RUN"
 
 
+@public
 @final
 @dataclass(frozen=True, slots=True)
 class Target:

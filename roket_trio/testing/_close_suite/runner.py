@@ -14,6 +14,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Final, final
 
+from ..._origin import public
 from .._census.records import SocketRecord
 from .._peers.payload import payload
 from .._peers.peers import ConnectingPeer, ListeningPeer, Peer
@@ -37,6 +38,7 @@ _MAX_BYTES: Final = 128 << 20
 _MAX_EVENTS: Final = 200
 
 
+@public
 def run_cases(
     cases: Iterable[Case],
     target: Target,
@@ -70,6 +72,7 @@ def run_cases(
         pool.shutdown(wait=True)
 
 
+@public
 def run_case(
     case: Case,
     target: Target,

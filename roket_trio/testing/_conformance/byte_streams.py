@@ -7,10 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from ..._origin import public
 from .check import BrokenRuleError, FaceName, MakePair, StreamCheck
 from .rules import CHECKS
 
 
+@public
 async def check_byte_stream(
     make_pair: MakePair,
     *,
@@ -36,6 +38,7 @@ async def check_byte_stream(
         raise ExceptionGroup(f"{len(broken)} rules are broken", broken)
 
 
+@public
 async def broken_rules(
     make_pair: MakePair,
     *,
@@ -61,6 +64,7 @@ async def broken_rules(
     return broken
 
 
+@public
 def stream_checks(face: FaceName = "anyio") -> tuple[StreamCheck, ...]:
     """The rules of one face, in their order."""
     return tuple(check for check in CHECKS if check.is_for(face))

@@ -15,6 +15,7 @@ import anyio.lowlevel
 import trio
 
 from ..._kernel.tcp import disconnect, unacked_bytes
+from ..._origin import public
 
 FaceName = Literal["anyio", "trio"]
 Level = Literal["MUST", "SHOULD"]
@@ -24,6 +25,7 @@ MakePair = Callable[[], Awaitable[tuple[Any, Any]]]
 _TURNS: Final = 5  # asyncio's transports let go of their sockets in callbacks, uvloop's in later ones still
 
 
+@public
 @final
 class BrokenRuleError(AssertionError):
     """A stream breaks a rule; the message says which, whose it is, and what happened."""
@@ -136,6 +138,7 @@ FACES: Final[dict[FaceName, type[Face]]] = {"anyio": AnyIOFace, "trio": TrioFace
 Body = Callable[[Face, Face], Awaitable[None]]
 
 
+@public
 @final
 @dataclass(frozen=True)
 class StreamCheck:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from typing import Final, final
 
+from ..._origin import public
+
 _LINE: Final = 64
 _REST: Final = b" abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTU\n"
 
 
+@public
 def payload(count: int, start: int = 0) -> bytes:
     """``count`` bytes of the test data, from offset ``start`` on.
 
@@ -20,6 +23,7 @@ def payload(count: int, start: int = 0) -> bytes:
     return text[skip : skip + count]
 
 
+@public
 @final
 class PayloadCheck:
     """Compares what arrives, in pieces, with :func:`payload`."""

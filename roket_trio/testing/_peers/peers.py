@@ -29,6 +29,7 @@ from types import TracebackType
 from typing import Any, Final, final
 
 from ..._kernel import socket_filter
+from ..._origin import public
 from .timeline import Event, EventKind, Timeline
 from .wire import NotAvailableError, ScriptOverError, Wire
 
@@ -202,6 +203,7 @@ class Peer(ABC):
         self._stop = self._keep_going = -1
 
 
+@public
 @final
 class ListeningPeer(Peer):
     """Waits for the program to connect.
@@ -302,6 +304,7 @@ class ListeningPeer(Peer):
                     os.unlink(self._wanted)
 
 
+@public
 @final
 class ConnectingPeer(Peer):
     """Connects to a program that listens.

@@ -8,6 +8,8 @@ from dataclasses import dataclass, replace
 from time import monotonic
 from typing import Final, Literal, final
 
+from ..._origin import public
+
 EventKind = Literal[
     "listening",
     "connected",
@@ -34,6 +36,7 @@ _MAX_EVENTS: Final = 2_000  # of data; twice as many in all: a hostile peer must
 _ONE_EVENT: Final = 0.02  # seconds: pieces of data that are no further apart are told as one event
 
 
+@public
 @final
 @dataclass(frozen=True, slots=True)
 class Event:
@@ -56,6 +59,7 @@ class Event:
         return f"{self.kind}{bytes_}{total}" + (f": {self.detail}" if self.detail else "")
 
 
+@public
 @final
 class Timeline:
     """The events of one connection in their order. Written by one thread, read and awaited by any."""

@@ -13,6 +13,7 @@ from typing import Any, Final, NoReturn, final
 
 from ..._kernel import socket_filter
 from ..._kernel.tcp import discard_on_close, unacked_bytes, unread_bytes
+from ..._origin import public
 from .payload import PayloadCheck
 from .timeline import Timeline
 
@@ -33,6 +34,7 @@ def _name(ask: Callable[[], Any]) -> tuple[str, int] | str | None:
     return name if isinstance(name, str) else name[:2]
 
 
+@public
 class ScriptOverError(Exception):
     """The script cannot go on: the connection is gone, its bounds are reached, or it was told to stop.
 
@@ -40,10 +42,12 @@ class ScriptOverError(Exception):
     """
 
 
+@public
 class NotAvailableError(RuntimeError):
     """This system does not let one do that: the message says what is missing."""
 
 
+@public
 @final
 class Wire:
     """The peer's end of one connection: for a script, which runs in a thread of its own.

@@ -8,6 +8,7 @@ from dataclasses import asdict
 from importlib.resources import files
 from typing import Final
 
+from ..._origin import public
 from .._close_suite.cases import CASES
 from .._results.case_result import SCHEMA, CaseResult, storable
 from .table import Matrix
@@ -15,6 +16,7 @@ from .table import Matrix
 _PLACE: Final = "/*RESULTS*/"
 
 
+@public
 def render_html(results: Iterable[CaseResult], *, title: str = "How programs close their sockets") -> str:
     """The page. Everything in it that comes from programs is data, never markup."""
     matrix = Matrix.of(results)

@@ -6,12 +6,14 @@ import re
 from collections.abc import Iterable
 from xml.etree.ElementTree import Element, SubElement, indent, tostring
 
+from ..._origin import public
 from .._results.case_result import CaseResult
 
 # What XML 1.0 has no way to say (https://www.w3.org/TR/xml/#charsets).
 _UNSPEAKABLE = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
+@public
 def render_junit(results: Iterable[CaseResult], *, strict: bool = False) -> str:
     """A document: a suite for each program, a test for each case.
 

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Final, Literal, final, get_args
 
+from ..._origin import public
 from .close import Close, Verdict
 
 Role = Literal["client", "server"]
@@ -35,6 +36,7 @@ class ResultEvent:
     detail: str = ""
 
 
+@public
 @final
 @dataclass(frozen=True, slots=True)
 class CaseResult:
@@ -103,6 +105,7 @@ def storable(text: str) -> str:
     return text.encode("utf-8", "backslashreplace").decode()
 
 
+@public
 def parse_results(lines: Iterable[str]) -> Iterator[CaseResult]:
     """The results of a file, blank lines skipped.
 
