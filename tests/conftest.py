@@ -2,54 +2,74 @@
 
 from __future__ import annotations
 
+import functools
 import gc
 import importlib.util
+import inspect
 import os
 import socket
-import sys
 import threading
 import warnings
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import anyio
 import pytest
+from support.loops import LOOPS, run_bounded, run_on
 
 import roket_trio
 
 # pytest runs inside of tests, for the plugin's own.
 pytest_plugins = ["pytester", "support.measured"]
 
-LOOPS = ["trio", "asyncio", "uvloop"]
+# --- loops -----------------------------------------------------------------------------------------------------------
 
 
-def run_on(loop: str, main: Callable[..., Coroutine[Any, Any, Any]], *args: object) -> Any:
-    """Run ``main(*args)`` to its end on the named loop."""
-    if loop == "trio":
-        return anyio.run(main, *args, backend="trio")
-    return anyio.run(main, *args, backend="asyncio", backend_options={"use_uvloop": loop == "uvloop"})
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "loops(*names): the test runs on these loops alone")
 
 
-@pytest.fixture(params=LOOPS)
+@pytest.hookimpl(tryfirst=True)
+def pytest_pycollect_makeitem(collector: pytest.Module | pytest.Class, name: str, obj: object) -> None:
+    """An ``async def`` test has a loop without asking for it."""
+    if inspect.iscoroutinefunction(obj) and collector.istestfunction(obj, name):
+        pytest.mark.usefixtures("loop_name")(obj)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """What has a loop runs once on each. First, so that a test's parameters in brackets begin with the loop."""
+    if "loop_name" in metafunc.fixturenames:
+        mark = metafunc.definition.get_closest_marker("loops")
+        metafunc.parametrize("loop_name", mark.args if mark else LOOPS, indirect=True)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> object:
+    """Run an ``async def`` test on its loop. Neither pytest-trio nor AnyIO's plugin gets to see it."""
+    if not inspect.iscoroutinefunction(pyfuncitem.obj):
+        return None
+    arguments = {name: pyfuncitem.funcargs[name] for name in inspect.signature(pyfuncitem.obj).parameters}
+    run_bounded(pyfuncitem.funcargs["loop_name"], functools.partial(pyfuncitem.obj, **arguments))
+    return True
+
+
+@pytest.fixture
 def loop_name(request: pytest.FixtureRequest) -> str:
     """The loop that the test runs on; tests that use it run once on each."""
     name: str = request.param
     if name == "uvloop":
-        if sys.platform == "win32":
-            pytest.skip("uvloop does not exist for Windows")
         pytest.importorskip("uvloop")
     return name
 
 
 @pytest.fixture
 def run(loop_name: str) -> Callable[..., Any]:
-    """``run(main, *args)``: run an async function to its end on the test's loop, within a minute."""
+    """``run(main, *args)``, for a test that is not a coroutine: run ``main`` on the test's loop, within a minute."""
+    return functools.partial(run_bounded, loop_name)
 
-    async def bounded(main: Callable[..., Coroutine[Any, Any, Any]], *args: object) -> Any:
-        with anyio.fail_after(60):
-            return await main(*args)
 
-    return lambda main, *args: run_on(loop_name, bounded, main, *args)
+# --- leaks -----------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="session", autouse=True)

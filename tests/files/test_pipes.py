@@ -64,51 +64,45 @@ def test_a_pipe_passes_trios_check_for_one_way_streams(description: str) -> None
     trio.run(trio.testing.check_one_way_stream, make, make_clogged)
 
 
-def test_a_waiting_reader_wakes_for_data_and_for_the_end(run: Callable[..., Any], description: str) -> None:
-    async def main() -> None:
-        reader, writer = pipe_files()
-        got = []
-        async with FileReadStream(reader) as stream, anyio.create_task_group() as tasks:
-            arrived = anyio.Event()
+async def test_a_waiting_reader_wakes_for_data_and_for_the_end(description: str) -> None:
+    reader, writer = pipe_files()
+    got = []
+    async with FileReadStream(reader) as stream, anyio.create_task_group() as tasks:
+        arrived = anyio.Event()
 
-            async def receive() -> None:
-                got.append(await stream.receive())
-                arrived.set()
-                buffer = bytearray(10)
-                got.append(bytes(buffer[: await stream.receive_into(buffer)]))
-                with pytest.raises(EndOfStream):
-                    await stream.receive()
-                with pytest.raises(EndOfStream):
-                    await stream.receive_into(buffer)
+        async def receive() -> None:
+            got.append(await stream.receive())
+            arrived.set()
+            buffer = bytearray(10)
+            got.append(bytes(buffer[: await stream.receive_into(buffer)]))
+            with pytest.raises(EndOfStream):
+                await stream.receive()
+            with pytest.raises(EndOfStream):
+                await stream.receive_into(buffer)
 
-            tasks.start_soon(receive)
-            await anyio.wait_all_tasks_blocked()
-            os.write(writer.fileno(), b"one")
-            await arrived.wait()
-            await anyio.wait_all_tasks_blocked()
-            os.write(writer.fileno(), b"two")
-            writer.close()
-        assert got == [b"one", b"two"]
-        assert stream.statistics().thread_hops == 0
-        assert stream.statistics().received_bytes == 6
-
-    run(main)
+        tasks.start_soon(receive)
+        await anyio.wait_all_tasks_blocked()
+        os.write(writer.fileno(), b"one")
+        await arrived.wait()
+        await anyio.wait_all_tasks_blocked()
+        os.write(writer.fileno(), b"two")
+        writer.close()
+    assert got == [b"one", b"two"]
+    assert stream.statistics().thread_hops == 0
+    assert stream.statistics().received_bytes == 6
 
 
-def test_a_cancelled_wait_takes_nothing(run: Callable[..., Any], description: str) -> None:
-    async def main() -> None:
-        reader, writer = pipe_files()
-        with writer:
-            async with FileReadStream(reader) as stream:
-                for _ in range(20):
-                    async with anyio.create_task_group() as tasks:
-                        tasks.start_soon(stream.receive)
-                        await anyio.wait_all_tasks_blocked()
-                        tasks.cancel_scope.cancel()
-                    os.write(writer.fileno(), b"data")
-                    assert await stream.receive() == b"data"
-
-    run(main)
+async def test_a_cancelled_wait_takes_nothing(description: str) -> None:
+    reader, writer = pipe_files()
+    with writer:
+        async with FileReadStream(reader) as stream:
+            for _ in range(20):
+                async with anyio.create_task_group() as tasks:
+                    tasks.start_soon(stream.receive)
+                    await anyio.wait_all_tasks_blocked()
+                    tasks.cancel_scope.cancel()
+                os.write(writer.fileno(), b"data")
+                assert await stream.receive() == b"data"
 
 
 @settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -142,195 +136,166 @@ def test_whatever_is_sent_through_a_pipe_comes_out(
     assert run(main) == content
 
 
-def test_the_callers_description_stays_blocking(run: Callable[..., Any]) -> None:
-    async def main() -> None:
-        reader, writer = pipe_files()
-        async with FileReadStream(reader) as source, FileWriteStream(writer) as sink:
-            await sink.send(b"x")
-            assert await source.receive() == b"x"
-            assert os.get_blocking(reader.fileno())
-            assert os.get_blocking(writer.fileno())
-
-    run(main)
+async def test_the_callers_description_stays_blocking() -> None:
+    reader, writer = pipe_files()
+    async with FileReadStream(reader) as source, FileWriteStream(writer) as sink:
+        await sink.send(b"x")
+        assert await source.receive() == b"x"
+        assert os.get_blocking(reader.fileno())
+        assert os.get_blocking(writer.fileno())
 
 
-def test_a_description_that_had_to_be_changed_is_restored(run: Callable[..., Any]) -> None:
-    async def main() -> None:
-        left, right = socket.socketpair()
-        with left, right:
-            async with FileReadStream(open(os.dup(left.fileno()), "rb", buffering=0)) as source:
-                async with FileWriteStream(open(os.dup(left.fileno()), "wb", buffering=0)) as sink:
-                    right.send(b"in")
-                    assert await source.receive() == b"in"
-                    await sink.send(b"out")
-                    assert right.recv(10) == b"out"
-            assert os.get_blocking(left.fileno())
-
-    run(main)
+async def test_a_description_that_had_to_be_changed_is_restored() -> None:
+    left, right = socket.socketpair()
+    with left, right:
+        async with FileReadStream(open(os.dup(left.fileno()), "rb", buffering=0)) as source:
+            async with FileWriteStream(open(os.dup(left.fileno()), "wb", buffering=0)) as sink:
+                right.send(b"in")
+                assert await source.receive() == b"in"
+                await sink.send(b"out")
+                assert right.recv(10) == b"out"
+        assert os.get_blocking(left.fileno())
 
 
-def test_what_a_buffered_reader_has_already_taken_comes_first(run: Callable[..., Any], description: str) -> None:
-    async def main() -> None:
-        reader, writer = pipe_files(-1)
-        os.write(writer.fileno(), b"line\nrest")
-        assert reader.readline() == b"line\n"
-        async with FileReadStream(reader) as stream:
-            assert await stream.receive(2) == b"re"
-            buffer = bytearray(1)
-            assert await stream.receive_into(buffer) == 1
-            assert buffer == b"s"
-            assert await stream.receive() == b"t"
-            os.write(writer.fileno(), b"more")
-            assert await stream.receive() == b"more"
-            writer.close()
-            with pytest.raises(EndOfStream):
-                await stream.receive()
-
-    run(main)
+async def test_what_a_buffered_reader_has_already_taken_comes_first(description: str) -> None:
+    reader, writer = pipe_files(-1)
+    os.write(writer.fileno(), b"line\nrest")
+    assert reader.readline() == b"line\n"
+    async with FileReadStream(reader) as stream:
+        assert await stream.receive(2) == b"re"
+        buffer = bytearray(1)
+        assert await stream.receive_into(buffer) == 1
+        assert buffer == b"s"
+        assert await stream.receive() == b"t"
+        os.write(writer.fileno(), b"more")
+        assert await stream.receive() == b"more"
+        writer.close()
+        with pytest.raises(EndOfStream):
+            await stream.receive()
 
 
-def test_closing_wakes_the_reader_and_the_writer(run: Callable[..., Any], description: str) -> None:
-    async def main() -> None:
-        reader, writer = pipe_files()
-        source, sink = FileReadStream(reader), FileWriteStream(writer)
+async def test_closing_wakes_the_reader_and_the_writer(description: str) -> None:
+    reader, writer = pipe_files()
+    source, sink = FileReadStream(reader), FileWriteStream(writer)
 
-        async def closed_under(call: Callable[..., Any], *args: object) -> None:
-            with pytest.raises(ClosedResourceError):
-                await call(*args)
+    async def closed_under(call: Callable[..., Any], *args: object) -> None:
+        with pytest.raises(ClosedResourceError):
+            await call(*args)
 
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(closed_under, source.receive)
+        await anyio.wait_all_tasks_blocked()
+        with pytest.raises(BusyResourceError):
+            await source.receive()
+        await source.aclose()
+    reader, other_writer = pipe_files()
+    other_writer.close()
+    await sink.aclose()
+    reader.close()
+
+    reader, writer = pipe_files()
+    sink = FileWriteStream(writer)
+    with reader:
+        fill(writer.fileno())
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(closed_under, source.receive)
+            tasks.start_soon(closed_under, sink.send, b"x" * 100)
             await anyio.wait_all_tasks_blocked()
             with pytest.raises(BusyResourceError):
-                await source.receive()
-            await source.aclose()
-        reader, other_writer = pipe_files()
-        other_writer.close()
-        await sink.aclose()
-        reader.close()
+                await sink.send(b"y")
+            await sink.aclose()
 
-        reader, writer = pipe_files()
-        sink = FileWriteStream(writer)
-        with reader:
-            fill(writer.fileno())
+
+async def test_a_send_that_is_cancelled_at_0_bytes_cuts_nothing(description: str) -> None:
+    reader, writer = pipe_files()
+    async with FileWriteStream(writer) as sink, FileReadStream(reader) as source:
+        count = fill(writer.fileno())
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(sink.send, b"never sent")
+            await anyio.wait_all_tasks_blocked()
+            tasks.cancel_scope.cancel()
+        while count:
+            count -= len(await source.receive(count))
+        await sink.send(b"next")
+        assert await source.receive() == b"next"
+
+
+async def test_a_send_that_is_cancelled_in_the_middle_cuts_the_stream(description: str) -> None:
+    reader, writer = pipe_files()
+    item = os.urandom(3 << 20)
+    got = bytearray()
+    async with FileReadStream(reader) as source:
+        async with FileWriteStream(writer) as sink:
             async with anyio.create_task_group() as tasks:
-                tasks.start_soon(closed_under, sink.send, b"x" * 100)
-                await anyio.wait_all_tasks_blocked()
-                with pytest.raises(BusyResourceError):
-                    await sink.send(b"y")
-                await sink.aclose()
-
-    run(main)
-
-
-def test_a_send_that_is_cancelled_at_0_bytes_cuts_nothing(run: Callable[..., Any], description: str) -> None:
-    async def main() -> None:
-        reader, writer = pipe_files()
-        async with FileWriteStream(writer) as sink, FileReadStream(reader) as source:
-            count = fill(writer.fileno())
-            async with anyio.create_task_group() as tasks:
-                tasks.start_soon(sink.send, b"never sent")
+                tasks.start_soon(sink.send, item)
                 await anyio.wait_all_tasks_blocked()
                 tasks.cancel_scope.cancel()
-            while count:
-                count -= len(await source.receive(count))
-            await sink.send(b"next")
-            assert await source.receive() == b"next"
-
-    run(main)
-
-
-def test_a_send_that_is_cancelled_in_the_middle_cuts_the_stream(run: Callable[..., Any], description: str) -> None:
-    async def main() -> None:
-        reader, writer = pipe_files()
-        item = os.urandom(3 << 20)
-        got = bytearray()
-        async with FileReadStream(reader) as source:
-            async with FileWriteStream(writer) as sink:
-                async with anyio.create_task_group() as tasks:
-                    tasks.start_soon(sink.send, item)
-                    await anyio.wait_all_tasks_blocked()
-                    tasks.cancel_scope.cancel()
-                sent = sink.statistics().sent_bytes
-                assert 0 < sent < len(item)
-                for _ in range(2):
-                    with pytest.raises(BrokenResourceError, match=f"{sent} of {len(item)} bytes"):
-                        await sink.send(b"more")
-            with pytest.raises(EndOfStream):
-                while True:
-                    got += await source.receive()
-        assert got == item[:sent]
-
-    run(main)
+            sent = sink.statistics().sent_bytes
+            assert 0 < sent < len(item)
+            for _ in range(2):
+                with pytest.raises(BrokenResourceError, match=f"{sent} of {len(item)} bytes"):
+                    await sink.send(b"more")
+        with pytest.raises(EndOfStream):
+            while True:
+                got += await source.receive()
+    assert got == item[:sent]
 
 
-def test_a_pipe_without_readers_is_broken_and_says_how_far_it_was(run: Callable[..., Any], description: str) -> None:
-    async def main() -> None:
-        reader, writer = pipe_files()
-        async with FileWriteStream(writer) as sink:
-            async with anyio.create_task_group() as tasks:
+async def test_a_pipe_without_readers_is_broken_and_says_how_far_it_was(description: str) -> None:
+    reader, writer = pipe_files()
+    async with FileWriteStream(writer) as sink:
+        async with anyio.create_task_group() as tasks:
 
-                async def send() -> None:
-                    with pytest.raises(BrokenResourceError, match=r"after [1-9]\d* of 3000000 bytes: \[Errno 32\]"):
-                        await sink.send(bytes(3_000_000))
+            async def send() -> None:
+                with pytest.raises(BrokenResourceError, match=r"after [1-9]\d* of 3000000 bytes: \[Errno 32\]"):
+                    await sink.send(bytes(3_000_000))
 
-                tasks.start_soon(send)
-                await anyio.wait_all_tasks_blocked()
-                reader.close()
-        reader, writer = pipe_files()
-        reader.close()
-        async with FileWriteStream(writer) as sink:
-            with pytest.raises(BrokenResourceError) as caught:
-                await sink.send(b"x")
-            assert caught.value.errno == errno.EPIPE
-
-    run(main)
+            tasks.start_soon(send)
+            await anyio.wait_all_tasks_blocked()
+            reader.close()
+    reader, writer = pipe_files()
+    reader.close()
+    async with FileWriteStream(writer) as sink:
+        with pytest.raises(BrokenResourceError) as caught:
+            await sink.send(b"x")
+        assert caught.value.errno == errno.EPIPE
 
 
-def test_another_reader_of_the_same_pipe_may_be_faster(
-    run: Callable[..., Any], description: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_another_reader_of_the_same_pipe_may_be_faster(description: str, monkeypatch: pytest.MonkeyPatch) -> None:
     read, readv = os.read, os.readv
     thefts: list[bytes] = []
 
-    async def main() -> None:
-        reader, writer = pipe_files()
-        with writer:
-            async with FileReadStream(reader) as stream:
-                assert stream._opened is not None
-
-                def too_late(fd: int, *args: Any) -> Any:
-                    if not thefts:
-                        thefts.append(read(reader.fileno(), 100))
-                        os.write(writer.fileno(), b"next")
-                        raise BlockingIOError(errno.EAGAIN, "somebody was faster")
-                    return read(fd, *args) if isinstance(args[0], int) else readv(fd, *args)
-
-                os.write(writer.fileno(), b"first")
-                monkeypatch.setattr(os, "read", too_late)
-                assert await stream.receive() == b"next"
-                thefts.clear()
-                os.write(writer.fileno(), b"first")
-                monkeypatch.setattr(os, "readv", too_late)
-                buffer = bytearray(100)
-                assert await stream.receive_into(buffer) == 4
-                monkeypatch.undo()
-                assert thefts == [b"first"]
-
-    run(main)
-
-
-def test_a_pipe_cannot_seek(run: Callable[..., Any]) -> None:
-    async def main() -> None:
-        reader, writer = pipe_files()
-        writer.close()
+    reader, writer = pipe_files()
+    with writer:
         async with FileReadStream(reader) as stream:
-            with pytest.raises(OSError, match="Illegal seek"):
-                await stream.seek(0)
-            with pytest.raises(OSError, match="Illegal seek"):
-                await stream.tell()
+            assert stream._opened is not None
 
-    run(main)
+            def too_late(fd: int, *args: Any) -> Any:
+                if not thefts:
+                    thefts.append(read(reader.fileno(), 100))
+                    os.write(writer.fileno(), b"next")
+                    raise BlockingIOError(errno.EAGAIN, "somebody was faster")
+                return read(fd, *args) if isinstance(args[0], int) else readv(fd, *args)
+
+            os.write(writer.fileno(), b"first")
+            monkeypatch.setattr(os, "read", too_late)
+            assert await stream.receive() == b"next"
+            thefts.clear()
+            os.write(writer.fileno(), b"first")
+            monkeypatch.setattr(os, "readv", too_late)
+            buffer = bytearray(100)
+            assert await stream.receive_into(buffer) == 4
+            monkeypatch.undo()
+            assert thefts == [b"first"]
+
+
+async def test_a_pipe_cannot_seek() -> None:
+    reader, writer = pipe_files()
+    writer.close()
+    async with FileReadStream(reader) as stream:
+        with pytest.raises(OSError, match="Illegal seek"):
+            await stream.seek(0)
+        with pytest.raises(OSError, match="Illegal seek"):
+            await stream.tell()
 
 
 # --- FIFOs -------------------------------------------------------------------------------------------------------
@@ -342,42 +307,36 @@ def fifo(tmp_path: Path) -> Path:
     return tmp_path / "fifo"
 
 
-def test_a_fifo_is_waited_for_by_either_side(run: Callable[..., Any], fifo: Path) -> None:
-    async def main() -> None:
-        async def write() -> None:
-            async with await FileWriteStream.from_path(fifo) as sink:
-                await sink.send(b"x" * 300_000)
+async def test_a_fifo_is_waited_for_by_either_side(fifo: Path) -> None:
+    async def write() -> None:
+        async with await FileWriteStream.from_path(fifo) as sink:
+            await sink.send(b"x" * 300_000)
 
-        for reader_first in (True, False):
-            async with anyio.create_task_group() as tasks:
-                if reader_first:
-                    source = await FileReadStream.from_path(fifo)
-                    tasks.start_soon(write)
-                else:
-                    tasks.start_soon(write)
-                    await anyio.wait_all_tasks_blocked()
-                    source = await FileReadStream.from_path(fifo)
-                got = 0
-                async with source:
-                    with pytest.raises(EndOfStream):
-                        while True:
-                            got += len(await source.receive())
-                assert got == 300_000
-
-    run(main)
+    for reader_first in (True, False):
+        async with anyio.create_task_group() as tasks:
+            if reader_first:
+                source = await FileReadStream.from_path(fifo)
+                tasks.start_soon(write)
+            else:
+                tasks.start_soon(write)
+                await anyio.wait_all_tasks_blocked()
+                source = await FileReadStream.from_path(fifo)
+            got = 0
+            async with source:
+                with pytest.raises(EndOfStream):
+                    while True:
+                        got += len(await source.receive())
+            assert got == 300_000
 
 
-def test_waiting_for_the_other_end_of_a_fifo_is_cancelled_promptly(run: Callable[..., Any], fifo: Path) -> None:
-    async def main() -> None:
+async def test_waiting_for_the_other_end_of_a_fifo_is_cancelled_promptly(fifo: Path) -> None:
+    with anyio.move_on_after(0.05) as scope:
+        await FileWriteStream.from_path(fifo)
+    assert scope.cancelled_caught
+    async with await FileReadStream.from_path(fifo) as source:
         with anyio.move_on_after(0.05) as scope:
-            await FileWriteStream.from_path(fifo)
+            await source.receive()
         assert scope.cancelled_caught
-        async with await FileReadStream.from_path(fifo) as source:
-            with anyio.move_on_after(0.05) as scope:
-                await source.receive()
-            assert scope.cancelled_caught
-
-    run(main)
 
 
 # --- terminals ---------------------------------------------------------------------------------------------------
@@ -391,102 +350,85 @@ def terminal() -> Iterator[tuple[Any, Any]]:
         yield outside, inside
 
 
-def test_a_terminal_is_waited_for_in_both_directions_and_stays_blocking(
-    run: Callable[..., Any], terminal: tuple[Any, Any]
-) -> None:
+async def test_a_terminal_is_waited_for_in_both_directions_and_stays_blocking(terminal: tuple[Any, Any]) -> None:
     outside, inside = terminal
 
-    async def main() -> None:
-        async with FileReadStream(open(os.dup(inside.fileno()), "rb", buffering=0)) as source:
-            async with FileWriteStream(open(os.dup(inside.fileno()), "wb", buffering=0)) as sink:
-                async with anyio.create_task_group() as tasks:
-
-                    async def answer() -> None:
-                        assert await source.receive() == b"question"
-                        await sink.send(b"answer")
-
-                    tasks.start_soon(answer)
-                    await anyio.wait_all_tasks_blocked()
-                    os.write(outside.fileno(), b"question")
-                assert os.read(outside.fileno(), 100) == b"answer"
-                assert os.get_blocking(inside.fileno())
-            assert source.statistics().thread_hops == 0
-
-    run(main)
-
-
-def test_the_master_of_a_pty_does_not_open_another_one(run: Callable[..., Any], terminal: tuple[Any, Any]) -> None:
-    outside, inside = terminal
-
-    async def main() -> None:
-        file = open(os.dup(outside.fileno()), "r+b", buffering=0)
-        async with FileReadStream(file) as source, anyio.create_task_group() as tasks:
-
-            async def receive() -> None:
-                assert await source.receive() == b"hello"
-
-            tasks.start_soon(receive)
-            await anyio.wait_all_tasks_blocked()
-            os.write(inside.fileno(), b"hello")
-        assert os.get_blocking(outside.fileno())
-
-    run(main)
-
-
-def test_one_descriptor_may_be_wrapped_twice(run: Callable[..., Any]) -> None:
-    async def main() -> None:
-        left, right = socket.socketpair()
-        with left, right:
-            left.setblocking(False)
-            file = open(os.dup(left.fileno()), "r+b", buffering=0)
-            source, sink = FileReadStream(file), FileWriteStream(file)
+    async with FileReadStream(open(os.dup(inside.fileno()), "rb", buffering=0)) as source:
+        async with FileWriteStream(open(os.dup(inside.fileno()), "wb", buffering=0)) as sink:
             async with anyio.create_task_group() as tasks:
 
-                async def receive() -> None:
-                    assert await source.receive() == b"in"
+                async def answer() -> None:
+                    assert await source.receive() == b"question"
+                    await sink.send(b"answer")
 
-                async def send() -> None:
-                    await sink.send(bytes(1 << 20))
-
-                tasks.start_soon(receive)
-                tasks.start_soon(send)
+                tasks.start_soon(answer)
                 await anyio.wait_all_tasks_blocked()
-                right.send(b"in")
-                got = 0
-                while got < 1 << 20:
-                    got += len(await anyio.to_thread.run_sync(right.recv, 1 << 16))
-            await source.aclose()
-            await sink.aclose()
-
-    run(main)
+                os.write(outside.fileno(), b"question")
+            assert os.read(outside.fileno(), 100) == b"answer"
+            assert os.get_blocking(inside.fileno())
+        assert source.statistics().thread_hops == 0
 
 
-def test_a_file_object_over_a_blocking_thread_is_never_needed(run: Callable[..., Any]) -> None:
-    """A pipe that never gets any data holds no worker thread."""
+async def test_the_master_of_a_pty_does_not_open_another_one(terminal: tuple[Any, Any]) -> None:
+    outside, inside = terminal
 
-    async def main() -> None:
-        reader, writer = pipe_files()
-        with writer:
-            async with FileReadStream(reader) as stream, anyio.create_task_group() as tasks:
-                threads = threading.active_count()
-                tasks.start_soon(stream.receive)
-                await anyio.wait_all_tasks_blocked()
-                assert threading.active_count() == threads
-                tasks.cancel_scope.cancel()
+    file = open(os.dup(outside.fileno()), "r+b", buffering=0)
+    async with FileReadStream(file) as source, anyio.create_task_group() as tasks:
 
-    run(main)
+        async def receive() -> None:
+            assert await source.receive() == b"hello"
+
+        tasks.start_soon(receive)
+        await anyio.wait_all_tasks_blocked()
+        os.write(inside.fileno(), b"hello")
+    assert os.get_blocking(outside.fileno())
 
 
-def test_in_memory_pairs_do_not_need_a_descriptor(run: Callable[..., Any]) -> None:
-    async def main() -> None:
-        memory = io.BytesIO()
-        sink = FileWriteStream(memory)
-        await sink.send(b"content")
-        memory.seek(0)
-        async with FileReadStream(memory) as source:
-            assert await source.receive() == b"content"
-        with pytest.raises(ClosedResourceError):
-            await sink.send(b"x")
+async def test_one_descriptor_may_be_wrapped_twice() -> None:
+    left, right = socket.socketpair()
+    with left, right:
+        left.setblocking(False)
+        file = open(os.dup(left.fileno()), "r+b", buffering=0)
+        source, sink = FileReadStream(file), FileWriteStream(file)
+        async with anyio.create_task_group() as tasks:
+
+            async def receive() -> None:
+                assert await source.receive() == b"in"
+
+            async def send() -> None:
+                await sink.send(bytes(1 << 20))
+
+            tasks.start_soon(receive)
+            tasks.start_soon(send)
+            await anyio.wait_all_tasks_blocked()
+            right.send(b"in")
+            got = 0
+            while got < 1 << 20:
+                got += len(await anyio.to_thread.run_sync(right.recv, 1 << 16))
+        await source.aclose()
         await sink.aclose()
 
-    run(main)
+
+async def test_a_file_object_over_a_blocking_thread_is_never_needed() -> None:
+    """A pipe that never gets any data holds no worker thread."""
+
+    reader, writer = pipe_files()
+    with writer:
+        async with FileReadStream(reader) as stream, anyio.create_task_group() as tasks:
+            threads = threading.active_count()
+            tasks.start_soon(stream.receive)
+            await anyio.wait_all_tasks_blocked()
+            assert threading.active_count() == threads
+            tasks.cancel_scope.cancel()
+
+
+async def test_in_memory_pairs_do_not_need_a_descriptor() -> None:
+    memory = io.BytesIO()
+    sink = FileWriteStream(memory)
+    await sink.send(b"content")
+    memory.seek(0)
+    async with FileReadStream(memory) as source:
+        assert await source.receive() == b"content"
+    with pytest.raises(ClosedResourceError):
+        await sink.send(b"x")
+    await sink.aclose()

@@ -111,59 +111,41 @@ async def read_all(stream: FileReadStream, max_bytes: int = 65536) -> bytes:
 
 
 @pytest.mark.parametrize("max_bytes", [1000, 65536, 262144, 1 << 20, 8 << 20])
-def test_a_regular_file_is_read_to_its_end(
-    run: Callable[..., Any], route: str, path: Path, content: bytes, max_bytes: int
-) -> None:
-    async def main() -> None:
-        async with await FileReadStream.from_path(path) as stream:
-            assert await read_all(stream, max_bytes) == content
-            with pytest.raises(EndOfStream):
-                await stream.receive()
-            assert await stream.tell() == SIZE
-            assert stream.statistics().received_bytes == SIZE
-
-    run(main)
+async def test_a_regular_file_is_read_to_its_end(route: str, path: Path, content: bytes, max_bytes: int) -> None:
+    async with await FileReadStream.from_path(path) as stream:
+        assert await read_all(stream, max_bytes) == content
+        with pytest.raises(EndOfStream):
+            await stream.receive()
+        assert await stream.tell() == SIZE
+        assert stream.statistics().received_bytes == SIZE
 
 
 @pytest.mark.parametrize("size", [1000, 65536, 262144, 8 << 20])
-def test_it_is_read_into_the_callers_buffer(
-    run: Callable[..., Any], route: str, path: Path, content: bytes, size: int
-) -> None:
-    async def main() -> None:
-        buffer = bytearray(size)
-        got = bytearray()
-        async with await FileReadStream.from_path(path) as stream:
-            with pytest.raises(EndOfStream):
-                while True:
-                    count = await stream.receive_into(buffer)
-                    assert 0 < count <= size
-                    got += buffer[:count]
-            assert got == content
-            assert await stream.tell() == SIZE
-
-    run(main)
+async def test_it_is_read_into_the_callers_buffer(route: str, path: Path, content: bytes, size: int) -> None:
+    buffer = bytearray(size)
+    got = bytearray()
+    async with await FileReadStream.from_path(path) as stream:
+        with pytest.raises(EndOfStream):
+            while True:
+                count = await stream.receive_into(buffer)
+                assert 0 < count <= size
+                got += buffer[:count]
+        assert got == content
+        assert await stream.tell() == SIZE
 
 
-def test_a_large_request_is_answered_in_one_piece(
-    run: Callable[..., Any], route: str, path: Path, content: bytes
-) -> None:
-    async def main() -> None:
-        async with await FileReadStream.from_path(path) as stream:
-            assert await stream.receive(1 << 40) == content
-
-    run(main)
+async def test_a_large_request_is_answered_in_one_piece(route: str, path: Path, content: bytes) -> None:
+    async with await FileReadStream.from_path(path) as stream:
+        assert await stream.receive(1 << 40) == content
 
 
-def test_a_file_on_tmpfs(run: Callable[..., Any], route: str, shm_path: Path, content: bytes) -> None:
-    async def main() -> None:
-        async with await FileReadStream.from_path(shm_path) as stream:
-            assert await read_all(stream) == content
-            statistics = stream.statistics()
-            # Many chunks in a hop: it is no thread hop a chunk.
-            assert 0 < statistics.thread_hops < SIZE // 65536 // 2
-            assert statistics.fallbacks == statistics.thread_hops
-
-    run(main)
+async def test_a_file_on_tmpfs(route: str, shm_path: Path, content: bytes) -> None:
+    async with await FileReadStream.from_path(shm_path) as stream:
+        assert await read_all(stream) == content
+        statistics = stream.statistics()
+        # Many chunks in a hop: it is no thread hop a chunk.
+        assert 0 < statistics.thread_hops < SIZE // 65536 // 2
+        assert statistics.fallbacks == statistics.thread_hops
 
 
 @pytest.mark.parametrize("name", ["/proc/self/status", "/proc/cpuinfo", "/proc/mounts", "/proc/kallsyms"])
@@ -185,141 +167,115 @@ def test_a_generated_file_whose_size_is_0(run: Callable[..., Any], route: str, n
     assert data
 
 
-def test_a_generated_file_whose_size_is_a_lie(run: Callable[..., Any], route: str) -> None:
+async def test_a_generated_file_whose_size_is_a_lie(route: str) -> None:
     name = "/sys/kernel/mm/transparent_hugepage/enabled"
     if not os.path.exists(name):
         pytest.skip("there is no sysfs")
 
-    async def main() -> None:
+    async with await FileReadStream.from_path(name) as stream:
+        assert await read_all(stream) == Path(name).read_bytes()
+
+
+async def test_devices(route: str) -> None:
+    async with await FileReadStream.from_path("/dev/zero") as stream:
+        assert await stream.receive(5000) == bytes(5000)
+        buffer = bytearray(b"x" * 300)
+        assert await stream.receive_into(buffer) == 300
+        assert buffer == bytes(300)
+    async with await FileReadStream.from_path("/dev/null") as stream:
+        with pytest.raises(EndOfStream):
+            await stream.receive()
+    for name in ("/dev/urandom", "/dev/random"):
         async with await FileReadStream.from_path(name) as stream:
-            assert await read_all(stream) == Path(name).read_bytes()
-
-    run(main)
-
-
-def test_devices(run: Callable[..., Any], route: str) -> None:
-    async def main() -> None:
-        async with await FileReadStream.from_path("/dev/zero") as stream:
-            assert await stream.receive(5000) == bytes(5000)
-            buffer = bytearray(b"x" * 300)
-            assert await stream.receive_into(buffer) == 300
-            assert buffer == bytes(300)
-        async with await FileReadStream.from_path("/dev/null") as stream:
-            with pytest.raises(EndOfStream):
-                await stream.receive()
-        for name in ("/dev/urandom", "/dev/random"):
-            async with await FileReadStream.from_path(name) as stream:
-                data = await stream.receive(64)
-                assert len(data) == 64
-                assert data != bytes(64)
-
-    run(main)
+            data = await stream.receive(64)
+            assert len(data) == 64
+            assert data != bytes(64)
 
 
 @pytest.mark.skipif(not hasattr(os, "O_DIRECT"), reason="needs O_DIRECT")
 @pytest.mark.parametrize("max_bytes", [777, 65536, 8 << 20])
-def test_an_o_direct_file_is_read_in_whole_blocks_and_to_its_odd_end(
-    run: Callable[..., Any], route: str, path: Path, content: bytes, max_bytes: int
+async def test_an_o_direct_file_is_read_in_whole_blocks_and_to_its_odd_end(
+    route: str, path: Path, content: bytes, max_bytes: int
 ) -> None:
     try:
         fd = os.open(path, os.O_RDONLY | os.O_DIRECT)
     except OSError:
         pytest.skip("this file system has no O_DIRECT")
 
-    async def main() -> None:
-        async with FileReadStream(open(fd, "rb", buffering=0)) as stream:
-            await stream.seek(1001)
-            assert await read_all(stream, max_bytes) == content[1001:]
-            assert os.lseek(fd, 0, os.SEEK_CUR) == SIZE
-            await stream.seek(-3, os.SEEK_END)
-            buffer = bytearray(10)
-            assert await stream.receive_into(buffer) == 3
-            assert buffer[:3] == content[-3:]
-
-    run(main)
+    async with FileReadStream(open(fd, "rb", buffering=0)) as stream:
+        await stream.seek(1001)
+        assert await read_all(stream, max_bytes) == content[1001:]
+        assert os.lseek(fd, 0, os.SEEK_CUR) == SIZE
+        await stream.seek(-3, os.SEEK_END)
+        buffer = bytearray(10)
+        assert await stream.receive_into(buffer) == 3
+        assert buffer[:3] == content[-3:]
 
 
-def test_an_empty_file_and_one_that_grows(run: Callable[..., Any], route: str, tmp_path: Path) -> None:
-    async def main() -> None:
-        path = tmp_path / "growing"
-        path.write_bytes(b"")
-        async with await FileReadStream.from_path(path) as stream:
-            for data in (b"first", b"second" * 100_000):
-                with pytest.raises(EndOfStream):
-                    await stream.receive()
-                with path.open("ab") as file:
-                    file.write(data)
-                assert await read_all(stream) == data
-
-    run(main)
+async def test_an_empty_file_and_one_that_grows(route: str, tmp_path: Path) -> None:
+    path = tmp_path / "growing"
+    path.write_bytes(b"")
+    async with await FileReadStream.from_path(path) as stream:
+        for data in (b"first", b"second" * 100_000):
+            with pytest.raises(EndOfStream):
+                await stream.receive()
+            with path.open("ab") as file:
+                file.write(data)
+            assert await read_all(stream) == data
 
 
-def test_a_file_that_shrinks_ends_where_it_ends(
-    run: Callable[..., Any], route: str, tmp_path: Path, content: bytes
-) -> None:
-    async def main() -> None:
-        path = tmp_path / "shrinking"
-        path.write_bytes(content)
-        async with await FileReadStream.from_path(path) as stream:
-            await stream.receive(1 << 20)
-            os.truncate(path, 1000)
-            # What was read ahead may still come; nothing else may.
-            rest = await read_all(stream)
-            assert rest == content[1 << 20 :][: len(rest)]
-
-    run(main)
+async def test_a_file_that_shrinks_ends_where_it_ends(route: str, tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "shrinking"
+    path.write_bytes(content)
+    async with await FileReadStream.from_path(path) as stream:
+        await stream.receive(1 << 20)
+        os.truncate(path, 1000)
+        # What was read ahead may still come; nothing else may.
+        rest = await read_all(stream)
+        assert rest == content[1 << 20 :][: len(rest)]
 
 
 @pytest.mark.parametrize("opener", [gzip.open, bz2.open], ids=["gzip", "bz2"])
-def test_a_compressed_file_is_read_through_its_object(
-    run: Callable[..., Any], route: str, tmp_path: Path, content: bytes, opener: Callable[..., Any]
+async def test_a_compressed_file_is_read_through_its_object(
+    route: str, tmp_path: Path, content: bytes, opener: Callable[..., Any]
 ) -> None:
     name = tmp_path / "data.z"
     with opener(name, "wb") as file:
         file.write(content[:300_000])
 
-    async def main() -> None:
-        async with FileReadStream(opener(name, "rb")) as stream:
-            assert await stream.receive(10) == content[:10]
-            assert await stream.tell() == 10
-            assert await stream.seek(100) == 100
-            buffer = bytearray(50)
-            assert await stream.receive_into(buffer) == 50
-            assert buffer == content[100:150]
-            assert await read_all(stream) == content[150:300_000]
-
-    run(main)
+    async with FileReadStream(opener(name, "rb")) as stream:
+        assert await stream.receive(10) == content[:10]
+        assert await stream.tell() == 10
+        assert await stream.seek(100) == 100
+        buffer = bytearray(50)
+        assert await stream.receive_into(buffer) == 50
+        assert buffer == content[100:150]
+        assert await read_all(stream) == content[150:300_000]
 
 
-def test_a_file_in_memory_needs_no_thread(run: Callable[..., Any], content: bytes) -> None:
-    async def main() -> None:
-        async with FileReadStream(io.BytesIO(content)) as stream:
-            assert await stream.seek(5) == 5
-            assert await read_all(stream) == content[5:]
-            assert await stream.tell() == SIZE
-            assert stream.statistics().thread_hops == 0
-            with pytest.raises(LookupError):
-                stream.extra(FileStreamAttribute.fileno)
-
-    run(main)
+async def test_a_file_in_memory_needs_no_thread(content: bytes) -> None:
+    async with FileReadStream(io.BytesIO(content)) as stream:
+        assert await stream.seek(5) == 5
+        assert await read_all(stream) == content[5:]
+        assert await stream.tell() == SIZE
+        assert stream.statistics().thread_hops == 0
+        with pytest.raises(LookupError):
+            stream.extra(FileStreamAttribute.fileno)
 
 
-def test_spooled_and_named_temporary_files(run: Callable[..., Any]) -> None:
-    async def main() -> None:
-        for make in (tempfile.SpooledTemporaryFile, tempfile.NamedTemporaryFile, tempfile.TemporaryFile):
-            file: Any = make()
-            file.write(b"content")
-            file.seek(2)
-            async with FileReadStream(file) as stream:
-                assert await stream.receive() == b"ntent"
-            assert file.closed
-            if isinstance(getattr(file, "name", None), str):
-                assert not os.path.exists(file.name)
-
-    run(main)
+async def test_spooled_and_named_temporary_files() -> None:
+    for make in (tempfile.SpooledTemporaryFile, tempfile.NamedTemporaryFile, tempfile.TemporaryFile):
+        file: Any = make()
+        file.write(b"content")
+        file.seek(2)
+        async with FileReadStream(file) as stream:
+            assert await stream.receive() == b"ntent"
+        assert file.closed
+        if isinstance(getattr(file, "name", None), str):
+            assert not os.path.exists(file.name)
 
 
-def test_an_object_that_has_nothing_now_is_asked_again(run: Callable[..., Any]) -> None:
+async def test_an_object_that_has_nothing_now_is_asked_again() -> None:
     class Hesitant(io.RawIOBase):
         answers: list[bytes | None]
 
@@ -333,18 +289,15 @@ def test_an_object_that_has_nothing_now_is_asked_again(run: Callable[..., Any]) 
             buffer[: len(answer)] = answer
             return len(answer)
 
-    async def main() -> None:
-        file = Hesitant()
-        file.answers = [None, None, b"one", None, b"two", b""]
-        async with FileReadStream(file) as stream:
-            assert await stream.receive() == b"one"
-            buffer = bytearray(10)
-            assert await stream.receive_into(buffer) == 3
-            assert buffer[:3] == b"two"
-            with pytest.raises(EndOfStream):
-                await stream.receive()
-
-    run(main)
+    file = Hesitant()
+    file.answers = [None, None, b"one", None, b"two", b""]
+    async with FileReadStream(file) as stream:
+        assert await stream.receive() == b"one"
+        buffer = bytearray(10)
+        assert await stream.receive_into(buffer) == 3
+        assert buffer[:3] == b"two"
+        with pytest.raises(EndOfStream):
+            await stream.receive()
 
 
 class Plain:
@@ -357,19 +310,16 @@ class Plain:
         return self.chunks.pop(0)
 
 
-def test_an_object_that_can_only_read(run: Callable[..., Any]) -> None:
-    async def main() -> None:
-        async with FileReadStream(Plain(b"abc", bytearray(b"de"), b"")) as stream:
-            assert await stream.receive() == b"abc"
-            buffer = bytearray(10)
-            assert await stream.receive_into(buffer) == 2
-            with pytest.raises(EndOfStream):
-                await stream.receive_into(buffer)
-        async with FileReadStream(Plain("text")) as stream:
-            with pytest.raises(TypeError, match="text mode"):
-                await stream.receive()
-
-    run(main)
+async def test_an_object_that_can_only_read() -> None:
+    async with FileReadStream(Plain(b"abc", bytearray(b"de"), b"")) as stream:
+        assert await stream.receive() == b"abc"
+        buffer = bytearray(10)
+        assert await stream.receive_into(buffer) == 2
+        with pytest.raises(EndOfStream):
+            await stream.receive_into(buffer)
+    async with FileReadStream(Plain("text")) as stream:
+        with pytest.raises(TypeError, match="text mode"):
+            await stream.receive()
 
 
 # --- differential ------------------------------------------------------------------------------------------------
@@ -459,70 +409,61 @@ class OwnReader(io.FileIO):
 # --- cached and cold ---------------------------------------------------------------------------------------------
 
 
-def test_cached_pages_need_no_thread(run: Callable[..., Any], path: Path, content: bytes) -> None:
+async def test_cached_pages_need_no_thread(path: Path, content: bytes) -> None:
     needs_nowait(path)
 
-    async def main() -> None:
-        path.read_bytes()
-        async with await FileReadStream.from_path(path) as stream:
-            assert await read_all(stream) == content
-            statistics = stream.statistics()
-            assert statistics.thread_hops == 0
-            assert statistics.cached_reads == -(-SIZE // 65536)
-
-    run(main)
+    path.read_bytes()
+    async with await FileReadStream.from_path(path) as stream:
+        assert await read_all(stream) == content
+        statistics = stream.statistics()
+        assert statistics.thread_hops == 0
+        assert statistics.cached_reads == -(-SIZE // 65536)
 
 
-def test_cold_pages_come_from_a_thread_that_reads_ahead(
-    run: Callable[..., Any], path: Path, content: bytes, what_the_kernel_said: list[int | None]
+async def test_cold_pages_come_from_a_thread_that_reads_ahead(
+    path: Path, content: bytes, what_the_kernel_said: list[int | None]
 ) -> None:
     needs_nowait(path)
 
-    async def main() -> None:
-        for into in (False, True):
-            make_cold(path)
-            what_the_kernel_said.clear()
-            async with await FileReadStream.from_path(path) as stream:
-                if into:
-                    buffer = bytearray(10_000)
-                    got = bytearray()
-                    with pytest.raises(EndOfStream):
-                        while True:
-                            got += buffer[: await stream.receive_into(buffer)]
-                else:
-                    got = bytearray(await read_all(stream, 10_000))
-                assert got == content
-                assert what_the_kernel_said[0] is None
-                statistics = stream.statistics()
-                assert 1 <= statistics.thread_hops <= 20
-                assert statistics.cached_reads > 100
-                assert statistics.fallbacks == 0
-
-    run(main)
+    for into in (False, True):
+        make_cold(path)
+        what_the_kernel_said.clear()
+        async with await FileReadStream.from_path(path) as stream:
+            if into:
+                buffer = bytearray(10_000)
+                got = bytearray()
+                with pytest.raises(EndOfStream):
+                    while True:
+                        got += buffer[: await stream.receive_into(buffer)]
+            else:
+                got = bytearray(await read_all(stream, 10_000))
+            assert got == content
+            assert what_the_kernel_said[0] is None
+            statistics = stream.statistics()
+            assert 1 <= statistics.thread_hops <= 20
+            assert statistics.cached_reads > 100
+            assert statistics.fallbacks == 0
 
 
-def test_after_a_seek_nothing_is_read_ahead(
-    run: Callable[..., Any], path: Path, monkeypatch: pytest.MonkeyPatch, what_the_kernel_said: list[int | None]
+async def test_after_a_seek_nothing_is_read_ahead(
+    path: Path, monkeypatch: pytest.MonkeyPatch, what_the_kernel_said: list[int | None]
 ) -> None:
     needs_nowait(path)
     fetched = []
     monkeypatch.setattr(page_cache, "fetch", lambda fd, offset, count: fetched.append(count))
 
-    async def main() -> None:
-        make_cold(path)
-        async with await FileReadStream.from_path(path) as stream:
-            await stream.seek(700_000)
-            await stream.receive(4096)
-            assert what_the_kernel_said == [None]
-            assert stream.statistics().thread_hops == 1
-            assert fetched == []
-
-    run(main)
+    make_cold(path)
+    async with await FileReadStream.from_path(path) as stream:
+        await stream.seek(700_000)
+        await stream.receive(4096)
+        assert what_the_kernel_said == [None]
+        assert stream.statistics().thread_hops == 1
+        assert fetched == []
 
 
 @pytest.mark.parametrize("hole", [0, 40_000, 131_071])
-def test_a_cold_page_at_either_end_of_what_is_about_to_be_read_goes_to_a_thread(
-    run: Callable[..., Any], path: Path, content: bytes, monkeypatch: pytest.MonkeyPatch, hole: int
+async def test_a_cold_page_at_either_end_of_what_is_about_to_be_read_goes_to_a_thread(
+    path: Path, content: bytes, monkeypatch: pytest.MonkeyPatch, hole: int
 ) -> None:
     """The kernel is made to say that one page is cold: the first, one in between, the last that is asked for."""
     needs_nowait(path)
@@ -538,20 +479,17 @@ def test_a_cold_page_at_either_end_of_what_is_about_to_be_read_goes_to_a_thread(
         reading_threads.append(threading.get_ident())
         return read(fd, count)
 
-    async def main() -> None:
-        path.read_bytes()
-        async with await FileReadStream.from_path(path) as stream:
-            monkeypatch.setattr(os, "preadv", cold_page)
-            monkeypatch.setattr(os, "read", noted_read)
-            data = await stream.receive(131_072)
-            monkeypatch.undo()
-            assert data == content[:131_072]
-            if hole in (0, 131_071):
-                assert reading_threads == [t for t in reading_threads if t != threading.get_ident()] != []
-            else:  # documented: one page in the middle goes unnoticed
-                assert reading_threads
-
-    run(main)
+    path.read_bytes()
+    async with await FileReadStream.from_path(path) as stream:
+        monkeypatch.setattr(os, "preadv", cold_page)
+        monkeypatch.setattr(os, "read", noted_read)
+        data = await stream.receive(131_072)
+        monkeypatch.undo()
+        assert data == content[:131_072]
+        if hole in (0, 131_071):
+            assert reading_threads == [t for t in reading_threads if t != threading.get_ident()] != []
+        else:  # documented: one page in the middle goes unnoticed
+            assert reading_threads
 
 
 def test_a_page_that_was_not_cached_is_asked_after_again(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -571,8 +509,8 @@ def test_a_page_that_was_not_cached_is_asked_after_again(path: Path, monkeypatch
 
 
 @pytest.mark.parametrize("fault", ["false end", "EIO", "EINVAL"])
-def test_a_kernel_that_errs_about_cached_pages_is_asked_another_way(
-    run: Callable[..., Any], path: Path, content: bytes, monkeypatch: pytest.MonkeyPatch, fault: str
+async def test_a_kernel_that_errs_about_cached_pages_is_asked_another_way(
+    path: Path, content: bytes, monkeypatch: pytest.MonkeyPatch, fault: str
 ) -> None:
     needs_nowait(path)
     preadv = os.preadv
@@ -584,54 +522,48 @@ def test_a_kernel_that_errs_about_cached_pages_is_asked_another_way(
             return 0
         raise OSError(getattr(errno, fault), "the kernel errs")
 
-    async def main() -> None:
-        for max_bytes in (100_000, 400_000):
-            async with await FileReadStream.from_path(path) as stream:
-                await stream.receive(1000)
-                monkeypatch.setattr(os, "preadv", erring)
-                assert await read_all(stream, max_bytes) == content[1000:]
-                await stream.seek(5)
-                buffer = bytearray(200_000)
-                assert await stream.receive_into(buffer) == 200_000
-                monkeypatch.undo()
-                assert buffer == content[5:200_005]
-
-    run(main)
+    for max_bytes in (100_000, 400_000):
+        async with await FileReadStream.from_path(path) as stream:
+            await stream.receive(1000)
+            monkeypatch.setattr(os, "preadv", erring)
+            assert await read_all(stream, max_bytes) == content[1000:]
+            await stream.seek(5)
+            buffer = bytearray(200_000)
+            assert await stream.receive_into(buffer) == 200_000
+            monkeypatch.undo()
+            assert buffer == content[5:200_005]
 
 
-def test_a_disk_error_is_reported_and_moves_nothing(
-    run: Callable[..., Any], route: str, path: Path, content: bytes, monkeypatch: pytest.MonkeyPatch
+async def test_a_disk_error_is_reported_and_moves_nothing(
+    route: str, path: Path, content: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def broken(*args: Any) -> Any:
         if args[-1] == page_cache.RWF_NOWAIT:
             raise BlockingIOError(errno.EAGAIN, "cold")
         raise OSError(errno.EIO, "Input/output error")
 
-    async def main() -> None:
-        async with await FileReadStream.from_path(path) as stream:
-            await stream.seek(7)
-            for _ in range(2):
-                for name in ("read", "pread", "readv", "preadv"):
-                    monkeypatch.setattr(os, name, broken)
-                with pytest.raises(BrokenResourceError, match=r"reading .*data.bin failed: \[Errno 5\]") as caught:
-                    await stream.receive(100)
-                with pytest.raises(BrokenResourceError):
-                    await stream.receive_into(bytearray(400_000))
-                monkeypatch.undo()
-                if route == "plain":
-                    monkeypatch.setattr(page_cache, "RWF_NOWAIT", None)
-                assert caught.value.errno == errno.EIO
-                assert isinstance(caught.value.__cause__, OSError)
-                assert isinstance(caught.value, anyio.BrokenResourceError)
-                assert isinstance(caught.value, trio.BrokenResourceError)
-                assert await stream.tell() == 7
-            assert await stream.receive(100) == content[7:107]
-
-    run(main)
+    async with await FileReadStream.from_path(path) as stream:
+        await stream.seek(7)
+        for _ in range(2):
+            for name in ("read", "pread", "readv", "preadv"):
+                monkeypatch.setattr(os, name, broken)
+            with pytest.raises(BrokenResourceError, match=r"reading .*data.bin failed: \[Errno 5\]") as caught:
+                await stream.receive(100)
+            with pytest.raises(BrokenResourceError):
+                await stream.receive_into(bytearray(400_000))
+            monkeypatch.undo()
+            if route == "plain":
+                monkeypatch.setattr(page_cache, "RWF_NOWAIT", None)
+            assert caught.value.errno == errno.EIO
+            assert isinstance(caught.value.__cause__, OSError)
+            assert isinstance(caught.value, anyio.BrokenResourceError)
+            assert isinstance(caught.value, trio.BrokenResourceError)
+            assert await stream.tell() == 7
+        assert await stream.receive(100) == content[7:107]
 
 
-def test_an_error_beyond_what_was_asked_for_is_not_reported_yet(
-    run: Callable[..., Any], shm_path: Path, content: bytes, monkeypatch: pytest.MonkeyPatch
+async def test_an_error_beyond_what_was_asked_for_is_not_reported_yet(
+    shm_path: Path, content: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pread = os.pread
 
@@ -640,51 +572,42 @@ def test_an_error_beyond_what_was_asked_for_is_not_reported_yet(
             raise OSError(errno.EIO, "Input/output error")
         return pread(fd, min(count, 100_000 - offset), offset)
 
-    async def main() -> None:
-        async with await FileReadStream.from_path(shm_path) as stream:
-            monkeypatch.setattr(os, "pread", bad_from_100_000)
-            got = bytearray()
-            with pytest.raises(BrokenResourceError):
-                while True:
-                    got += await stream.receive(30_000)
-            assert got == content[:100_000]
-            monkeypatch.undo()
-            assert await read_all(stream) == content[100_000:]
-
-    run(main)
+    async with await FileReadStream.from_path(shm_path) as stream:
+        monkeypatch.setattr(os, "pread", bad_from_100_000)
+        got = bytearray()
+        with pytest.raises(BrokenResourceError):
+            while True:
+                got += await stream.receive(30_000)
+        assert got == content[:100_000]
+        monkeypatch.undo()
+        assert await read_all(stream) == content[100_000:]
 
 
-def test_short_reads_of_the_kernel_lose_nothing(
-    run: Callable[..., Any], route: str, path: Path, content: bytes, monkeypatch: pytest.MonkeyPatch
+async def test_short_reads_of_the_kernel_lose_nothing(
+    route: str, path: Path, content: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     read, pread = os.read, os.pread
 
-    async def main() -> None:
-        async with await FileReadStream.from_path(path) as stream:
-            monkeypatch.setattr(os, "read", lambda fd, count: read(fd, min(count, 777)))
-            monkeypatch.setattr(os, "pread", lambda fd, count, offset: pread(fd, min(count, 777), offset))
-            try:
-                assert await read_all(stream) == content
-            finally:
-                monkeypatch.undo()
-
-    run(main)
+    async with await FileReadStream.from_path(path) as stream:
+        monkeypatch.setattr(os, "read", lambda fd, count: read(fd, min(count, 777)))
+        monkeypatch.setattr(os, "pread", lambda fd, count, offset: pread(fd, min(count, 777), offset))
+        try:
+            assert await read_all(stream) == content
+        finally:
+            monkeypatch.undo()
 
 
 # --- contracts ---------------------------------------------------------------------------------------------------
 
 
-def test_the_end_on_trios_face_is_empty_and_repeatable(run: Callable[..., Any], path: Path, content: bytes) -> None:
-    async def main() -> None:
-        async with await FileReadStream.from_path(path) as stream:
-            got = bytearray()
-            while data := await stream.receive_some(100_000):
-                got += data
-            assert got == content
-            assert await stream.receive_some() == b""
-            assert await stream.receive_some(1) == b""
-
-    run(main)
+async def test_the_end_on_trios_face_is_empty_and_repeatable(path: Path, content: bytes) -> None:
+    async with await FileReadStream.from_path(path) as stream:
+        got = bytearray()
+        while data := await stream.receive_some(100_000):
+            got += data
+        assert got == content
+        assert await stream.receive_some() == b""
+        assert await stream.receive_some(1) == b""
 
 
 def test_trios_face_makes_a_full_checkpoint_on_every_call(path: Path) -> None:
@@ -704,55 +627,46 @@ def test_trios_face_makes_a_full_checkpoint_on_every_call(path: Path) -> None:
     trio.run(main)
 
 
-def test_anyios_face_checks_for_cancellation_on_every_call_and_reads_nothing_then(
-    run: Callable[..., Any], path: Path, content: bytes
+async def test_anyios_face_checks_for_cancellation_on_every_call_and_reads_nothing_then(
+    path: Path, content: bytes
 ) -> None:
-    async def main() -> None:
-        async with await FileReadStream.from_path(path) as stream:
-            for call in (lambda: stream.receive(10), lambda: stream.receive_into(bytearray(10)), stream.tell):
-                with anyio.CancelScope() as scope:
-                    scope.cancel()
-                    await call()
-                    raise AssertionError("it was not cancelled")
-                assert scope.cancelled_caught
-            assert await stream.receive(10) == content[:10]
-
-    run(main)
+    async with await FileReadStream.from_path(path) as stream:
+        for call in (lambda: stream.receive(10), lambda: stream.receive_into(bytearray(10)), stream.tell):
+            with anyio.CancelScope() as scope:
+                scope.cancel()
+                await call()
+                raise AssertionError("it was not cancelled")
+            assert scope.cancelled_caught
+        assert await stream.receive(10) == content[:10]
 
 
-def test_a_long_loop_over_cached_data_lets_the_others_run(run: Callable[..., Any], path: Path) -> None:
-    async def main() -> None:
-        turns = 0
+async def test_a_long_loop_over_cached_data_lets_the_others_run(path: Path) -> None:
+    turns = 0
 
-        async def other() -> None:
-            nonlocal turns
-            while True:
-                turns += 1
-                await anyio.lowlevel.checkpoint()
+    async def other() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await anyio.lowlevel.checkpoint()
 
-        path.read_bytes()
-        async with await FileReadStream.from_path(path) as stream, anyio.create_task_group() as tasks:
-            tasks.start_soon(other)
-            begun = anyio.current_time()
-            while anyio.current_time() < begun + 0.1:
-                await stream.seek(0)
-                for _ in range(20):
-                    await stream.receive()
-            assert turns >= 20
-            tasks.cancel_scope.cancel()
-
-    run(main)
+    path.read_bytes()
+    async with await FileReadStream.from_path(path) as stream, anyio.create_task_group() as tasks:
+        tasks.start_soon(other)
+        begun = anyio.current_time()
+        while anyio.current_time() < begun + 0.1:
+            await stream.seek(0)
+            for _ in range(20):
+                await stream.receive()
+        assert turns >= 20
+        tasks.cancel_scope.cancel()
 
 
-def test_the_async_iterator_ends_with_the_file(run: Callable[..., Any], path: Path, content: bytes) -> None:
-    async def main() -> None:
-        async with await FileReadStream.from_path(path) as stream:
-            assert b"".join([chunk async for chunk in stream]) == content
-
-    run(main)
+async def test_the_async_iterator_ends_with_the_file(path: Path, content: bytes) -> None:
+    async with await FileReadStream.from_path(path) as stream:
+        assert b"".join([chunk async for chunk in stream]) == content
 
 
-def test_two_readers_at_once_are_refused(run: Callable[..., Any], tmp_path: Path) -> None:
+async def test_two_readers_at_once_are_refused(tmp_path: Path) -> None:
     entered, release = threading.Event(), threading.Event()
 
     class Slow(io.RawIOBase):
@@ -764,79 +678,67 @@ def test_two_readers_at_once_are_refused(run: Callable[..., Any], tmp_path: Path
             release.wait(10)
             return 0
 
-    async def main() -> None:
-        async with FileReadStream(Slow()) as stream, anyio.create_task_group() as tasks:
+    async with FileReadStream(Slow()) as stream, anyio.create_task_group() as tasks:
 
-            async def first() -> None:
-                with pytest.raises(EndOfStream):
-                    await stream.receive()
-
-            tasks.start_soon(first)
-            await anyio.to_thread.run_sync(entered.wait, 10)
-            with pytest.raises(BusyResourceError):
+        async def first() -> None:
+            with pytest.raises(EndOfStream):
                 await stream.receive()
-            with pytest.raises(BusyResourceError):
-                await stream.receive_into(bytearray(1))
-            with pytest.raises(BusyResourceError):
-                await stream.seek(0)
-            release.set()
 
-    run(main)
-
-
-def test_after_close_everything_says_so(run: Callable[..., Any], path: Path) -> None:
-    async def main() -> None:
-        stream = await FileReadStream.from_path(path)
-        fd = stream.extra(FileStreamAttribute.fileno)
-        await stream.aclose()
-        await stream.aclose()
-        with pytest.raises(OSError, match="Bad file descriptor"):
-            os.fstat(fd)
-        for call in (stream.receive, stream.receive_some, stream.tell):
-            with pytest.raises(ClosedResourceError):
-                await call()
-        with pytest.raises(ClosedResourceError):
+        tasks.start_soon(first)
+        await anyio.to_thread.run_sync(entered.wait, 10)
+        with pytest.raises(BusyResourceError):
+            await stream.receive()
+        with pytest.raises(BusyResourceError):
             await stream.receive_into(bytearray(1))
-        with pytest.raises(ClosedResourceError):
+        with pytest.raises(BusyResourceError):
             await stream.seek(0)
+        release.set()
 
-    run(main)
+
+async def test_after_close_everything_says_so(path: Path) -> None:
+    stream = await FileReadStream.from_path(path)
+    fd = stream.extra(FileStreamAttribute.fileno)
+    await stream.aclose()
+    await stream.aclose()
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(fd)
+    for call in (stream.receive, stream.receive_some, stream.tell):
+        with pytest.raises(ClosedResourceError):
+            await call()
+    with pytest.raises(ClosedResourceError):
+        await stream.receive_into(bytearray(1))
+    with pytest.raises(ClosedResourceError):
+        await stream.seek(0)
 
 
-def test_a_file_that_its_owner_has_closed_is_never_read_through_its_old_number(
-    run: Callable[..., Any], path: Path, tmp_path: Path
+async def test_a_file_that_its_owner_has_closed_is_never_read_through_its_old_number(
+    path: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "other").write_bytes(b"secret")
 
-    async def main() -> None:
-        file = open(path, "rb")
-        stream = FileReadStream(file)
-        await stream.receive(10)
-        number = file.fileno()
-        file.close()
-        with open(tmp_path / "other", "rb") as other:
-            assert other.fileno() == number
-            with pytest.raises(ClosedResourceError):
-                await stream.receive()
-            await stream.aclose()
-            assert other.read() == b"secret"
-
-    run(main)
+    file = open(path, "rb")
+    stream = FileReadStream(file)
+    await stream.receive(10)
+    number = file.fileno()
+    file.close()
+    with open(tmp_path / "other", "rb") as other:
+        assert other.fileno() == number
+        with pytest.raises(ClosedResourceError):
+            await stream.receive()
+        await stream.aclose()
+        assert other.read() == b"secret"
 
 
-def test_a_cancelled_close_closes_first(run: Callable[..., Any], path: Path) -> None:
-    async def main() -> None:
-        file = open(path, "rb")
-        with anyio.CancelScope() as scope:
-            scope.cancel()
-            await FileReadStream(file).aclose()
-        assert scope.cancelled_caught
-        assert file.closed
-
-    run(main)
+async def test_a_cancelled_close_closes_first(path: Path) -> None:
+    file = open(path, "rb")
+    with anyio.CancelScope() as scope:
+        scope.cancel()
+        await FileReadStream(file).aclose()
+    assert scope.cancelled_caught
+    assert file.closed
 
 
-def test_a_close_waits_for_the_thread_that_reads_and_the_reader_gets_its_data(run: Callable[..., Any]) -> None:
+async def test_a_close_waits_for_the_thread_that_reads_and_the_reader_gets_its_data() -> None:
     entered, release = threading.Event(), threading.Event()
 
     class Slow(io.RawIOBase):
@@ -852,44 +754,38 @@ def test_a_close_waits_for_the_thread_that_reads_and_the_reader_gets_its_data(ru
             buffer[:4] = b"data"
             return 4
 
-    async def main() -> None:
-        file = Slow()
-        stream = FileReadStream(file)
-        async with anyio.create_task_group() as tasks:
+    file = Slow()
+    stream = FileReadStream(file)
+    async with anyio.create_task_group() as tasks:
 
-            async def reader() -> None:
-                assert await stream.receive() == b"data"
-                with pytest.raises(ClosedResourceError):
-                    await stream.receive()
+        async def reader() -> None:
+            assert await stream.receive() == b"data"
+            with pytest.raises(ClosedResourceError):
+                await stream.receive()
 
-            tasks.start_soon(reader)
-            await anyio.to_thread.run_sync(entered.wait, 10)
-            tasks.start_soon(stream.aclose)
-            tasks.start_soon(stream.aclose)
-            await anyio.wait_all_tasks_blocked()
-            assert not file.closed
-            release.set()
-        assert file.closed
-        assert not file.was_closed_while_reading
-
-    run(main)
+        tasks.start_soon(reader)
+        await anyio.to_thread.run_sync(entered.wait, 10)
+        tasks.start_soon(stream.aclose)
+        tasks.start_soon(stream.aclose)
+        await anyio.wait_all_tasks_blocked()
+        assert not file.closed
+        release.set()
+    assert file.closed
+    assert not file.was_closed_while_reading
 
 
-def test_an_error_of_close_is_reported_and_the_descriptor_is_gone(run: Callable[..., Any]) -> None:
+async def test_an_error_of_close_is_reported_and_the_descriptor_is_gone() -> None:
     class Bad(io.BytesIO):
         def close(self) -> None:
             super().close()
             raise OSError(errno.EIO, "Input/output error")
 
-    async def main() -> None:
-        file = Bad(b"x")
-        stream = FileReadStream(file)
-        with pytest.raises(BrokenResourceError, match="closing"):
-            await stream.aclose()
-        assert file.closed
+    file = Bad(b"x")
+    stream = FileReadStream(file)
+    with pytest.raises(BrokenResourceError, match="closing"):
         await stream.aclose()
-
-    run(main)
+    assert file.closed
+    await stream.aclose()
     with pytest.raises(OSError, match="Input/output"):  # so that its collector has nothing to say
         Bad().close()
 
@@ -897,172 +793,143 @@ def test_an_error_of_close_is_reported_and_the_descriptor_is_gone(run: Callable[
 # --- what is wrapped ---------------------------------------------------------------------------------------------
 
 
-def test_a_buffered_file_goes_on_at_its_logical_position_and_finds_it_moved(
-    run: Callable[..., Any], route: str, path: Path, content: bytes
+async def test_a_buffered_file_goes_on_at_its_logical_position_and_finds_it_moved(
+    route: str, path: Path, content: bytes
 ) -> None:
-    async def main() -> None:
-        file = open(path, "rb")
-        assert file.read(10) == content[:10]  # its descriptor is now far ahead
-        async with FileReadStream(file) as stream:
-            assert await stream.receive(10) == content[10:20]
-            assert file.read(10) == content[20:30]
-            assert await stream.receive(10) == content[30:40]
-            assert file.tell() == await stream.tell() == 40
-            file.peek()
-            assert await stream.receive(10) == content[40:50]
-
-    run(main)
+    file = open(path, "rb")
+    assert file.read(10) == content[:10]  # its descriptor is now far ahead
+    async with FileReadStream(file) as stream:
+        assert await stream.receive(10) == content[10:20]
+        assert file.read(10) == content[20:30]
+        assert await stream.receive(10) == content[30:40]
+        assert file.tell() == await stream.tell() == 40
+        file.peek()
+        assert await stream.receive(10) == content[40:50]
 
 
-def test_what_a_random_access_file_has_yet_to_write_is_read(
-    run: Callable[..., Any], route: str, tmp_path: Path
-) -> None:
-    async def main() -> None:
-        (tmp_path / "f").write_bytes(b"0123456789")
-        file = open(tmp_path / "f", "r+b")
-        async with FileReadStream(file) as stream:
-            assert await stream.receive(2) == b"01"
-            file.write(b"ab")
-            assert await stream.receive(2) == b"45"
-            await stream.seek(0)
-            assert await stream.receive(10) == b"01ab456789"
-
-    run(main)
+async def test_what_a_random_access_file_has_yet_to_write_is_read(route: str, tmp_path: Path) -> None:
+    (tmp_path / "f").write_bytes(b"0123456789")
+    file = open(tmp_path / "f", "r+b")
+    async with FileReadStream(file) as stream:
+        assert await stream.receive(2) == b"01"
+        file.write(b"ab")
+        assert await stream.receive(2) == b"45"
+        await stream.seek(0)
+        assert await stream.receive(10) == b"01ab456789"
 
 
-def test_the_typed_attributes(run: Callable[..., Any], path: Path) -> None:
-    async def main() -> None:
-        async with await FileReadStream.from_path(str(path)) as stream:
-            assert stream.extra(FileStreamAttribute.path) == path
-            file = stream.extra(FileStreamAttribute.file)
-            assert file.fileno() == stream.extra(FileStreamAttribute.fileno)
-            assert file.name == str(path)
-            assert not os.get_inheritable(file.fileno())
-        async with FileReadStream(open(os.open(path, os.O_RDONLY), "rb")) as stream:
-            with pytest.raises(LookupError):
-                stream.extra(FileStreamAttribute.path)
-
-    run(main)
+async def test_the_typed_attributes(path: Path) -> None:
+    async with await FileReadStream.from_path(str(path)) as stream:
+        assert stream.extra(FileStreamAttribute.path) == path
+        file = stream.extra(FileStreamAttribute.file)
+        assert file.fileno() == stream.extra(FileStreamAttribute.fileno)
+        assert file.name == str(path)
+        assert not os.get_inheritable(file.fileno())
+    async with FileReadStream(open(os.open(path, os.O_RDONLY), "rb")) as stream:
+        with pytest.raises(LookupError):
+            stream.extra(FileStreamAttribute.path)
 
 
-def test_bad_input_is_refused_before_anything_moves(run: Callable[..., Any], path: Path, tmp_path: Path) -> None:
-    async def main() -> None:
-        with pytest.raises(IsADirectoryError):
-            await FileReadStream.from_path(tmp_path)
-        with pytest.raises(FileNotFoundError):
-            await FileReadStream.from_path(tmp_path / "missing")
+async def test_bad_input_is_refused_before_anything_moves(path: Path, tmp_path: Path) -> None:
+    with pytest.raises(IsADirectoryError):
+        await FileReadStream.from_path(tmp_path)
+    with pytest.raises(FileNotFoundError):
+        await FileReadStream.from_path(tmp_path / "missing")
+    with pytest.raises(TypeError):
+        await FileReadStream.from_path(7)  # type: ignore[arg-type]
+    with open(path) as text, pytest.raises(TypeError, match="text mode"):
+        FileReadStream(text)
+    with pytest.raises(TypeError, match="text mode"):
+        FileReadStream(io.StringIO("x"))
+    with open(tmp_path / "w", "wb") as file, pytest.raises(ValueError, match="writing only"):
+        FileReadStream(file)
+    with pytest.raises(ValueError, match="closed"):
+        FileReadStream(file)
+    memory = io.BytesIO()
+    memory.close()
+    with pytest.raises(ValueError, match="closed"):
+        FileReadStream(memory)
+    with gzip.open(tmp_path / "z", "wb") as packed, pytest.raises(ValueError, match="not open for reading"):
+        FileReadStream(packed)
+    for nothing in (None, 3, object(), b"bytes"):
         with pytest.raises(TypeError):
-            await FileReadStream.from_path(7)  # type: ignore[arg-type]
-        with open(path) as text, pytest.raises(TypeError, match="text mode"):
-            FileReadStream(text)
-        with pytest.raises(TypeError, match="text mode"):
-            FileReadStream(io.StringIO("x"))
-        with open(tmp_path / "w", "wb") as file, pytest.raises(ValueError, match="writing only"):
-            FileReadStream(file)
-        with pytest.raises(ValueError, match="closed"):
-            FileReadStream(file)
-        memory = io.BytesIO()
-        memory.close()
-        with pytest.raises(ValueError, match="closed"):
-            FileReadStream(memory)
-        with gzip.open(tmp_path / "z", "wb") as packed, pytest.raises(ValueError, match="not open for reading"):
-            FileReadStream(packed)
-        for nothing in (None, 3, object(), b"bytes"):
-            with pytest.raises(TypeError):
-                FileReadStream(nothing)
+            FileReadStream(nothing)
+    async with await FileReadStream.from_path(path) as stream:
+        for max_bytes in (0, -1):
+            with pytest.raises(ValueError, match="max_bytes must be a positive integer"):
+                await stream.receive(max_bytes)
+            with pytest.raises(ValueError, match="max_bytes"):
+                await stream.receive_some(max_bytes)
+        with pytest.raises(TypeError):
+            await stream.receive(1.5)
+        with pytest.raises(ValueError, match="empty"):
+            await stream.receive_into(bytearray())
+        with pytest.raises(TypeError, match="read-only"):
+            await stream.receive_into(memoryview(b"abc"))
+        with pytest.raises(OSError, match="Invalid argument"):
+            await stream.seek(-1)
+        assert await stream.tell() == 0
+
+
+async def test_a_buffer_of_wider_items_is_filled_by_bytes(path: Path, content: bytes) -> None:
+    with mmap.mmap(-1, 4096) as area, memoryview(area) as view, view.cast("I") as words:
         async with await FileReadStream.from_path(path) as stream:
-            for max_bytes in (0, -1):
-                with pytest.raises(ValueError, match="max_bytes must be a positive integer"):
-                    await stream.receive(max_bytes)
-                with pytest.raises(ValueError, match="max_bytes"):
-                    await stream.receive_some(max_bytes)
-            with pytest.raises(TypeError):
-                await stream.receive(1.5)
-            with pytest.raises(ValueError, match="empty"):
-                await stream.receive_into(bytearray())
-            with pytest.raises(TypeError, match="read-only"):
-                await stream.receive_into(memoryview(b"abc"))
-            with pytest.raises(OSError, match="Invalid argument"):
-                await stream.seek(-1)
-            assert await stream.tell() == 0
-
-    run(main)
-
-
-def test_a_buffer_of_wider_items_is_filled_by_bytes(run: Callable[..., Any], path: Path, content: bytes) -> None:
-    async def main() -> None:
-        with mmap.mmap(-1, 4096) as area, memoryview(area) as view, view.cast("I") as words:
-            async with await FileReadStream.from_path(path) as stream:
-                assert await stream.receive_into(words) == 4096
-                assert bytes(view) == content[:4096]
-
-    run(main)
+            assert await stream.receive_into(words) == 4096
+            assert bytes(view) == content[:4096]
 
 
 # --- what is left behind -----------------------------------------------------------------------------------------
 
 
-def test_a_stream_that_nobody_closed_says_where_it_was_opened(run: Callable[..., Any], path: Path) -> None:
-    async def main() -> None:
-        stream = await FileReadStream.from_path(path)  # here
-        fd = stream.extra(FileStreamAttribute.fileno)
-        with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("always")
-            del stream
-        messages = [str(w.message) for w in caught if issubclass(w.category, ResourceWarning)]
-        assert len(messages) == 1
-        line = next(i for i, text in enumerate(Path(__file__).read_text().splitlines(), 1) if text.endswith("# here"))
-        assert f"{__file__}:{line}" in messages[0]
-        assert str(path) in messages[0]
-        with pytest.raises(OSError, match="Bad file descriptor"):
-            os.fstat(fd)
-
-    run(main)
+async def test_a_stream_that_nobody_closed_says_where_it_was_opened(path: Path) -> None:
+    stream = await FileReadStream.from_path(path)  # here
+    fd = stream.extra(FileStreamAttribute.fileno)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        del stream
+    messages = [str(w.message) for w in caught if issubclass(w.category, ResourceWarning)]
+    assert len(messages) == 1
+    line = next(i for i, text in enumerate(Path(__file__).read_text().splitlines(), 1) if text.endswith("# here"))
+    assert f"{__file__}:{line}" in messages[0]
+    assert str(path) in messages[0]
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(fd)
 
 
-def test_a_wrapped_file_is_its_owners_when_the_stream_is_forgotten(run: Callable[..., Any], path: Path) -> None:
-    async def main() -> None:
-        with open(path, "rb") as file:
-            stream = FileReadStream(file)
-            await stream.receive()
-            del stream
-            assert not file.closed
-
-    run(main)
+async def test_a_wrapped_file_is_its_owners_when_the_stream_is_forgotten(path: Path) -> None:
+    with open(path, "rb") as file:
+        stream = FileReadStream(file)
+        await stream.receive()
+        del stream
+        assert not file.closed
 
 
-def test_a_stream_keeps_no_thread(run: Callable[..., Any], shm_path: Path, content: bytes) -> None:
+async def test_a_stream_keeps_no_thread(shm_path: Path, content: bytes) -> None:
     def ours() -> list[threading.Thread]:
         return [thread for thread in threading.enumerate() if thread.name == "roket_trio file worker"]
 
-    async def main() -> None:
-        async with await FileReadStream.from_path(shm_path) as stream:
-            while not ours():
-                await stream.receive(sources.AT_ONCE // 16)
-                await stream.seek(0)
-        assert not ours()
-
-    run(main)
+    async with await FileReadStream.from_path(shm_path) as stream:
+        while not ours():
+            await stream.receive(sources.AT_ONCE // 16)
+            await stream.seek(0)
+    assert not ours()
 
 
-def test_the_movers_find_the_descriptor_and_the_position(run: Callable[..., Any], path: Path, content: bytes) -> None:
-    async def main() -> None:
-        async with await FileReadStream.from_path(path) as stream:
-            await stream.receive(10)
-            opened = stream._opened
-            assert opened is not None
-            assert opened.kind is FileKind.REGULAR
-            assert stream._position() == 10
-            stream._guard.acquire()
-            with pytest.raises(BusyResourceError):
-                await stream.receive()
-            stream._set_position(100)
-            stream._guard.release()
-            assert await stream.receive(10) == content[100:110]
-            assert stream._lent_file.fileno() == opened.fd
-        with pytest.raises(ClosedResourceError):
-            _ = stream._lent_file
-        async with FileReadStream(io.BytesIO()) as memory:
-            assert memory._opened is None
-
-    run(main)
+async def test_the_movers_find_the_descriptor_and_the_position(path: Path, content: bytes) -> None:
+    async with await FileReadStream.from_path(path) as stream:
+        await stream.receive(10)
+        opened = stream._opened
+        assert opened is not None
+        assert opened.kind is FileKind.REGULAR
+        assert stream._position() == 10
+        stream._guard.acquire()
+        with pytest.raises(BusyResourceError):
+            await stream.receive()
+        stream._set_position(100)
+        stream._guard.release()
+        assert await stream.receive(10) == content[100:110]
+        assert stream._lent_file.fileno() == opened.fd
+    with pytest.raises(ClosedResourceError):
+        _ = stream._lent_file
+    async with FileReadStream(io.BytesIO()) as memory:
+        assert memory._opened is None

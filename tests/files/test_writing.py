@@ -51,35 +51,29 @@ class SlowWrites:
 # --- what is written ---------------------------------------------------------------------------------------------
 
 
-def test_what_is_sent_is_in_the_file(run: Callable[..., Any], tmp_path: Path) -> None:
-    async def main() -> None:
-        path = tmp_path / "f"
-        path.write_bytes(b"old content, longer than the new")
-        async with await FileWriteStream.from_path(path) as stream:
-            for item in (b"bytes ", bytearray(b"bytearray "), memoryview(b"view"), b""):
-                await stream.send(item)
-            await stream.send_all(b"!")
-            statistics = stream.statistics()
-        assert path.read_bytes() == b"bytes bytearray view!"
-        assert statistics.sent_bytes == 21
-        assert statistics.short_writes == 0
-        assert not os.get_inheritable(0) or path.stat().st_mode & 0o111 == 0
-
-    run(main)
+async def test_what_is_sent_is_in_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "f"
+    path.write_bytes(b"old content, longer than the new")
+    async with await FileWriteStream.from_path(path) as stream:
+        for item in (b"bytes ", bytearray(b"bytearray "), memoryview(b"view"), b""):
+            await stream.send(item)
+        await stream.send_all(b"!")
+        statistics = stream.statistics()
+    assert path.read_bytes() == b"bytes bytearray view!"
+    assert statistics.sent_bytes == 21
+    assert statistics.short_writes == 0
+    assert not os.get_inheritable(0) or path.stat().st_mode & 0o111 == 0
 
 
-def test_appending(run: Callable[..., Any], tmp_path: Path) -> None:
-    async def main() -> None:
-        path = tmp_path / "f"
-        path.write_bytes(b"one ")
-        async with await FileWriteStream.from_path(path, True) as stream:
-            await stream.send(b"two ")
-            with path.open("ab") as other:  # somebody else's line stays whole
-                other.write(b"three ")
-            await stream.send(b"four")
-        assert path.read_bytes() == b"one two three four"
-
-    run(main)
+async def test_appending(tmp_path: Path) -> None:
+    path = tmp_path / "f"
+    path.write_bytes(b"one ")
+    async with await FileWriteStream.from_path(path, True) as stream:
+        await stream.send(b"two ")
+        with path.open("ab") as other:  # somebody else's line stays whole
+            other.write(b"three ")
+        await stream.send(b"four")
+    assert path.read_bytes() == b"one two three four"
 
 
 @settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -141,38 +135,32 @@ def test_any_items_are_written_as_a_plain_file_would(
     assert written == expected
 
 
-def test_what_the_owner_of_the_file_wrote_lies_before_what_is_sent(run: Callable[..., Any], tmp_path: Path) -> None:
-    async def main() -> None:
-        file = open(tmp_path / "f", "wb")
-        file.write(b"1")
-        async with FileWriteStream(file) as stream:
-            await stream.send(b"2")
-            file.write(b"3")
-            await stream.send(b"4")
-            file.write(b"5")
-            assert file.tell() == 5
-        assert file.closed
-        assert (tmp_path / "f").read_bytes() == b"12345"
-
-    run(main)
+async def test_what_the_owner_of_the_file_wrote_lies_before_what_is_sent(tmp_path: Path) -> None:
+    file = open(tmp_path / "f", "wb")
+    file.write(b"1")
+    async with FileWriteStream(file) as stream:
+        await stream.send(b"2")
+        file.write(b"3")
+        await stream.send(b"4")
+        file.write(b"5")
+        assert file.tell() == 5
+    assert file.closed
+    assert (tmp_path / "f").read_bytes() == b"12345"
 
 
-def test_a_device(run: Callable[..., Any]) -> None:
-    async def main() -> None:
-        async with await FileWriteStream.from_path("/dev/null") as stream:
-            await stream.send(b"x" * 100_000)
-            assert stream.statistics().sent_bytes == 100_000
-        if os.path.exists("/dev/full"):
-            async with await FileWriteStream.from_path("/dev/full") as stream:
-                with pytest.raises(
-                    BrokenResourceError, match=r"writing /dev/full failed after 0 of 10 bytes: \[Errno 28\]"
-                ):
-                    await stream.send(b"x" * 10)
-
-    run(main)
+async def test_a_device() -> None:
+    async with await FileWriteStream.from_path("/dev/null") as stream:
+        await stream.send(b"x" * 100_000)
+        assert stream.statistics().sent_bytes == 100_000
+    if os.path.exists("/dev/full"):
+        async with await FileWriteStream.from_path("/dev/full") as stream:
+            with pytest.raises(
+                BrokenResourceError, match=r"writing /dev/full failed after 0 of 10 bytes: \[Errno 28\]"
+            ):
+                await stream.send(b"x" * 10)
 
 
-def test_an_object_that_takes_a_part_or_nothing_or_says_nothing(run: Callable[..., Any]) -> None:
+async def test_an_object_that_takes_a_part_or_nothing_or_says_nothing() -> None:
     class Reluctant(io.RawIOBase):
         got = b""
         answers = [None, 2, None, 100]  # noqa: RUF012
@@ -194,28 +182,25 @@ def test_an_object_that_takes_a_part_or_nothing_or_says_nothing(run: Callable[..
         def write(self, data: Any) -> None:
             self.got += bytes(data)
 
-    async def main() -> None:
-        reluctant = Reluctant()
-        async with FileWriteStream(reluctant) as stream:
-            await stream.send(b"content")
-            assert reluctant.got == b"content"
-            assert stream.statistics().short_writes == 1
-        silent = Silent()
-        async with FileWriteStream(silent) as stream:
-            await stream.send(b"content")
-        assert silent.got == b"content"
-        with pytest.raises(ClosedResourceError):
-            await stream.send(b"x")
-
-    run(main)
+    reluctant = Reluctant()
+    async with FileWriteStream(reluctant) as stream:
+        await stream.send(b"content")
+        assert reluctant.got == b"content"
+        assert stream.statistics().short_writes == 1
+    silent = Silent()
+    async with FileWriteStream(silent) as stream:
+        await stream.send(b"content")
+    assert silent.got == b"content"
+    with pytest.raises(ClosedResourceError):
+        await stream.send(b"x")
 
 
 # --- faults ------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EIO, errno.EDQUOT])
-def test_an_error_in_the_middle_says_how_far_it_was(
-    run: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+async def test_an_error_in_the_middle_says_how_far_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
     write = os.write
     room = 2500
@@ -228,51 +213,40 @@ def test_an_error_in_the_middle_says_how_far_it_was(
         room -= count
         return count
 
-    async def main() -> None:
-        path = tmp_path / "f"
-        async with await FileWriteStream.from_path(path) as stream:
-            monkeypatch.setattr(os, "write", full)
-            with pytest.raises(BrokenResourceError) as caught:
-                await stream.send(b"x" * 9000)
-            monkeypatch.undo()
-            assert "2500 of 9000 bytes" in str(caught.value)
-            assert str(path) in str(caught.value)
-            assert f"[Errno {number}]" in str(caught.value)
-            assert caught.value.errno == number
-            assert isinstance(caught.value.__cause__, OSError)
-            assert stream.statistics().sent_bytes == 2500
-        assert path.read_bytes() == b"x" * 2500
-
-    run(main)
+    path = tmp_path / "f"
+    async with await FileWriteStream.from_path(path) as stream:
+        monkeypatch.setattr(os, "write", full)
+        with pytest.raises(BrokenResourceError) as caught:
+            await stream.send(b"x" * 9000)
+        monkeypatch.undo()
+        assert "2500 of 9000 bytes" in str(caught.value)
+        assert str(path) in str(caught.value)
+        assert f"[Errno {number}]" in str(caught.value)
+        assert caught.value.errno == number
+        assert isinstance(caught.value.__cause__, OSError)
+        assert stream.statistics().sent_bytes == 2500
+    assert path.read_bytes() == b"x" * 2500
 
 
-def test_a_write_that_takes_nothing_for_ever_is_an_error(
-    run: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    async def main() -> None:
-        async with await FileWriteStream.from_path(tmp_path / "f") as stream:
-            monkeypatch.setattr(os, "write", lambda fd, data: 0)
-            with pytest.raises(BrokenResourceError, match="0 of 3 bytes"):
-                await stream.send(b"abc")
-            monkeypatch.undo()
-
-    run(main)
+async def test_a_write_that_takes_nothing_for_ever_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with await FileWriteStream.from_path(tmp_path / "f") as stream:
+        monkeypatch.setattr(os, "write", lambda fd, data: 0)
+        with pytest.raises(BrokenResourceError, match="0 of 3 bytes"):
+            await stream.send(b"abc")
+        monkeypatch.undo()
 
 
-def test_what_cannot_be_flushed_at_the_end_is_reported_and_the_file_closed(run: Callable[..., Any]) -> None:
+async def test_what_cannot_be_flushed_at_the_end_is_reported_and_the_file_closed() -> None:
     if not os.path.exists("/dev/full"):
         pytest.skip("there is no /dev/full")
 
-    async def main() -> None:
-        file = open("/dev/full", "wb")
-        stream = FileWriteStream(file)
-        file.write(b"held")
-        with pytest.raises(BrokenResourceError, match=r"closing /dev/full failed: \[Errno 28\]"):
-            await stream.aclose()
-        assert file.closed
+    file = open("/dev/full", "wb")
+    stream = FileWriteStream(file)
+    file.write(b"held")
+    with pytest.raises(BrokenResourceError, match=r"closing /dev/full failed: \[Errno 28\]"):
         await stream.aclose()
-
-    run(main)
+    assert file.closed
+    await stream.aclose()
 
 
 # --- contracts ---------------------------------------------------------------------------------------------------
@@ -293,54 +267,48 @@ def test_trios_face_makes_a_full_checkpoint_on_every_call(tmp_path: Path) -> Non
     trio.run(main)
 
 
-def test_a_cancelled_send_has_written_nothing(run: Callable[..., Any], tmp_path: Path) -> None:
-    async def main() -> None:
-        path = tmp_path / "f"
-        async with await FileWriteStream.from_path(path) as stream:
-            for data in (b"lost", b""):
-                with anyio.CancelScope() as scope:
-                    scope.cancel()
-                    await stream.send(data)
-                    raise AssertionError("it was not cancelled")
-                assert scope.cancelled_caught
-            await stream.send(b"kept")
-        assert path.read_bytes() == b"kept"
-
-    run(main)
+async def test_a_cancelled_send_has_written_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "f"
+    async with await FileWriteStream.from_path(path) as stream:
+        for data in (b"lost", b""):
+            with anyio.CancelScope() as scope:
+                scope.cancel()
+                await stream.send(data)
+                raise AssertionError("it was not cancelled")
+            assert scope.cancelled_caught
+        await stream.send(b"kept")
+    assert path.read_bytes() == b"kept"
 
 
 @pytest.mark.parametrize("hops_before", [0, 5], ids=["the loop's thread", "the stream's own thread"])
-def test_a_send_that_is_under_way_is_exact_when_it_is_cancelled(
-    run: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hops_before: int
+async def test_a_send_that_is_under_way_is_exact_when_it_is_cancelled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hops_before: int
 ) -> None:
-    async def main() -> None:
-        slow = SlowWrites(monkeypatch)
-        path = tmp_path / "f"
-        came_back = False
-        async with await FileWriteStream.from_path(path) as stream:
-            for _ in range(hops_before):
-                await stream.send(b"-")
-            slow.fd = stream.extra(FileStreamAttribute.fileno)
-            async with anyio.create_task_group() as tasks:
+    slow = SlowWrites(monkeypatch)
+    path = tmp_path / "f"
+    came_back = False
+    async with await FileWriteStream.from_path(path) as stream:
+        for _ in range(hops_before):
+            await stream.send(b"-")
+        slow.fd = stream.extra(FileStreamAttribute.fileno)
+        async with anyio.create_task_group() as tasks:
 
-                async def sender() -> None:
-                    nonlocal came_back
-                    await stream.send(b"whole")
-                    came_back = True
-                    await anyio.lowlevel.checkpoint()
-                    raise AssertionError("the cancellation was lost")
+            async def sender() -> None:
+                nonlocal came_back
+                await stream.send(b"whole")
+                came_back = True
+                await anyio.lowlevel.checkpoint()
+                raise AssertionError("the cancellation was lost")
 
-                tasks.start_soon(sender)
-                await anyio.to_thread.run_sync(slow.entered.wait, 10)
-                tasks.cancel_scope.cancel()
-                with anyio.CancelScope(shield=True):
-                    await anyio.wait_all_tasks_blocked()
-                slow.release.set()
-            assert came_back
-            assert stream.statistics().sent_bytes == 5 + hops_before
-        assert path.read_bytes() == b"-" * hops_before + b"whole"
-
-    run(main)
+            tasks.start_soon(sender)
+            await anyio.to_thread.run_sync(slow.entered.wait, 10)
+            tasks.cancel_scope.cancel()
+            with anyio.CancelScope(shield=True):
+                await anyio.wait_all_tasks_blocked()
+            slow.release.set()
+        assert came_back
+        assert stream.statistics().sent_bytes == 5 + hops_before
+    assert path.read_bytes() == b"-" * hops_before + b"whole"
 
 
 @pytest.mark.parametrize("hops_before", [0, 5], ids=["the loop's thread", "the stream's own thread"])
@@ -380,217 +348,178 @@ def test_a_native_cancellation_waits_for_the_write_too(
 
 
 @pytest.mark.parametrize("hops_before", [0, 5], ids=["the loop's thread", "the stream's own thread"])
-def test_a_close_waits_for_the_thread_that_writes(
-    run: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hops_before: int
+async def test_a_close_waits_for_the_thread_that_writes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hops_before: int
 ) -> None:
-    async def main() -> None:
-        slow = SlowWrites(monkeypatch)
-        stream = await FileWriteStream.from_path(tmp_path / "f")
-        for _ in range(hops_before):
-            await stream.send(b"-")
-        slow.fd = stream.extra(FileStreamAttribute.fileno)
-        ended = []
+    slow = SlowWrites(monkeypatch)
+    stream = await FileWriteStream.from_path(tmp_path / "f")
+    for _ in range(hops_before):
+        await stream.send(b"-")
+    slow.fd = stream.extra(FileStreamAttribute.fileno)
+    ended = []
 
-        async def note(name: str, call: Callable[..., Any], *args: object) -> None:
-            await call(*args)
-            ended.append(name)
+    async def note(name: str, call: Callable[..., Any], *args: object) -> None:
+        await call(*args)
+        ended.append(name)
 
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(note, "send", stream.send, b"whole")
-            await anyio.to_thread.run_sync(slow.entered.wait, 10)
-            tasks.start_soon(note, "close", stream.aclose)
-            tasks.start_soon(note, "close", stream.aclose)
-            await anyio.wait_all_tasks_blocked()
-            assert ended == []
-            with pytest.raises(ClosedResourceError):
-                await stream.send(b"too late")
-            slow.release.set()
-        assert sorted(ended) == ["close", "close", "send"]
-        assert (tmp_path / "f").read_bytes() == b"-" * hops_before + b"whole"
-
-    run(main)
-
-
-def test_two_senders_at_once_are_refused(
-    run: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    async def main() -> None:
-        slow = SlowWrites(monkeypatch)
-        async with await FileWriteStream.from_path(tmp_path / "f") as stream:
-            slow.fd = stream.extra(FileStreamAttribute.fileno)
-            async with anyio.create_task_group() as tasks:
-                tasks.start_soon(stream.send, b"one")
-                await anyio.to_thread.run_sync(slow.entered.wait, 10)
-                for call in (stream.send, stream.send_all):
-                    with pytest.raises(BusyResourceError):
-                        await call(b"two")
-                with pytest.raises(BusyResourceError):
-                    await stream.wait_send_all_might_not_block()
-                slow.release.set()
-        assert (tmp_path / "f").read_bytes() == b"one"
-
-    run(main)
-
-
-def test_after_close_everything_says_so(run: Callable[..., Any], tmp_path: Path) -> None:
-    async def main() -> None:
-        stream = await FileWriteStream.from_path(tmp_path / "f")
-        await stream.aclose()
-        await stream.aclose()
-        for data in (b"x", b""):
-            with pytest.raises(ClosedResourceError):
-                await stream.send(data)
-            with pytest.raises(ClosedResourceError):
-                await stream.send_all(data)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(note, "send", stream.send, b"whole")
+        await anyio.to_thread.run_sync(slow.entered.wait, 10)
+        tasks.start_soon(note, "close", stream.aclose)
+        tasks.start_soon(note, "close", stream.aclose)
+        await anyio.wait_all_tasks_blocked()
+        assert ended == []
         with pytest.raises(ClosedResourceError):
-            await stream.wait_send_all_might_not_block()
-
-    run(main)
-
-
-def test_a_cancelled_close_closes_first(run: Callable[..., Any], tmp_path: Path) -> None:
-    async def main() -> None:
-        file = open(tmp_path / "f", "wb")
-        stream = FileWriteStream(file)
-        file.write(b"held")
-        with anyio.CancelScope() as scope:
-            scope.cancel()
-            await stream.aclose()
-        assert scope.cancelled_caught
-        assert file.closed
-        assert (tmp_path / "f").read_bytes() == b"held"
-
-    run(main)
+            await stream.send(b"too late")
+        slow.release.set()
+    assert sorted(ended) == ["close", "close", "send"]
+    assert (tmp_path / "f").read_bytes() == b"-" * hops_before + b"whole"
 
 
-def test_bad_input_is_refused_before_anything_moves(run: Callable[..., Any], tmp_path: Path) -> None:
-    async def main() -> None:
-        with pytest.raises(IsADirectoryError):
-            await FileWriteStream.from_path(tmp_path)
-        with pytest.raises(FileNotFoundError):
-            await FileWriteStream.from_path(tmp_path / "missing" / "f")
-        (tmp_path / "f").write_bytes(b"content")
-        with open(tmp_path / "f", "rb") as file, pytest.raises(ValueError, match="reading only"):
-            FileWriteStream(file)
-        with open(tmp_path / "f", "a") as text, pytest.raises(TypeError, match="text mode"):
-            FileWriteStream(text)
-        with pytest.raises(ValueError, match="closed"):
-            FileWriteStream(file)
-        for nothing in (None, 3, object()):
-            with pytest.raises(TypeError):
-                FileWriteStream(nothing)
-        with pytest.raises(ValueError, match="appended to and replaced"):
-            await FileWriteStream.from_path(tmp_path / "f", True, atomic=True)
-        async with await FileWriteStream.from_path(tmp_path / "f", True) as stream:
-            with pytest.raises(TypeError):
-                await stream.send("text")
-            with pytest.raises(RuntimeError, match="atomic"):
-                await stream.discard()
-        assert (tmp_path / "f").read_bytes() == b"content"
-
-    run(main)
+async def test_two_senders_at_once_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    slow = SlowWrites(monkeypatch)
+    async with await FileWriteStream.from_path(tmp_path / "f") as stream:
+        slow.fd = stream.extra(FileStreamAttribute.fileno)
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(stream.send, b"one")
+            await anyio.to_thread.run_sync(slow.entered.wait, 10)
+            for call in (stream.send, stream.send_all):
+                with pytest.raises(BusyResourceError):
+                    await call(b"two")
+            with pytest.raises(BusyResourceError):
+                await stream.wait_send_all_might_not_block()
+            slow.release.set()
+    assert (tmp_path / "f").read_bytes() == b"one"
 
 
-def test_a_stream_that_nobody_closed_says_where_it_was_opened(run: Callable[..., Any], tmp_path: Path) -> None:
-    async def main() -> None:
-        stream = await FileWriteStream.from_path(tmp_path / "f")
-        for _ in range(4):
-            await stream.send(b"x")
-        fd = stream.extra(FileStreamAttribute.fileno)
-        with pytest.warns(ResourceWarning, match="opened at .*test_writing.py:"):
-            del stream
-        with pytest.raises(OSError, match="Bad file descriptor"):
-            os.fstat(fd)
+async def test_after_close_everything_says_so(tmp_path: Path) -> None:
+    stream = await FileWriteStream.from_path(tmp_path / "f")
+    await stream.aclose()
+    await stream.aclose()
+    for data in (b"x", b""):
+        with pytest.raises(ClosedResourceError):
+            await stream.send(data)
+        with pytest.raises(ClosedResourceError):
+            await stream.send_all(data)
+    with pytest.raises(ClosedResourceError):
+        await stream.wait_send_all_might_not_block()
 
-    run(main)
+
+async def test_a_cancelled_close_closes_first(tmp_path: Path) -> None:
+    file = open(tmp_path / "f", "wb")
+    stream = FileWriteStream(file)
+    file.write(b"held")
+    with anyio.CancelScope() as scope:
+        scope.cancel()
+        await stream.aclose()
+    assert scope.cancelled_caught
+    assert file.closed
+    assert (tmp_path / "f").read_bytes() == b"held"
+
+
+async def test_bad_input_is_refused_before_anything_moves(tmp_path: Path) -> None:
+    with pytest.raises(IsADirectoryError):
+        await FileWriteStream.from_path(tmp_path)
+    with pytest.raises(FileNotFoundError):
+        await FileWriteStream.from_path(tmp_path / "missing" / "f")
+    (tmp_path / "f").write_bytes(b"content")
+    with open(tmp_path / "f", "rb") as file, pytest.raises(ValueError, match="reading only"):
+        FileWriteStream(file)
+    with open(tmp_path / "f", "a") as text, pytest.raises(TypeError, match="text mode"):
+        FileWriteStream(text)
+    with pytest.raises(ValueError, match="closed"):
+        FileWriteStream(file)
+    for nothing in (None, 3, object()):
+        with pytest.raises(TypeError):
+            FileWriteStream(nothing)
+    with pytest.raises(ValueError, match="appended to and replaced"):
+        await FileWriteStream.from_path(tmp_path / "f", True, atomic=True)
+    async with await FileWriteStream.from_path(tmp_path / "f", True) as stream:
+        with pytest.raises(TypeError):
+            await stream.send("text")
+        with pytest.raises(RuntimeError, match="atomic"):
+            await stream.discard()
+    assert (tmp_path / "f").read_bytes() == b"content"
+
+
+async def test_a_stream_that_nobody_closed_says_where_it_was_opened(tmp_path: Path) -> None:
+    stream = await FileWriteStream.from_path(tmp_path / "f")
+    for _ in range(4):
+        await stream.send(b"x")
+    fd = stream.extra(FileStreamAttribute.fileno)
+    with pytest.warns(ResourceWarning, match="opened at .*test_writing.py:"):
+        del stream
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(fd)
     assert (tmp_path / "f").read_bytes() == b"xxxx"
 
 
 # --- atomic ------------------------------------------------------------------------------------------------------
 
 
-def test_an_atomic_file_takes_its_place_on_a_clean_close(run: Callable[..., Any], tmp_path: Path) -> None:
-    async def main() -> None:
-        path = tmp_path / "f"
+async def test_an_atomic_file_takes_its_place_on_a_clean_close(tmp_path: Path) -> None:
+    path = tmp_path / "f"
+    path.write_bytes(b"old")
+    async with await FileWriteStream.from_path(path, atomic=True) as stream:
+        await stream.send(b"new content")
+        assert stream.extra(FileStreamAttribute.path) == path
+        assert path.read_bytes() == b"old"
+        beside = [name for name in left_in(tmp_path) if name != "f"]
+        assert len(beside) == 1
+        assert beside[0].startswith(".f.")
+        assert beside[0].endswith(".roket-part")
+    assert left_in(tmp_path) == ["f"]
+    assert path.read_bytes() == b"new content"
+    await stream.aclose()
+    await stream.discard()  # too late: nothing happens
+    assert path.read_bytes() == b"new content"
+
+
+async def test_a_new_atomic_file_has_the_mode_of_a_new_file_and_an_old_one_keeps_its_own(tmp_path: Path) -> None:
+    (tmp_path / "plain").write_bytes(b"")
+    async with await FileWriteStream.from_path(tmp_path / "new", atomic=True):
+        pass
+    assert (tmp_path / "new").stat().st_mode == (tmp_path / "plain").stat().st_mode
+    for mode in (0o600, 0o640, 0o755):
+        path = tmp_path / f"{mode:o}"
         path.write_bytes(b"old")
+        path.chmod(mode)
         async with await FileWriteStream.from_path(path, atomic=True) as stream:
-            await stream.send(b"new content")
-            assert stream.extra(FileStreamAttribute.path) == path
-            assert path.read_bytes() == b"old"
-            beside = [name for name in left_in(tmp_path) if name != "f"]
-            assert len(beside) == 1
-            assert beside[0].startswith(".f.")
-            assert beside[0].endswith(".roket-part")
-        assert left_in(tmp_path) == ["f"]
-        assert path.read_bytes() == b"new content"
-        await stream.aclose()
-        await stream.discard()  # too late: nothing happens
-        assert path.read_bytes() == b"new content"
-
-    run(main)
-
-
-def test_a_new_atomic_file_has_the_mode_of_a_new_file_and_an_old_one_keeps_its_own(
-    run: Callable[..., Any], tmp_path: Path
-) -> None:
-    async def main() -> None:
-        (tmp_path / "plain").write_bytes(b"")
-        async with await FileWriteStream.from_path(tmp_path / "new", atomic=True):
-            pass
-        assert (tmp_path / "new").stat().st_mode == (tmp_path / "plain").stat().st_mode
-        for mode in (0o600, 0o640, 0o755):
-            path = tmp_path / f"{mode:o}"
-            path.write_bytes(b"old")
-            path.chmod(mode)
-            async with await FileWriteStream.from_path(path, atomic=True) as stream:
-                await stream.send(b"new")
-                part = next(tmp_path.glob(".*.roket-part"))
-                assert stat.S_IMODE(part.stat().st_mode) == mode
-            assert stat.S_IMODE(path.stat().st_mode) == mode
-
-    run(main)
+            await stream.send(b"new")
+            part = next(tmp_path.glob(".*.roket-part"))
+            assert stat.S_IMODE(part.stat().st_mode) == mode
+        assert stat.S_IMODE(path.stat().st_mode) == mode
 
 
 @pytest.mark.parametrize("dangling", [False, True])
-def test_what_a_link_points_to_is_replaced_and_the_link_stays(
-    run: Callable[..., Any], tmp_path: Path, dangling: bool
-) -> None:
-    async def main() -> None:
-        (tmp_path / "there").mkdir()
-        target = tmp_path / "there" / "f"
-        if not dangling:
-            target.write_bytes(b"old")
-        link = tmp_path / "link"
-        link.symlink_to(Path("there") / "f")
-        async with await FileWriteStream.from_path(link, atomic=True) as stream:
-            await stream.send(b"new")
-            assert left_in(tmp_path) == ["link", "there"]
-        assert link.is_symlink()
-        assert target.read_bytes() == b"new"
-        assert left_in(tmp_path / "there") == ["f"]
-
-    run(main)
+async def test_what_a_link_points_to_is_replaced_and_the_link_stays(tmp_path: Path, dangling: bool) -> None:
+    (tmp_path / "there").mkdir()
+    target = tmp_path / "there" / "f"
+    if not dangling:
+        target.write_bytes(b"old")
+    link = tmp_path / "link"
+    link.symlink_to(Path("there") / "f")
+    async with await FileWriteStream.from_path(link, atomic=True) as stream:
+        await stream.send(b"new")
+        assert left_in(tmp_path) == ["link", "there"]
+    assert link.is_symlink()
+    assert target.read_bytes() == b"new"
+    assert left_in(tmp_path / "there") == ["f"]
 
 
-def test_a_file_name_of_full_length_can_be_replaced(run: Callable[..., Any], tmp_path: Path) -> None:
-    async def main() -> None:
-        path = tmp_path / ("ü" * 127 + "x")
-        async with await FileWriteStream.from_path(path, atomic=True) as stream:
-            await stream.send(b"new")
-        assert left_in(tmp_path) == [path.name]
-
-    run(main)
+async def test_a_file_name_of_full_length_can_be_replaced(tmp_path: Path) -> None:
+    path = tmp_path / ("ü" * 127 + "x")
+    async with await FileWriteStream.from_path(path, atomic=True) as stream:
+        await stream.send(b"new")
+    assert left_in(tmp_path) == [path.name]
 
 
-def test_its_directory_may_be_renamed_meanwhile(run: Callable[..., Any], tmp_path: Path) -> None:
-    async def main() -> None:
-        (tmp_path / "a").mkdir()
-        async with await FileWriteStream.from_path(tmp_path / "a" / "f", atomic=True) as stream:
-            await stream.send(b"new")
-            (tmp_path / "a").rename(tmp_path / "b")
-        assert left_in(tmp_path / "b") == ["f"]
-
-    run(main)
+async def test_its_directory_may_be_renamed_meanwhile(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    async with await FileWriteStream.from_path(tmp_path / "a" / "f", atomic=True) as stream:
+        await stream.send(b"new")
+        (tmp_path / "a").rename(tmp_path / "b")
+    assert left_in(tmp_path / "b") == ["f"]
 
 
 class _OwnError(Exception):
@@ -700,37 +629,31 @@ def _no_room(*args: Any, **kwargs: Any) -> Any:
         _cancelled_discard,
     ],
 )
-def test_any_other_ending_leaves_nothing_behind_and_the_file_as_it_was(
-    run: Callable[..., Any], tmp_path: Path, ending: Callable[..., Any], exists: bool
+async def test_any_other_ending_leaves_nothing_behind_and_the_file_as_it_was(
+    tmp_path: Path, ending: Callable[..., Any], exists: bool
 ) -> None:
-    async def main() -> None:
-        path = tmp_path / "f"
-        if exists:
-            path.write_bytes(b"old")
-        before = left_in(tmp_path)
-        stream = await FileWriteStream.from_path(path, atomic=True)
-        assert len(left_in(tmp_path)) == len(before) + 1
-        await ending(stream)
-        assert left_in(tmp_path) == before
-        if exists:
-            assert path.read_bytes() == b"old"
-
-    run(main)
+    path = tmp_path / "f"
+    if exists:
+        path.write_bytes(b"old")
+    before = left_in(tmp_path)
+    stream = await FileWriteStream.from_path(path, atomic=True)
+    assert len(left_in(tmp_path)) == len(before) + 1
+    await ending(stream)
+    assert left_in(tmp_path) == before
+    if exists:
+        assert path.read_bytes() == b"old"
 
 
-def test_an_atomic_file_that_nobody_closed_is_discarded(run: Callable[..., Any], tmp_path: Path) -> None:
-    async def main() -> None:
-        stream = await FileWriteStream.from_path(tmp_path / "f", atomic=True)
-        await stream.send(b"half")
-        with pytest.warns(ResourceWarning, match="unclosed <FileWriteStream"):
-            del stream
-        assert left_in(tmp_path) == []
-
-    run(main)
+async def test_an_atomic_file_that_nobody_closed_is_discarded(tmp_path: Path) -> None:
+    stream = await FileWriteStream.from_path(tmp_path / "f", atomic=True)
+    await stream.send(b"half")
+    with pytest.warns(ResourceWarning, match="unclosed <FileWriteStream"):
+        del stream
+    assert left_in(tmp_path) == []
 
 
-def test_a_directory_that_cannot_be_synced_is_reported_but_the_file_is_replaced(
-    run: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+async def test_a_directory_that_cannot_be_synced_is_reported_but_the_file_is_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fsync = os.fsync
 
@@ -739,20 +662,17 @@ def test_a_directory_that_cannot_be_synced_is_reported_but_the_file_is_replaced(
             raise OSError(errno.EIO, "Input/output error")
         fsync(fd)
 
-    async def main() -> None:
-        stream = await FileWriteStream.from_path(tmp_path / "f", atomic=True)
-        await stream.send(b"new")
-        monkeypatch.setattr(os, "fsync", bad_directory)
-        with pytest.raises(BrokenResourceError, match="directory was not synced"):
-            await stream.aclose()
-        monkeypatch.undo()
-        assert left_in(tmp_path) == ["f"]
-
-    run(main)
+    stream = await FileWriteStream.from_path(tmp_path / "f", atomic=True)
+    await stream.send(b"new")
+    monkeypatch.setattr(os, "fsync", bad_directory)
+    with pytest.raises(BrokenResourceError, match="directory was not synced"):
+        await stream.aclose()
+    monkeypatch.undo()
+    assert left_in(tmp_path) == ["f"]
 
 
-def test_the_data_is_synced_before_the_rename_and_the_directory_after_it(
-    run: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+async def test_the_data_is_synced_before_the_rename_and_the_directory_after_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls = []
     fsync, replace = os.fsync, os.replace
@@ -765,64 +685,50 @@ def test_the_data_is_synced_before_the_rename_and_the_directory_after_it(
         calls.append("rename")
         replace(*args, **kwargs)
 
-    async def main() -> None:
-        async with await FileWriteStream.from_path(tmp_path / "f", atomic=True) as stream:
-            await stream.send(b"new")
-            monkeypatch.setattr(os, "fsync", noted_fsync)
-            monkeypatch.setattr(os, "replace", noted_replace)
-        monkeypatch.undo()
-        assert calls == ["sync file", "rename", "sync directory"]
-
-    run(main)
+    async with await FileWriteStream.from_path(tmp_path / "f", atomic=True) as stream:
+        await stream.send(b"new")
+        monkeypatch.setattr(os, "fsync", noted_fsync)
+        monkeypatch.setattr(os, "replace", noted_replace)
+    monkeypatch.undo()
+    assert calls == ["sync file", "rename", "sync directory"]
 
 
-def test_a_close_while_another_task_sends_commits_only_what_is_whole(
-    run: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+async def test_a_close_while_another_task_sends_commits_only_what_is_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def main() -> None:
-        slow = SlowWrites(monkeypatch)
-        path = tmp_path / "f"
-        stream = await FileWriteStream.from_path(path, atomic=True)
-        slow.fd = stream.extra(FileStreamAttribute.fileno)
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(stream.send, b"whole")
-            await anyio.to_thread.run_sync(slow.entered.wait, 10)
-            tasks.start_soon(stream.aclose)
-            tasks.start_soon(stream.aclose)
-            await anyio.wait_all_tasks_blocked()
-            assert not path.exists()
-            slow.release.set()
-        assert path.read_bytes() == b"whole"
-        assert left_in(tmp_path) == ["f"]
-
-    run(main)
+    slow = SlowWrites(monkeypatch)
+    path = tmp_path / "f"
+    stream = await FileWriteStream.from_path(path, atomic=True)
+    slow.fd = stream.extra(FileStreamAttribute.fileno)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(stream.send, b"whole")
+        await anyio.to_thread.run_sync(slow.entered.wait, 10)
+        tasks.start_soon(stream.aclose)
+        tasks.start_soon(stream.aclose)
+        await anyio.wait_all_tasks_blocked()
+        assert not path.exists()
+        slow.release.set()
+    assert path.read_bytes() == b"whole"
+    assert left_in(tmp_path) == ["f"]
 
 
-def test_only_a_regular_file_can_be_replaced(run: Callable[..., Any], tmp_path: Path) -> None:
-    async def main() -> None:
-        os.mkfifo(tmp_path / "fifo")
-        (tmp_path / "directory").mkdir()
-        with pytest.raises(ValueError, match="regular file"):
-            await FileWriteStream.from_path(tmp_path / "fifo", atomic=True)
-        with pytest.raises(IsADirectoryError):
-            await FileWriteStream.from_path(tmp_path / "directory", atomic=True)
-        with pytest.raises(FileNotFoundError):
-            await FileWriteStream.from_path(tmp_path / "missing" / "f", atomic=True)
-        assert left_in(tmp_path) == ["directory", "fifo"]
-
-    run(main)
+async def test_only_a_regular_file_can_be_replaced(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "fifo")
+    (tmp_path / "directory").mkdir()
+    with pytest.raises(ValueError, match="regular file"):
+        await FileWriteStream.from_path(tmp_path / "fifo", atomic=True)
+    with pytest.raises(IsADirectoryError):
+        await FileWriteStream.from_path(tmp_path / "directory", atomic=True)
+    with pytest.raises(FileNotFoundError):
+        await FileWriteStream.from_path(tmp_path / "missing" / "f", atomic=True)
+    assert left_in(tmp_path) == ["directory", "fifo"]
 
 
-def test_opening_for_replacement_under_a_cancelled_scope_leaves_nothing(
-    run: Callable[..., Any], tmp_path: Path
-) -> None:
-    async def main() -> None:
-        with anyio.CancelScope() as scope:
-            scope.cancel()
-            with warnings.catch_warnings(record=True):
-                warnings.simplefilter("always")
-                stream = await FileWriteStream.from_path(tmp_path / "f", atomic=True)
-                await stream.aclose()
-        assert left_in(tmp_path) == []
-
-    run(main)
+async def test_opening_for_replacement_under_a_cancelled_scope_leaves_nothing(tmp_path: Path) -> None:
+    with anyio.CancelScope() as scope:
+        scope.cancel()
+        with warnings.catch_warnings(record=True):
+            warnings.simplefilter("always")
+            stream = await FileWriteStream.from_path(tmp_path / "f", atomic=True)
+            await stream.aclose()
+    assert left_in(tmp_path) == []

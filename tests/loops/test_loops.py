@@ -19,17 +19,30 @@ from roket_trio import FileWriteStream
 from roket_trio._loops import current_loop
 
 
-def test_the_named_loop_is_the_one_that_runs(run: Callable[..., Any], loop_name: str) -> None:
+def running_loop() -> str:
+    if trio.lowlevel.in_trio_task():
+        return "trio"
+    module = type(asyncio.get_running_loop()).__module__
+    return "uvloop" if module.startswith("uvloop") else "asyncio"
+
+
+async def test_the_named_loop_is_the_one_that_runs(loop_name: str) -> None:
+    assert running_loop() == loop_name
+
+
+@pytest.mark.loops("asyncio")
+async def test_a_test_may_ask_for_one_loop_alone() -> None:
+    assert running_loop() == "asyncio"
+
+
+def test_a_test_may_start_its_loop_itself(run: Callable[..., Any], loop_name: str) -> None:
     async def main() -> str:
-        if trio.lowlevel.in_trio_task():
-            return "trio"
-        module = type(asyncio.get_running_loop()).__module__
-        return "uvloop" if module.startswith("uvloop") else "asyncio"
+        return running_loop()
 
     assert run(main) == loop_name
 
 
-def test_a_thread_that_was_lent_something_is_waited_for_when_the_caller_is_cancelled(run: Callable[..., Any]) -> None:
+async def test_a_thread_that_was_lent_something_is_waited_for_when_the_caller_is_cancelled() -> None:
     release, finished = threading.Event(), threading.Event()
 
     def work() -> str:
@@ -37,50 +50,42 @@ def test_a_thread_that_was_lent_something_is_waited_for_when_the_caller_is_cance
         finished.set()
         return "result"
 
-    async def main() -> None:
-        results = []
-        with anyio.CancelScope() as scope:
-            async with anyio.create_task_group() as tasks:
+    results = []
+    with anyio.CancelScope() as scope:
+        async with anyio.create_task_group() as tasks:
 
-                async def cancel_then_release() -> None:
-                    scope.cancel()
-                    release.set()
+            async def cancel_then_release() -> None:
+                scope.cancel()
+                release.set()
 
-                tasks.start_soon(cancel_then_release)
-                results.append(await current_loop().run_in_thread(work))
-                assert finished.is_set()
-                await current_loop().checkpoint_if_cancelled()
-                raise AssertionError("the cancellation was lost")
-        assert results == ["result"]
-
-    run(main)
+            tasks.start_soon(cancel_then_release)
+            results.append(await current_loop().run_in_thread(work))
+            assert finished.is_set()
+            await current_loop().checkpoint_if_cancelled()
+            raise AssertionError("the cancellation was lost")
+    assert results == ["result"]
 
 
-def test_a_program_whose_own_threads_are_all_busy_can_still_open_and_close_files(
-    run: Callable[..., Any], tmp_path: Path
-) -> None:
+async def test_a_program_whose_own_threads_are_all_busy_can_still_open_and_close_files(tmp_path: Path) -> None:
     """What waits for a file's thread cannot be cancelled, so it must not wait for anybody else's."""
 
-    async def main() -> None:
-        free = threading.Event()
-        limiter = anyio.to_thread.current_default_thread_limiter()
-        before, limiter.total_tokens = limiter.total_tokens, 1
-        try:
-            async with anyio.create_task_group() as tasks:
-                tasks.start_soon(anyio.to_thread.run_sync, free.wait, 10)
-                await anyio.wait_all_tasks_blocked()
-                try:
-                    async with await FileWriteStream.from_path(tmp_path / "file", atomic=True) as file:
-                        await file.send(b"data")
-                    assert not free.is_set()
-                    assert limiter.borrowed_tokens == 1, "the program's thread is still busy"
-                finally:
-                    free.set()
-        finally:
-            limiter.total_tokens = before
-        assert (tmp_path / "file").read_bytes() == b"data"
-
-    run(main)
+    free = threading.Event()
+    limiter = anyio.to_thread.current_default_thread_limiter()
+    before, limiter.total_tokens = limiter.total_tokens, 1
+    try:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(anyio.to_thread.run_sync, free.wait, 10)
+            await anyio.wait_all_tasks_blocked()
+            try:
+                async with await FileWriteStream.from_path(tmp_path / "file", atomic=True) as file:
+                    await file.send(b"data")
+                assert not free.is_set()
+                assert limiter.borrowed_tokens == 1, "the program's thread is still busy"
+            finally:
+                free.set()
+    finally:
+        limiter.total_tokens = before
+    assert (tmp_path / "file").read_bytes() == b"data"
 
 
 @pytest.mark.parametrize("use_uvloop", [False, True], ids=["asyncio", "uvloop"])
@@ -179,66 +184,60 @@ def test_a_native_timeout_whose_block_ends_with_the_call_leaves_no_cancellation_
     anyio.run(main, backend="asyncio", backend_options={"use_uvloop": use_uvloop})
 
 
-def test_work_that_never_waits_lets_the_others_run_within_a_few_milliseconds(run: Callable[..., Any]) -> None:
-    async def main() -> None:
-        ticks = 0
+async def test_work_that_never_waits_lets_the_others_run_within_a_few_milliseconds() -> None:
+    ticks = 0
 
-        async def ticker() -> None:
-            nonlocal ticks
-            while True:
-                ticks += 1
-                await anyio.lowlevel.checkpoint()
+    async def ticker() -> None:
+        nonlocal ticks
+        while True:
+            ticks += 1
+            await anyio.lowlevel.checkpoint()
 
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(ticker)
-            loop = current_loop()
-            await loop.cancel_shielded_checkpoint()
-            until = time.thread_time() + 0.1  # what others take of the machine is no matter
-            seen = ticks
-            while time.thread_time() < until:
-                if loop.yield_is_due():
-                    await loop.cancel_shielded_checkpoint()
-            assert ticks - seen >= 10
-            tasks.cancel_scope.cancel()
-
-    run(main)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(ticker)
+        loop = current_loop()
+        await loop.cancel_shielded_checkpoint()
+        until = time.thread_time() + 0.1  # what others take of the machine is no matter
+        seen = ticks
+        while time.thread_time() < until:
+            if loop.yield_is_due():
+                await loop.cancel_shielded_checkpoint()
+        assert ticks - seen >= 10
+        tasks.cancel_scope.cancel()
 
 
-def test_each_check_sees_the_scopes_of_the_very_task_that_asks(run: Callable[..., Any]) -> None:
+async def test_each_check_sees_the_scopes_of_the_very_task_that_asks() -> None:
     """asyncio's check remembers whose state it has looked up: never another task's, never a scope that was left."""
 
-    async def main() -> None:
-        check = current_loop().checkpoint_if_cancelled
-        went_on = []
+    check = current_loop().checkpoint_if_cancelled
+    went_on = []
 
-        async def asks_and_stays(done: anyio.Event) -> None:
+    async def asks_and_stays(done: anyio.Event) -> None:
+        await check()
+        await done.wait()
+
+    async def cancels_itself() -> None:
+        with anyio.CancelScope() as outer:
             await check()
-            await done.wait()
-
-        async def cancels_itself() -> None:
-            with anyio.CancelScope() as outer:
+            outer.cancel()
+            with anyio.CancelScope(shield=True):
                 await check()
-                outer.cancel()
-                with anyio.CancelScope(shield=True):
-                    await check()
-                    went_on.append("shielded")
-                with anyio.CancelScope():
-                    await check()
-                    went_on.append("cancelled")
-            await check()
-
-        async with anyio.create_task_group() as tasks:
-            for first, then in ((asks_and_stays, cancels_itself), (cancels_itself, asks_and_stays)):
-                done = anyio.Event()
-                for job in (first, then):
-                    tasks.start_soon(job, *((done,) if job is asks_and_stays else ()))
-                    await anyio.wait_all_tasks_blocked()
-                done.set()
-        assert went_on == ["shielded", "shielded"]
-        tasks.cancel_scope.cancel()  # one that has ended
+                went_on.append("shielded")
+            with anyio.CancelScope():
+                await check()
+                went_on.append("cancelled")
         await check()
 
-    run(main)
+    async with anyio.create_task_group() as tasks:
+        for first, then in ((asks_and_stays, cancels_itself), (cancels_itself, asks_and_stays)):
+            done = anyio.Event()
+            for job in (first, then):
+                tasks.start_soon(job, *((done,) if job is asks_and_stays else ()))
+                await anyio.wait_all_tasks_blocked()
+            done.set()
+    assert went_on == ["shielded", "shielded"]
+    tasks.cancel_scope.cancel()  # one that has ended
+    await check()
 
 
 class WithoutWeakReferences:

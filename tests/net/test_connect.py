@@ -123,71 +123,59 @@ class Wire:
     ["127.0.0.1", "::1", "localhost", ipaddress.ip_address("127.0.0.1"), ipaddress.ip_address("::1")],
     ids=lambda host: f"{type(host).__name__} {host}",
 )
-def test_it_connects_to_names_and_addresses(run: Run, host: Any) -> None:
-    async def main() -> None:
-        with listening("::1" if ":" in str(host) else "127.0.0.1") as (server, port):
-            async with await connect_tcp(host, port) as stream:
-                assert type(stream) is SocketStream
-                peer, address = server.accept()
-                with peer:
-                    await stream.send(b"hello")
-                    assert peer.recv(100) == b"hello"
-                    assert stream.extra(SocketAttribute.local_address) == address[:2]
-                    assert stream.extra(SocketAttribute.remote_port) == port
-
-    run(main)
+async def test_it_connects_to_names_and_addresses(host: Any) -> None:
+    with listening("::1" if ":" in str(host) else "127.0.0.1") as (server, port):
+        async with await connect_tcp(host, port) as stream:
+            assert type(stream) is SocketStream
+            peer, address = server.accept()
+            with peer:
+                await stream.send(b"hello")
+                assert peer.recv(100) == b"hello"
+                assert stream.extra(SocketAttribute.local_address) == address[:2]
+                assert stream.extra(SocketAttribute.remote_port) == port
 
 
-def test_the_stream_has_the_policy_that_was_asked_for(run: Run, tmp_path: Path) -> None:
+async def test_the_stream_has_the_policy_that_was_asked_for(tmp_path: Path) -> None:
     policy = ClosePolicy(linger_seconds=0.25, on_error="abort")
 
-    async def main() -> None:
-        with listening() as (_, port):
-            async with await connect_tcp("127.0.0.1", port, close_policy=policy) as stream:
-                assert stream.close_policy is policy
-        with socket.socket(socket.AF_UNIX) as server:
-            server.bind(str(tmp_path / "s"))
-            server.listen()
-            async with await connect_unix(tmp_path / "s", close_policy=policy) as stream:
-                assert stream.close_policy is policy
-
-    run(main)
+    with listening() as (_, port):
+        async with await connect_tcp("127.0.0.1", port, close_policy=policy) as stream:
+            assert stream.close_policy is policy
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(str(tmp_path / "s"))
+        server.listen()
+        async with await connect_unix(tmp_path / "s", close_policy=policy) as stream:
+            assert stream.close_policy is policy
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
-def test_it_connects_from_the_local_address_and_port_it_is_given(run: Run, host: str) -> None:
-    async def main() -> None:
-        with listening(host) as (server, port):
-            with listening(host) as (_, local_port):
-                pass
-            async with await connect_tcp(host, port, local_host=host, local_port=local_port) as stream:
-                peer, address = server.accept()
-                peer.close()
-                assert address[:2] == (host, local_port)
-                assert stream.extra(SocketAttribute.local_address) == (host, local_port)
-            async with await connect_tcp(host, port, local_host=host) as stream:
-                peer, address = server.accept()
-                peer.close()
-                assert address[0] == host
-
-    run(main)
+async def test_it_connects_from_the_local_address_and_port_it_is_given(host: str) -> None:
+    with listening(host) as (server, port):
+        with listening(host) as (_, local_port):
+            pass
+        async with await connect_tcp(host, port, local_host=host, local_port=local_port) as stream:
+            peer, address = server.accept()
+            peer.close()
+            assert address[:2] == (host, local_port)
+            assert stream.extra(SocketAttribute.local_address) == (host, local_port)
+        async with await connect_tcp(host, port, local_host=host) as stream:
+            peer, address = server.accept()
+            peer.close()
+            assert address[0] == host
 
 
-def test_only_addresses_of_the_local_ones_family_are_tried(
-    run: Run, names: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+async def test_only_addresses_of_the_local_ones_family_are_tried(
+    names: Callable[..., None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def main() -> None:
-        names({"both": ["::1", "127.0.0.1"]})
-        wire = Wire(monkeypatch, by_address={})
-        with listening() as (_, port):
-            await (await connect_tcp("both", port, local_host="127.0.0.1")).aclose()
-        assert wire.addresses() == ["127.0.0.1"]
-
-    run(main)
+    names({"both": ["::1", "127.0.0.1"]})
+    wire = Wire(monkeypatch, by_address={})
+    with listening() as (_, port):
+        await (await connect_tcp("both", port, local_host="127.0.0.1")).aclose()
+    assert wire.addresses() == ["127.0.0.1"]
 
 
 @pytest.mark.skipif(not os.path.isdir("/proc/net"), reason="asks Linux for a link-local address")
-def test_it_connects_and_shows_addresses_with_a_zone_as_anyio_does(run: Run) -> None:
+async def test_it_connects_and_shows_addresses_with_a_zone_as_anyio_does() -> None:
     """A link-local address means something only together with its zone, which AnyIO's resolver puts after a ``%``."""
     lines = [line.split() for line in Path("/proc/net/if_inet6").read_text().splitlines()]
     found = [(line[0], int(line[1], 16)) for line in lines if line[3] == "20"]
@@ -196,248 +184,203 @@ def test_it_connects_and_shows_addresses_with_a_zone_as_anyio_does(run: Run) -> 
     digits, zone = found[0]
     host = str(ipaddress.IPv6Address(bytes.fromhex(digits)))
 
-    async def main() -> None:
-        with socket.socket(socket.AF_INET6) as server:
-            server.bind((host, 0, 0, zone))
-            server.listen()
-            port = server.getsockname()[1]
-            for name in (f"{host}%{zone}", f"{host}%{socket.if_indextoname(zone)}"):
-                async with await connect_tcp(name, port) as stream:
-                    assert stream.extra(SocketAttribute.remote_address) == (f"{host}%{zone}", port)
-                    assert stream.extra(SocketAttribute.local_address)[0] == f"{host}%{zone}"
-
-    run(main)
+    with socket.socket(socket.AF_INET6) as server:
+        server.bind((host, 0, 0, zone))
+        server.listen()
+        port = server.getsockname()[1]
+        for name in (f"{host}%{zone}", f"{host}%{socket.if_indextoname(zone)}"):
+            async with await connect_tcp(name, port) as stream:
+                assert stream.extra(SocketAttribute.remote_address) == (f"{host}%{zone}", port)
+                assert stream.extra(SocketAttribute.local_address)[0] == f"{host}%{zone}"
 
 
 # --- Happy Eyeballs --------------------------------------------------------------------------------------------------
 
 
-def test_families_take_turns_and_the_resolvers_first_choice_comes_first(
-    run: Run, names: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+async def test_families_take_turns_and_the_resolvers_first_choice_comes_first(
+    names: Callable[..., None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def main() -> None:
-        for given, tried in (
-            (["::1", "::2", "::3", "10.0.0.1"], ["::1", "10.0.0.1", "::2", "::3"]),
-            (["10.0.0.1", "10.0.0.2", "::1", "::2", "::3"], ["10.0.0.1", "::1", "10.0.0.2", "::2", "::3"]),
-            (["10.0.0.1", "10.0.0.1", "::1"], ["10.0.0.1", "::1"]),  # glibc may say it twice
-        ):
-            names({"many": given})
-            wire = Wire(monkeypatch, by_address=dict.fromkeys(given, errno.ECONNREFUSED))
-            with pytest.raises(ConnectionFailed):
-                await connect_tcp("many", 80, happy_eyeballs_delay=30)
-            assert wire.addresses() == tried
-            monkeypatch.undo()
-
-    run(main)
+    for given, tried in (
+        (["::1", "::2", "::3", "10.0.0.1"], ["::1", "10.0.0.1", "::2", "::3"]),
+        (["10.0.0.1", "10.0.0.2", "::1", "::2", "::3"], ["10.0.0.1", "::1", "10.0.0.2", "::2", "::3"]),
+        (["10.0.0.1", "10.0.0.1", "::1"], ["10.0.0.1", "::1"]),  # glibc may say it twice
+    ):
+        names({"many": given})
+        wire = Wire(monkeypatch, by_address=dict.fromkeys(given, errno.ECONNREFUSED))
+        with pytest.raises(ConnectionFailed):
+            await connect_tcp("many", 80, happy_eyeballs_delay=30)
+        assert wire.addresses() == tried
+        monkeypatch.undo()
 
 
-def test_a_refusal_starts_the_next_attempt_at_once(
-    run: Run, names: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+async def test_a_refusal_starts_the_next_attempt_at_once(
+    names: Callable[..., None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def main() -> None:
-        names({"host": ["192.0.2.1", "127.0.0.1"]})
-        wire = Wire(monkeypatch, by_address={"192.0.2.1": errno.ECONNREFUSED})
-        with listening() as (_, port):
-            with anyio.fail_after(10):
-                stream = await connect_tcp("host", port, happy_eyeballs_delay=30)
-            assert stream.extra(SocketAttribute.remote_address) == ("127.0.0.1", port)
+    names({"host": ["192.0.2.1", "127.0.0.1"]})
+    wire = Wire(monkeypatch, by_address={"192.0.2.1": errno.ECONNREFUSED})
+    with listening() as (_, port):
+        with anyio.fail_after(10):
+            stream = await connect_tcp("host", port, happy_eyeballs_delay=30)
+        assert stream.extra(SocketAttribute.remote_address) == ("127.0.0.1", port)
+        assert wire.open_sockets() == 1
+        await stream.aclose()
+
+
+async def test_a_silent_address_gets_its_head_start_and_then_company(
+    names: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names({"host": [SILENT, "2001:db8::1", "127.0.0.1"]})
+    wire = Wire(monkeypatch, by_address={SILENT: "silent", "2001:db8::1": "silent"})
+    with listening() as (server, port):
+        stream = await connect_tcp("host", port, happy_eyeballs_delay=0.1)
+        assert stream.extra(SocketAttribute.remote_address) == ("127.0.0.1", port)
+        assert wire.addresses() == [SILENT, "2001:db8::1", "127.0.0.1"]
+        starts = [started for started, _ in wire.started]
+        assert all(0.095 <= later - sooner < 5 for sooner, later in pairwise(starts))
+        assert wire.open_sockets() == 1  # the losers are gone
+        server.accept()[0].close()
+        await stream.aclose()
+
+
+async def test_a_slow_first_address_can_still_win(names: Callable[..., None], monkeypatch: pytest.MonkeyPatch) -> None:
+    names({"host": ["192.0.2.1", "192.0.2.2"]})
+    wire = Wire(monkeypatch, by_address={"192.0.2.1": 0.2, "192.0.2.2": "silent"}, real="127.0.0.1")
+    with listening() as (server, port):
+        async with await connect_tcp("host", port, happy_eyeballs_delay=0.01) as stream:
             assert wire.open_sockets() == 1
-            await stream.aclose()
+            assert wire.sockets[0] is stream.extra(SocketAttribute.raw_socket)
+            peer = server.accept()[0]
+            peer.close()
+            server.settimeout(0)
+            with pytest.raises(BlockingIOError):
+                server.accept()  # one connection, not two
 
-    run(main)
 
-
-def test_a_silent_address_gets_its_head_start_and_then_company(
-    run: Run, names: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+async def test_of_two_that_answer_at_once_one_is_kept(
+    names: Callable[..., None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def main() -> None:
-        names({"host": [SILENT, "2001:db8::1", "127.0.0.1"]})
-        wire = Wire(monkeypatch, by_address={SILENT: "silent", "2001:db8::1": "silent"})
-        with listening() as (server, port):
-            stream = await connect_tcp("host", port, happy_eyeballs_delay=0.1)
-            assert stream.extra(SocketAttribute.remote_address) == ("127.0.0.1", port)
-            assert wire.addresses() == [SILENT, "2001:db8::1", "127.0.0.1"]
-            starts = [started for started, _ in wire.started]
-            assert all(0.095 <= later - sooner < 5 for sooner, later in pairwise(starts))
-            assert wire.open_sockets() == 1  # the losers are gone
-            server.accept()[0].close()
-            await stream.aclose()
-
-    run(main)
+    names({"host": ["192.0.2.1", "192.0.2.2", "192.0.2.3"]})
+    wire = Wire(monkeypatch, by_address=dict.fromkeys(["192.0.2.1", "192.0.2.2", "192.0.2.3"], 0.05), real="127.0.0.1")
+    with listening() as (_, port):
+        async with await connect_tcp("host", port, happy_eyeballs_delay=0):
+            assert wire.open_sockets() == 1
 
 
-def test_a_slow_first_address_can_still_win(
-    run: Run, names: Callable[..., None], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    async def main() -> None:
-        names({"host": ["192.0.2.1", "192.0.2.2"]})
-        wire = Wire(monkeypatch, by_address={"192.0.2.1": 0.2, "192.0.2.2": "silent"}, real="127.0.0.1")
-        with listening() as (server, port):
-            async with await connect_tcp("host", port, happy_eyeballs_delay=0.01) as stream:
-                assert wire.open_sockets() == 1
-                assert wire.sockets[0] is stream.extra(SocketAttribute.raw_socket)
-                peer = server.accept()[0]
-                peer.close()
-                server.settimeout(0)
-                with pytest.raises(BlockingIOError):
-                    server.accept()  # one connection, not two
-
-    run(main)
+async def test_when_all_fail_each_reason_is_told(names: Callable[..., None], monkeypatch: pytest.MonkeyPatch) -> None:
+    names({"host": ["192.0.2.1", "2001:db8::1"]})
+    wire = Wire(monkeypatch, by_address={"192.0.2.1": errno.ECONNREFUSED, "2001:db8::1": errno.ENETUNREACH})
+    with pytest.raises(anyio.ConnectionFailed) as caught:
+        await connect_tcp("host", 80)
+    for part in ("host port 80", "192.0.2.1:80: Connection refused", "[2001:db8::1]:80: Network is unreachable"):
+        assert part in str(caught.value)
+    assert isinstance(caught.value.__cause__, ExceptionGroup)
+    assert [type(error) for error in caught.value.__cause__.exceptions] == [ConnectionRefusedError, OSError]
+    assert caught.value.errno is None
+    assert wire.open_sockets() == 0
 
 
-def test_of_two_that_answer_at_once_one_is_kept(
-    run: Run, names: Callable[..., None], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    async def main() -> None:
-        names({"host": ["192.0.2.1", "192.0.2.2", "192.0.2.3"]})
-        wire = Wire(
-            monkeypatch, by_address=dict.fromkeys(["192.0.2.1", "192.0.2.2", "192.0.2.3"], 0.05), real="127.0.0.1"
-        )
-        with listening() as (_, port):
-            async with await connect_tcp("host", port, happy_eyeballs_delay=0):
-                assert wire.open_sockets() == 1
-
-    run(main)
+async def test_one_refusal_is_python_s_own_class_too(refused_port: int) -> None:
+    for host in ("127.0.0.1", "::1"):
+        with pytest.raises(ConnectionFailed) as caught:
+            await connect_tcp(host, refused_port)
+        assert isinstance(caught.value, OSError)
+        assert isinstance(caught.value, ConnectionRefusedError)
+        assert isinstance(caught.value.__cause__, ConnectionRefusedError)
+        assert caught.value.errno == errno.ECONNREFUSED
+        assert str(refused_port) in str(caught.value)
 
 
-def test_when_all_fail_each_reason_is_told(
-    run: Run, names: Callable[..., None], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    async def main() -> None:
-        names({"host": ["192.0.2.1", "2001:db8::1"]})
-        wire = Wire(monkeypatch, by_address={"192.0.2.1": errno.ECONNREFUSED, "2001:db8::1": errno.ENETUNREACH})
-        with pytest.raises(anyio.ConnectionFailed) as caught:
-            await connect_tcp("host", 80)
-        for part in ("host port 80", "192.0.2.1:80: Connection refused", "[2001:db8::1]:80: Network is unreachable"):
-            assert part in str(caught.value)
-        assert isinstance(caught.value.__cause__, ExceptionGroup)
-        assert [type(error) for error in caught.value.__cause__.exceptions] == [ConnectionRefusedError, OSError]
-        assert caught.value.errno is None
-        assert wire.open_sockets() == 0
-
-    run(main)
-
-
-def test_one_refusal_is_python_s_own_class_too(run: Run, refused_port: int) -> None:
-    async def main() -> None:
-        for host in ("127.0.0.1", "::1"):
-            with pytest.raises(ConnectionFailed) as caught:
-                await connect_tcp(host, refused_port)
-            assert isinstance(caught.value, OSError)
-            assert isinstance(caught.value, ConnectionRefusedError)
-            assert isinstance(caught.value.__cause__, ConnectionRefusedError)
-            assert caught.value.errno == errno.ECONNREFUSED
-            assert str(refused_port) in str(caught.value)
-
-    run(main)
-
-
-def test_a_failure_holds_no_reference_cycle(run: Run, refused_port: int, tmp_path: Path) -> None:
+async def test_a_failure_holds_no_reference_cycle(refused_port: int, tmp_path: Path) -> None:
     """A cycle would keep the frames of whoever called, and all that they hold, until some later collection."""
 
-    async def main() -> None:
-        attempts: list[Callable[[], Awaitable[object]]] = [
-            lambda: connect_tcp("127.0.0.1", refused_port),
-            lambda: connect_tcp("localhost", refused_port),
-            lambda: connect_tcp("does-not-exist.invalid", 80),
-            lambda: connect_unix(tmp_path / "none"),
-        ]
-        for attempt in attempts:
-            gc.collect()
-            gc.disable()
+    attempts: list[Callable[[], Awaitable[object]]] = [
+        lambda: connect_tcp("127.0.0.1", refused_port),
+        lambda: connect_tcp("localhost", refused_port),
+        lambda: connect_tcp("does-not-exist.invalid", 80),
+        lambda: connect_unix(tmp_path / "none"),
+    ]
+    for attempt in attempts:
+        gc.collect()
+        gc.disable()
+        try:
             try:
-                try:
-                    await attempt()
-                except ConnectionFailed as error:
-                    failure = weakref.ref(error)
-                assert failure() is None
-            finally:
-                gc.enable()
-
-    run(main)
+                await attempt()
+            except ConnectionFailed as error:
+                failure = weakref.ref(error)
+            assert failure() is None
+        finally:
+            gc.enable()
 
 
 @pytest.mark.parametrize("answers", [{"192.0.2.1": "silent", "192.0.2.2": "silent"}, {"192.0.2.1": "silent"}])
-def test_cancelled_in_the_middle_it_leaves_no_socket(
-    run: Run, names: Callable[..., None], monkeypatch: pytest.MonkeyPatch, answers: dict[str, str]
+async def test_cancelled_in_the_middle_it_leaves_no_socket(
+    names: Callable[..., None], monkeypatch: pytest.MonkeyPatch, answers: dict[str, str]
 ) -> None:
-    async def main() -> None:
-        names({"host": list(answers)})
-        wire = Wire(monkeypatch, by_address=answers)
-        with anyio.CancelScope() as scope:
-            async with anyio.create_task_group() as tasks:
-                tasks.start_soon(connect_tcp, "host", 80)
-                with anyio.fail_after(BOUND):
-                    while len(wire.started) < len(answers):  # noqa: ASYNC110
-                        await anyio.sleep(0.005)
-                scope.cancel()
-        assert scope.cancelled_caught
-        assert wire.open_sockets() == 0
-
-    run(main)
+    names({"host": list(answers)})
+    wire = Wire(monkeypatch, by_address=answers)
+    with anyio.CancelScope() as scope:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(connect_tcp, "host", 80)
+            with anyio.fail_after(BOUND):
+                while len(wire.started) < len(answers):  # noqa: ASYNC110
+                    await anyio.sleep(0.005)
+            scope.cancel()
+    assert scope.cancelled_caught
+    assert wire.open_sockets() == 0
 
 
-def test_cancelled_when_the_server_has_it_already_the_server_sees_a_reset(
-    run: Run, monkeypatch: pytest.MonkeyPatch
+async def test_cancelled_when_the_server_has_it_already_the_server_sees_a_reset(
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """An end without a byte would look like the whole of an empty message."""
     connect_socket = room.connect_socket
 
-    async def main() -> None:
-        with listening() as (server, port), anyio.CancelScope() as scope:
+    with listening() as (server, port), anyio.CancelScope() as scope:
 
-            async def connected_and_cancelled(sock: socket.socket, address: Any) -> None:
-                await connect_socket(sock, address)
-                scope.cancel()
-                await anyio.lowlevel.checkpoint()
+        async def connected_and_cancelled(sock: socket.socket, address: Any) -> None:
+            await connect_socket(sock, address)
+            scope.cancel()
+            await anyio.lowlevel.checkpoint()
 
-            monkeypatch.setattr(room, "connect_socket", connected_and_cancelled)
-            try:
-                await connect_tcp("127.0.0.1", port)
-            finally:
-                peer, _ = server.accept()
-                with peer:
-                    peer.settimeout(BOUND)
-                    with pytest.raises(ConnectionResetError):
-                        peer.recv(1)
+        monkeypatch.setattr(room, "connect_socket", connected_and_cancelled)
+        try:
+            await connect_tcp("127.0.0.1", port)
+        finally:
+            peer, _ = server.accept()
+            with peer:
+                peer.settimeout(BOUND)
+                with pytest.raises(ConnectionResetError):
+                    peer.recv(1)
+    assert scope.cancelled_caught
+
+
+async def test_cancelled_beforehand_nothing_is_sent() -> None:
+    with listening() as (server, port):
+        with anyio.CancelScope() as scope:
+            scope.cancel()
+            await connect_tcp("127.0.0.1", port)
         assert scope.cancelled_caught
-
-    run(main)
-
-
-def test_cancelled_beforehand_nothing_is_sent(run: Run) -> None:
-    async def main() -> None:
-        with listening() as (server, port):
-            with anyio.CancelScope() as scope:
-                scope.cancel()
-                await connect_tcp("127.0.0.1", port)
-            assert scope.cancelled_caught
-            server.settimeout(0)
-            with pytest.raises(BlockingIOError):
-                server.accept()
-
-    run(main)
+        server.settimeout(0)
+        with pytest.raises(BlockingIOError):
+            server.accept()
 
 
-def test_a_socket_that_connected_to_itself_is_a_refusal(
-    run: Run, refused_port: int, monkeypatch: pytest.MonkeyPatch
+async def test_a_socket_that_connected_to_itself_is_a_refusal(
+    refused_port: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A connect from a port to that same port is a simultaneous open with oneself (RFC 9293, section 3.5)."""
 
-    async def main() -> None:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
-        with socket.socket() as sock:  # the kernel really does it
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            sock.bind(("127.0.0.1", port))
-            sock.connect(("127.0.0.1", port))
-            assert sock.getsockname() == sock.getpeername()
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
-        with pytest.raises(ConnectionRefusedError):
-            await connect_tcp("127.0.0.1", port, local_host="127.0.0.1", local_port=port)
-
-    run(main)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    with socket.socket() as sock:  # the kernel really does it
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.bind(("127.0.0.1", port))
+        sock.connect(("127.0.0.1", port))
+        assert sock.getsockname() == sock.getpeername()
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+    with pytest.raises(ConnectionRefusedError):
+        await connect_tcp("127.0.0.1", port, local_host="127.0.0.1", local_port=port)
 
 
 # --- bad input, before anything moves --------------------------------------------------------------------------------
@@ -463,32 +406,26 @@ def test_a_socket_that_connected_to_itself_is_a_refusal(
         ("localhost", 80, {"happy_eyeballs_delay": float("nan")}, ValueError),
     ],
 )
-def test_what_cannot_be_meant_is_refused_before_a_socket_exists(
-    run: Run, monkeypatch: pytest.MonkeyPatch, host: str, port: Any, more: dict[str, Any], error: type[Exception]
+async def test_what_cannot_be_meant_is_refused_before_a_socket_exists(
+    monkeypatch: pytest.MonkeyPatch, host: str, port: Any, more: dict[str, Any], error: type[Exception]
 ) -> None:
     async def resolve(*args: object, **kwargs: object) -> Any:
         raise AssertionError("it asked the resolver")
 
-    async def main() -> None:
-        monkeypatch.setattr(room, "resolve", resolve)
-        with pytest.raises(error) as caught:
-            await connect_tcp(host, port, **more)
-        assert str(caught.value)
-
-    run(main)
+    monkeypatch.setattr(room, "resolve", resolve)
+    with pytest.raises(error) as caught:
+        await connect_tcp(host, port, **more)
+    assert str(caught.value)
 
 
 @pytest.mark.parametrize("host", ["does-not-exist.invalid", "a" * 64 + ".example", "two..dots"])
-def test_a_name_without_an_address_is_a_connection_failure_and_a_gaierror(run: Run, host: str) -> None:
-    async def main() -> None:
-        with pytest.raises(ConnectionFailed) as caught:
-            await connect_tcp(host, 80)
-        assert isinstance(caught.value, socket.gaierror)
-        assert isinstance(caught.value, anyio.ConnectionFailed)
-        assert host in str(caught.value)
-        assert caught.value.__cause__ is not None
-
-    run(main)
+async def test_a_name_without_an_address_is_a_connection_failure_and_a_gaierror(host: str) -> None:
+    with pytest.raises(ConnectionFailed) as caught:
+        await connect_tcp(host, 80)
+    assert isinstance(caught.value, socket.gaierror)
+    assert isinstance(caught.value, anyio.ConnectionFailed)
+    assert host in str(caught.value)
+    assert caught.value.__cause__ is not None
 
 
 # --- TLS -------------------------------------------------------------------------------------------------------------
@@ -533,8 +470,7 @@ def tls_server(authority: trustme.CA) -> Iterator[tuple[int, list[BaseException]
 
 
 @pytest.mark.parametrize("how", ["tls", "ssl_context", "tls_hostname"])
-def test_tls_is_spoken_when_any_of_its_arguments_asks_for_it(
-    run: Run,
+async def test_tls_is_spoken_when_any_of_its_arguments_asks_for_it(
     how: str,
     authority: trustme.CA,
     client_context: ssl.SSLContext,
@@ -544,65 +480,53 @@ def test_tls_is_spoken_when_any_of_its_arguments_asks_for_it(
     authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
     monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "ca.pem"))  # what the default context trusts
 
-    async def main() -> None:
-        with tls_server(authority) as (port, problems):
-            stream: Any
-            if how == "tls":
-                stream = await connect_tcp("localhost", port, tls=True)
-            elif how == "ssl_context":
-                stream = await connect_tcp("localhost", port, ssl_context=client_context)
-            else:
-                stream = await connect_tcp("127.0.0.1", port, tls_hostname="localhost")
-            assert isinstance(stream, TLSStream)
-            await stream.send(b"hello")
-            assert await stream.receive() == b"olleh"
-            assert isinstance(stream.transport_stream, SocketStream)
-            await stream.aclose()
-            assert stream.transport_stream.close_report is not None
-        assert not problems
-
-    run(main)
+    with tls_server(authority) as (port, problems):
+        stream: Any
+        if how == "tls":
+            stream = await connect_tcp("localhost", port, tls=True)
+        elif how == "ssl_context":
+            stream = await connect_tcp("localhost", port, ssl_context=client_context)
+        else:
+            stream = await connect_tcp("127.0.0.1", port, tls_hostname="localhost")
+        assert isinstance(stream, TLSStream)
+        await stream.send(b"hello")
+        assert await stream.receive() == b"olleh"
+        assert isinstance(stream.transport_stream, SocketStream)
+        await stream.aclose()
+        assert stream.transport_stream.close_report is not None
+    assert not problems
 
 
-def test_a_certificate_that_is_not_trusted_fails_and_leaves_no_socket(run: Run, authority: trustme.CA) -> None:
-    async def main() -> None:
-        with tls_server(authority) as (port, problems):
-            with pytest.raises(ssl.SSLCertVerificationError):
-                await connect_tcp("127.0.0.1", port, tls_hostname="localhost")
-        assert isinstance(problems[0], OSError)
-
-    run(main)
+async def test_a_certificate_that_is_not_trusted_fails_and_leaves_no_socket(authority: trustme.CA) -> None:
+    with tls_server(authority) as (port, problems):
+        with pytest.raises(ssl.SSLCertVerificationError):
+            await connect_tcp("127.0.0.1", port, tls_hostname="localhost")
+    assert isinstance(problems[0], OSError)
 
 
-def test_a_certificate_for_another_name_fails(run: Run, authority: trustme.CA, client_context: ssl.SSLContext) -> None:
-    async def main() -> None:
-        with tls_server(authority) as (port, _):
-            with pytest.raises(ssl.SSLCertVerificationError):
-                await connect_tcp("127.0.0.1", port, ssl_context=client_context)
-
-    run(main)
+async def test_a_certificate_for_another_name_fails(authority: trustme.CA, client_context: ssl.SSLContext) -> None:
+    with tls_server(authority) as (port, _):
+        with pytest.raises(ssl.SSLCertVerificationError):
+            await connect_tcp("127.0.0.1", port, ssl_context=client_context)
 
 
-def test_a_handshake_that_is_cancelled_resets(run: Run, client_context: ssl.SSLContext) -> None:
-    async def main() -> None:
-        with listening() as (server, port):
-            with anyio.CancelScope() as scope:
-                async with anyio.create_task_group() as tasks:
+async def test_a_handshake_that_is_cancelled_resets(client_context: ssl.SSLContext) -> None:
+    with listening() as (server, port):
+        with anyio.CancelScope() as scope:
+            async with anyio.create_task_group() as tasks:
 
-                    async def connect() -> None:
-                        await connect_tcp("localhost", port, ssl_context=client_context)
+                async def connect() -> None:
+                    await connect_tcp("localhost", port, ssl_context=client_context)
 
-                    tasks.start_soon(connect)
-                    peer, _ = await anyio.to_thread.run_sync(server.accept)
-                    await anyio.wait_all_tasks_blocked()
-                    scope.cancel()
-            with peer:
-                peer.settimeout(BOUND)
-                with pytest.raises(ConnectionResetError):
-                    while peer.recv(65536):
-                        pass
-
-    run(main)
+                tasks.start_soon(connect)
+                peer, _ = await anyio.to_thread.run_sync(server.accept)
+                await anyio.wait_all_tasks_blocked()
+                scope.cancel()
+        with peer:
+            peer.settimeout(BOUND)
+            with pytest.raises(ConnectionResetError):
+                while peer.recv(65536):
+                    pass
 
 
 # --- UNIX ------------------------------------------------------------------------------------------------------------
@@ -618,7 +542,7 @@ def listening_unix(path: str | bytes, backlog: int = 16) -> Iterator[socket.sock
 
 
 @pytest.mark.parametrize("kind", ["str", "bytes", "Path", "not UTF-8"])
-def test_it_connects_to_a_path_in_every_form(run: Run, tmp_path: Path, kind: str) -> None:
+async def test_it_connects_to_a_path_in_every_form(tmp_path: Path, kind: str) -> None:
     path: Any = {
         "str": str(tmp_path / "s"),
         "bytes": bytes(tmp_path / "s"),
@@ -626,67 +550,55 @@ def test_it_connects_to_a_path_in_every_form(run: Run, tmp_path: Path, kind: str
         "not UTF-8": bytes(tmp_path / "s") + b"\xf0",
     }[kind]
 
-    async def main() -> None:
-        with listening_unix(os.fsencode(path)) as server:
-            async with await connect_unix(path) as stream:
-                assert type(stream) is UNIXSocketStream
-                peer, _ = server.accept()
-                with peer:
-                    await stream.send(b"hello")
-                    assert peer.recv(100) == b"hello"
-                assert stream.extra(SocketAttribute.remote_address) == os.fsdecode(path)
-
-    run(main)
+    with listening_unix(os.fsencode(path)) as server:
+        async with await connect_unix(path) as stream:
+            assert type(stream) is UNIXSocketStream
+            peer, _ = server.accept()
+            with peer:
+                await stream.send(b"hello")
+                assert peer.recv(100) == b"hello"
+            assert stream.extra(SocketAttribute.remote_address) == os.fsdecode(path)
 
 
 @pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="abstract names are Linux's")
-def test_it_connects_to_an_abstract_name(run: Run, tmp_path: Path) -> None:
+async def test_it_connects_to_an_abstract_name(tmp_path: Path) -> None:
     name = f"\0{tmp_path}"
 
-    async def main() -> None:
-        with pytest.raises(ConnectionRefusedError):
-            await connect_unix(name)
-        with listening_unix(name):
-            async with await connect_unix(name) as stream:
-                assert stream.extra(SocketAttribute.remote_address) == name
-
-    run(main)
+    with pytest.raises(ConnectionRefusedError):
+        await connect_unix(name)
+    with listening_unix(name):
+        async with await connect_unix(name) as stream:
+            assert stream.extra(SocketAttribute.remote_address) == name
 
 
-def test_a_path_that_cannot_be_reached_is_a_connection_failure_and_pythons_own_class(run: Run, tmp_path: Path) -> None:
-    async def main() -> None:
-        (tmp_path / "file").write_bytes(b"")
-        stale = str(tmp_path / "stale")
-        with listening_unix(stale):
-            pass
-        cases: list[tuple[Path, type[OSError], int]] = [
-            (tmp_path / "missing", FileNotFoundError, errno.ENOENT),
-            (tmp_path / "file", ConnectionRefusedError, errno.ECONNREFUSED),
-            (Path(stale), ConnectionRefusedError, errno.ECONNREFUSED),
-            (tmp_path / "file" / "below", NotADirectoryError, errno.ENOTDIR),
-        ]
-        for path, kind, code in cases:
-            with pytest.raises(ConnectionFailed) as caught:
-                await connect_unix(path)
-            assert isinstance(caught.value, kind)
-            assert isinstance(caught.value, anyio.ConnectionFailed)
-            assert caught.value.errno == code
-            assert str(path) in str(caught.value)
-
-    run(main)
+async def test_a_path_that_cannot_be_reached_is_a_connection_failure_and_pythons_own_class(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    stale = str(tmp_path / "stale")
+    with listening_unix(stale):
+        pass
+    cases: list[tuple[Path, type[OSError], int]] = [
+        (tmp_path / "missing", FileNotFoundError, errno.ENOENT),
+        (tmp_path / "file", ConnectionRefusedError, errno.ECONNREFUSED),
+        (Path(stale), ConnectionRefusedError, errno.ECONNREFUSED),
+        (tmp_path / "file" / "below", NotADirectoryError, errno.ENOTDIR),
+    ]
+    for path, kind, code in cases:
+        with pytest.raises(ConnectionFailed) as caught:
+            await connect_unix(path)
+        assert isinstance(caught.value, kind)
+        assert isinstance(caught.value, anyio.ConnectionFailed)
+        assert caught.value.errno == code
+        assert str(path) in str(caught.value)
 
 
-def test_a_path_that_is_no_path_is_refused_beforehand(run: Run, tmp_path: Path) -> None:
-    async def main() -> None:
-        for path in ("", b"", "x" * 108, "/" + "ü" * 60):
-            with pytest.raises(ValueError, match="path of a UNIX socket"):
-                await connect_unix(path)
-        none: Any
-        for none in (None, 5):
-            with pytest.raises(TypeError):
-                await connect_unix(none)
-
-    run(main)
+async def test_a_path_that_is_no_path_is_refused_beforehand(tmp_path: Path) -> None:
+    for path in ("", b"", "x" * 108, "/" + "ü" * 60):
+        with pytest.raises(ValueError, match="path of a UNIX socket"):
+            await connect_unix(path)
+    none: Any
+    for none in (None, 5):
+        with pytest.raises(TypeError):
+            await connect_unix(none)
 
 
 def test_a_path_of_full_length_is_no_problem(run: Run, tmp_path: Path) -> None:
@@ -704,40 +616,34 @@ def test_a_path_of_full_length_is_no_problem(run: Run, tmp_path: Path) -> None:
         os.close(directory)
 
 
-def test_a_full_listen_queue_is_waited_for(run: Run, tmp_path: Path) -> None:
+async def test_a_full_listen_queue_is_waited_for(tmp_path: Path) -> None:
     path = str(tmp_path / "s")
 
-    async def main() -> None:
-        with listening_unix(path, backlog=0) as server:
-            queued = await connect_unix(path)
-            done: list[UNIXSocketStream] = []
-            async with anyio.create_task_group() as tasks:
+    with listening_unix(path, backlog=0) as server:
+        queued = await connect_unix(path)
+        done: list[UNIXSocketStream] = []
+        async with anyio.create_task_group() as tasks:
 
-                async def connect() -> None:
-                    done.append(await connect_unix(path))
+            async def connect() -> None:
+                done.append(await connect_unix(path))
 
-                tasks.start_soon(connect)
-                await anyio.sleep(0.05)
-                assert not done  # the kernel says EAGAIN
-                server.accept()[0].close()
+            tasks.start_soon(connect)
+            await anyio.sleep(0.05)
+            assert not done  # the kernel says EAGAIN
             server.accept()[0].close()
-            for stream in (queued, *done):
-                await stream.aclose()
+        server.accept()[0].close()
+        for stream in (queued, *done):
+            await stream.aclose()
 
-    run(main)
 
-
-def test_waiting_for_the_listen_queue_can_be_cancelled(run: Run, tmp_path: Path) -> None:
+async def test_waiting_for_the_listen_queue_can_be_cancelled(tmp_path: Path) -> None:
     path = str(tmp_path / "s")
 
-    async def main() -> None:
-        with listening_unix(path, backlog=0):
-            async with await connect_unix(path):
-                with anyio.move_on_after(0.05) as scope:
-                    await connect_unix(path)
-                assert scope.cancelled_caught
-
-    run(main)
+    with listening_unix(path, backlog=0):
+        async with await connect_unix(path):
+            with anyio.move_on_after(0.05) as scope:
+                await connect_unix(path)
+            assert scope.cancelled_caught
 
 
 def test_connecting_is_a_checkpoint(tmp_path: Path) -> None:

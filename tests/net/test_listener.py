@@ -89,111 +89,99 @@ def faults(monkeypatch: pytest.MonkeyPatch) -> Faults:
 # --- accepting -------------------------------------------------------------------------------------------------------
 
 
-def test_it_is_both_libraries_listener(run: Run, bound: socket.socket) -> None:
-    async def main() -> None:
-        async with await SocketListener.from_socket(bound) as listener:
-            for face in (anyio.abc.SocketListener, anyio.abc.Listener, trio.abc.Listener, trio.abc.AsyncResource):
-                assert isinstance(listener, face)
-            raw = listener.extra(SocketAttribute.raw_socket)
-            assert raw is bound
-            assert raw.gettimeout() == 0
-            assert listener.extra(SocketAttribute.family) == bound.family
-            assert listener.extra(SocketAttribute.local_address) == bound.getsockname()
-            for attribute in (SocketAttribute.remote_address, SocketAttribute.remote_port):
-                with pytest.raises(anyio.TypedAttributeLookupError):
-                    listener.extra(attribute)
-            assert listener.extra(SocketAttribute.local_port, None) == (
-                bound.getsockname()[1] if bound.family == socket.AF_INET else None
-            )
-            assert "SocketListener" in repr(listener)
-        assert "closed" in repr(listener)
-
-    run(main)
+async def test_it_is_both_libraries_listener(bound: socket.socket) -> None:
+    async with await SocketListener.from_socket(bound) as listener:
+        for face in (anyio.abc.SocketListener, anyio.abc.Listener, trio.abc.Listener, trio.abc.AsyncResource):
+            assert isinstance(listener, face)
+        raw = listener.extra(SocketAttribute.raw_socket)
+        assert raw is bound
+        assert raw.gettimeout() == 0
+        assert listener.extra(SocketAttribute.family) == bound.family
+        assert listener.extra(SocketAttribute.local_address) == bound.getsockname()
+        for attribute in (SocketAttribute.remote_address, SocketAttribute.remote_port):
+            with pytest.raises(anyio.TypedAttributeLookupError):
+                listener.extra(attribute)
+        assert listener.extra(SocketAttribute.local_port, None) == (
+            bound.getsockname()[1] if bound.family == socket.AF_INET else None
+        )
+        assert "SocketListener" in repr(listener)
+    assert "closed" in repr(listener)
 
 
-def test_it_accepts_who_waits_and_who_comes(run: Run, bound: socket.socket) -> None:
+async def test_it_accepts_who_waits_and_who_comes(bound: socket.socket) -> None:
     policy = ClosePolicy(linger_seconds=0.5)
 
-    async def main() -> None:
-        address = bound.getsockname()
-        async with await SocketListener.from_socket(bound, close_policy=policy) as listener:
-            for comes_first in ("client", "accept"):
-                clients: list[socket.socket] = []
-                if comes_first == "client":
+    address = bound.getsockname()
+    async with await SocketListener.from_socket(bound, close_policy=policy) as listener:
+        for comes_first in ("client", "accept"):
+            clients: list[socket.socket] = []
+            if comes_first == "client":
+                clients.append(connected_to(address))
+            async with anyio.create_task_group() as tasks:
+
+                async def accept(into: list[SocketStream]) -> None:
+                    into.append(await listener.accept())
+
+                streams: list[SocketStream] = []
+                tasks.start_soon(accept, streams)
+                await anyio.wait_all_tasks_blocked()
+                if not clients:
+                    assert not streams
                     clients.append(connected_to(address))
-                async with anyio.create_task_group() as tasks:
-
-                    async def accept(into: list[SocketStream]) -> None:
-                        into.append(await listener.accept())
-
-                    streams: list[SocketStream] = []
-                    tasks.start_soon(accept, streams)
-                    await anyio.wait_all_tasks_blocked()
-                    if not clients:
-                        assert not streams
-                        clients.append(connected_to(address))
-                with clients[0] as client:
-                    async with streams[0] as stream:
-                        assert type(stream) is (SocketStream if bound.family == socket.AF_INET else UNIXSocketStream)
-                        assert stream.close_policy is policy
-                        raw = stream.extra(SocketAttribute.raw_socket)
-                        assert raw.gettimeout() == 0
-                        assert not raw.get_inheritable()
-                        if bound.family == socket.AF_INET:
-                            assert stream.extra(SocketAttribute.remote_address) == client.getsockname()
-                            assert raw.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
-                        client.sendall(b"blah")
-                        await stream.send((await stream.receive())[::-1])
-                        assert client.recv(100) == b"halb"
-
-    run(main)
+            with clients[0] as client:
+                async with streams[0] as stream:
+                    assert type(stream) is (SocketStream if bound.family == socket.AF_INET else UNIXSocketStream)
+                    assert stream.close_policy is policy
+                    raw = stream.extra(SocketAttribute.raw_socket)
+                    assert raw.gettimeout() == 0
+                    assert not raw.get_inheritable()
+                    if bound.family == socket.AF_INET:
+                        assert stream.extra(SocketAttribute.remote_address) == client.getsockname()
+                        assert raw.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+                    client.sendall(b"blah")
+                    await stream.send((await stream.receive())[::-1])
+                    assert client.recv(100) == b"halb"
 
 
-def test_a_client_that_has_already_reset_is_accepted_and_its_address_known(run: Run) -> None:
+async def test_a_client_that_has_already_reset_is_accepted_and_its_address_known() -> None:
     """Linux hands the dead connection over; the address from accept(2) is the only one that is left."""
     server = socket.create_server(("127.0.0.1", 0))
 
-    async def main() -> None:
-        async with await SocketListener.from_socket(server) as listener:
-            client = connected_to(server.getsockname())
-            address = client.getsockname()
-            client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-            client.close()
-            async with await listener.accept() as stream:
-                assert stream.extra(SocketAttribute.remote_address) == address
-                with pytest.raises(anyio.BrokenResourceError):
-                    await stream.receive()
-
-    run(main)
+    async with await SocketListener.from_socket(server) as listener:
+        client = connected_to(server.getsockname())
+        address = client.getsockname()
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        client.close()
+        async with await listener.accept() as stream:
+            assert stream.extra(SocketAttribute.remote_address) == address
+            with pytest.raises(anyio.BrokenResourceError):
+                await stream.receive()
 
 
-def test_accept_is_a_full_checkpoint_and_loses_nothing_when_cancelled(run: Run, bound: socket.socket) -> None:
-    async def main() -> None:
-        async with await SocketListener.from_socket(bound) as listener:
-            with anyio.move_on_after(0.01) as scope:
-                await listener.accept()
-            assert scope.cancelled_caught
-            clients = [connected_to(bound.getsockname()) for _ in range(3)]
-            with anyio.CancelScope() as scope:
-                scope.cancel()
-                await listener.accept()
-            assert scope.cancelled_caught
-            others = 0
+async def test_accept_is_a_full_checkpoint_and_loses_nothing_when_cancelled(bound: socket.socket) -> None:
+    async with await SocketListener.from_socket(bound) as listener:
+        with anyio.move_on_after(0.01) as scope:
+            await listener.accept()
+        assert scope.cancelled_caught
+        clients = [connected_to(bound.getsockname()) for _ in range(3)]
+        with anyio.CancelScope() as scope:
+            scope.cancel()
+            await listener.accept()
+        assert scope.cancelled_caught
+        others = 0
 
-            async def other() -> None:
-                nonlocal others
-                others += 1
+        async def other() -> None:
+            nonlocal others
+            others += 1
 
-            async with anyio.create_task_group() as tasks:
-                tasks.start_soon(other)
-                streams = [await listener.accept() for _ in clients]
-                assert others == 1
-            for stream, client in zip(streams, clients, strict=True):
-                await stream.aclose()
-                with client:
-                    assert client.recv(1) == b""
-
-    run(main)
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(other)
+            streams = [await listener.accept() for _ in clients]
+            assert others == 1
+        for stream, client in zip(streams, clients, strict=True):
+            await stream.aclose()
+            with client:
+                assert client.recv(1) == b""
 
 
 def test_trio_sees_checkpoints(bound: socket.socket) -> None:
@@ -213,19 +201,16 @@ def test_trio_sees_checkpoints(bound: socket.socket) -> None:
     trio.run(main)
 
 
-def test_a_second_acceptor_is_busy(run: Run, bound: socket.socket) -> None:
-    async def main() -> None:
-        async with await SocketListener.from_socket(bound) as listener:
-            async with anyio.create_task_group() as tasks:
-                tasks.start_soon(listener.accept)
-                await anyio.wait_all_tasks_blocked()
-                with pytest.raises(BusyResourceError, match="already accepting connections from"):
-                    await listener.accept()
-                tasks.cancel_scope.cancel()
-            with connected_to(bound.getsockname()):
-                await (await listener.accept()).aclose()
-
-    run(main)
+async def test_a_second_acceptor_is_busy(bound: socket.socket) -> None:
+    async with await SocketListener.from_socket(bound) as listener:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(listener.accept)
+            await anyio.wait_all_tasks_blocked()
+            with pytest.raises(BusyResourceError, match="already accepting connections from"):
+                await listener.accept()
+            tasks.cancel_scope.cancel()
+        with connected_to(bound.getsockname()):
+            await (await listener.accept()).aclose()
 
 
 def test_anyios_serve_runs_a_handler_for_each_connection(run: Run, bound: socket.socket) -> None:
@@ -276,47 +261,41 @@ def test_trios_serve_listeners_takes_it(bound: socket.socket) -> None:
 @pytest.mark.parametrize(
     "code", ["ECONNABORTED", "EPERM", "EPROTO", "ENETDOWN", "EHOSTUNREACH", "EOPNOTSUPP", "ETIMEDOUT"]
 )
-def test_errors_of_the_new_socket_are_passed_over(run: Run, tmp_path: Path, faults: Faults, code: str) -> None:
-    async def main() -> None:
-        async with await SocketListener.from_socket(listening("tcp", tmp_path)) as listener:
-            with connected_to(listener.extra(SocketAttribute.local_address)):
-                faults.coming = [getattr(errno, code)] * 3
-                await (await listener.accept()).aclose()
-                assert faults.calls == 4
-
-    run(main)
+async def test_errors_of_the_new_socket_are_passed_over(tmp_path: Path, faults: Faults, code: str) -> None:
+    async with await SocketListener.from_socket(listening("tcp", tmp_path)) as listener:
+        with connected_to(listener.extra(SocketAttribute.local_address)):
+            faults.coming = [getattr(errno, code)] * 3
+            await (await listener.accept()).aclose()
+            assert faults.calls == 4
 
 
 @pytest.mark.parametrize("code", ["EMFILE", "ENFILE", "ENOBUFS", "ENOMEM"])
-def test_it_backs_off_while_resources_are_out_and_says_so_once_an_episode(
-    run: Run,
+async def test_it_backs_off_while_resources_are_out_and_says_so_once_an_episode(
     tmp_path: Path,
     faults: Faults,
     code: str,
     caplog: pytest.LogCaptureFixture,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    async def main() -> None:
-        pauses: list[float] = []
-        monkeypatch.setattr(anyio, "sleep", recorded(pauses))
-        number = getattr(errno, code)
-        async with await SocketListener.from_socket(listening("tcp", tmp_path)) as listener:
-            for episode in (1, 2):
-                with connected_to(listener.extra(SocketAttribute.local_address)):
-                    faults.coming = [number] * 9
-                    pauses.clear()
-                    await (await listener.accept()).aclose()
-                    assert len(pauses) == 9
-                    assert pauses[0] <= 0.05
-                    assert pauses == sorted(pauses)
-                    assert pauses[-1] == pauses[-2] <= 1
-                assert len(caplog.records) == episode
-        record = caplog.records[0]
-        assert (record.name, record.levelno) == ("roket_trio", logging.WARNING)
-        assert os.strerror(number) in record.getMessage()
-
     caplog.set_level(logging.DEBUG, logger="roket_trio")
-    run(main)
+
+    pauses: list[float] = []
+    monkeypatch.setattr(anyio, "sleep", recorded(pauses))
+    number = getattr(errno, code)
+    async with await SocketListener.from_socket(listening("tcp", tmp_path)) as listener:
+        for episode in (1, 2):
+            with connected_to(listener.extra(SocketAttribute.local_address)):
+                faults.coming = [number] * 9
+                pauses.clear()
+                await (await listener.accept()).aclose()
+                assert len(pauses) == 9
+                assert pauses[0] <= 0.05
+                assert pauses == sorted(pauses)
+                assert pauses[-1] == pauses[-2] <= 1
+            assert len(caplog.records) == episode
+    record = caplog.records[0]
+    assert (record.name, record.levelno) == ("roket_trio", logging.WARNING)
+    assert os.strerror(number) in record.getMessage()
 
 
 def recorded(pauses: list[float]) -> Callable[[float], Any]:
@@ -328,240 +307,202 @@ def recorded(pauses: list[float]) -> Callable[[float], Any]:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="a limit of descriptors")
-def test_a_process_that_is_really_out_of_descriptors_recovers(
-    run: Run, bound: socket.socket, caplog: pytest.LogCaptureFixture
+async def test_a_process_that_is_really_out_of_descriptors_recovers(
+    bound: socket.socket, caplog: pytest.LogCaptureFixture
 ) -> None:
     import resource
 
-    async def main() -> None:
-        async with await SocketListener.from_socket(bound) as listener:
-            with connected_to(bound.getsockname()) as client:
-                await anyio.to_thread.run_sync(lambda: None)  # whatever the loop still opens, it has opened now
-                soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-                resource.setrlimit(resource.RLIMIT_NOFILE, (max(map(int, os.listdir("/proc/self/fd"))) + 10, hard))
-                held: list[int] = []
-                try:
-                    with pytest.raises(OSError, match="Too many open files"):
-                        while True:
-                            held.append(os.dup(client.fileno()))
-                    accepted: list[SocketStream] = []
+    async with await SocketListener.from_socket(bound) as listener:
+        with connected_to(bound.getsockname()) as client:
+            await anyio.to_thread.run_sync(lambda: None)  # whatever the loop still opens, it has opened now
+            soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+            resource.setrlimit(resource.RLIMIT_NOFILE, (max(map(int, os.listdir("/proc/self/fd"))) + 10, hard))
+            held: list[int] = []
+            try:
+                with pytest.raises(OSError, match="Too many open files"):
+                    while True:
+                        held.append(os.dup(client.fileno()))
+                accepted: list[SocketStream] = []
 
-                    async def accept() -> None:
-                        accepted.append(await listener.accept())
+                async def accept() -> None:
+                    accepted.append(await listener.accept())
 
-                    async with anyio.create_task_group() as tasks:
-                        tasks.start_soon(accept)
-                        with anyio.fail_after(BOUND):
-                            while not caplog.records:  # noqa: ASYNC110
-                                await anyio.sleep(0.002)
-                        assert not accepted
-                        os.close(held.pop())
-                finally:
-                    for fd in held:
-                        os.close(fd)
-                    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-                async with accepted[0] as stream:
-                    await stream.send(b"after all")
-                    assert client.recv(100) == b"after all"
-
-    run(main)
+                async with anyio.create_task_group() as tasks:
+                    tasks.start_soon(accept)
+                    with anyio.fail_after(BOUND):
+                        while not caplog.records:  # noqa: ASYNC110
+                            await anyio.sleep(0.002)
+                    assert not accepted
+                    os.close(held.pop())
+            finally:
+                for fd in held:
+                    os.close(fd)
+                resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+            async with accepted[0] as stream:
+                await stream.send(b"after all")
+                assert client.recv(100) == b"after all"
 
 
-def test_what_nothing_can_mend_is_raised(run: Run, tmp_path: Path, faults: Faults) -> None:
-    async def main() -> None:
-        async with await SocketListener.from_socket(listening("tcp", tmp_path)) as listener:
-            faults.coming = [errno.EINVAL]
-            with pytest.raises(OSError, match="Invalid argument") as caught:
-                await listener.accept()
-            assert caught.value.errno == errno.EINVAL
-
-    run(main)
+async def test_what_nothing_can_mend_is_raised(tmp_path: Path, faults: Faults) -> None:
+    async with await SocketListener.from_socket(listening("tcp", tmp_path)) as listener:
+        faults.coming = [errno.EINVAL]
+        with pytest.raises(OSError, match="Invalid argument") as caught:
+            await listener.accept()
+        assert caught.value.errno == errno.EINVAL
 
 
-def test_cancelled_in_the_back_off_it_stops_at_once(run: Run, tmp_path: Path, faults: Faults) -> None:
-    async def main() -> None:
-        async with await SocketListener.from_socket(listening("tcp", tmp_path)) as listener:
-            faults.forever = errno.EMFILE
-            with anyio.move_on_after(0.05) as scope:
-                await listener.accept()
-            assert scope.cancelled_caught
-            faults.forever = None
-            with connected_to(listener.extra(SocketAttribute.local_address)):
-                await (await listener.accept()).aclose()
-
-    run(main)
+async def test_cancelled_in_the_back_off_it_stops_at_once(tmp_path: Path, faults: Faults) -> None:
+    async with await SocketListener.from_socket(listening("tcp", tmp_path)) as listener:
+        faults.forever = errno.EMFILE
+        with anyio.move_on_after(0.05) as scope:
+            await listener.accept()
+        assert scope.cancelled_caught
+        faults.forever = None
+        with connected_to(listener.extra(SocketAttribute.local_address)):
+            await (await listener.accept()).aclose()
 
 
 # --- closing ---------------------------------------------------------------------------------------------------------
 
 
-def test_a_close_wakes_accept(run: Run, bound: socket.socket) -> None:
-    async def main() -> None:
-        listener = await SocketListener.from_socket(bound)
-        async with anyio.create_task_group() as tasks:
+async def test_a_close_wakes_accept(bound: socket.socket) -> None:
+    listener = await SocketListener.from_socket(bound)
+    async with anyio.create_task_group() as tasks:
 
-            async def accept() -> None:
-                with pytest.raises(ClosedResourceError):
-                    await listener.accept()
-
-            tasks.start_soon(accept)
-            await anyio.wait_all_tasks_blocked()
-            await listener.aclose()
-        await listener.aclose()  # idempotent
-        assert bound.fileno() == -1
-        for library in (anyio, trio):
-            with pytest.raises(library.ClosedResourceError):
+        async def accept() -> None:
+            with pytest.raises(ClosedResourceError):
                 await listener.accept()
 
-    run(main)
+        tasks.start_soon(accept)
+        await anyio.wait_all_tasks_blocked()
+        await listener.aclose()
+    await listener.aclose()  # idempotent
+    assert bound.fileno() == -1
+    for library in (anyio, trio):
+        with pytest.raises(library.ClosedResourceError):
+            await listener.accept()
 
 
-def test_a_close_wakes_the_back_off(run: Run, tmp_path: Path, faults: Faults, monkeypatch: pytest.MonkeyPatch) -> None:
-    async def main() -> None:
-        monkeypatch.setattr(room, "_BACKOFF_FIRST", 30.0)
-        monkeypatch.setattr(room, "_BACKOFF_MOST", 30.0)
-        faults.forever = errno.EMFILE
-        listener = await SocketListener.from_socket(listening("tcp", tmp_path))
-        async with anyio.create_task_group() as tasks:
+async def test_a_close_wakes_the_back_off(tmp_path: Path, faults: Faults, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(room, "_BACKOFF_FIRST", 30.0)
+    monkeypatch.setattr(room, "_BACKOFF_MOST", 30.0)
+    faults.forever = errno.EMFILE
+    listener = await SocketListener.from_socket(listening("tcp", tmp_path))
+    async with anyio.create_task_group() as tasks:
 
-            async def accept() -> None:
-                with pytest.raises(ClosedResourceError):
-                    await listener.accept()
+        async def accept() -> None:
+            with pytest.raises(ClosedResourceError):
+                await listener.accept()
 
-            tasks.start_soon(accept)
-            await anyio.wait_all_tasks_blocked()
-            with anyio.fail_after(BOUND):
-                await listener.aclose()
-        assert faults.calls == 1
-
-    run(main)
-
-
-def test_a_cancelled_close_has_closed(run: Run, bound: socket.socket) -> None:
-    async def main() -> None:
-        listener = await SocketListener.from_socket(bound)
-        with anyio.CancelScope() as scope:
-            scope.cancel()
+        tasks.start_soon(accept)
+        await anyio.wait_all_tasks_blocked()
+        with anyio.fail_after(BOUND):
             await listener.aclose()
-        assert scope.cancelled_caught
-        assert bound.fileno() == -1
-
-    run(main)
+    assert faults.calls == 1
 
 
-def test_who_waits_in_the_queue_is_reset_at_once(run: Run, bound: socket.socket) -> None:
+async def test_a_cancelled_close_has_closed(bound: socket.socket) -> None:
+    listener = await SocketListener.from_socket(bound)
+    with anyio.CancelScope() as scope:
+        scope.cancel()
+        await listener.aclose()
+    assert scope.cancelled_caught
+    assert bound.fileno() == -1
+
+
+async def test_who_waits_in_the_queue_is_reset_at_once(bound: socket.socket) -> None:
     """Whether it waits, has sent, or has sent and finished: nobody hangs, and nobody takes it for an answer."""
 
-    async def main() -> None:
-        listener = await SocketListener.from_socket(bound)
-        clients = [connected_to(bound.getsockname()) for _ in range(6)]
-        try:
-            for client in clients[2:]:
-                client.sendall(b"request")
-            for client in clients[4:]:
-                client.shutdown(socket.SHUT_WR)
-            address = bound.getsockname()
-            began = time.monotonic()
-            await listener.aclose()
-            for client in clients:
-                with pytest.raises(ConnectionResetError):
-                    client.recv(100)
-            assert time.monotonic() - began < 5
-            with pytest.raises(ConnectionRefusedError):
-                connected_to(address)
-        finally:
-            for client in clients:
-                client.close()
-
-    run(main)
+    listener = await SocketListener.from_socket(bound)
+    clients = [connected_to(bound.getsockname()) for _ in range(6)]
+    try:
+        for client in clients[2:]:
+            client.sendall(b"request")
+        for client in clients[4:]:
+            client.shutdown(socket.SHUT_WR)
+        address = bound.getsockname()
+        began = time.monotonic()
+        await listener.aclose()
+        for client in clients:
+            with pytest.raises(ConnectionResetError):
+                client.recv(100)
+        assert time.monotonic() - began < 5
+        with pytest.raises(ConnectionRefusedError):
+            connected_to(address)
+    finally:
+        for client in clients:
+            client.close()
 
 
-def test_an_accepted_stream_outlives_its_listener(run: Run, bound: socket.socket) -> None:
-    async def main() -> None:
-        listener = await SocketListener.from_socket(bound)
-        with connected_to(bound.getsockname()) as client:
-            stream = await listener.accept()
-            await listener.aclose()
-            await stream.send(b"still here")
-            assert client.recv(100) == b"still here"
-            await stream.aclose()
-
-    run(main)
+async def test_an_accepted_stream_outlives_its_listener(bound: socket.socket) -> None:
+    listener = await SocketListener.from_socket(bound)
+    with connected_to(bound.getsockname()) as client:
+        stream = await listener.accept()
+        await listener.aclose()
+        await stream.send(b"still here")
+        assert client.recv(100) == b"still here"
+        await stream.aclose()
 
 
-def test_a_listener_that_is_collected_unclosed_warns_and_says_where_it_was_opened(
-    run: Run, bound: socket.socket
-) -> None:
-    async def main() -> None:
-        listener = await SocketListener.from_socket(bound)
-        line = sys._getframe().f_lineno - 1
-        held = [listener]
-        del listener
-        with pytest.warns(ResourceWarning, match=f"unclosed .*opened at .*{Path(__file__).name}:{line}"):
-            held.clear()
-        assert bound.fileno() == -1
-
-    run(main)
+async def test_a_listener_that_is_collected_unclosed_warns_and_says_where_it_was_opened(bound: socket.socket) -> None:
+    listener = await SocketListener.from_socket(bound)
+    line = sys._getframe().f_lineno - 1
+    held = [listener]
+    del listener
+    with pytest.warns(ResourceWarning, match=f"unclosed .*opened at .*{Path(__file__).name}:{line}"):
+        held.clear()
+    assert bound.fileno() == -1
 
 
 # --- from_socket -----------------------------------------------------------------------------------------------------
 
 
-def test_from_socket_takes_a_descriptor(run: Run, bound: socket.socket) -> None:
-    async def main() -> None:
-        address = bound.getsockname()
-        async with await SocketListener.from_socket(bound.detach()) as listener:
-            with connected_to(address) as client:
-                async with await listener.accept() as stream:
-                    client.sendall(b"x")
-                    assert await stream.receive() == b"x"
-
-    run(main)
+async def test_from_socket_takes_a_descriptor(bound: socket.socket) -> None:
+    address = bound.getsockname()
+    async with await SocketListener.from_socket(bound.detach()) as listener:
+        with connected_to(address) as client:
+            async with await listener.accept() as stream:
+                client.sendall(b"x")
+                assert await stream.receive() == b"x"
 
 
-def test_from_socket_makes_a_bound_socket_listen(run: Run, tmp_path: Path) -> None:
-    async def main() -> None:
-        for family, address in ((socket.AF_INET, ("127.0.0.1", 0)), (socket.AF_UNIX, str(tmp_path / "s"))):
-            sock = socket.socket(family)
-            sock.bind(address)
-            async with await SocketListener.from_socket(sock) as listener:
-                with connected_to(sock.getsockname()):
-                    await (await listener.accept()).aclose()
-
-    run(main)
+async def test_from_socket_makes_a_bound_socket_listen(tmp_path: Path) -> None:
+    for family, address in ((socket.AF_INET, ("127.0.0.1", 0)), (socket.AF_UNIX, str(tmp_path / "s"))):
+        sock = socket.socket(family)
+        sock.bind(address)
+        async with await SocketListener.from_socket(sock) as listener:
+            with connected_to(sock.getsockname()):
+                await (await listener.accept()).aclose()
 
 
-def test_from_socket_refuses_what_cannot_listen_and_leaves_it_alone(
-    run: Run, tmp_path: Path, tcp_pair: tuple[socket.socket, socket.socket]
+async def test_from_socket_refuses_what_cannot_listen_and_leaves_it_alone(
+    tmp_path: Path, tcp_pair: tuple[socket.socket, socket.socket]
 ) -> None:
-    async def main() -> None:
-        with (
-            socket.socket() as unbound,
-            socket.socket(socket.AF_UNIX) as unix,
-            socket.socket(type=socket.SOCK_DGRAM) as udp,
+    with (
+        socket.socket() as unbound,
+        socket.socket(socket.AF_UNIX) as unix,
+        socket.socket(type=socket.SOCK_DGRAM) as udp,
+    ):
+        for sock, message in (
+            (unbound, "must be bound"),
+            (unix, "must be bound"),
+            (udp, "SOCK_STREAM, not SOCK_DGRAM"),
+            (tcp_pair[0], "cannot listen"),
         ):
-            for sock, message in (
-                (unbound, "must be bound"),
-                (unix, "must be bound"),
-                (udp, "SOCK_STREAM, not SOCK_DGRAM"),
-                (tcp_pair[0], "cannot listen"),
-            ):
-                for form in (sock, sock.fileno()):
-                    with pytest.raises(ValueError, match=message):
-                        await SocketListener.from_socket(form)
-                    assert os.get_blocking(sock.fileno())  # open still, and as it was
-            tcp_pair[0].sendall(b"works")
-            assert tcp_pair[1].recv(100) == b"works"
-        with pytest.raises(ValueError, match="closed"):
-            await SocketListener.from_socket(udp)
-        with open(tmp_path / "file", "wb") as file:
-            with pytest.raises(ValueError, match="is not a socket"):
-                await SocketListener.from_socket(file.fileno())
-        with pytest.raises(ValueError, match="not open"):
-            await SocketListener.from_socket(-1)
-        others: list[Any] = [True, "foo", None]
-        for other in others:
-            with pytest.raises(TypeError, match="expected a socket or a descriptor"):
-                await SocketListener.from_socket(other)
-
-    run(main)
+            for form in (sock, sock.fileno()):
+                with pytest.raises(ValueError, match=message):
+                    await SocketListener.from_socket(form)
+                assert os.get_blocking(sock.fileno())  # open still, and as it was
+        tcp_pair[0].sendall(b"works")
+        assert tcp_pair[1].recv(100) == b"works"
+    with pytest.raises(ValueError, match="closed"):
+        await SocketListener.from_socket(udp)
+    with open(tmp_path / "file", "wb") as file:
+        with pytest.raises(ValueError, match="is not a socket"):
+            await SocketListener.from_socket(file.fileno())
+    with pytest.raises(ValueError, match="not open"):
+        await SocketListener.from_socket(-1)
+    others: list[Any] = [True, "foo", None]
+    for other in others:
+        with pytest.raises(TypeError, match="expected a socket or a descriptor"):
+            await SocketListener.from_socket(other)

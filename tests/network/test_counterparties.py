@@ -171,83 +171,66 @@ def curl(*arguments: str | Path) -> Command:
     return [tool("curl"), "--silent", "--show-error", "--max-time", str(LIMIT), *arguments]
 
 
-def test_curl_has_every_byte_and_sends_every_byte(run: Run, web: Web) -> None:
-    async def main() -> None:
+async def test_curl_has_every_byte_and_sends_every_byte(web: Web) -> None:
+    async with serving(web) as (port, streams):
+        for path in ("file", "without_length"):
+            done = await ran(curl(f"http://127.0.0.1:{port}/{path}"))
+            assert (done.returncode, hashlib.sha256(done.stdout).hexdigest()) == (0, DIGEST), done.stderr
+        done = await ran(curl("--upload-file", web.content, f"http://127.0.0.1:{port}/upload"))
+        assert (done.returncode, done.stdout.decode()) == (0, DIGEST), done.stderr
+        await until(lambda: all(stream.close_report for stream in streams))
+        outcomes = {stream.close_report.outcome for stream in streams}
+        assert outcomes <= {CloseOutcome.CLEAN, CloseOutcome.ACKED}
+        assert len(streams) == 3
+
+
+async def test_curl_is_told_that_an_answer_without_a_length_is_cut(web: Web, caplog: pytest.LogCaptureFixture) -> None:
+    async with serving(web) as (port, _):
+        done = await ran(curl(f"http://127.0.0.1:{port}/cut"))
+        assert done.returncode == 56, done.stderr  # CURLE_RECV_ERROR; a FIN would be 0
+        assert b"reset" in done.stderr.lower()
+
+
+async def test_curl_is_told_that_the_server_was_ended_in_the_middle_of_an_answer(web: Web, tmp_path: Path) -> None:
+    async def get(port: int) -> None:
+        done.append(await ran(curl("--output", tmp_path / "out", f"http://127.0.0.1:{port}/endless")))
+
+    done: list[subprocess.CompletedProcess[bytes]] = []
+    async with anyio.create_task_group() as tasks:
         async with serving(web) as (port, streams):
-            for path in ("file", "without_length"):
-                done = await ran(curl(f"http://127.0.0.1:{port}/{path}"))
-                assert (done.returncode, hashlib.sha256(done.stdout).hexdigest()) == (0, DIGEST), done.stderr
-            done = await ran(curl("--upload-file", web.content, f"http://127.0.0.1:{port}/upload"))
-            assert (done.returncode, done.stdout.decode()) == (0, DIGEST), done.stderr
-            await until(lambda: all(stream.close_report for stream in streams))
-            outcomes = {stream.close_report.outcome for stream in streams}
-            assert outcomes <= {CloseOutcome.CLEAN, CloseOutcome.ACKED}
-            assert len(streams) == 3
-
-    run(main)
+            tasks.start_soon(get, port)
+            await until(lambda: streams and streams[0].statistics().sent_bytes > 1_000_000)
+    assert done[0].returncode == 56, done[0].stderr
+    assert streams[0].close_report.outcome is CloseOutcome.ABORTED
 
 
-def test_curl_is_told_that_an_answer_without_a_length_is_cut(
-    run: Run, web: Web, caplog: pytest.LogCaptureFixture
-) -> None:
-    async def main() -> None:
-        async with serving(web) as (port, _):
-            done = await ran(curl(f"http://127.0.0.1:{port}/cut"))
-            assert done.returncode == 56, done.stderr  # CURLE_RECV_ERROR; a FIN would be 0
-            assert b"reset" in done.stderr.lower()
-
-    run(main)
-
-
-def test_curl_is_told_that_the_server_was_ended_in_the_middle_of_an_answer(run: Run, web: Web, tmp_path: Path) -> None:
-    async def main() -> None:
-        async def get(port: int) -> None:
-            done.append(await ran(curl("--output", tmp_path / "out", f"http://127.0.0.1:{port}/endless")))
-
-        done: list[subprocess.CompletedProcess[bytes]] = []
-        async with anyio.create_task_group() as tasks:
-            async with serving(web) as (port, streams):
-                tasks.start_soon(get, port)
-                await until(lambda: streams and streams[0].statistics().sent_bytes > 1_000_000)
-        assert done[0].returncode == 56, done[0].stderr
-        assert streams[0].close_report.outcome is CloseOutcome.ABORTED
-
-    run(main)
-
-
-def test_curl_sees_an_answer_that_comes_before_it_has_sent_all(run: Run, web: Web) -> None:
-    async def main() -> None:
-        async with serving(web) as (port, streams):
-            upload = curl("-H", "Expect:", "--write-out", "%{http_code}", "--upload-file", web.content)
-            done = await ran([*upload, f"http://127.0.0.1:{port}/refuses"])
-            assert (done.returncode, done.stdout) == (0, b"no\n413"), done.stderr
-            await until(lambda: streams[0].close_report)
-            assert streams[0].close_report.peer_closed
-
-    run(main)
+async def test_curl_sees_an_answer_that_comes_before_it_has_sent_all(web: Web) -> None:
+    async with serving(web) as (port, streams):
+        upload = curl("-H", "Expect:", "--write-out", "%{http_code}", "--upload-file", web.content)
+        done = await ran([*upload, f"http://127.0.0.1:{port}/refuses"])
+        assert (done.returncode, done.stdout) == (0, b"no\n413"), done.stderr
+        await until(lambda: streams[0].close_report)
+        assert streams[0].close_report.peer_closed
 
 
 @pytest.mark.parametrize("path", ["endless", "upload"])
-def test_curl_killed_in_the_middle_leaves_no_socket(
-    run: Run, web: Web, path: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+async def test_curl_killed_in_the_middle_leaves_no_socket(
+    web: Web, path: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.CRITICAL, logger="roket_trio")  # a handler whose peer is gone has failed
     command = curl("--limit-rate", "1M", "--output", tmp_path / "out")
     if path == "upload":
         command += ["--upload-file", web.content]
 
-    async def main() -> None:
-        async with serving(web) as (port, streams):
-            with running([*command, f"http://127.0.0.1:{port}/{path}"]) as program:
-                await until(lambda: streams and streams[0].statistics().received_bytes)
-                if path == "endless":
-                    await until(lambda: streams[0].statistics().sent_bytes > 100_000)
-                program.kill()
-            await until(lambda: streams[0].close_report)
-            assert streams[0].close_report.outcome in (CloseOutcome.RESET, CloseOutcome.ABORTED)
-            await until(lambda: not sockets_at(port))
-
-    run(main)
+    async with serving(web) as (port, streams):
+        with running([*command, f"http://127.0.0.1:{port}/{path}"]) as program:
+            await until(lambda: streams and streams[0].statistics().received_bytes)
+            if path == "endless":
+                await until(lambda: streams[0].statistics().sent_bytes > 100_000)
+            program.kill()
+        await until(lambda: streams[0].close_report)
+        assert streams[0].close_report.outcome in (CloseOutcome.RESET, CloseOutcome.ABORTED)
+        await until(lambda: not sockets_at(port))
 
 
 # --- nginx
@@ -299,21 +282,18 @@ async def received_head(stream: SocketStream) -> bytes:
 GET = b"GET /file HTTP/1.1\r\nHost: here\r\n"
 
 
-def test_a_file_from_nginx_has_every_byte(run: Run, nginx: Nginx, tmp_path: Path) -> None:
-    async def main() -> None:
-        stream = await connect_tcp("127.0.0.1", nginx.port)
-        async with stream:
-            await stream.send(GET + b"Connection: close\r\n\r\n")
-            await received_head(stream)
-            with (tmp_path / "out").open("wb") as file:
-                assert await stream.receive_file(file) == len(CONTENT)
-        assert stream.close_report.outcome is CloseOutcome.CLEAN
-
-    run(main)
+async def test_a_file_from_nginx_has_every_byte(nginx: Nginx, tmp_path: Path) -> None:
+    stream = await connect_tcp("127.0.0.1", nginx.port)
+    async with stream:
+        await stream.send(GET + b"Connection: close\r\n\r\n")
+        await received_head(stream)
+        with (tmp_path / "out").open("wb") as file:
+            assert await stream.receive_file(file) == len(CONTENT)
+    assert stream.close_report.outcome is CloseOutcome.CLEAN
     assert (tmp_path / "out").read_bytes() == CONTENT
 
 
-def test_an_idle_connection_that_nginx_closes_is_noticed_and_not_kept(run: Run, nginx: Nginx) -> None:
+async def test_an_idle_connection_that_nginx_closes_is_noticed_and_not_kept(nginx: Nginx) -> None:
     """Two of a pool, kept alive: one is watched for its end, the other has a budget for CLOSE_WAIT."""
 
     async def whole_answer(stream: SocketStream) -> None:
@@ -323,23 +303,20 @@ def test_an_idle_connection_that_nginx_closes_is_noticed_and_not_kept(run: Run, 
         while left:
             left -= len(await stream.receive(left))
 
-    async def main() -> None:
-        async with await connect_tcp("127.0.0.1", nginx.port) as stream:
+    async with await connect_tcp("127.0.0.1", nginx.port) as stream:
+        await whole_answer(stream)
+        with anyio.fail_after(LIMIT):
+            await stream.wait_peer_closed()
+        assert [sock.state for sock in ours(nginx.port)] == [TCPState.CLOSE_WAIT]
+    assert not ours(nginx.port)
+    assert stream.close_report.outcome is CloseOutcome.CLEAN
+
+    stream = await connect_tcp("127.0.0.1", nginx.port)
+    with pytest.raises(PeerGoneError), anyio.fail_after(LIMIT):
+        async with supervise(stream, close_wait_seconds=0.1):
             await whole_answer(stream)
-            with anyio.fail_after(LIMIT):
-                await stream.wait_peer_closed()
-            assert [sock.state for sock in ours(nginx.port)] == [TCPState.CLOSE_WAIT]
-        assert not ours(nginx.port)
-        assert stream.close_report.outcome is CloseOutcome.CLEAN
-
-        stream = await connect_tcp("127.0.0.1", nginx.port)
-        with pytest.raises(PeerGoneError), anyio.fail_after(LIMIT):
-            async with supervise(stream, close_wait_seconds=0.1):
-                await whole_answer(stream)
-                await anyio.sleep_forever()
-        assert not ours(nginx.port)
-
-    run(main)
+            await anyio.sleep_forever()
+    assert not ours(nginx.port)
 
 
 def ours(port: int) -> list[Any]:
@@ -347,21 +324,18 @@ def ours(port: int) -> list[Any]:
     return [sock for sock in sockets_at(port) if sock.remote[1] == port]
 
 
-def test_behind_nginx_every_byte_arrives_and_a_cut_answer_is_seen_as_one(
-    run: Run, web: Web, nginx: Nginx, caplog: pytest.LogCaptureFixture
+async def test_behind_nginx_every_byte_arrives_and_a_cut_answer_is_seen_as_one(
+    web: Web, nginx: Nginx, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async def main() -> None:
-        async with serving(web, port=nginx.upstream):
-            there = f"http://127.0.0.1:{nginx.port}/proxied"
-            for path in ("file", "without_length"):
-                done = await ran(curl(f"{there}/{path}"))
-                assert (done.returncode, hashlib.sha256(done.stdout).hexdigest()) == (0, DIGEST), done.stderr
-            done = await ran(curl("--upload-file", web.content, f"{there}/upload"))
-            assert (done.returncode, done.stdout.decode()) == (0, DIGEST), done.stderr
-            done = await ran(curl(f"{there}/cut"))
-            assert done.returncode == 18, done.stderr  # CURLE_PARTIAL_FILE: no last chunk came
-
-    run(main)
+    async with serving(web, port=nginx.upstream):
+        there = f"http://127.0.0.1:{nginx.port}/proxied"
+        for path in ("file", "without_length"):
+            done = await ran(curl(f"{there}/{path}"))
+            assert (done.returncode, hashlib.sha256(done.stdout).hexdigest()) == (0, DIGEST), done.stderr
+        done = await ran(curl("--upload-file", web.content, f"{there}/upload"))
+        assert (done.returncode, done.stdout.decode()) == (0, DIGEST), done.stderr
+        done = await ran(curl(f"{there}/cut"))
+        assert done.returncode == 18, done.stderr  # CURLE_PARTIAL_FILE: no last chunk came
 
 
 # --- HAProxy
@@ -392,8 +366,8 @@ def haproxy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nginx]:
         yield Nginx(port, upstream)
 
 
-def test_behind_haproxy_half_closes_pass_and_health_checks_are_nobody(
-    run: Run, haproxy: Nginx, caplog: pytest.LogCaptureFixture
+async def test_behind_haproxy_half_closes_pass_and_health_checks_are_nobody(
+    haproxy: Nginx, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A check asks, and resets when it has its answer; that is logged, and leaves nothing."""
 
@@ -412,24 +386,21 @@ def test_behind_haproxy_half_closes_pass_and_health_checks_are_nobody(
 
     checks: list[bytes] = []
 
-    async def main() -> None:
-        async with serving(until_the_end, port=haproxy.upstream) as (_, streams):
-            # Before that it believes that we are down.
-            await until(lambda: len([one for one in streams if one.close_report]) > 1)
-            stream = await connect_tcp("127.0.0.1", haproxy.port)
-            async with stream:
-                await stream.send(CONTENT)
-                await stream.send_eof()
-                answer = b"".join([chunk async for chunk in stream])
-            assert answer == f"{len(CONTENT)} {DIGEST}".encode() + CONTENT
-            await until(lambda: len(checks) > 5)
-
-    run(main)
+    async with serving(until_the_end, port=haproxy.upstream) as (_, streams):
+        # Before that it believes that we are down.
+        await until(lambda: len([one for one in streams if one.close_report]) > 1)
+        stream = await connect_tcp("127.0.0.1", haproxy.port)
+        async with stream:
+            await stream.send(CONTENT)
+            await stream.send_eof()
+            answer = b"".join([chunk async for chunk in stream])
+        assert answer == f"{len(CONTENT)} {DIGEST}".encode() + CONTENT
+        await until(lambda: len(checks) > 5)
     assert all("Connection reset" in str(record.exc_info) for record in caplog.records if record.levelname == "ERROR")
 
 
-def test_haproxy_that_is_killed_leaves_no_socket(
-    run: Run, tmp_path: Path, content: Path, caplog: pytest.LogCaptureFixture
+async def test_haproxy_that_is_killed_leaves_no_socket(
+    tmp_path: Path, content: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """We are on both sides of it: what it was passing on ends on both."""
     caplog.set_level(logging.CRITICAL, logger="roket_trio")
@@ -439,21 +410,18 @@ def test_haproxy_that_is_killed_leaves_no_socket(
         while True:
             await stream.send(ENDLESS)
 
-    async def main() -> None:
-        async with serving(endless) as (upstream, streams):
-            (tmp_path / "cfg").write_text(haproxy_settings(port, upstream))
-            with running([tool("haproxy"), "-db", "-f", tmp_path / "cfg"], port) as program:
-                stream = await connect_tcp("127.0.0.1", port)
-                await stream.receive()
-                program.kill()
-                with pytest.raises((BrokenResourceError, EndOfStream)):
-                    while True:
-                        await stream.receive()
-                await stream.aclose()
-            await until(lambda: streams[0].close_report)
-            await until(lambda: not sockets_at(upstream) and not sockets_at(port))
-
-    run(main)
+    async with serving(endless) as (upstream, streams):
+        (tmp_path / "cfg").write_text(haproxy_settings(port, upstream))
+        with running([tool("haproxy"), "-db", "-f", tmp_path / "cfg"], port) as program:
+            stream = await connect_tcp("127.0.0.1", port)
+            await stream.receive()
+            program.kill()
+            with pytest.raises((BrokenResourceError, EndOfStream)):
+                while True:
+                    await stream.receive()
+            await stream.aclose()
+        await until(lambda: streams[0].close_report)
+        await until(lambda: not sockets_at(upstream) and not sockets_at(port))
 
 
 # --- ncat, nc, socat
@@ -478,39 +446,33 @@ def deaf_clients(port: int) -> dict[str, Command]:
 
 
 @pytest.mark.parametrize("name", ["ncat", "nc", "socat"])
-def test_a_program_that_half_closes_has_its_answer(run: Run, name: str) -> None:
+async def test_a_program_that_half_closes_has_its_answer(name: str) -> None:
     async def answer_at_the_end(stream: SocketStream) -> None:
         data = b"".join([chunk async for chunk in stream])
         await anyio.sleep(0.1)
         await stream.send(data[::-1])
 
-    async def main() -> None:
-        async with serving(answer_at_the_end) as (port, streams):
-            done = await ran(clients(port)[name], CONTENT[:1_000_000])
-            assert (done.returncode, done.stdout == CONTENT[:1_000_000][::-1]) == (0, True), done.stderr
-            await until(lambda: streams[0].close_report)
-            assert streams[0].close_report.outcome is CloseOutcome.CLEAN
-
-    run(main)
+    async with serving(answer_at_the_end) as (port, streams):
+        done = await ran(clients(port)[name], CONTENT[:1_000_000])
+        assert (done.returncode, done.stdout == CONTENT[:1_000_000][::-1]) == (0, True), done.stderr
+        await until(lambda: streams[0].close_report)
+        assert streams[0].close_report.outcome is CloseOutcome.CLEAN
 
 
 @pytest.mark.parametrize("name", ["ncat", "nc", "curl"])
-def test_a_program_that_never_half_closes_is_left_after_the_idle_time(run: Run, name: str) -> None:
+async def test_a_program_that_never_half_closes_is_left_after_the_idle_time(name: str) -> None:
     async def answer_at_the_end(stream: SocketStream) -> None:
         async for _ in stream:
             pass
         raise AssertionError("it did send FIN")
 
-    async def main() -> None:
-        async with serving(answer_at_the_end, idle_seconds=0.2) as (port, streams):
-            await ran(deaf_clients(port)[name], b"hello")
-            assert streams[0].statistics().received_bytes == len(b"hello")
-            await until(lambda: not sockets_at(port))
-
-    run(main)
+    async with serving(answer_at_the_end, idle_seconds=0.2) as (port, streams):
+        await ran(deaf_clients(port)[name], b"hello")
+        assert streams[0].statistics().received_bytes == len(b"hello")
+        await until(lambda: not sockets_at(port))
 
 
-def test_socat_that_leaves_before_the_answer_is_reported(run: Run, caplog: pytest.LogCaptureFixture) -> None:
+async def test_socat_that_leaves_before_the_answer_is_reported(caplog: pytest.LogCaptureFixture) -> None:
     """By default it waits for half a second after its input has ended, says nothing, and exits with 0."""
     caplog.set_level(logging.CRITICAL, logger="roket_trio")
     is_gone = anyio.Event()
@@ -521,23 +483,19 @@ def test_socat_that_leaves_before_the_answer_is_reported(run: Run, caplog: pytes
         await is_gone.wait()
         await stream.send(b"too late")
 
-    async def main() -> None:
-        nonlocal is_gone
-        is_gone = anyio.Event()
-        async with serving(answer_late) as (port, streams):
-            done = await ran([tool("socat"), "-t0.1", "-", f"TCP:127.0.0.1:{port}"], b"hello")
-            assert (done.returncode, done.stdout) == (0, b"")
-            is_gone.set()
-            await until(lambda: streams[0].close_report)
-            report = streams[0].close_report
-            assert (report.outcome, report.acked) == (CloseOutcome.RESET, False)
-            assert report.unacked_bytes == len(b"too late")
-
-    run(main)
+    is_gone = anyio.Event()
+    async with serving(answer_late) as (port, streams):
+        done = await ran([tool("socat"), "-t0.1", "-", f"TCP:127.0.0.1:{port}"], b"hello")
+        assert (done.returncode, done.stdout) == (0, b"")
+        is_gone.set()
+        await until(lambda: streams[0].close_report)
+        report = streams[0].close_report
+        assert (report.outcome, report.acked) == (CloseOutcome.RESET, False)
+        assert report.unacked_bytes == len(b"too late")
 
 
 @pytest.mark.parametrize("name", ["ncat", "nc", "socat"])
-def test_what_is_sent_to_a_program_is_in_its_file(run: Run, tmp_path: Path, name: str) -> None:
+async def test_what_is_sent_to_a_program_is_in_its_file(tmp_path: Path, name: str) -> None:
     """CLEAN or ACKED: its kernel has every byte; and so has its file when it has ended."""
     port, out = free_port(), tmp_path / "out"
     command: Command = {
@@ -546,16 +504,13 @@ def test_what_is_sent_to_a_program_is_in_its_file(run: Run, tmp_path: Path, name
         "socat": [tool("socat"), "-u", f"TCP-LISTEN:{port},bind=127.0.0.1", "-"],
     }[name]
 
-    async def main() -> None:
-        with running(command, port, out) as program:
-            stream = await connect_tcp("127.0.0.1", port)
-            await stream.send(CONTENT)
-            await stream.aclose()
-            await anyio.to_thread.run_sync(program.wait)
-        assert stream.close_report.outcome in (CloseOutcome.CLEAN, CloseOutcome.ACKED)
-        assert out.read_bytes() == CONTENT
-
-    run(main)
+    with running(command, port, out) as program:
+        stream = await connect_tcp("127.0.0.1", port)
+        await stream.send(CONTENT)
+        await stream.aclose()
+        await anyio.to_thread.run_sync(program.wait)
+    assert stream.close_report.outcome in (CloseOutcome.CLEAN, CloseOutcome.ACKED)
+    assert out.read_bytes() == CONTENT
 
 
 # --- Redis
@@ -589,8 +544,8 @@ async def command(stream: SocketStream, *words: str) -> bytes:
 
 
 @pytest.mark.parametrize("how", ["CLIENT KILL", "SIGTERM", "SIGKILL"])
-def test_connections_that_redis_closes_leave_the_pool(
-    run: Run, redis: tuple[int, subprocess.Popen[bytes]], how: str
+async def test_connections_that_redis_closes_leave_the_pool(
+    redis: tuple[int, subprocess.Popen[bytes]], how: str
 ) -> None:
     """Idle ones, that nobody reads from: half of them are watched for the end, the others have a budget."""
     port, program = redis
@@ -607,25 +562,22 @@ def test_connections_that_redis_closes_leave_the_pool(
                 await anyio.sleep_forever()
         evicted.append("supervised")
 
-    async def main() -> None:
-        async with await connect_tcp("127.0.0.1", port) as other, anyio.create_task_group() as tasks:
-            for keep in [watched, supervised] * 5:
-                stream = await connect_tcp("127.0.0.1", port)
-                assert await command(stream, "PING") == b"+PONG\r\n"
-                tasks.start_soon(keep, stream)
-            assert len(ours(port)) == 11
-            if how == "CLIENT KILL":
-                assert await command(other, "CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes") == b":10\r\n"
-            elif how == "SIGTERM":
-                program.terminate()
-            else:
-                program.kill()
-            await until(lambda: len(evicted) == 10)
-            assert len(ours(port)) <= 1  # the other one
-            if how == "CLIENT KILL":
-                assert await command(other, "PING") == b"+PONG\r\n"
-
-    run(main)
+    async with await connect_tcp("127.0.0.1", port) as other, anyio.create_task_group() as tasks:
+        for keep in [watched, supervised] * 5:
+            stream = await connect_tcp("127.0.0.1", port)
+            assert await command(stream, "PING") == b"+PONG\r\n"
+            tasks.start_soon(keep, stream)
+        assert len(ours(port)) == 11
+        if how == "CLIENT KILL":
+            assert await command(other, "CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes") == b":10\r\n"
+        elif how == "SIGTERM":
+            program.terminate()
+        else:
+            program.kill()
+        await until(lambda: len(evicted) == 10)
+        assert len(ours(port)) <= 1  # the other one
+        if how == "CLIENT KILL":
+            assert await command(other, "PING") == b"+PONG\r\n"
     assert sorted(evicted) == ["supervised"] * 5 + ["watched"] * 5
     evicted.clear()
 
@@ -653,8 +605,8 @@ def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
     return Certificates(server, client, where / "ca.pem", where / "server.pem")
 
 
-def test_openssl_as_a_client_has_every_byte_and_a_cut_is_a_reset(
-    run: Run, certificates: Certificates, caplog: pytest.LogCaptureFixture
+async def test_openssl_as_a_client_has_every_byte_and_a_cut_is_a_reset(
+    certificates: Certificates, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def answer(stream: Any) -> None:
         request = await stream.receive()
@@ -662,21 +614,18 @@ def test_openssl_as_a_client_has_every_byte_and_a_cut_is_a_reset(
         if request == b"cut\n":
             raise Oops
 
-    async def main() -> None:
-        async with serving(answer, tls=certificates.server) as (port, _):
-            client: Command = [tool("openssl"), "s_client", "-quiet", "-connect", f"127.0.0.1:{port}"]
-            client += ["-verify_return_error", "-CAfile", certificates.ca, "-servername", "localhost"]
-            done = await ran(client, b"whole\n")
-            assert (done.returncode, done.stdout == CONTENT[:1_000_000]) == (0, True), done.stderr
-            assert b"errno" not in done.stderr
-            done = await ran(client, b"cut\n")
-            assert b"errno=104" in done.stderr  # ECONNRESET
-
-    run(main)
+    async with serving(answer, tls=certificates.server) as (port, _):
+        client: Command = [tool("openssl"), "s_client", "-quiet", "-connect", f"127.0.0.1:{port}"]
+        client += ["-verify_return_error", "-CAfile", certificates.ca, "-servername", "localhost"]
+        done = await ran(client, b"whole\n")
+        assert (done.returncode, done.stdout == CONTENT[:1_000_000]) == (0, True), done.stderr
+        assert b"errno" not in done.stderr
+        done = await ran(client, b"cut\n")
+        assert b"errno=104" in done.stderr  # ECONNRESET
 
 
-def test_openssl_as_a_server_is_heard_to_its_end_and_its_death_is_no_end(
-    run: Run, certificates: Certificates, content: Path
+async def test_openssl_as_a_server_is_heard_to_its_end_and_its_death_is_no_end(
+    certificates: Certificates, content: Path
 ) -> None:
     port = free_port()
     server: Command = [tool("openssl"), "s_server", "-accept", f"127.0.0.1:{port}", "-cert", certificates.key]
@@ -684,19 +633,16 @@ def test_openssl_as_a_server_is_heard_to_its_end_and_its_death_is_no_end(
     async def connected() -> Any:
         return await connect_tcp("127.0.0.1", port, ssl_context=certificates.client, tls_hostname="localhost")
 
-    async def main() -> None:
-        with running(["env", "-C", content.parent, *server, "-quiet", "-WWW"], port) as program:
-            async with await connected() as stream:
-                await stream.send(b"GET /file HTTP/1.0\r\n\r\n")
-                answer = b"".join([chunk async for chunk in stream])
-            assert answer.partition(b"\r\n\r\n")[2] == CONTENT
-            async with await connected() as stream:
-                await stream.send(b"GET /file HTTP/1.0\r\n\r\n")
-                await stream.receive()
-                program.kill()
-                with pytest.raises(anyio.BrokenResourceError):
-                    while True:
-                        await stream.receive()
-        await until(lambda: not sockets_at(port))
-
-    run(main)
+    with running(["env", "-C", content.parent, *server, "-quiet", "-WWW"], port) as program:
+        async with await connected() as stream:
+            await stream.send(b"GET /file HTTP/1.0\r\n\r\n")
+            answer = b"".join([chunk async for chunk in stream])
+        assert answer.partition(b"\r\n\r\n")[2] == CONTENT
+        async with await connected() as stream:
+            await stream.send(b"GET /file HTTP/1.0\r\n\r\n")
+            await stream.receive()
+            program.kill()
+            with pytest.raises(anyio.BrokenResourceError):
+                while True:
+                    await stream.receive()
+    await until(lambda: not sockets_at(port))

@@ -211,98 +211,86 @@ async def serving(net: Network, handler: Any, **options: Any) -> AsyncIterator[i
 # --- a peer that has vanished
 
 
-def test_keepalive_finds_out_that_an_idle_peer_has_vanished(run: Run, net: Network) -> None:
+async def test_keepalive_finds_out_that_an_idle_peer_has_vanished(net: Network) -> None:
     """Neither side says anything, so nothing but the kernel's probes can tell."""
     asking = KeepAlive(idle_seconds=1, interval_seconds=1, probes=1, user_timeout_seconds=None)
 
-    async def main() -> None:
-        async def handler(stream: SocketStream) -> None:
-            streams.append(stream)
-            try:
-                await stream.receive()
-            except BrokenResourceError as error:
-                errors.append(error)
+    async def handler(stream: SocketStream) -> None:
+        streams.append(stream)
+        try:
+            await stream.receive()
+        except BrokenResourceError as error:
+            errors.append(error)
 
-        streams: list[SocketStream] = []
-        errors: list[BrokenResourceError] = []
-        async with serving(net, handler, keepalive=asking) as port:
-            with net.peer(port):
-                await until(lambda: streams)
-                net.vanish()
-                began = time.monotonic()
-                await until(lambda: streams[0].close_report)
-                assert 0.9 < time.monotonic() - began < 2 + SLACK
-                assert errors[0].errno in (errno.ETIMEDOUT, errno.EHOSTUNREACH)
-                assert streams[0].close_report.outcome is CloseOutcome.RESET
-                assert not net.sockets()
-
-    run(main)
-
-
-def test_idle_seconds_cut_a_vanished_peer_without_any_probe(run: Run, net: Network) -> None:
-    async def main() -> None:
-        async with connected(net) as (stream, _):
+    streams: list[SocketStream] = []
+    errors: list[BrokenResourceError] = []
+    async with serving(net, handler, keepalive=asking) as port:
+        with net.peer(port):
+            await until(lambda: streams)
             net.vanish()
             began = time.monotonic()
-            with pytest.raises(PeerGoneError):
-                async with supervise(stream, idle_seconds=0.4, keepalive=None):
-                    await stream.receive()
-            assert 0.39 < time.monotonic() - began < 0.4 * 9 / 8 + SLACK
-            assert not net.sockets(held=True)
-            # FIN was sent into the void: nothing was lost, and nothing is known.
-            assert stream.close_report.outcome is CloseOutcome.UNACKED
-
-    run(main)
-
-
-def test_a_send_to_a_vanished_peer_fails_after_the_user_timeout(run: Run, net: Network) -> None:
-    """And the report does not claim what the peer has not got."""
-
-    async def main() -> None:
-        async with connected(net) as (stream, peer):
-            error = None
-            async with supervise(stream, keepalive=KeepAlive(user_timeout_seconds=0.8)):
-                await stream.send(bytes(1000))
-                receive_exactly(peer, 1000)
-                net.vanish()
-                began = time.monotonic()
-                with pytest.raises(BrokenResourceError) as caught:
-                    await stream.send(ENDLESS)
-                error = caught.value
-                assert 0.7 < time.monotonic() - began < 0.8 + SLACK
-            assert error.errno == errno.ETIMEDOUT
-            report = stream.close_report
-            assert (report.outcome, report.acked) == (CloseOutcome.RESET, False)
-            assert report.unacked_bytes == stream.statistics().sent_bytes - 1000
+            await until(lambda: streams[0].close_report)
+            assert 0.9 < time.monotonic() - began < 2 + SLACK
+            assert errors[0].errno in (errno.ETIMEDOUT, errno.EHOSTUNREACH)
+            assert streams[0].close_report.outcome is CloseOutcome.RESET
             assert not net.sockets()
 
-    run(main)
+
+async def test_idle_seconds_cut_a_vanished_peer_without_any_probe(net: Network) -> None:
+    async with connected(net) as (stream, _):
+        net.vanish()
+        began = time.monotonic()
+        with pytest.raises(PeerGoneError):
+            async with supervise(stream, idle_seconds=0.4, keepalive=None):
+                await stream.receive()
+        assert 0.39 < time.monotonic() - began < 0.4 * 9 / 8 + SLACK
+        assert not net.sockets(held=True)
+        # FIN was sent into the void: nothing was lost, and nothing is known.
+        assert stream.close_report.outcome is CloseOutcome.UNACKED
+
+
+async def test_a_send_to_a_vanished_peer_fails_after_the_user_timeout(net: Network) -> None:
+    """And the report does not claim what the peer has not got."""
+
+    async with connected(net) as (stream, peer):
+        error = None
+        async with supervise(stream, keepalive=KeepAlive(user_timeout_seconds=0.8)):
+            await stream.send(bytes(1000))
+            receive_exactly(peer, 1000)
+            net.vanish()
+            began = time.monotonic()
+            with pytest.raises(BrokenResourceError) as caught:
+                await stream.send(ENDLESS)
+            error = caught.value
+            assert 0.7 < time.monotonic() - began < 0.8 + SLACK
+        assert error.errno == errno.ETIMEDOUT
+        report = stream.close_report
+        assert (report.outcome, report.acked) == (CloseOutcome.RESET, False)
+        assert report.unacked_bytes == stream.statistics().sent_bytes - 1000
+        assert not net.sockets()
 
 
 @pytest.mark.parametrize("how", ["lingering", "cancelled"])
-def test_a_close_towards_a_vanished_peer_is_bounded_and_so_is_what_it_leaves(
-    run: Run, net: Network, how: str, monkeypatch: pytest.MonkeyPatch
+async def test_a_close_towards_a_vanished_peer_is_bounded_and_so_is_what_it_leaves(
+    net: Network, how: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The descriptor is gone when the call returns, the kernel's orphan within its own bound."""
     monkeypatch.setattr(lingering_room, "ORPHAN_SECONDS", 1.0)
 
-    async def main() -> None:
-        async with connected(net, ClosePolicy(linger_seconds=0.2 if how == "lingering" else BOUND)) as (stream, _):
-            net.vanish()
-            await stream.send(bytes(5000))
-            began = time.monotonic()
-            with anyio.move_on_after(BOUND if how == "lingering" else 0.2):
-                await stream.aclose()
-            closed = time.monotonic()
-            assert closed - began < 0.2 + SLACK
-            report = stream.close_report
-            assert (report.outcome, report.acked, report.unacked_bytes) == (CloseOutcome.UNACKED, False, 5000)
-            assert not net.sockets(held=True)
-            assert [orphan.state for orphan in net.sockets()] == [TCPState.FIN_WAIT1]
-            await until(lambda: not net.sockets())
-            assert 0.3 < time.monotonic() - closed < 1 + SLACK
-
-    run(main)
+    async with connected(net, ClosePolicy(linger_seconds=0.2 if how == "lingering" else BOUND)) as (stream, _):
+        net.vanish()
+        await stream.send(bytes(5000))
+        began = time.monotonic()
+        with anyio.move_on_after(BOUND if how == "lingering" else 0.2):
+            await stream.aclose()
+        closed = time.monotonic()
+        assert closed - began < 0.2 + SLACK
+        report = stream.close_report
+        assert (report.outcome, report.acked, report.unacked_bytes) == (CloseOutcome.UNACKED, False, 5000)
+        assert not net.sockets(held=True)
+        assert [orphan.state for orphan in net.sockets()] == [TCPState.FIN_WAIT1]
+        await until(lambda: not net.sockets())
+        assert 0.3 < time.monotonic() - closed < 1 + SLACK
 
 
 def test_the_orphan_of_a_cancelled_close_is_gone_within_its_documented_bound(net: Network) -> None:
@@ -323,114 +311,102 @@ def test_the_orphan_of_a_cancelled_close_is_gone_within_its_documented_bound(net
     anyio.run(main, backend="trio")
 
 
-def test_abort_towards_a_vanished_peer_leaves_nothing_at_once(run: Run, net: Network) -> None:
-    async def main() -> None:
-        async with connected(net) as (stream, _):
-            net.vanish()
-            await stream.send(bytes(5000))
-            stream.abort()
-            assert not net.sockets()
-            report = stream.close_report
-            assert (report.outcome, report.unacked_bytes) == (CloseOutcome.ABORTED, 5000)
-
-    run(main)
+async def test_abort_towards_a_vanished_peer_leaves_nothing_at_once(net: Network) -> None:
+    async with connected(net) as (stream, _):
+        net.vanish()
+        await stream.send(bytes(5000))
+        stream.abort()
+        assert not net.sockets()
+        report = stream.close_report
+        assert (report.outcome, report.unacked_bytes) == (CloseOutcome.ABORTED, 5000)
 
 
-def test_a_half_closed_peer_that_vanishes_in_the_middle_of_an_answer_is_left(run: Run, net: Network) -> None:
+async def test_a_half_closed_peer_that_vanishes_in_the_middle_of_an_answer_is_left(net: Network) -> None:
     """It has finished, and acknowledges nothing any more: the budget for CLOSE_WAIT runs."""
 
-    async def main() -> None:
-        async with connected(net) as (stream, peer):
-            peer.shutdown(socket.SHUT_WR)
-            began = 0.0
-            with pytest.raises(PeerGoneError):
-                async with supervise(stream, close_wait_seconds=0.4):
-                    await stream.send(bytes(100_000))
-                    receive_exactly(peer, 100_000)
-                    net.vanish()
-                    began = time.monotonic()
-                    await stream.send(ENDLESS)
-            assert 0.39 < time.monotonic() - began < 0.4 * 9 / 8 + SLACK
-            report = stream.close_report
-            assert report.outcome is CloseOutcome.ABORTED  # a cut send
-            assert report.unacked_bytes == stream.statistics().sent_bytes - 100_000
-            assert not net.sockets()
-
-    run(main)
+    async with connected(net) as (stream, peer):
+        peer.shutdown(socket.SHUT_WR)
+        began = 0.0
+        with pytest.raises(PeerGoneError):
+            async with supervise(stream, close_wait_seconds=0.4):
+                await stream.send(bytes(100_000))
+                receive_exactly(peer, 100_000)
+                net.vanish()
+                began = time.monotonic()
+                await stream.send(ENDLESS)
+        assert 0.39 < time.monotonic() - began < 0.4 * 9 / 8 + SLACK
+        report = stream.close_report
+        assert report.outcome is CloseOutcome.ABORTED  # a cut send
+        assert report.unacked_bytes == stream.statistics().sent_bytes - 100_000
+        assert not net.sockets()
 
 
 # --- half-open: the peer forgets while the network is away
 
 
-def test_a_peer_that_was_killed_while_the_network_was_away_is_noticed_when_it_is_back(run: Run, net: Network) -> None:
+async def test_a_peer_that_was_killed_while_the_network_was_away_is_noticed_when_it_is_back(net: Network) -> None:
     """It had not read all, so its kernel sent RST, which was lost; nothing is left there, and we look connected."""
     hold = (
         "import socket, sys; s = socket.create_connection((sys.argv[1], int(sys.argv[2]))); s.recv(4); sys.stdin.read()"
     )
 
-    async def main() -> None:
-        with net.listener() as listener:
-            address = [OURS, str(listener.getsockname()[1])]
-            program = subprocess.Popen(
-                [net.ip, "netns", "exec", net.names[THEIRS], sys.executable, "-S", "-c", hold, *address],
-                stdin=subprocess.PIPE,
-            )
-            try:
-                listener.settimeout(BOUND)
-                stream = await SocketStream.from_socket(listener.accept()[0])
-                await stream.send(b"readnot read")
-                await until(lambda: kernel_view(stream).unacked_bytes == 0)
-                net.cable("down")
-            finally:
-                program.kill()
-                program.communicate()
-        net.cable("up")
-        asking = KeepAlive(idle_seconds=1, interval_seconds=1, probes=5)
-        with anyio.fail_after(1 + SLACK):
-            async with supervise(stream, keepalive=asking):
-                with pytest.raises(BrokenResourceError):
-                    await stream.receive()
-        assert stream.close_report.outcome is CloseOutcome.RESET
-        assert not net.sockets()
-
-    run(main)
+    with net.listener() as listener:
+        address = [OURS, str(listener.getsockname()[1])]
+        program = subprocess.Popen(
+            [net.ip, "netns", "exec", net.names[THEIRS], sys.executable, "-S", "-c", hold, *address],
+            stdin=subprocess.PIPE,
+        )
+        try:
+            listener.settimeout(BOUND)
+            stream = await SocketStream.from_socket(listener.accept()[0])
+            await stream.send(b"readnot read")
+            await until(lambda: kernel_view(stream).unacked_bytes == 0)
+            net.cable("down")
+        finally:
+            program.kill()
+            program.communicate()
+    net.cable("up")
+    asking = KeepAlive(idle_seconds=1, interval_seconds=1, probes=5)
+    with anyio.fail_after(1 + SLACK):
+        async with supervise(stream, keepalive=asking):
+            with pytest.raises(BrokenResourceError):
+                await stream.receive()
+    assert stream.close_report.outcome is CloseOutcome.RESET
+    assert not net.sockets()
 
 
 # --- a network that is there now and then
 
 
-def test_a_network_that_comes_back_in_time_has_lost_nothing(run: Run, net: Network) -> None:
+async def test_a_network_that_comes_back_in_time_has_lost_nothing(net: Network) -> None:
     content = random.Random(1).randbytes(4 << 20)
 
-    async def main() -> None:
-        async with connected(net) as (stream, peer):
-            async with anyio.create_task_group() as tasks:
+    async with connected(net) as (stream, peer):
+        async with anyio.create_task_group() as tasks:
 
-                async def send() -> None:
-                    async with supervise(stream, idle_seconds=BOUND):
-                        await stream.send(content)
+            async def send() -> None:
+                async with supervise(stream, idle_seconds=BOUND):
+                    await stream.send(content)
 
-                received = bytearray()
+            received = bytearray()
 
-                def read() -> None:
-                    while more := peer.recv(1 << 16):
-                        received.extend(more)
+            def read() -> None:
+                while more := peer.recv(1 << 16):
+                    received.extend(more)
 
-                tasks.start_soon(send)
-                await until(lambda: stream.statistics().sent_bytes)
-                net.vanish()
-                tasks.start_soon(anyio.to_thread.run_sync, read)
-                await anyio.sleep(0.3)
-                assert len(received) < len(content)
-                net.come_back()
-            assert received == content
-            # Acknowledged, but for what came behind the bound of the close.
-            assert stream.close_report.outcome in (CloseOutcome.ACKED, CloseOutcome.UNACKED)
-
-    run(main)
+            tasks.start_soon(send)
+            await until(lambda: stream.statistics().sent_bytes)
+            net.vanish()
+            tasks.start_soon(anyio.to_thread.run_sync, read)
+            await anyio.sleep(0.3)
+            assert len(received) < len(content)
+            net.come_back()
+        assert received == content
+        # Acknowledged, but for what came behind the bound of the close.
+        assert stream.close_report.outcome in (CloseOutcome.ACKED, CloseOutcome.UNACKED)
 
 
-def test_packets_that_are_lost_cost_time_and_no_bytes(run: Run, net: Network, tmp_path: Path) -> None:
+async def test_packets_that_are_lost_cost_time_and_no_bytes(net: Network, tmp_path: Path) -> None:
     """Three of a hundred, both ways: uploads with a digest for an answer, and files; each end is clean."""
     content = random.Random(2).randbytes(200_000)
     path = tmp_path / "file"
@@ -457,72 +433,63 @@ def test_packets_that_are_lost_cost_time_and_no_bytes(run: Run, net: Network, tm
 
     streams: list[SocketStream] = []
 
-    async def main() -> None:
-        answers = []
+    answers = []
 
-        async def visitor(port: int) -> None:
-            answers.append(await anyio.to_thread.run_sync(visit, port))
+    async def visitor(port: int) -> None:
+        answers.append(await anyio.to_thread.run_sync(visit, port))
 
-        net.filters(OURS, LOSS)
-        net.filters(THEIRS, LOSS)
-        async with serving(net, handler) as port:
-            async with anyio.create_task_group() as tasks:
-                for _ in range(8):
-                    tasks.start_soon(visitor, port)
-            await until(lambda: all(stream.close_report for stream in streams))
-        assert answers == [hashlib.sha256(content).digest() + content] * 8
-        assert [stream.close_report.outcome for stream in streams] == [CloseOutcome.CLEAN] * 8
-        streams.clear()
-
-    run(main)
+    net.filters(OURS, LOSS)
+    net.filters(THEIRS, LOSS)
+    async with serving(net, handler) as port:
+        async with anyio.create_task_group() as tasks:
+            for _ in range(8):
+                tasks.start_soon(visitor, port)
+        await until(lambda: all(stream.close_report for stream in streams))
+    assert answers == [hashlib.sha256(content).digest() + content] * 8
+    assert [stream.close_report.outcome for stream in streams] == [CloseOutcome.CLEAN] * 8
+    streams.clear()
 
 
 # --- a network that lies
 
 
-def test_a_reset_that_a_firewall_sends_is_a_reset(run: Run, net: Network) -> None:
-    async def main() -> None:
-        async with connected(net) as (stream, peer):
-            peer.sendall(b"before")
-            await stream.send(bytes(100))
-            receive_exactly(peer, 100)
-            net.filters(THEIRS, RESETS)
-            await stream.send(bytes(200))
-            await stream.wait_peer_closed()
-            assert await stream.receive() == b"before"
-            for _ in range(2):
-                with pytest.raises(BrokenResourceError) as caught:
-                    await stream.receive()
-                assert caught.value.errno == errno.ECONNRESET
-            await stream.aclose()
-            report = stream.close_report
-            assert (report.outcome, report.acked, report.unacked_bytes) == (CloseOutcome.RESET, False, 200)
-            assert not net.sockets()
-
-    run(main)
+async def test_a_reset_that_a_firewall_sends_is_a_reset(net: Network) -> None:
+    async with connected(net) as (stream, peer):
+        peer.sendall(b"before")
+        await stream.send(bytes(100))
+        receive_exactly(peer, 100)
+        net.filters(THEIRS, RESETS)
+        await stream.send(bytes(200))
+        await stream.wait_peer_closed()
+        assert await stream.receive() == b"before"
+        for _ in range(2):
+            with pytest.raises(BrokenResourceError) as caught:
+                await stream.receive()
+            assert caught.value.errno == errno.ECONNRESET
+        await stream.aclose()
+        report = stream.close_report
+        assert (report.outcome, report.acked, report.unacked_bytes) == (CloseOutcome.RESET, False, 200)
+        assert not net.sockets()
 
 
-def test_a_connection_that_the_operator_destroys_ends_its_handler(
-    run: Run, net: Network, caplog: pytest.LogCaptureFixture
+async def test_a_connection_that_the_operator_destroys_ends_its_handler(
+    net: Network, caplog: pytest.LogCaptureFixture
 ) -> None:
     """``ss -K`` (SOCK_DESTROY): our own kernel ends it, with ECONNABORTED."""
     caplog.set_level(logging.CRITICAL, logger="roket_trio")
     ss = tool("ss")
 
-    async def main() -> None:
-        async def handler(stream: SocketStream) -> None:
-            streams.append(stream)
-            await stream.receive()
+    async def handler(stream: SocketStream) -> None:
+        streams.append(stream)
+        await stream.receive()
 
-        streams: list[SocketStream] = []
-        async with serving(net, handler) as port:
-            with net.peer(port) as peer:
-                await until(lambda: streams)
-                where = [net.ip, "netns", "exec", net.names[OURS]]
-                subprocess.run([*where, ss, "-K", "dst", THEIRS], check=True, capture_output=True)
-                await until(lambda: streams[0].close_report)
-                assert streams[0].close_report.outcome in (CloseOutcome.RESET, CloseOutcome.ABORTED)
-                with pytest.raises(ConnectionResetError):
-                    peer.recv(1)
-
-    run(main)
+    streams: list[SocketStream] = []
+    async with serving(net, handler) as port:
+        with net.peer(port) as peer:
+            await until(lambda: streams)
+            where = [net.ip, "netns", "exec", net.names[OURS]]
+            subprocess.run([*where, ss, "-K", "dst", THEIRS], check=True, capture_output=True)
+            await until(lambda: streams[0].close_report)
+            assert streams[0].close_report.outcome in (CloseOutcome.RESET, CloseOutcome.ABORTED)
+            with pytest.raises(ConnectionResetError):
+                peer.recv(1)

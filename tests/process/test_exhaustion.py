@@ -59,44 +59,26 @@ def read_to_end(sock: socket.socket) -> bytes:
 
 
 @pytest.mark.parametrize("what", ["receive_file", "copy", "relay"])
-def test_without_a_pipe_the_plain_route_does_it(run: Run, tmp_path: Path, what: str) -> None:
-    async def main() -> None:
-        with connected() as (ours, peer), connected() as (other, other_peer), (tmp_path / "out").open("wb") as file:
-            async with await SocketStream.from_socket(ours) as stream, await SocketStream.from_socket(other) as sink:
-                peer.sendall(DATA)
-                peer.shutdown(socket.SHUT_WR)
-                other_peer.shutdown(socket.SHUT_WR)
-                with no_descriptor_left():
-                    if what == "receive_file":
-                        assert await stream.receive_file(file) == len(DATA)
-                        assert stream.statistics().fallbacks == {"splice": 1}
-                        assert (tmp_path / "out").stat().st_size == len(DATA)
-                        return
-                    report = await copy(stream, sink) if what == "copy" else (await relay(stream, sink)).left_to_right
-                assert (report.bytes_moved, report.fallbacks) == (len(DATA), ("splice",))
-                await sink.send_eof()
-                assert read_to_end(other_peer) == DATA
-
-    run(main)
+async def test_without_a_pipe_the_plain_route_does_it(tmp_path: Path, what: str) -> None:
+    with connected() as (ours, peer), connected() as (other, other_peer), (tmp_path / "out").open("wb") as file:
+        async with await SocketStream.from_socket(ours) as stream, await SocketStream.from_socket(other) as sink:
+            peer.sendall(DATA)
+            peer.shutdown(socket.SHUT_WR)
+            other_peer.shutdown(socket.SHUT_WR)
+            with no_descriptor_left():
+                if what == "receive_file":
+                    assert await stream.receive_file(file) == len(DATA)
+                    assert stream.statistics().fallbacks == {"splice": 1}
+                    assert (tmp_path / "out").stat().st_size == len(DATA)
+                    return
+                report = await copy(stream, sink) if what == "copy" else (await relay(stream, sink)).left_to_right
+            assert (report.bytes_moved, report.fallbacks) == (len(DATA), ("splice",))
+            await sink.send_eof()
+            assert read_to_end(other_peer) == DATA
 
 
 @pytest.mark.parametrize("how", ["FIN", "closed on this side"])
-def test_without_an_epoll_the_peers_close_is_noticed(run: Run, how: str) -> None:
-    async def main() -> None:
-        with connected() as (ours, peer):
-            stream = await SocketStream.from_socket(ours)
-            peer.sendall(b"unread")
-            with no_descriptor_left():
-                async with anyio.create_task_group() as tasks:
-                    tasks.start_soon(wait, stream)
-                    for _ in range(10):  # it looks now and then, so that its task is never seen to be blocked
-                        await anyio.lowlevel.checkpoint()
-                    if how == "FIN":
-                        peer.shutdown(socket.SHUT_WR)
-                    else:
-                        stream.abort()
-            stream.abort()
-
+async def test_without_an_epoll_the_peers_close_is_noticed(how: str) -> None:
     async def wait(stream: SocketStream) -> None:
         if how == "FIN":
             await stream.wait_peer_closed()
@@ -105,4 +87,16 @@ def test_without_an_epoll_the_peers_close_is_noticed(run: Run, how: str) -> None
             with pytest.raises(anyio.ClosedResourceError):
                 await stream.wait_peer_closed()
 
-    run(main)
+    with connected() as (ours, peer):
+        stream = await SocketStream.from_socket(ours)
+        peer.sendall(b"unread")
+        with no_descriptor_left():
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(wait, stream)
+                for _ in range(10):  # it looks now and then, so that its task is never seen to be blocked
+                    await anyio.lowlevel.checkpoint()
+                if how == "FIN":
+                    peer.shutdown(socket.SHUT_WR)
+                else:
+                    stream.abort()
+        stream.abort()

@@ -46,70 +46,64 @@ def child_that_sleeps() -> Iterator[None]:
 
 
 @pytest.mark.parametrize("end", ["abort", "cut"])
-def test_a_reset_is_on_the_wire_although_a_child_has_the_descriptor_too(run: Run, tcp_pair: Pair, end: str) -> None:
+async def test_a_reset_is_on_the_wire_although_a_child_has_the_descriptor_too(tcp_pair: Pair, end: str) -> None:
     ours, peer = tcp_pair
     peer.settimeout(15)
 
-    async def main() -> None:
-        stream = await SocketStream.from_socket(ours)
-        if end == "cut":
-            with anyio.move_on_after(0.05):
-                await stream.send(bytes(64 << 20))
-        with child_that_sleeps():
-            if end == "abort":
-                stream.abort()
-            else:
-                await stream.aclose()
-            assert stream.close_report is not None
-            assert stream.close_report.outcome is CloseOutcome.ABORTED
-            with pytest.raises(ConnectionResetError):
-                while peer.recv(1 << 20):
-                    pass
-
-    run(main)
+    stream = await SocketStream.from_socket(ours)
+    if end == "cut":
+        with anyio.move_on_after(0.05):
+            await stream.send(bytes(64 << 20))
+    with child_that_sleeps():
+        if end == "abort":
+            stream.abort()
+        else:
+            await stream.aclose()
+        assert stream.close_report is not None
+        assert stream.close_report.outcome is CloseOutcome.ABORTED
+        with pytest.raises(ConnectionResetError):
+            while peer.recv(1 << 20):
+                pass
 
 
-def test_what_a_child_forgets_goes_on_for_its_parent(run: Run, tcp_pair: Pair, tmp_path: Path) -> None:
+async def test_what_a_child_forgets_goes_on_for_its_parent(tcp_pair: Pair, tmp_path: Path) -> None:
     ours, peer = tcp_pair
     target = tmp_path / "target"
-
-    async def main() -> None:
-        things: dict[str, Any] = {
-            "stream": await SocketStream.from_socket(ours),
-            "listener": (await create_tcp_listener(local_host="127.0.0.1")).listeners[0],
-            "file": await FileWriteStream.from_path(target, atomic=True),
-        }
-        await things["file"].send(b"whole")
-        child = fork()
-        if not child:
-            warnings.simplefilter("ignore")
-            things.clear()
-            gc.collect()
-            os._exit(0)
-        assert os.waitpid(child, 0)[1] == 0
-
-        stream: SocketStream = things["stream"]
-        listener: SocketListener = things["listener"]
-        async with stream, listener:
-            peer.setblocking(False)
-            with pytest.raises(BlockingIOError):  # no FIN
-                peer.recv(1)
-            peer.setblocking(True)
-            async with anyio.create_task_group() as tasks:
-                tasks.start_soon(anyio.to_thread.run_sync, when_somebody_waits, peer)
-                assert await stream.receive() == b"still there"
-            await stream.send(b"so are we")
-            assert peer.recv(100) == b"so are we"
-            port = listener.extra(anyio.abc.SocketAttribute.local_port)
-            with socket.socket() as client:
-                async with anyio.create_task_group() as tasks:
-                    tasks.start_soon(anyio.to_thread.run_sync, client.connect, ("127.0.0.1", port))
-                    await (await listener.accept()).aclose()
-        await things["file"].aclose()
-        assert target.read_bytes() == b"whole"
 
     def when_somebody_waits(sock: socket.socket) -> None:
         anyio.from_thread.run(anyio.wait_all_tasks_blocked)
         sock.sendall(b"still there")
 
-    run(main)
+    things: dict[str, Any] = {
+        "stream": await SocketStream.from_socket(ours),
+        "listener": (await create_tcp_listener(local_host="127.0.0.1")).listeners[0],
+        "file": await FileWriteStream.from_path(target, atomic=True),
+    }
+    await things["file"].send(b"whole")
+    child = fork()
+    if not child:
+        warnings.simplefilter("ignore")
+        things.clear()
+        gc.collect()
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == 0
+
+    stream: SocketStream = things["stream"]
+    listener: SocketListener = things["listener"]
+    async with stream, listener:
+        peer.setblocking(False)
+        with pytest.raises(BlockingIOError):  # no FIN
+            peer.recv(1)
+        peer.setblocking(True)
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(anyio.to_thread.run_sync, when_somebody_waits, peer)
+            assert await stream.receive() == b"still there"
+        await stream.send(b"so are we")
+        assert peer.recv(100) == b"so are we"
+        port = listener.extra(anyio.abc.SocketAttribute.local_port)
+        with socket.socket() as client:
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(anyio.to_thread.run_sync, client.connect, ("127.0.0.1", port))
+                await (await listener.accept()).aclose()
+    await things["file"].aclose()
+    assert target.read_bytes() == b"whole"

@@ -298,30 +298,27 @@ def merged(start: int, data: bytes) -> bytes:
 
 @pytest.mark.parametrize("size", [400, len(DATA)])
 @pytest.mark.parametrize("make", SINKS, ids=[make.__name__[1:] for make in SINKS])
-def test_every_kind_of_file_gets_all_up_to_the_end_and_its_position_moves_along(
-    run: Run, pair: Pair, path: Path, route: str, make: Callable[[ExitStack, Path], Sink], size: int
+async def test_every_kind_of_file_gets_all_up_to_the_end_and_its_position_moves_along(
+    pair: Pair, path: Path, route: str, make: Callable[[ExitStack, Path], Sink], size: int
 ) -> None:
     data = DATA[:size]
 
-    async def main() -> None:
-        with ExitStack() as stack:
-            file, start, tell = make(stack, path)
-            async with stream_over(pair[0]) as stream:
-                with thread(send_and_finish, pair[1], data):
-                    assert await stream.receive_file(file) == size
-                statistics = stream.statistics()
-                if tell is not None:
-                    assert tell() == start + size
-                assert path.read_bytes() == merged(start, data)
-                assert statistics.received_bytes == size
-                takes = "read-send" if make in APPENDING else route
-                assert dict(statistics.routes) == {takes: 1}
-                with pytest.raises(EndOfStream):
-                    await stream.receive()
-                assert await stream.receive_file(file) == 0
-        assert path.read_bytes() == merged(start, data)  # nor does closing the file change it
-
-    run(main)
+    with ExitStack() as stack:
+        file, start, tell = make(stack, path)
+        async with stream_over(pair[0]) as stream:
+            with thread(send_and_finish, pair[1], data):
+                assert await stream.receive_file(file) == size
+            statistics = stream.statistics()
+            if tell is not None:
+                assert tell() == start + size
+            assert path.read_bytes() == merged(start, data)
+            assert statistics.received_bytes == size
+            takes = "read-send" if make in APPENDING else route
+            assert dict(statistics.routes) == {takes: 1}
+            with pytest.raises(EndOfStream):
+                await stream.receive()
+            assert await stream.receive_file(file) == 0
+    assert path.read_bytes() == merged(start, data)  # nor does closing the file change it
 
 
 @pytest.mark.parametrize(
@@ -329,257 +326,213 @@ def test_every_kind_of_file_gets_all_up_to_the_end_and_its_position_moves_along(
     [make for make in SINKS if make not in APPENDING],
     ids=[make.__name__[1:] for make in SINKS if make not in APPENDING],
 )
-def test_an_offset_is_absolute_and_leaves_the_position_alone(
-    run: Run, pair: Pair, path: Path, route: str, make: Callable[[ExitStack, Path], Sink]
+async def test_an_offset_is_absolute_and_leaves_the_position_alone(
+    pair: Pair, path: Path, route: str, make: Callable[[ExitStack, Path], Sink]
 ) -> None:
     offset = 500
 
-    async def main() -> None:
-        with ExitStack() as stack:
-            file, start, tell = make(stack, path)
-            async with stream_over(pair[0]) as stream:
-                with thread(send_and_finish, pair[1], DATA):
-                    assert await stream.receive_file(file, offset=offset, count=2000) == 2000
-                    assert tell is not None
-                    assert tell() == start
-                    assert path.read_bytes() == merged(offset, DATA[:2000])
-                    assert await stream.receive_file(file, offset=offset + 2000) == len(DATA) - 2000
+    with ExitStack() as stack:
+        file, start, tell = make(stack, path)
+        async with stream_over(pair[0]) as stream:
+            with thread(send_and_finish, pair[1], DATA):
+                assert await stream.receive_file(file, offset=offset, count=2000) == 2000
+                assert tell is not None
                 assert tell() == start
-                assert path.read_bytes() == merged(offset, DATA)
+                assert path.read_bytes() == merged(offset, DATA[:2000])
+                assert await stream.receive_file(file, offset=offset + 2000) == len(DATA) - 2000
+            assert tell() == start
+            assert path.read_bytes() == merged(offset, DATA)
 
-    run(main)
 
-
-def test_a_stream_opened_by_path_goes_on_where_the_transfer_ended(
-    run: Run, pair: Pair, tmp_path: Path, route: str
-) -> None:
+async def test_a_stream_opened_by_path_goes_on_where_the_transfer_ended(pair: Pair, tmp_path: Path, route: str) -> None:
     path = tmp_path / "sink"
 
-    async def main() -> None:
-        async with await FileWriteStream.from_path(path) as file, stream_over(pair[0]) as stream:
+    async with await FileWriteStream.from_path(path) as file, stream_over(pair[0]) as stream:
+        with thread(send_and_finish, pair[1], DATA):
+            await file.send(b"head|")
+            assert await stream.receive_file(file, count=300_000) == 300_000
+            await file.send(b"|middle|")
+            assert await stream.receive_file(file) == len(DATA) - 300_000
+            await file.send(b"|tail")
+        assert dict(stream.statistics().routes) == {route: 2}
+    assert path.read_bytes() == b"head|" + DATA[:300_000] + b"|middle|" + DATA[300_000:] + b"|tail"
+
+
+async def test_a_stream_opened_to_append_appends(pair: Pair, path: Path) -> None:
+    async with await FileWriteStream.from_path(path, append=True) as file, stream_over(pair[0]) as stream:
+        with thread(send_and_finish, pair[1], DATA):
+            assert await stream.receive_file(file, count=10) == 10
+            await file.send(b"|")
+            assert await stream.receive_file(file) == len(DATA) - 10
+    assert path.read_bytes() == BEFORE + DATA[:10] + b"|" + DATA[10:]
+
+
+async def test_an_atomic_stream_replaces_its_target_on_a_clean_close(pair: Pair, path: Path, route: str) -> None:
+    async with stream_over(pair[0]) as stream:
+        async with await FileWriteStream.from_path(path, atomic=True) as file:
             with thread(send_and_finish, pair[1], DATA):
-                await file.send(b"head|")
-                assert await stream.receive_file(file, count=300_000) == 300_000
-                await file.send(b"|middle|")
-                assert await stream.receive_file(file) == len(DATA) - 300_000
-                await file.send(b"|tail")
-            assert dict(stream.statistics().routes) == {route: 2}
-        assert path.read_bytes() == b"head|" + DATA[:300_000] + b"|middle|" + DATA[300_000:] + b"|tail"
-
-    run(main)
-
-
-def test_a_stream_opened_to_append_appends(run: Run, pair: Pair, path: Path) -> None:
-    async def main() -> None:
-        async with await FileWriteStream.from_path(path, append=True) as file, stream_over(pair[0]) as stream:
-            with thread(send_and_finish, pair[1], DATA):
-                assert await stream.receive_file(file, count=10) == 10
-                await file.send(b"|")
-                assert await stream.receive_file(file) == len(DATA) - 10
-        assert path.read_bytes() == BEFORE + DATA[:10] + b"|" + DATA[10:]
-
-    run(main)
-
-
-def test_an_atomic_stream_replaces_its_target_on_a_clean_close(run: Run, pair: Pair, path: Path, route: str) -> None:
-    async def main() -> None:
-        async with stream_over(pair[0]) as stream:
-            async with await FileWriteStream.from_path(path, atomic=True) as file:
-                with thread(send_and_finish, pair[1], DATA):
-                    assert await stream.receive_file(file) == len(DATA)
-                assert path.read_bytes() == BEFORE
-            assert path.read_bytes() == DATA
-            assert os.listdir(path.parent) == [path.name]
-
-    run(main)
+                assert await stream.receive_file(file) == len(DATA)
+            assert path.read_bytes() == BEFORE
+        assert path.read_bytes() == DATA
+        assert os.listdir(path.parent) == [path.name]
 
 
 @pytest.mark.parametrize("how", ["truncated", "reset", "cancelled", "disk full"])
-def test_an_atomic_stream_whose_transfer_failed_never_replaces_its_target(
-    run: Run, pair: Pair, path: Path, route: str, how: str, monkeypatch: pytest.MonkeyPatch
+async def test_an_atomic_stream_whose_transfer_failed_never_replaces_its_target(
+    pair: Pair, path: Path, route: str, how: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def main() -> None:
-        async with stream_over(pair[0]) as stream:
-            file = await FileWriteStream.from_path(path, atomic=True)
-            (name,) = set(os.listdir(path.parent)) - {path.name}
-            pair[1].sendall(DATA[:1000])
-            if how == "disk full":
-                Disk(monkeypatch, path.parent / name).before = full_after(10)
-            if how == "cancelled":
-                async with anyio.create_task_group() as tasks:
-                    tasks.start_soon(stream.receive_file, file)
-                    await until(lambda: (path.parent / name).stat().st_size == 1000)
-                    tasks.cancel_scope.cancel()
+    async with stream_over(pair[0]) as stream:
+        file = await FileWriteStream.from_path(path, atomic=True)
+        (name,) = set(os.listdir(path.parent)) - {path.name}
+        pair[1].sendall(DATA[:1000])
+        if how == "disk full":
+            Disk(monkeypatch, path.parent / name).before = full_after(10)
+        if how == "cancelled":
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(stream.receive_file, file)
+                await until(lambda: (path.parent / name).stat().st_size == 1000)
+                tasks.cancel_scope.cancel()
+        else:
+            if how == "reset":
+                reset(pair[1])
             else:
-                if how == "reset":
-                    reset(pair[1])
-                else:
-                    pair[1].shutdown(socket.SHUT_WR)
-                with pytest.raises(BrokenResourceError) as caught:
-                    await stream.receive_file(file, count=2000)
-                if how == "disk full":
-                    assert str(path) in str(caught.value)  # not the name of the file that is no more
-            with pytest.raises(BrokenResourceError, match="was not replaced"):
-                await file.aclose()
-            assert path.read_bytes() == BEFORE
-            assert os.listdir(path.parent) == [path.name]
-
-    run(main)
+                pair[1].shutdown(socket.SHUT_WR)
+            with pytest.raises(BrokenResourceError) as caught:
+                await stream.receive_file(file, count=2000)
+            if how == "disk full":
+                assert str(path) in str(caught.value)  # not the name of the file that is no more
+        with pytest.raises(BrokenResourceError, match="was not replaced"):
+            await file.aclose()
+        assert path.read_bytes() == BEFORE
+        assert os.listdir(path.parent) == [path.name]
 
 
-def test_a_pipe_gets_all_in_order(run: Run, pair: Pair) -> None:
-    async def main() -> None:
-        reader, writer = os.pipe()
-        with open(reader, "rb", buffering=0) as outlet, open(writer, "wb", buffering=0) as file:
-            async with stream_over(pair[0]) as stream:
+async def test_a_pipe_gets_all_in_order(pair: Pair) -> None:
+    reader, writer = os.pipe()
+    with open(reader, "rb", buffering=0) as outlet, open(writer, "wb", buffering=0) as file:
+        async with stream_over(pair[0]) as stream:
 
-                def read() -> bytes:
-                    data = b""
-                    while len(data) < len(DATA):
-                        data += outlet.read(len(DATA) - len(data))
-                    return data
+            def read() -> bytes:
+                data = b""
+                while len(data) < len(DATA):
+                    data += outlet.read(len(DATA) - len(data))
+                return data
 
-                with thread(send_and_finish, pair[1], DATA), thread(read) as out:
-                    assert await stream.receive_file(file) == len(DATA)
-                assert out.result(0) == DATA
-                assert os.get_blocking(writer), "the caller's pipe was changed"
-
-    run(main)
+            with thread(send_and_finish, pair[1], DATA), thread(read) as out:
+                assert await stream.receive_file(file) == len(DATA)
+            assert out.result(0) == DATA
+            assert os.get_blocking(writer), "the caller's pipe was changed"
 
 
-def test_the_descriptor_of_a_socket_takes_it_and_blocks_again_afterwards(run: Run, pair: Pair) -> None:
-    async def main() -> None:
-        near, far = socket.socketpair()
-        with near, far:
-            far.settimeout(BOUND)
-            async with stream_over(pair[0]) as stream:
-                with thread(send_and_finish, pair[1], b"hello"):
-                    assert await stream.receive_file(near.fileno()) == 5
-            assert far.recv(10) == b"hello"
-            assert os.get_blocking(near.fileno())
-
-    run(main)
+async def test_the_descriptor_of_a_socket_takes_it_and_blocks_again_afterwards(pair: Pair) -> None:
+    near, far = socket.socketpair()
+    with near, far:
+        far.settimeout(BOUND)
+        async with stream_over(pair[0]) as stream:
+            with thread(send_and_finish, pair[1], b"hello"):
+                assert await stream.receive_file(near.fileno()) == 5
+        assert far.recv(10) == b"hello"
+        assert os.get_blocking(near.fileno())
 
 
 @pytest.mark.parametrize("blocking", [True, False])
-def test_a_pipe_that_is_full_is_waited_for_and_its_reader_loses_nothing(run: Run, pair: Pair, blocking: bool) -> None:
+async def test_a_pipe_that_is_full_is_waited_for_and_its_reader_loses_nothing(pair: Pair, blocking: bool) -> None:
     """A cancellation ends the wait at once: the pipe has what was received, or the socket still has it."""
 
-    async def main() -> None:
-        reader, writer = os.pipe()
-        os.set_blocking(writer, blocking)
-        with open(reader, "rb", buffering=0) as outlet, open(writer, "wb", buffering=0) as file:
-            async with stream_over(pair[0]) as stream:
-                with thread(send_and_finish, pair[1], DATA):
-                    async with anyio.create_task_group() as tasks:
-                        tasks.start_soon(stream.receive_file, file)
-                        poll = select.poll()
-                        poll.register(writer, select.POLLOUT)
-                        await until(lambda: not poll.poll(0))
-                        began = time.monotonic()
-                        tasks.cancel_scope.cancel()
-                    assert time.monotonic() - began < 1
-                    file.close()
-                    out = b""
-                    while chunk := outlet.read(MIB):
-                        out += chunk
-                    assert out + await receive_to_end(stream) == DATA
-
-    run(main)
+    reader, writer = os.pipe()
+    os.set_blocking(writer, blocking)
+    with open(reader, "rb", buffering=0) as outlet, open(writer, "wb", buffering=0) as file:
+        async with stream_over(pair[0]) as stream:
+            with thread(send_and_finish, pair[1], DATA):
+                async with anyio.create_task_group() as tasks:
+                    tasks.start_soon(stream.receive_file, file)
+                    poll = select.poll()
+                    poll.register(writer, select.POLLOUT)
+                    await until(lambda: not poll.poll(0))
+                    began = time.monotonic()
+                    tasks.cancel_scope.cancel()
+                assert time.monotonic() - began < 1
+                file.close()
+                out = b""
+                while chunk := outlet.read(MIB):
+                    out += chunk
+                assert out + await receive_to_end(stream) == DATA
 
 
-def test_a_named_temporary_file_and_tmpfs_do_too(run: Run, pair: Pair, route: str) -> None:
-    async def main() -> None:
-        with tempfile.NamedTemporaryFile(dir="/dev/shm") as file:
-            async with stream_over(pair[0]) as stream:
-                with thread(send_and_finish, pair[1], DATA):
-                    assert await stream.receive_file(file) == len(DATA)
-                assert file.tell() == len(DATA)
-                file.seek(0)
-                assert file.read() == DATA
-                assert dict(stream.statistics().routes) == {route: 1}
-
-    run(main)
+async def test_a_named_temporary_file_and_tmpfs_do_too(pair: Pair, route: str) -> None:
+    with tempfile.NamedTemporaryFile(dir="/dev/shm") as file:
+        async with stream_over(pair[0]) as stream:
+            with thread(send_and_finish, pair[1], DATA):
+                assert await stream.receive_file(file) == len(DATA)
+            assert file.tell() == len(DATA)
+            file.seek(0)
+            assert file.read() == DATA
+            assert dict(stream.statistics().routes) == {route: 1}
 
 
-def test_it_comes_over_a_unix_socket_too(run: Run, path: Path, route: str) -> None:
-    async def main() -> None:
-        ours, peer = socket.socketpair()
-        peer.settimeout(BOUND)
-        with ours, peer, open(path, "r+b") as file:
-            async with stream_over(ours) as stream:
-                with thread(send_and_finish, peer, DATA):
-                    assert await stream.receive_file(file) == len(DATA)
-                assert path.read_bytes() == DATA
-                assert dict(stream.statistics().routes) == {route: 1}
-
-    run(main)
+async def test_it_comes_over_a_unix_socket_too(path: Path, route: str) -> None:
+    ours, peer = socket.socketpair()
+    peer.settimeout(BOUND)
+    with ours, peer, open(path, "r+b") as file:
+        async with stream_over(ours) as stream:
+            with thread(send_and_finish, peer, DATA):
+                assert await stream.receive_file(file) == len(DATA)
+            assert path.read_bytes() == DATA
+            assert dict(stream.statistics().routes) == {route: 1}
 
 
-def test_a_device_takes_all(run: Run, pair: Pair) -> None:
-    async def main() -> None:
-        with open("/dev/null", "wb", buffering=0) as file:
-            async with stream_over(pair[0]) as stream:
-                with thread(send_and_finish, pair[1], DATA):
-                    assert await stream.receive_file(file) == len(DATA)
-
-    run(main)
+async def test_a_device_takes_all(pair: Pair) -> None:
+    with open("/dev/null", "wb", buffering=0) as file:
+        async with stream_over(pair[0]) as stream:
+            with thread(send_and_finish, pair[1], DATA):
+                assert await stream.receive_file(file) == len(DATA)
 
 
 # --- count -----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("count", [0, 1, 4096, 500_000, len(DATA)])
-def test_exactly_count_bytes_are_taken(run: Run, pair: Pair, path: Path, route: str, count: int) -> None:
-    async def main() -> None:
-        with open(path, "wb") as file:
-            async with stream_over(pair[0]) as stream:
-                with thread(send_and_finish, pair[1], DATA):
-                    assert await stream.receive_file(file, count=count) == count
-                    assert file.tell() == count
-                    assert await receive_to_end(stream) == DATA[count:]
-        assert path.read_bytes() == DATA[:count]
-
-    run(main)
+async def test_exactly_count_bytes_are_taken(pair: Pair, path: Path, route: str, count: int) -> None:
+    with open(path, "wb") as file:
+        async with stream_over(pair[0]) as stream:
+            with thread(send_and_finish, pair[1], DATA):
+                assert await stream.receive_file(file, count=count) == count
+                assert file.tell() == count
+                assert await receive_to_end(stream) == DATA[count:]
+    assert path.read_bytes() == DATA[:count]
 
 
-def test_count_bytes_that_are_there_are_enough_without_an_end(run: Run, pair: Pair, path: Path, route: str) -> None:
-    async def main() -> None:
-        with open(path, "wb") as file:
-            async with stream_over(pair[0]) as stream:
-                pair[1].sendall(b"0123456789")
-                assert await stream.receive_file(file, count=4) == 4
-                assert await stream.receive_file(file, count=0) == 0
-                assert await stream.receive_file(file, count=6) == 6
-        assert path.read_bytes() == b"0123456789"
-
-    run(main)
+async def test_count_bytes_that_are_there_are_enough_without_an_end(pair: Pair, path: Path, route: str) -> None:
+    with open(path, "wb") as file:
+        async with stream_over(pair[0]) as stream:
+            pair[1].sendall(b"0123456789")
+            assert await stream.receive_file(file, count=4) == 4
+            assert await stream.receive_file(file, count=0) == 0
+            assert await stream.receive_file(file, count=6) == 6
+    assert path.read_bytes() == b"0123456789"
 
 
 @pytest.mark.parametrize(("offset", "position"), [(None, 20), (100, 100)])
 @pytest.mark.parametrize("size", [0, len(DATA)])
-def test_an_early_end_is_truncated_and_keeps_what_came(
-    run: Run, pair: Pair, path: Path, route: str, offset: int | None, position: int, size: int
+async def test_an_early_end_is_truncated_and_keeps_what_came(
+    pair: Pair, path: Path, route: str, offset: int | None, position: int, size: int
 ) -> None:
-    async def main() -> None:
-        with open(path, "r+b") as file:
-            file.seek(20)
-            async with stream_over(pair[0]) as stream:
-                with thread(send_and_finish, pair[1], DATA[:size]):
-                    with pytest.raises(TruncatedError) as caught:
-                        await stream.receive_file(file, offset=offset, count=size + 5)
-                assert caught.value.bytes_moved == size
-                assert caught.value.position == position + size
-                assert caught.value.path == str(path)
-                assert f"{size} of {size + 5} bytes" in str(caught.value)
-                assert file.tell() == (20 + size if offset is None else 20)
-                with pytest.raises(EndOfStream):
-                    await stream.receive()
-                await stream.send(b"we can still say so")
-                assert pair[1].recv(100) == b"we can still say so"
-        assert path.read_bytes() == merged(position, DATA[:size])
-
-    run(main)
+    with open(path, "r+b") as file:
+        file.seek(20)
+        async with stream_over(pair[0]) as stream:
+            with thread(send_and_finish, pair[1], DATA[:size]):
+                with pytest.raises(TruncatedError) as caught:
+                    await stream.receive_file(file, offset=offset, count=size + 5)
+            assert caught.value.bytes_moved == size
+            assert caught.value.position == position + size
+            assert caught.value.path == str(path)
+            assert f"{size} of {size + 5} bytes" in str(caught.value)
+            assert file.tell() == (20 + size if offset is None else 20)
+            with pytest.raises(EndOfStream):
+                await stream.receive()
+            await stream.send(b"we can still say so")
+            assert pair[1].recv(100) == b"we can still say so"
+    assert path.read_bytes() == merged(position, DATA[:size])
 
 
 def test_a_truncated_descriptor_has_no_path(run: Run, pair: Pair, path: Path) -> None:
@@ -629,8 +582,7 @@ REFUSED: list[tuple[str, Callable[[Path], Any], dict[str, Any], type[Exception],
 @pytest.mark.parametrize(
     ("make", "arguments", "error", "message"), [case[1:] for case in REFUSED], ids=[case[0] for case in REFUSED]
 )
-def test_what_cannot_be_received_into_is_refused_and_nothing_is_taken(
-    run: Run,
+async def test_what_cannot_be_received_into_is_refused_and_nothing_is_taken(
     pair: Pair,
     path: Path,
     make: Callable[[Path], Any],
@@ -638,93 +590,78 @@ def test_what_cannot_be_received_into_is_refused_and_nothing_is_taken(
     error: type[Exception],
     message: str,
 ) -> None:
-    async def main() -> None:
-        file = make(path)
-        try:
-            async with stream_over(pair[0]) as stream:
-                send_and_finish(pair[1], b"kept")
-                with pytest.raises(error, match=message):
-                    await stream.receive_file(file, **arguments)
-                assert await receive_to_end(stream) == b"kept"
-        finally:
-            if hasattr(file, "close"):
-                file.close()
-        assert path.read_bytes() == BEFORE
-
-    run(main)
-
-
-def test_a_stream_for_reading_is_refused(run: Run, pair: Pair, path: Path) -> None:
-    async def main() -> None:
-        async with await FileReadStream.from_path(path) as file, stream_over(pair[0]) as stream:
-            send_and_finish(pair[1], b"kept")
-            with pytest.raises(TypeError, match="the other way"):
-                await stream.receive_file(file)
-            assert await receive_to_end(stream) == b"kept"
-
-    run(main)
-
-
-def test_a_closed_stream_on_either_side_is_closed(run: Run, pair: Pair, path: Path) -> None:
-    async def main() -> None:
-        file = await FileWriteStream.from_path(path, append=True)
-        await file.aclose()
+    file = make(path)
+    try:
         async with stream_over(pair[0]) as stream:
-            pair[1].sendall(b"kept")
-            with pytest.raises(ClosedResourceError):
-                await stream.receive_file(file)
-            assert await stream.receive() == b"kept"
-            stream.abort()
-            with open(path, "r+b") as plain:
-                with pytest.raises(ClosedResourceError):
-                    await stream.receive_file(plain)
+            send_and_finish(pair[1], b"kept")
+            with pytest.raises(error, match=message):
+                await stream.receive_file(file, **arguments)
+            assert await receive_to_end(stream) == b"kept"
+    finally:
+        if hasattr(file, "close"):
+            file.close()
+    assert path.read_bytes() == BEFORE
 
-    run(main)
+
+async def test_a_stream_for_reading_is_refused(pair: Pair, path: Path) -> None:
+    async with await FileReadStream.from_path(path) as file, stream_over(pair[0]) as stream:
+        send_and_finish(pair[1], b"kept")
+        with pytest.raises(TypeError, match="the other way"):
+            await stream.receive_file(file)
+        assert await receive_to_end(stream) == b"kept"
+
+
+async def test_a_closed_stream_on_either_side_is_closed(pair: Pair, path: Path) -> None:
+    file = await FileWriteStream.from_path(path, append=True)
+    await file.aclose()
+    async with stream_over(pair[0]) as stream:
+        pair[1].sendall(b"kept")
+        with pytest.raises(ClosedResourceError):
+            await stream.receive_file(file)
+        assert await stream.receive() == b"kept"
+        stream.abort()
+        with open(path, "r+b") as plain:
+            with pytest.raises(ClosedResourceError):
+                await stream.receive_file(plain)
 
 
 @pytest.mark.parametrize("count", [None, 0, 3])
-def test_in_a_cancelled_scope_nothing_is_taken(run: Run, pair: Pair, path: Path, route: str, count: int | None) -> None:
-    async def main() -> None:
-        with open(path, "r+b") as file:
-            async with stream_over(pair[0]) as stream:
-                send_and_finish(pair[1], b"kept")
-                with anyio.CancelScope() as scope:
-                    scope.cancel()
-                    await stream.receive_file(file, count=count)
-                assert scope.cancelled_caught
-                assert file.tell() == 0
-                assert await receive_to_end(stream) == b"kept"
-        assert path.read_bytes() == BEFORE
-
-    run(main)
+async def test_in_a_cancelled_scope_nothing_is_taken(pair: Pair, path: Path, route: str, count: int | None) -> None:
+    with open(path, "r+b") as file:
+        async with stream_over(pair[0]) as stream:
+            send_and_finish(pair[1], b"kept")
+            with anyio.CancelScope() as scope:
+                scope.cancel()
+                await stream.receive_file(file, count=count)
+            assert scope.cancelled_caught
+            assert file.tell() == 0
+            assert await receive_to_end(stream) == b"kept"
+    assert path.read_bytes() == BEFORE
 
 
 # --- the route -------------------------------------------------------------------------------------------------------
 
 
-def test_the_fast_route_is_splice_and_no_write_runs_in_the_event_loop(
-    run: Run, pair: Pair, path: Path, route: str, monkeypatch: pytest.MonkeyPatch
+async def test_the_fast_route_is_splice_and_no_write_runs_in_the_event_loop(
+    pair: Pair, path: Path, route: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     disk = Disk(monkeypatch, path)
 
-    async def main() -> None:
-        with open(path, "r+b") as file:
-            async with stream_over(pair[0]) as stream:
-                with thread(send_and_finish, pair[1], DATA):
-                    assert await stream.receive_file(file) == len(DATA)
-                assert not stream.statistics().fallbacks
-        assert disk.written == len(DATA)
-        assert set(disk.calls) == ({"splice"} if route == "splice" else {"pwrite"})
-        assert threading.get_ident() not in disk.threads
-
-    run(main)
+    with open(path, "r+b") as file:
+        async with stream_over(pair[0]) as stream:
+            with thread(send_and_finish, pair[1], DATA):
+                assert await stream.receive_file(file) == len(DATA)
+            assert not stream.statistics().fallbacks
+    assert disk.written == len(DATA)
+    assert set(disk.calls) == ({"splice"} if route == "splice" else {"pwrite"})
+    assert threading.get_ident() not in disk.threads
 
 
 @pytest.mark.parametrize("number", [errno.EINVAL, errno.ENOSYS], ids=errno.errorcode.get)
 @pytest.mark.parametrize("after", [0, 200_000])
 @pytest.mark.parametrize("side", ["socket", "file"])
-def test_what_the_kernel_refuses_goes_the_plain_way_without_losing_a_byte(
-    run: Run, pair: Pair, path: Path, monkeypatch: pytest.MonkeyPatch, number: int, after: int, side: str
+async def test_what_the_kernel_refuses_goes_the_plain_way_without_losing_a_byte(
+    pair: Pair, path: Path, monkeypatch: pytest.MonkeyPatch, number: int, after: int, side: str
 ) -> None:
     real = os.splice
     moved = {"socket": 0, "file": 0}
@@ -742,21 +679,18 @@ def test_what_the_kernel_refuses_goes_the_plain_way_without_losing_a_byte(
 
     monkeypatch.setattr(os, "splice", refusing)
 
-    async def main() -> None:
-        with open(path, "r+b") as file:
-            file.seek(10)
-            async with stream_over(pair[0]) as stream:
-                with thread(send_and_finish, pair[1], DATA):
-                    assert await stream.receive_file(file) == len(DATA)
-                statistics = stream.statistics()
-                assert dict(statistics.fallbacks) == {"splice": 1}
-                assert statistics.routes["read-send"] == 1
-                assert statistics.received_bytes == len(DATA)
-                assert file.tell() == 10 + len(DATA)
-        assert moved[side] == after
-        assert path.read_bytes() == merged(10, DATA)
-
-    run(main)
+    with open(path, "r+b") as file:
+        file.seek(10)
+        async with stream_over(pair[0]) as stream:
+            with thread(send_and_finish, pair[1], DATA):
+                assert await stream.receive_file(file) == len(DATA)
+            statistics = stream.statistics()
+            assert dict(statistics.fallbacks) == {"splice": 1}
+            assert statistics.routes["read-send"] == 1
+            assert statistics.received_bytes == len(DATA)
+            assert file.tell() == 10 + len(DATA)
+    assert moved[side] == after
+    assert path.read_bytes() == merged(10, DATA)
 
 
 @settings(
@@ -845,205 +779,178 @@ async def check_loss(
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EIO], ids=errno.errorcode.get)
 @pytest.mark.parametrize("room", [0, 300_000])
-def test_a_disk_that_fails_is_named_and_what_is_lost_is_counted(
-    run: Run, pair: Pair, path: Path, route: str, room: int, number: int, monkeypatch: pytest.MonkeyPatch
+async def test_a_disk_that_fails_is_named_and_what_is_lost_is_counted(
+    pair: Pair, path: Path, route: str, room: int, number: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     disk = Disk(monkeypatch, path)
     disk.before = full_after(room, number)
 
-    async def main() -> None:
-        with open(path, "r+b", buffering=0) as file:
-            file.seek(7)
-            async with stream_over(pair[0]) as stream:
-                with thread(send_and_finish, pair[1], DATA):
-                    with pytest.raises(BrokenResourceError) as caught:
-                        await stream.receive_file(file)
-                    assert file.tell() == 7 + room
-                    await check_loss(stream, caught.value, path, 7, room, number)
-                assert not stream.statistics().fallbacks
-                await stream.send(b"the connection is as good as ever")
-                assert pair[1].recv(100) == b"the connection is as good as ever"
-
-    run(main)
-
-
-def test_a_file_size_limit_is_such_a_failure(run: Run, pair: Pair, path: Path, route: str) -> None:
-    """No injection: RLIMIT_FSIZE, the kernel's own EFBIG after a short write."""
-    limit = 300_000
-
-    async def main() -> None:
-        with open(path, "r+b", buffering=0) as file:
-            async with stream_over(pair[0]) as stream:
-                with thread(send_and_finish, pair[1], DATA):
-                    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-                    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
-                    try:
-                        with pytest.raises(BrokenResourceError) as caught:
-                            await stream.receive_file(file)
-                    finally:
-                        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-                    await check_loss(stream, caught.value, path, 0, limit, errno.EFBIG)
-
-    run(main)
-
-
-def test_a_full_device_is_such_a_failure(run: Run, pair: Pair) -> None:
-    async def main() -> None:
-        with open("/dev/full", "wb", buffering=0) as file:
-            async with stream_over(pair[0]) as stream:
-                with thread(send_and_finish, pair[1], DATA):
-                    with pytest.raises(BrokenResourceError) as caught:
-                        await stream.receive_file(file)
-                    await check_loss(stream, caught.value, Path("/dev/full"), 0, 0, errno.ENOSPC)
-
-    run(main)
-
-
-def test_a_disk_that_fails_when_appending_is_named_too(
-    run: Run, pair: Pair, path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    Disk(monkeypatch, path).before = full_after(300_000)
-
-    async def main() -> None:
-        async with await FileWriteStream.from_path(path, append=True) as file, stream_over(pair[0]) as stream:
+    with open(path, "r+b", buffering=0) as file:
+        file.seek(7)
+        async with stream_over(pair[0]) as stream:
             with thread(send_and_finish, pair[1], DATA):
                 with pytest.raises(BrokenResourceError) as caught:
                     await stream.receive_file(file)
-                await check_loss(stream, caught.value, path, len(BEFORE), 300_000, errno.ENOSPC)
+                assert file.tell() == 7 + room
+                await check_loss(stream, caught.value, path, 7, room, number)
+            assert not stream.statistics().fallbacks
+            await stream.send(b"the connection is as good as ever")
+            assert pair[1].recv(100) == b"the connection is as good as ever"
 
-    run(main)
 
+async def test_a_file_size_limit_is_such_a_failure(pair: Pair, path: Path, route: str) -> None:
+    """No injection: RLIMIT_FSIZE, the kernel's own EFBIG after a short write."""
+    limit = 300_000
 
-def test_a_pipe_whose_reader_is_gone_is_the_sinks_fault(run: Run, pair: Pair) -> None:
-    async def main() -> None:
-        reader, writer = os.pipe()
-        os.close(reader)
-        with open(writer, "wb", buffering=0) as file:
-            async with stream_over(pair[0]) as stream:
-                with thread(send_and_finish, pair[1], DATA):
+    with open(path, "r+b", buffering=0) as file:
+        async with stream_over(pair[0]) as stream:
+            with thread(send_and_finish, pair[1], DATA):
+                soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+                resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
+                try:
                     with pytest.raises(BrokenResourceError) as caught:
                         await stream.receive_file(file)
-                    error = caught.value
-                    assert error.errno == errno.EPIPE
-                    assert error.side == "sink"
-                    assert await receive_to_end(stream) == DATA[error.bytes_lost :]
+                finally:
+                    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+                await check_loss(stream, caught.value, path, 0, limit, errno.EFBIG)
 
-    run(main)
+
+async def test_a_full_device_is_such_a_failure(pair: Pair) -> None:
+    with open("/dev/full", "wb", buffering=0) as file:
+        async with stream_over(pair[0]) as stream:
+            with thread(send_and_finish, pair[1], DATA):
+                with pytest.raises(BrokenResourceError) as caught:
+                    await stream.receive_file(file)
+                await check_loss(stream, caught.value, Path("/dev/full"), 0, 0, errno.ENOSPC)
+
+
+async def test_a_disk_that_fails_when_appending_is_named_too(
+    pair: Pair, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Disk(monkeypatch, path).before = full_after(300_000)
+
+    async with await FileWriteStream.from_path(path, append=True) as file, stream_over(pair[0]) as stream:
+        with thread(send_and_finish, pair[1], DATA):
+            with pytest.raises(BrokenResourceError) as caught:
+                await stream.receive_file(file)
+            await check_loss(stream, caught.value, path, len(BEFORE), 300_000, errno.ENOSPC)
+
+
+async def test_a_pipe_whose_reader_is_gone_is_the_sinks_fault(pair: Pair) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    with open(writer, "wb", buffering=0) as file:
+        async with stream_over(pair[0]) as stream:
+            with thread(send_and_finish, pair[1], DATA):
+                with pytest.raises(BrokenResourceError) as caught:
+                    await stream.receive_file(file)
+                error = caught.value
+                assert error.errno == errno.EPIPE
+                assert error.side == "sink"
+                assert await receive_to_end(stream) == DATA[error.bytes_lost :]
 
 
 @pytest.mark.parametrize("sink", ["file", "appended", "pipe"])
-def test_short_writes_are_completed(
-    run: Run, pair: Pair, path: Path, route: str, sink: str, monkeypatch: pytest.MonkeyPatch
+async def test_short_writes_are_completed(
+    pair: Pair, path: Path, route: str, sink: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     most = 999
     data = DATA[: most * 300]
 
-    async def main() -> None:
-        with ExitStack() as stack:
-            if sink == "pipe":
-                reader, writer = os.pipe()
-                outlet = stack.enter_context(open(reader, "rb", buffering=0))
-                file = stack.enter_context(open(writer, "wb", buffering=0))
-                data_fits = data[:60_000]
-            else:
-                file = stack.enter_context(open(path, "r+b" if sink == "file" else "ab", buffering=0))
-                data_fits = data
-            disk = Disk(monkeypatch, path)
-            disk.inode = os.fstat(file.fileno()).st_ino
-            disk.before = lambda written, count: min(count, most)
-            async with stream_over(pair[0]) as stream:
-                with thread(send_and_finish, pair[1], data_fits):
-                    assert await stream.receive_file(file) == len(data_fits)
-            assert len(disk.calls) >= len(data_fits) // most
-            if sink == "pipe":
-                file.close()
-                assert outlet.read(MIB) == data_fits
-            else:
-                assert path.read_bytes() == (merged(0, data) if sink == "file" else BEFORE + data)
-
-    run(main)
+    with ExitStack() as stack:
+        if sink == "pipe":
+            reader, writer = os.pipe()
+            outlet = stack.enter_context(open(reader, "rb", buffering=0))
+            file = stack.enter_context(open(writer, "wb", buffering=0))
+            data_fits = data[:60_000]
+        else:
+            file = stack.enter_context(open(path, "r+b" if sink == "file" else "ab", buffering=0))
+            data_fits = data
+        disk = Disk(monkeypatch, path)
+        disk.inode = os.fstat(file.fileno()).st_ino
+        disk.before = lambda written, count: min(count, most)
+        async with stream_over(pair[0]) as stream:
+            with thread(send_and_finish, pair[1], data_fits):
+                assert await stream.receive_file(file) == len(data_fits)
+        assert len(disk.calls) >= len(data_fits) // most
+        if sink == "pipe":
+            file.close()
+            assert outlet.read(MIB) == data_fits
+        else:
+            assert path.read_bytes() == (merged(0, data) if sink == "file" else BEFORE + data)
 
 
 @pytest.mark.parametrize("size", [0, len(DATA)])
-def test_a_peer_that_resets_is_the_connections_fault_and_what_came_before_is_in_the_file(
-    run: Run, pair: Pair, path: Path, route: str, size: int
+async def test_a_peer_that_resets_is_the_connections_fault_and_what_came_before_is_in_the_file(
+    pair: Pair, path: Path, route: str, size: int
 ) -> None:
-    async def main() -> None:
-        with open(path, "wb", buffering=0) as file:
-            async with stream_over(pair[0]) as stream:
-                errors = []
+    with open(path, "wb", buffering=0) as file:
+        async with stream_over(pair[0]) as stream:
+            errors = []
 
-                async def receive() -> None:
-                    with pytest.raises(BrokenResourceError) as caught:
-                        await stream.receive_file(file, count=1 << 40)
-                    errors.append(caught.value)
-
-                async with anyio.create_task_group() as tasks:
-                    tasks.start_soon(receive)
-                    with thread(pair[1].sendall, DATA[:size]) as sent:
-                        await until(sent.done)
-                    await until(lambda: path.stat().st_size == size)
-                    reset(pair[1])
-                (error,) = errors
-                assert not isinstance(error, TruncatedError)
-                assert "the connection is gone" in str(error)
-                assert "writing" not in str(error)
-                assert error.errno == errno.ECONNRESET
-                assert error.side == "source"
-                assert error.bytes_moved == size
-                told = " ".join([str(error), *getattr(error, "__notes__", [])])
-                assert f"{size} bytes" in told
-                assert file.tell() == size
-                with pytest.raises(BrokenResourceError, match="the connection is gone"):
-                    await stream.receive_file(file)
-        assert path.read_bytes() == DATA[:size]
-
-    run(main)
-
-
-def test_what_had_arrived_before_the_reset_is_in_the_file_although_nobody_had_received_it(
-    run: Run, pair: Pair, path: Path, route: str
-) -> None:
-    async def main() -> None:
-        with open(path, "wb", buffering=0) as file:
-            async with stream_over(pair[0]) as stream:
-                pair[1].sendall(DATA[:50_000])
-                reset(pair[1])
+            async def receive() -> None:
                 with pytest.raises(BrokenResourceError) as caught:
-                    await stream.receive_file(file)
-                assert caught.value.errno == errno.ECONNRESET
-        assert path.read_bytes() == DATA[:50_000]
+                    await stream.receive_file(file, count=1 << 40)
+                errors.append(caught.value)
 
-    run(main)
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(receive)
+                with thread(pair[1].sendall, DATA[:size]) as sent:
+                    await until(sent.done)
+                await until(lambda: path.stat().st_size == size)
+                reset(pair[1])
+            (error,) = errors
+            assert not isinstance(error, TruncatedError)
+            assert "the connection is gone" in str(error)
+            assert "writing" not in str(error)
+            assert error.errno == errno.ECONNRESET
+            assert error.side == "source"
+            assert error.bytes_moved == size
+            told = " ".join([str(error), *getattr(error, "__notes__", [])])
+            assert f"{size} bytes" in told
+            assert file.tell() == size
+            with pytest.raises(BrokenResourceError, match="the connection is gone"):
+                await stream.receive_file(file)
+    assert path.read_bytes() == DATA[:size]
+
+
+async def test_what_had_arrived_before_the_reset_is_in_the_file_although_nobody_had_received_it(
+    pair: Pair, path: Path, route: str
+) -> None:
+    with open(path, "wb", buffering=0) as file:
+        async with stream_over(pair[0]) as stream:
+            pair[1].sendall(DATA[:50_000])
+            reset(pair[1])
+            with pytest.raises(BrokenResourceError) as caught:
+                await stream.receive_file(file)
+            assert caught.value.errno == errno.ECONNRESET
+    assert path.read_bytes() == DATA[:50_000]
 
 
 # --- cancellation and close ------------------------------------------------------------------------------------------
 
 
-def test_a_wait_for_more_is_cancelled_at_once_and_what_came_is_in_the_file(
-    run: Run, pair: Pair, path: Path, route: str
+async def test_a_wait_for_more_is_cancelled_at_once_and_what_came_is_in_the_file(
+    pair: Pair, path: Path, route: str
 ) -> None:
-    async def main() -> None:
-        with open(path, "wb", buffering=0) as file:
-            async with stream_over(pair[0]) as stream:
-                pair[1].sendall(DATA[:100_000])
-                async with anyio.create_task_group() as tasks:
-                    tasks.start_soon(stream.receive_file, file)
-                    await until(lambda: path.stat().st_size == 100_000)
-                    began = time.monotonic()
-                    tasks.cancel_scope.cancel()
-                assert time.monotonic() - began < 1
-                assert file.tell() == 100_000
-                assert path.read_bytes() == DATA[:100_000]
-                send_and_finish(pair[1], b"more")
-                assert await receive_to_end(stream) == b"more"
-
-    run(main)
+    with open(path, "wb", buffering=0) as file:
+        async with stream_over(pair[0]) as stream:
+            pair[1].sendall(DATA[:100_000])
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(stream.receive_file, file)
+                await until(lambda: path.stat().st_size == 100_000)
+                began = time.monotonic()
+                tasks.cancel_scope.cancel()
+            assert time.monotonic() - began < 1
+            assert file.tell() == 100_000
+            assert path.read_bytes() == DATA[:100_000]
+            send_and_finish(pair[1], b"more")
+            assert await receive_to_end(stream) == b"more"
 
 
 @pytest.mark.parametrize("append", [False, True])
-def test_transfers_that_are_cancelled_again_and_again_lose_and_repeat_nothing(
-    run: Run, pair: Pair, path: Path, route: str, append: bool
+async def test_transfers_that_are_cancelled_again_and_again_lose_and_repeat_nothing(
+    pair: Pair, path: Path, route: str, append: bool
 ) -> None:
     """The position, or the end, is where the next one goes on: the file is what was sent, wherever each was cut."""
     chance = random.Random(7)
@@ -1058,60 +965,54 @@ def test_transfers_that_are_cancelled_again_and_again_lose_and_repeat_nothing(
             time.sleep(0.002)  # so that it lasts longer than the transfers
         pair[1].shutdown(socket.SHUT_WR)
 
-    async def main() -> None:
-        cancelled = 0
-        delays = random.Random(8)
-        with open(path, "ab" if append else "r+b", buffering=0) as file:
-            async with stream_over(pair[0]) as stream:
-                with thread(send):
-                    while True:
-                        with anyio.move_on_after(delays.choice([0.0, 0.0002, 0.001, 0.003])) as scope:
-                            await stream.receive_file(file)
-                        if not scope.cancelled_caught:
-                            break
-                        cancelled += 1
-                        await anyio.lowlevel.checkpoint()
-        assert path.read_bytes() == (BEFORE if append else b"") + data
-        assert cancelled > 3
-
-    run(main)
+    cancelled = 0
+    delays = random.Random(8)
+    with open(path, "ab" if append else "r+b", buffering=0) as file:
+        async with stream_over(pair[0]) as stream:
+            with thread(send):
+                while True:
+                    with anyio.move_on_after(delays.choice([0.0, 0.0002, 0.001, 0.003])) as scope:
+                        await stream.receive_file(file)
+                    if not scope.cancelled_caught:
+                        break
+                    cancelled += 1
+                    await anyio.lowlevel.checkpoint()
+    assert path.read_bytes() == (BEFORE if append else b"") + data
+    assert cancelled > 3
 
 
-def test_a_cancellation_that_comes_with_the_data_takes_it_or_leaves_it(
-    run: Run, pair: Pair, path: Path, route: str
+async def test_a_cancellation_that_comes_with_the_data_takes_it_or_leaves_it(
+    pair: Pair, path: Path, route: str
 ) -> None:
     """Both in one turn of the loop: the receiver has been woken by the data when another task cancels it."""
 
-    async def main() -> None:
-        sent = b""
-        with open(path, "wb", buffering=0) as file:
-            ours, other = socket.socketpair()
-            with ours, other:
-                async with stream_over(pair[0]) as stream, stream_over(ours) as signal:
-                    for n in range(15):
-                        async with anyio.create_task_group() as tasks:
-                            tasks.start_soon(stream.receive_file, file)
+    sent = b""
+    with open(path, "wb", buffering=0) as file:
+        ours, other = socket.socketpair()
+        with ours, other:
+            async with stream_over(pair[0]) as stream, stream_over(ours) as signal:
+                for n in range(15):
+                    async with anyio.create_task_group() as tasks:
+                        tasks.start_soon(stream.receive_file, file)
 
-                            async def cancel(tasks: Any = tasks) -> None:
-                                await signal.receive()
-                                tasks.cancel_scope.cancel()
+                        async def cancel(tasks: Any = tasks) -> None:
+                            await signal.receive()
+                            tasks.cancel_scope.cancel()
 
-                            tasks.start_soon(cancel)
-                            await anyio.wait_all_tasks_blocked()
-                            message = b"<%d>" % n
-                            pair[1].sendall(message)
-                            other.sendall(b"!")
-                            sent += message
-                    pair[1].shutdown(socket.SHUT_WR)
-                    rest = await receive_to_end(stream)
-        assert path.read_bytes() + rest == sent
-
-    run(main)
+                        tasks.start_soon(cancel)
+                        await anyio.wait_all_tasks_blocked()
+                        message = b"<%d>" % n
+                        pair[1].sendall(message)
+                        other.sendall(b"!")
+                        sent += message
+                pair[1].shutdown(socket.SHUT_WR)
+                rest = await receive_to_end(stream)
+    assert path.read_bytes() + rest == sent
 
 
 @pytest.mark.parametrize("interruption", ["cancelled", "closed", "aborted"])
-def test_an_interruption_during_a_write_waits_for_it_and_loses_nothing_that_was_taken(
-    run: Run, pair: Pair, path: Path, route: str, interruption: str, monkeypatch: pytest.MonkeyPatch
+async def test_an_interruption_during_a_write_waits_for_it_and_loses_nothing_that_was_taken(
+    pair: Pair, path: Path, route: str, interruption: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     disk = Disk(monkeypatch, path)
     release, writing = threading.Event(), threading.Event()
@@ -1123,49 +1024,46 @@ def test_an_interruption_during_a_write_waits_for_it_and_loses_nothing_that_was_
 
     disk.before = wait
 
-    async def main() -> None:
-        release.clear()
-        writing.clear()
-        ended: list[type[BaseException] | None] = []
-        with open(path, "wb", buffering=0) as file:
-            async with stream_over(pair[0]) as stream, anyio.create_task_group() as tasks:
-                scope = anyio.CancelScope()
+    release.clear()
+    writing.clear()
+    ended: list[type[BaseException] | None] = []
+    with open(path, "wb", buffering=0) as file:
+        async with stream_over(pair[0]) as stream, anyio.create_task_group() as tasks:
+            scope = anyio.CancelScope()
 
-                async def receive() -> None:
-                    with scope:
-                        try:
-                            await stream.receive_file(file)
-                        except ClosedResourceError as error:
-                            ended.append(type(error))
-                            return
-                    ended.append(None if scope.cancelled_caught else AssertionError)
+            async def receive() -> None:
+                with scope:
+                    try:
+                        await stream.receive_file(file)
+                    except ClosedResourceError as error:
+                        ended.append(type(error))
+                        return
+                ended.append(None if scope.cancelled_caught else AssertionError)
 
-                tasks.start_soon(receive)
-                pair[1].sendall(b"in flight")
-                await until(writing.is_set)
-                if interruption == "cancelled":
-                    scope.cancel()
-                elif interruption == "closed":
-                    tasks.start_soon(stream.aclose)
-                else:
-                    stream.abort()
-                for _ in range(20):
-                    await anyio.lowlevel.checkpoint()
-                assert not ended, "the thread still writes"
-                release.set()
-                await until(lambda: bool(ended))
-                assert ended == [None if interruption == "cancelled" else ClosedResourceError]
-                assert path.read_bytes() == b"in flight"
-                assert file.tell() == 9
-                if interruption == "cancelled":
-                    send_and_finish(pair[1], b"more")
-                    assert await receive_to_end(stream) == b"more"
-
-    run(main)
+            tasks.start_soon(receive)
+            pair[1].sendall(b"in flight")
+            await until(writing.is_set)
+            if interruption == "cancelled":
+                scope.cancel()
+            elif interruption == "closed":
+                tasks.start_soon(stream.aclose)
+            else:
+                stream.abort()
+            for _ in range(20):
+                await anyio.lowlevel.checkpoint()
+            assert not ended, "the thread still writes"
+            release.set()
+            await until(lambda: bool(ended))
+            assert ended == [None if interruption == "cancelled" else ClosedResourceError]
+            assert path.read_bytes() == b"in flight"
+            assert file.tell() == 9
+            if interruption == "cancelled":
+                send_and_finish(pair[1], b"more")
+                assert await receive_to_end(stream) == b"more"
 
 
-def test_an_abort_in_the_middle_of_a_write_leaves_no_gap_in_the_file(
-    run: Run, pair: Pair, path: Path, monkeypatch: pytest.MonkeyPatch
+async def test_an_abort_in_the_middle_of_a_write_leaves_no_gap_in_the_file(
+    pair: Pair, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The file has what came first; what the abort dropped comes next, and nothing that came behind that may follow."""
     disk = Disk(monkeypatch, path)
@@ -1191,62 +1089,56 @@ def test_an_abort_in_the_middle_of_a_write_leaves_no_gap_in_the_file(
     disk.before = wait
     monkeypatch.setattr(lingering_room, "discard_received", drop_while_more_comes)
 
-    async def main() -> None:
-        release.clear()
-        writing.clear()
-        with open(path, "wb", buffering=0) as file:
-            async with stream_over(pair[0]) as stream, anyio.create_task_group() as tasks:
+    release.clear()
+    writing.clear()
+    with open(path, "wb", buffering=0) as file:
+        async with stream_over(pair[0]) as stream, anyio.create_task_group() as tasks:
 
-                async def receive() -> None:
-                    with pytest.raises(ClosedResourceError):
-                        await stream.receive_file(file)
+            async def receive() -> None:
+                with pytest.raises(ClosedResourceError):
+                    await stream.receive_file(file)
 
-                tasks.start_soon(receive)
-                pair[1].sendall(b"first")
-                await until(writing.is_set)
-                pair[1].sendall(b"dropped")
-                await until(lambda: tcp.unread_bytes(pair[0]) == len(b"dropped"))
-                stream.abort()
-        assert path.read_bytes() == b"first"
-        assert stream.close_report is not None
-        assert stream.close_report.discarded_bytes == len(b"dropped")
-
-    run(main)
+            tasks.start_soon(receive)
+            pair[1].sendall(b"first")
+            await until(writing.is_set)
+            pair[1].sendall(b"dropped")
+            await until(lambda: tcp.unread_bytes(pair[0]) == len(b"dropped"))
+            stream.abort()
+    assert path.read_bytes() == b"first"
+    assert stream.close_report is not None
+    assert stream.close_report.discarded_bytes == len(b"dropped")
 
 
 @pytest.mark.parametrize("close", ["aclose", "abort"])
-def test_a_close_by_another_task_ends_the_wait(run: Run, pair: Pair, path: Path, route: str, close: str) -> None:
-    async def main() -> None:
-        errors: list[type[BaseException]] = []
-        with open(path, "wb", buffering=0) as file:
-            async with stream_over(pair[0]) as stream, anyio.create_task_group() as tasks:
+async def test_a_close_by_another_task_ends_the_wait(pair: Pair, path: Path, route: str, close: str) -> None:
+    errors: list[type[BaseException]] = []
+    with open(path, "wb", buffering=0) as file:
+        async with stream_over(pair[0]) as stream, anyio.create_task_group() as tasks:
 
-                async def receive() -> None:
-                    with pytest.raises(ClosedResourceError) as caught:
-                        await stream.receive_file(file)
-                    errors.append(caught.type)
+            async def receive() -> None:
+                with pytest.raises(ClosedResourceError) as caught:
+                    await stream.receive_file(file)
+                errors.append(caught.type)
 
-                tasks.start_soon(receive)
-                pair[1].sendall(b"some")
-                await until(lambda: path.stat().st_size == 4)
-                if close == "abort":
-                    stream.abort()
-                else:
-                    await stream.aclose()
-                with anyio.fail_after(2):
-                    await until(lambda: bool(errors))
-        assert path.read_bytes() == b"some"
-        if close == "abort":
-            with pytest.raises(ConnectionResetError):
-                pair[1].recv(1)
-        else:
-            assert pair[1].recv(1) == b""
-
-    run(main)
+            tasks.start_soon(receive)
+            pair[1].sendall(b"some")
+            await until(lambda: path.stat().st_size == 4)
+            if close == "abort":
+                stream.abort()
+            else:
+                await stream.aclose()
+            with anyio.fail_after(2):
+                await until(lambda: bool(errors))
+    assert path.read_bytes() == b"some"
+    if close == "abort":
+        with pytest.raises(ConnectionResetError):
+            pair[1].recv(1)
+    else:
+        assert pair[1].recv(1) == b""
 
 
-def test_the_loop_goes_on_while_the_disk_is_slow(
-    run: Run, pair: Pair, path: Path, route: str, monkeypatch: pytest.MonkeyPatch
+async def test_the_loop_goes_on_while_the_disk_is_slow(
+    pair: Pair, path: Path, route: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     disk = Disk(monkeypatch, path)
     ticked = threading.Event()
@@ -1259,118 +1151,103 @@ def test_the_loop_goes_on_while_the_disk_is_slow(
 
     disk.before = wait_for_ticks
 
-    async def main() -> None:
-        async def tick() -> None:
-            while True:
-                for _ in range(50):
-                    await anyio.lowlevel.checkpoint()
-                ticked.set()
+    async def tick() -> None:
+        while True:
+            for _ in range(50):
+                await anyio.lowlevel.checkpoint()
+            ticked.set()
 
-        with open(path, "wb", buffering=0) as file:
-            async with stream_over(pair[0]) as stream, anyio.create_task_group() as tasks:
-                tasks.start_soon(tick)
-                with thread(send_and_finish, pair[1], DATA):
-                    assert await stream.receive_file(file) == len(DATA)
-                tasks.cancel_scope.cancel()
-        assert path.read_bytes() == DATA
-
-    run(main)
+    with open(path, "wb", buffering=0) as file:
+        async with stream_over(pair[0]) as stream, anyio.create_task_group() as tasks:
+            tasks.start_soon(tick)
+            with thread(send_and_finish, pair[1], DATA):
+                assert await stream.receive_file(file) == len(DATA)
+            tasks.cancel_scope.cancel()
+    assert path.read_bytes() == DATA
 
 
 # --- one at a time ---------------------------------------------------------------------------------------------------
 
 
-def test_while_a_file_is_received_another_receiver_is_busy_and_the_other_way_round(
-    run: Run, pair: Pair, path: Path, route: str
+async def test_while_a_file_is_received_another_receiver_is_busy_and_the_other_way_round(
+    pair: Pair, path: Path, route: str
 ) -> None:
-    async def main() -> None:
-        with open(path, "wb", buffering=0) as file:
-            async with stream_over(pair[0]) as stream, anyio.create_task_group() as tasks:
-                tasks.start_soon(stream.receive_file, file)
-                pair[1].sendall(b"first")
-                await until(lambda: path.stat().st_size == 5)
-                for call in (
-                    stream.receive,
-                    stream.receive_some,
-                    lambda: stream.receive_into(bytearray(1)),
-                    lambda: stream.receive_file(file),
-                ):
-                    with pytest.raises(BusyResourceError):
-                        await call()
-                await stream.send(b"the other direction is free")
-                assert pair[1].recv(100) == b"the other direction is free"
-                send_and_finish(pair[1], b"second")
-        assert path.read_bytes() == b"firstsecond"
-
-    run(main)
-
-
-def test_while_a_receive_waits_it_is_busy(run: Run, pair: Pair, path: Path) -> None:
-    async def main() -> None:
-        received = []
-
-        async def receive() -> None:
-            received.append(await stream.receive())
-
-        with open(path, "r+b") as file:
-            async with stream_over(pair[0]) as stream, anyio.create_task_group() as tasks:
-                tasks.start_soon(receive)
-                await anyio.wait_all_tasks_blocked()
-                with pytest.raises(BusyResourceError):
-                    await stream.receive_file(file)
-                pair[1].sendall(b"for the first")
-        assert received == [b"for the first"]
-        assert path.read_bytes() == BEFORE
-
-    run(main)
-
-
-def test_a_lent_stream_is_busy_until_it_is_given_back(run: Run, pair: Pair, path: Path, route: str) -> None:
-    async def main() -> None:
-        async with await FileWriteStream.from_path(path) as file, stream_over(pair[0]) as stream:
-            async with anyio.create_task_group() as tasks:
-                tasks.start_soon(stream.receive_file, file)
-                pair[1].sendall(b"first")
-                await until(lambda: path.stat().st_size == 5)
-                for call in (file.send, file.send_all):
-                    with pytest.raises(BusyResourceError):
-                        await call(b"x")
-                tasks.cancel_scope.cancel()
-            await file.send(b"|free")
-        assert path.read_bytes() == b"first|free"
-
-    run(main)
-
-
-def test_closing_a_lent_stream_ends_the_transfer(run: Run, pair: Pair, path: Path, route: str) -> None:
-    async def main() -> None:
-        errors: list[type[BaseException]] = []
-        file = await FileWriteStream.from_path(path)
+    with open(path, "wb", buffering=0) as file:
         async with stream_over(pair[0]) as stream, anyio.create_task_group() as tasks:
-
-            async def receive() -> None:
-                with pytest.raises(ClosedResourceError) as caught:
-                    await stream.receive_file(file)
-                errors.append(caught.type)
-
-            tasks.start_soon(receive)
+            tasks.start_soon(stream.receive_file, file)
             pair[1].sendall(b"first")
             await until(lambda: path.stat().st_size == 5)
-            with anyio.fail_after(5):
-                await file.aclose()
-            await until(lambda: bool(errors))
+            for call in (
+                stream.receive,
+                stream.receive_some,
+                lambda: stream.receive_into(bytearray(1)),
+                lambda: stream.receive_file(file),
+            ):
+                with pytest.raises(BusyResourceError):
+                    await call()
+            await stream.send(b"the other direction is free")
+            assert pair[1].recv(100) == b"the other direction is free"
             send_and_finish(pair[1], b"second")
-            assert await receive_to_end(stream) == b"second"
-        assert path.read_bytes() == b"first"
+    assert path.read_bytes() == b"firstsecond"
 
-    run(main)
+
+async def test_while_a_receive_waits_it_is_busy(pair: Pair, path: Path) -> None:
+    received = []
+
+    async def receive() -> None:
+        received.append(await stream.receive())
+
+    with open(path, "r+b") as file:
+        async with stream_over(pair[0]) as stream, anyio.create_task_group() as tasks:
+            tasks.start_soon(receive)
+            await anyio.wait_all_tasks_blocked()
+            with pytest.raises(BusyResourceError):
+                await stream.receive_file(file)
+            pair[1].sendall(b"for the first")
+    assert received == [b"for the first"]
+    assert path.read_bytes() == BEFORE
+
+
+async def test_a_lent_stream_is_busy_until_it_is_given_back(pair: Pair, path: Path, route: str) -> None:
+    async with await FileWriteStream.from_path(path) as file, stream_over(pair[0]) as stream:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(stream.receive_file, file)
+            pair[1].sendall(b"first")
+            await until(lambda: path.stat().st_size == 5)
+            for call in (file.send, file.send_all):
+                with pytest.raises(BusyResourceError):
+                    await call(b"x")
+            tasks.cancel_scope.cancel()
+        await file.send(b"|free")
+    assert path.read_bytes() == b"first|free"
+
+
+async def test_closing_a_lent_stream_ends_the_transfer(pair: Pair, path: Path, route: str) -> None:
+    errors: list[type[BaseException]] = []
+    file = await FileWriteStream.from_path(path)
+    async with stream_over(pair[0]) as stream, anyio.create_task_group() as tasks:
+
+        async def receive() -> None:
+            with pytest.raises(ClosedResourceError) as caught:
+                await stream.receive_file(file)
+            errors.append(caught.type)
+
+        tasks.start_soon(receive)
+        pair[1].sendall(b"first")
+        await until(lambda: path.stat().st_size == 5)
+        with anyio.fail_after(5):
+            await file.aclose()
+        await until(lambda: bool(errors))
+        send_and_finish(pair[1], b"second")
+        assert await receive_to_end(stream) == b"second"
+    assert path.read_bytes() == b"first"
 
 
 # --- who is woken ----------------------------------------------------------------------------------------------------
 
 
-def test_what_arrives_while_a_thread_takes_it_wakes_no_loop(
-    run: Run, pair: Pair, path: Path, monkeypatch: pytest.MonkeyPatch
+async def test_what_arrives_while_a_thread_takes_it_wakes_no_loop(
+    pair: Pair, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ours, peer = pair
     fill, wakes, sends = splice.Pipe.fill, [], 50
@@ -1392,13 +1269,10 @@ def test_what_arrives_while_a_thread_takes_it_wakes_no_loop(
     monkeypatch.setattr(asyncio._SharedEpoll, "_dispatch", counted)
     monkeypatch.setattr(splice.Pipe, "fill", fill_while_it_comes)
 
-    async def main() -> None:
-        async with stream_over(ours) as stream:
-            with path.open("wb") as file:
-                await stream.receive_file(file, count=sends)
-            peer.send(b"and then")  # the loop reads again
-            assert await stream.receive() == b"and then"
-
-    run(main)
+    async with stream_over(ours) as stream:
+        with path.open("wb") as file:
+            await stream.receive_file(file, count=sends)
+        peer.send(b"and then")  # the loop reads again
+        assert await stream.receive() == b"and then"
     assert path.read_bytes() == b"x" * sends
     assert wakes[0] < sends / 5

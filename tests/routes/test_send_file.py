@@ -375,8 +375,7 @@ TAKES = dict(SOURCES)
 @pytest.mark.parametrize(
     ("make", "is_on"), CASES, ids=[f"{make.__name__[1:]}-{'on' if is_on else 'off'}" for make, is_on in CASES]
 )
-def test_every_kind_of_file_arrives_whole_and_in_part_and_keeps_its_position(
-    run: Run,
+async def test_every_kind_of_file_arrives_whole_and_in_part_and_keeps_its_position(
     pair: Pair,
     tmp_path: Path,
     spy: Spy,
@@ -388,137 +387,116 @@ def test_every_kind_of_file_arrives_whole_and_in_part_and_keeps_its_position(
     monkeypatch.setattr(sendfile, "AVAILABLE", is_on)
     takes = TAKES[make] if is_on else "read-send"
 
-    async def main() -> None:
-        with ExitStack() as stack:
-            file, expected, is_where_it_was = make(stack, tmp_path)
-            size = len(expected)
-            middle = size // 3
-            async with stream_over(pair[0]) as stream:
-                with thread(read_to_end, pair[1]) as received:
-                    assert await stream.send_file(file) == size
-                    assert await stream.send_file(file, offset=middle, count=middle) == middle
-                    assert await stream.send_file(file, offset=2 * middle) == size - 2 * middle
-                    statistics = stream.statistics()
-                    await stream.aclose()
-                assert received.result(0) == (expected + expected[middle:], "FIN")
-                assert is_where_it_was()
-                assert statistics.sent_bytes == 2 * size - middle
-                assert dict(statistics.routes) == ({takes: 3} if takes else {})
-                assert not statistics.fallbacks
-                assert sum(spy.moved) == (statistics.sent_bytes if takes == "sendfile" else 0)
-
-    run(main)
+    with ExitStack() as stack:
+        file, expected, is_where_it_was = make(stack, tmp_path)
+        size = len(expected)
+        middle = size // 3
+        async with stream_over(pair[0]) as stream:
+            with thread(read_to_end, pair[1]) as received:
+                assert await stream.send_file(file) == size
+                assert await stream.send_file(file, offset=middle, count=middle) == middle
+                assert await stream.send_file(file, offset=2 * middle) == size - 2 * middle
+                statistics = stream.statistics()
+                await stream.aclose()
+            assert received.result(0) == (expected + expected[middle:], "FIN")
+            assert is_where_it_was()
+            assert statistics.sent_bytes == 2 * size - middle
+            assert dict(statistics.routes) == ({takes: 3} if takes else {})
+            assert not statistics.fallbacks
+            assert sum(spy.moved) == (statistics.sent_bytes if takes == "sendfile" else 0)
 
 
-def test_a_stream_opened_by_path_goes_on_reading_where_it_stood(
-    run: Run, pair: Pair, tmp_path: Path, route: str, spy: Spy
+async def test_a_stream_opened_by_path_goes_on_reading_where_it_stood(
+    pair: Pair, tmp_path: Path, route: str, spy: Spy
 ) -> None:
-    async def main() -> None:
-        async with await FileReadStream.from_path(_file_of(tmp_path)) as file:
-            assert await file.receive(100) == DATA[:100]
-            async with stream_over(pair[0]) as stream:
-                with thread(read_to_end, pair[1]) as received:
-                    assert await stream.send_file(file) == len(DATA)
-                    assert await file.receive(50) == DATA[100:150]
-                    assert await stream.send_file(file, offset=7, count=8) == 8
-                    assert dict(stream.statistics().routes) == {route: 2}
-                    await stream.aclose()
-                assert received.result(0) == (DATA + DATA[7:15], "FIN")
-            assert await file.tell() == 150
+    async with await FileReadStream.from_path(_file_of(tmp_path)) as file:
+        assert await file.receive(100) == DATA[:100]
+        async with stream_over(pair[0]) as stream:
+            with thread(read_to_end, pair[1]) as received:
+                assert await stream.send_file(file) == len(DATA)
+                assert await file.receive(50) == DATA[100:150]
+                assert await stream.send_file(file, offset=7, count=8) == 8
+                assert dict(stream.statistics().routes) == {route: 2}
+                await stream.aclose()
+            assert received.result(0) == (DATA + DATA[7:15], "FIN")
+        assert await file.tell() == 150
+        assert bool(spy.moved) == (route == "sendfile")
+
+
+async def test_it_goes_over_a_unix_socket_too(tmp_path: Path, route: str, spy: Spy) -> None:
+    ours, peer = socket.socketpair()
+    peer.settimeout(BOUND)
+    with ours, peer, open(_file_of(tmp_path), "rb") as file:
+        async with stream_over(ours) as stream:
+            with thread(read_to_end, peer) as received:
+                assert await stream.send_file(file, offset=1) == len(DATA) - 1
+                assert dict(stream.statistics().routes) == {route: 1}
+                await stream.aclose()
+            assert received.result(0) == (DATA[1:], "FIN")
             assert bool(spy.moved) == (route == "sendfile")
 
-    run(main)
-
-
-def test_it_goes_over_a_unix_socket_too(run: Run, tmp_path: Path, route: str, spy: Spy) -> None:
-    async def main() -> None:
-        ours, peer = socket.socketpair()
-        peer.settimeout(BOUND)
-        with ours, peer, open(_file_of(tmp_path), "rb") as file:
-            async with stream_over(ours) as stream:
-                with thread(read_to_end, peer) as received:
-                    assert await stream.send_file(file, offset=1) == len(DATA) - 1
-                    assert dict(stream.statistics().routes) == {route: 1}
-                    await stream.aclose()
-                assert received.result(0) == (DATA[1:], "FIN")
-                assert bool(spy.moved) == (route == "sendfile")
-
-    run(main)
-
 
 @pytest.mark.parametrize("buffering", [0, -1], ids=["raw", "buffered"])
-def test_a_pipe_is_sent_to_its_end(run: Run, pair: Pair, buffering: int) -> None:
-    async def main() -> None:
-        reader, writer = os.pipe()
-        with open(reader, "rb", buffering=buffering) as file, open(writer, "wb", buffering=0) as feed:
-            feed.write(DATA[:1000])
-            if buffering:
-                assert file.read(3) == DATA[:3]  # more is now in the reader's own buffer
+async def test_a_pipe_is_sent_to_its_end(pair: Pair, buffering: int) -> None:
+    reader, writer = os.pipe()
+    with open(reader, "rb", buffering=buffering) as file, open(writer, "wb", buffering=0) as feed:
+        feed.write(DATA[:1000])
+        if buffering:
+            assert file.read(3) == DATA[:3]  # more is now in the reader's own buffer
 
-            def write_the_rest() -> None:
-                view = memoryview(DATA)[1000:]
-                while view:
-                    view = view[feed.write(view) :]
-                feed.close()
-
-            start = 3 if buffering else 0
-            async with stream_over(pair[0]) as stream:
-                with thread(read_to_end, pair[1]) as received, thread(write_the_rest):
-                    assert await stream.send_file(file) == len(DATA) - start
-                    assert os.get_blocking(reader), "the caller's pipe was changed"
-                    await stream.aclose()
-                assert received.result(0) == (DATA[start:], "FIN")
-
-    run(main)
-
-
-def test_the_descriptor_of_a_socket_is_sent_and_blocks_again_afterwards(run: Run, pair: Pair) -> None:
-    async def main() -> None:
-        near, far = socket.socketpair()
-        with near, far:
-            far.sendall(b"hello")
-            far.shutdown(socket.SHUT_WR)
-            async with stream_over(pair[0]) as stream:
-                assert await stream.send_file(near.fileno()) == 5
-                assert pair[1].recv(10) == b"hello"
-            assert os.get_blocking(near.fileno())
-
-    run(main)
-
-
-@pytest.mark.parametrize("buffering", [0, -1], ids=["raw", "buffered"])
-def test_what_is_not_asked_for_stays_in_the_pipe(run: Run, pair: Pair, buffering: int) -> None:
-    async def main() -> None:
-        reader, writer = os.pipe()
-        with open(reader, "rb", buffering=buffering) as file, open(writer, "wb", buffering=0) as feed:
-            feed.write(b"abcdefghij")
-            if buffering:
-                assert file.read(1) == b"a"
-            else:
-                assert os.read(reader, 1) == b"a"
-            async with stream_over(pair[0]) as stream:
-                with anyio.fail_after(2):
-                    assert await stream.send_file(file, count=0) == 0
-                    assert await stream.send_file(file, count=4) == 4
-                    assert await stream.send_file(file, count=2) == 2
-                assert read_exactly(pair[1], 6) == b"bcdefg"
+        def write_the_rest() -> None:
+            view = memoryview(DATA)[1000:]
+            while view:
+                view = view[feed.write(view) :]
             feed.close()
-            assert file.read() == b"hij"
 
-    run(main)
+        start = 3 if buffering else 0
+        async with stream_over(pair[0]) as stream:
+            with thread(read_to_end, pair[1]) as received, thread(write_the_rest):
+                assert await stream.send_file(file) == len(DATA) - start
+                assert os.get_blocking(reader), "the caller's pipe was changed"
+                await stream.aclose()
+            assert received.result(0) == (DATA[start:], "FIN")
 
 
-def test_a_device_without_an_end_is_sent_up_to_the_count(run: Run, pair: Pair) -> None:
-    async def main() -> None:
-        size = 3 * MIB + 5  # many hops to a thread
-        with open("/dev/zero", "rb", buffering=0) as file:
-            async with stream_over(pair[0]) as stream:
-                with thread(read_to_end, pair[1]) as received:
-                    assert await stream.send_file(file, count=size) == size
-                    await stream.aclose()
-                assert received.result(0) == (bytes(size), "FIN")
+async def test_the_descriptor_of_a_socket_is_sent_and_blocks_again_afterwards(pair: Pair) -> None:
+    near, far = socket.socketpair()
+    with near, far:
+        far.sendall(b"hello")
+        far.shutdown(socket.SHUT_WR)
+        async with stream_over(pair[0]) as stream:
+            assert await stream.send_file(near.fileno()) == 5
+            assert pair[1].recv(10) == b"hello"
+        assert os.get_blocking(near.fileno())
 
-    run(main)
+
+@pytest.mark.parametrize("buffering", [0, -1], ids=["raw", "buffered"])
+async def test_what_is_not_asked_for_stays_in_the_pipe(pair: Pair, buffering: int) -> None:
+    reader, writer = os.pipe()
+    with open(reader, "rb", buffering=buffering) as file, open(writer, "wb", buffering=0) as feed:
+        feed.write(b"abcdefghij")
+        if buffering:
+            assert file.read(1) == b"a"
+        else:
+            assert os.read(reader, 1) == b"a"
+        async with stream_over(pair[0]) as stream:
+            with anyio.fail_after(2):
+                assert await stream.send_file(file, count=0) == 0
+                assert await stream.send_file(file, count=4) == 4
+                assert await stream.send_file(file, count=2) == 2
+            assert read_exactly(pair[1], 6) == b"bcdefg"
+        feed.close()
+        assert file.read() == b"hij"
+
+
+async def test_a_device_without_an_end_is_sent_up_to_the_count(pair: Pair) -> None:
+    size = 3 * MIB + 5  # many hops to a thread
+    with open("/dev/zero", "rb", buffering=0) as file:
+        async with stream_over(pair[0]) as stream:
+            with thread(read_to_end, pair[1]) as received:
+                assert await stream.send_file(file, count=size) == size
+                await stream.aclose()
+            assert received.result(0) == (bytes(size), "FIN")
 
 
 @pytest.mark.parametrize("offset", [0, 1, 4096, 700_000])
@@ -566,19 +544,16 @@ PARTS: list[tuple[int, int | None, bytes]] = [
 
 
 @pytest.mark.parametrize("source", ["file", "memory"])
-def test_offset_and_count_say_which_part(run: Run, pair: Pair, tmp_path: Path, route: str, source: str) -> None:
-    async def main() -> None:
-        with io.BytesIO(SMALL) if source == "memory" else open(_file_of(tmp_path, SMALL), "rb") as file:
-            async with stream_over(pair[0]) as stream:
-                for offset, count, expected in PARTS:
-                    sent = await stream.send_file(file, offset=offset, count=count)
-                    assert (offset, count, sent) == (offset, count, len(expected))
-                    assert file.tell() == 0
-                    await stream.send(b"|")  # nothing was cut
-                    assert read_exactly(pair[1], sent + 1) == expected + b"|"
-                assert await finish_and_read(stream, pair[1]) == (b"", "FIN")
-
-    run(main)
+async def test_offset_and_count_say_which_part(pair: Pair, tmp_path: Path, route: str, source: str) -> None:
+    with io.BytesIO(SMALL) if source == "memory" else open(_file_of(tmp_path, SMALL), "rb") as file:
+        async with stream_over(pair[0]) as stream:
+            for offset, count, expected in PARTS:
+                sent = await stream.send_file(file, offset=offset, count=count)
+                assert (offset, count, sent) == (offset, count, len(expected))
+                assert file.tell() == 0
+                await stream.send(b"|")  # nothing was cut
+                assert read_exactly(pair[1], sent + 1) == expected + b"|"
+            assert await finish_and_read(stream, pair[1]) == (b"", "FIN")
 
 
 def _closed(path: Path) -> Any:
@@ -612,8 +587,7 @@ REFUSED: list[tuple[str, Callable[[Path], Any], dict[str, Any], type[Exception],
 @pytest.mark.parametrize(
     ("make", "arguments", "error", "message"), [case[1:] for case in REFUSED], ids=[case[0] for case in REFUSED]
 )
-def test_what_cannot_be_sent_is_refused_before_anything_moves(
-    run: Run,
+async def test_what_cannot_be_sent_is_refused_before_anything_moves(
     pair: Pair,
     tmp_path: Path,
     make: Callable[[Path], Any],
@@ -621,17 +595,14 @@ def test_what_cannot_be_sent_is_refused_before_anything_moves(
     error: type[Exception],
     message: str,
 ) -> None:
-    async def main() -> None:
-        file = make(_file_of(tmp_path, SMALL))
-        async with stream_over(pair[0]) as stream:
-            with pytest.raises(error, match=message):
-                await stream.send_file(file, **arguments)
-            if hasattr(file, "close"):
-                file.close()
-            await stream.send(b"still here")
-            assert await finish_and_read(stream, pair[1]) == (b"still here", "FIN")
-
-    run(main)
+    file = make(_file_of(tmp_path, SMALL))
+    async with stream_over(pair[0]) as stream:
+        with pytest.raises(error, match=message):
+            await stream.send_file(file, **arguments)
+        if hasattr(file, "close"):
+            file.close()
+        await stream.send(b"still here")
+        assert await finish_and_read(stream, pair[1]) == (b"still here", "FIN")
 
 
 def test_a_directory_is_refused(run: Run, pair: Pair, tmp_path: Path) -> None:
@@ -650,34 +621,28 @@ def test_a_directory_is_refused(run: Run, pair: Pair, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("state", ["closed", "after send_eof"])
-def test_a_stream_that_cannot_send_says_so_whatever_the_file(run: Run, pair: Pair, tmp_path: Path, state: str) -> None:
-    async def main() -> None:
-        with open(_file_of(tmp_path), "rb") as file:
-            async with stream_over(pair[0]) as stream:
-                await (stream.aclose() if state == "closed" else stream.send_eof())
-                expected = ClosedResourceError if state == "closed" else BrokenResourceError
-                for source in (file, "no file at all"):
-                    with pytest.raises(expected):
-                        await stream.send_file(source)
-        assert read_to_end(pair[1])[0] == b""
-
-    run(main)
+async def test_a_stream_that_cannot_send_says_so_whatever_the_file(pair: Pair, tmp_path: Path, state: str) -> None:
+    with open(_file_of(tmp_path), "rb") as file:
+        async with stream_over(pair[0]) as stream:
+            await (stream.aclose() if state == "closed" else stream.send_eof())
+            expected = ClosedResourceError if state == "closed" else BrokenResourceError
+            for source in (file, "no file at all"):
+                with pytest.raises(expected):
+                    await stream.send_file(source)
+    assert read_to_end(pair[1])[0] == b""
 
 
-def test_a_cancelled_scope_moves_nothing_and_cuts_nothing(run: Run, pair: Pair, tmp_path: Path, route: str) -> None:
-    async def main() -> None:
-        with open(_file_of(tmp_path), "rb") as file:
-            async with stream_over(pair[0]) as stream:
-                for count in (None, 0):
-                    with anyio.CancelScope() as scope:
-                        scope.cancel()
-                        await stream.send_file(file, count=count)
-                    assert scope.cancelled_caught
-                assert not stream.statistics().sent_bytes
-                await stream.send(b"whole")
-                assert await finish_and_read(stream, pair[1]) == (b"whole", "FIN")
-
-    run(main)
+async def test_a_cancelled_scope_moves_nothing_and_cuts_nothing(pair: Pair, tmp_path: Path, route: str) -> None:
+    with open(_file_of(tmp_path), "rb") as file:
+        async with stream_over(pair[0]) as stream:
+            for count in (None, 0):
+                with anyio.CancelScope() as scope:
+                    scope.cancel()
+                    await stream.send_file(file, count=count)
+                assert scope.cancelled_caught
+            assert not stream.statistics().sent_bytes
+            await stream.send(b"whole")
+            assert await finish_and_read(stream, pair[1]) == (b"whole", "FIN")
 
 
 # --- both routes are one ----------------------------------------------------------------------------------------------
@@ -781,46 +746,40 @@ def test_every_route_gives_the_same_bytes_and_the_same_numbers(
 
 @pytest.mark.parametrize("number", [errno.ENOSYS, errno.EINVAL], ids=errno.errorcode.get)
 @pytest.mark.parametrize("after", [0, 300_000])
-def test_what_the_kernel_refuses_goes_the_plain_way_from_the_byte_reached_and_is_counted(
-    run: Run, pair: Pair, tmp_path: Path, spy: Spy, number: int, after: int
+async def test_what_the_kernel_refuses_goes_the_plain_way_from_the_byte_reached_and_is_counted(
+    pair: Pair, tmp_path: Path, spy: Spy, number: int, after: int
 ) -> None:
     spy.before = refusing(number, after=after)
 
-    async def main() -> None:
-        with open(_file_of(tmp_path), "rb") as file:
-            async with stream_over(pair[0]) as stream:
-                with thread(read_to_end, pair[1]) as received:
-                    assert await stream.send_file(file) == len(DATA)
-                    await stream.aclose()
-                assert received.result(0) == (DATA, "FIN")
-                statistics = stream.statistics()
-                assert dict(statistics.fallbacks) == {"sendfile": 1}
-                assert statistics.routes["read-send"] == 1
-                assert statistics.sent_bytes == len(DATA)
-                assert spy.errors[-1] == number
-                assert sum(spy.moved) == after
-
-    run(main)
+    with open(_file_of(tmp_path), "rb") as file:
+        async with stream_over(pair[0]) as stream:
+            with thread(read_to_end, pair[1]) as received:
+                assert await stream.send_file(file) == len(DATA)
+                await stream.aclose()
+            assert received.result(0) == (DATA, "FIN")
+            statistics = stream.statistics()
+            assert dict(statistics.fallbacks) == {"sendfile": 1}
+            assert statistics.routes["read-send"] == 1
+            assert statistics.sent_bytes == len(DATA)
+            assert spy.errors[-1] == number
+            assert sum(spy.moved) == after
 
 
-def test_a_full_socket_is_waited_for_in_the_event_loop(run: Run, narrow: Pair, tmp_path: Path, spy: Spy) -> None:
+async def test_a_full_socket_is_waited_for_in_the_event_loop(narrow: Pair, tmp_path: Path, spy: Spy) -> None:
     """EAGAIN by the kernel itself: it is met, and all that is sent is sent by the loop's own thread."""
     data = pattern(4 * MIB)
 
-    async def main() -> None:
-        with open(_file_of(tmp_path, data), "rb") as file:
-            async with stream_over(narrow[0]) as stream:
-                async with anyio.create_task_group() as tasks:
-                    tasks.start_soon(stream.send_file, file)
-                    await until_stalled(stream)
-                    assert errno.EAGAIN in spy.errors
-                    with thread(read_exactly, narrow[1], len(data)) as received:
-                        await until(received.done)
-                assert received.result(0) == data
-                assert spy.threads == {threading.get_ident()}
-                assert await finish_and_read(stream, narrow[1]) == (b"", "FIN")
-
-    run(main)
+    with open(_file_of(tmp_path, data), "rb") as file:
+        async with stream_over(narrow[0]) as stream:
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(stream.send_file, file)
+                await until_stalled(stream)
+                assert errno.EAGAIN in spy.errors
+                with thread(read_exactly, narrow[1], len(data)) as received:
+                    await until(received.done)
+            assert received.result(0) == data
+            assert spy.threads == {threading.get_ident()}
+            assert await finish_and_read(stream, narrow[1]) == (b"", "FIN")
 
 
 # --- failures ---------------------------------------------------------------------------------------------------------
@@ -860,131 +819,113 @@ def failing_reads(monkeypatch: pytest.MonkeyPatch, path: Path, number: int, afte
 
 
 @pytest.mark.parametrize("number", [errno.EIO, errno.ESTALE], ids=errno.errorcode.get)
-def test_a_disk_that_fails_in_the_middle_is_named_and_cuts_the_stream(
-    run: Run, pair: Pair, tmp_path: Path, route: str, monkeypatch: pytest.MonkeyPatch, number: int
+async def test_a_disk_that_fails_in_the_middle_is_named_and_cuts_the_stream(
+    pair: Pair, tmp_path: Path, route: str, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
     path = _file_of(tmp_path)
     failing_reads(monkeypatch, path, number, 300_000)
 
-    async def main() -> None:
-        with open(path, "rb") as file:
-            async with stream_over(pair[0]) as stream:
-                with thread(read_exactly, pair[1], 300_000) as received:
-                    with pytest.raises(BrokenResourceError) as caught:
-                        await stream.send_file(file)
-                assert received.result(0) == DATA[:300_000]
-                assert str(path) in str(caught.value)
-                assert "reading" in str(caught.value)
-                assert "300000 bytes" in str(caught.value)
-                assert caught.value.errno == number
-                assert f"[Errno {number}]" in str(caught.value)
-                assert isinstance(caught.value.__cause__, OSError)
-                assert await cut_after(stream) == (300_000, len(DATA))
-                assert await finish_and_read(stream, pair[1]) == (b"", "RST")
-
-    run(main)
+    with open(path, "rb") as file:
+        async with stream_over(pair[0]) as stream:
+            with thread(read_exactly, pair[1], 300_000) as received:
+                with pytest.raises(BrokenResourceError) as caught:
+                    await stream.send_file(file)
+            assert received.result(0) == DATA[:300_000]
+            assert str(path) in str(caught.value)
+            assert "reading" in str(caught.value)
+            assert "300000 bytes" in str(caught.value)
+            assert caught.value.errno == number
+            assert f"[Errno {number}]" in str(caught.value)
+            assert isinstance(caught.value.__cause__, OSError)
+            assert await cut_after(stream) == (300_000, len(DATA))
+            assert await finish_and_read(stream, pair[1]) == (b"", "RST")
 
 
-def test_a_sendfile_error_that_is_the_files_is_named_too(run: Run, pair: Pair, tmp_path: Path, spy: Spy) -> None:
+async def test_a_sendfile_error_that_is_the_files_is_named_too(pair: Pair, tmp_path: Path, spy: Spy) -> None:
     """The pages were cached when asked for, but the call itself fails."""
     spy.before = refusing(errno.EIO, after=50_000)
 
-    async def main() -> None:
-        with open(_file_of(tmp_path), "rb") as file:
-            async with stream_over(pair[0]) as stream:
-                with pytest.raises(BrokenResourceError, match=r"reading .*source failed after 50000 bytes") as caught:
-                    await stream.send_file(file)
-                assert caught.value.errno == errno.EIO
-                assert not stream.statistics().fallbacks
-                assert await cut_after(stream) == (50_000, len(DATA))
-
-    run(main)
+    with open(_file_of(tmp_path), "rb") as file:
+        async with stream_over(pair[0]) as stream:
+            with pytest.raises(BrokenResourceError, match=r"reading .*source failed after 50000 bytes") as caught:
+                await stream.send_file(file)
+            assert caught.value.errno == errno.EIO
+            assert not stream.statistics().fallbacks
+            assert await cut_after(stream) == (50_000, len(DATA))
 
 
-def test_a_disk_that_fails_at_the_first_byte_cuts_nothing(
-    run: Run, pair: Pair, tmp_path: Path, route: str, monkeypatch: pytest.MonkeyPatch
+async def test_a_disk_that_fails_at_the_first_byte_cuts_nothing(
+    pair: Pair, tmp_path: Path, route: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = _file_of(tmp_path)
     failing_reads(monkeypatch, path, errno.EIO, 0)
 
-    async def main() -> None:
-        with open(path, "rb") as file:
-            async with stream_over(pair[0]) as stream:
-                with pytest.raises(BrokenResourceError, match="after 0 bytes"):
-                    await stream.send_file(file)
-                await stream.send(b"an answer all the same")
-                assert await finish_and_read(stream, pair[1]) == (b"an answer all the same", "FIN")
-
-    run(main)
+    with open(path, "rb") as file:
+        async with stream_over(pair[0]) as stream:
+            with pytest.raises(BrokenResourceError, match="after 0 bytes"):
+                await stream.send_file(file)
+            await stream.send(b"an answer all the same")
+            assert await finish_and_read(stream, pair[1]) == (b"an answer all the same", "FIN")
 
 
-def test_an_object_that_fails_in_the_middle_is_named(run: Run, pair: Pair, tmp_path: Path) -> None:
+async def test_an_object_that_fails_in_the_middle_is_named(pair: Pair, tmp_path: Path) -> None:
     path = tmp_path / "source.gz"
     path.write_bytes(gzip.compress(DATA, 1)[:-8] + bytes(8))  # its checksum is wrong
 
-    async def main() -> None:
-        with gzip.open(path) as file:
-            async with stream_over(pair[0]) as stream:
-                with thread(read_to_end, pair[1]) as received:
-                    with pytest.raises(BrokenResourceError, match="GzipFile"):
-                        await stream.send_file(file)
-                    await stream.aclose()
-                data, end = received.result(0)
-                assert DATA.startswith(data)
-                assert end == "RST"
-
-    run(main)
+    with gzip.open(path) as file:
+        async with stream_over(pair[0]) as stream:
+            with thread(read_to_end, pair[1]) as received:
+                with pytest.raises(BrokenResourceError, match="GzipFile"):
+                    await stream.send_file(file)
+                await stream.aclose()
+            data, end = received.result(0)
+            assert DATA.startswith(data)
+            assert end == "RST"
 
 
-def test_a_peer_that_resets_is_the_connections_fault_not_the_files(
-    run: Run, narrow: Pair, tmp_path: Path, route: str
+async def test_a_peer_that_resets_is_the_connections_fault_not_the_files(
+    narrow: Pair, tmp_path: Path, route: str
 ) -> None:
     path = _file_of(tmp_path, pattern(4 * MIB))
 
-    async def main() -> None:
-        with open(path, "rb") as file:
-            async with stream_over(narrow[0]) as stream:
-                errors = []
+    with open(path, "rb") as file:
+        async with stream_over(narrow[0]) as stream:
+            errors = []
 
-                async def send() -> None:
-                    with pytest.raises(BrokenResourceError) as caught:
-                        await stream.send_file(file)
-                    errors.append(caught.value)
+            async def send() -> None:
+                with pytest.raises(BrokenResourceError) as caught:
+                    await stream.send_file(file)
+                errors.append(caught.value)
 
-                async with anyio.create_task_group() as tasks:
-                    tasks.start_soon(send)
-                    sent = await until_stalled(stream)
-                    reset(narrow[1])
-                (error,) = errors
-                assert "the connection is gone" in str(error)
-                assert "reading" not in str(error)
-                assert error.errno in (errno.ECONNRESET, errno.EPIPE)
-                told = " ".join([str(error), *getattr(error, "__notes__", [])])
-                assert f"{sent} bytes" in told
-                assert str(path) in told
-                for call in (stream.receive, lambda: stream.send_file(file)):
-                    with pytest.raises(BrokenResourceError, match="the connection is gone"):
-                        await call()
-                await stream.aclose()
-                assert stream.close_report is not None
-                assert stream.close_report.outcome is CloseOutcome.RESET
-
-    run(main)
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(send)
+                sent = await until_stalled(stream)
+                reset(narrow[1])
+            (error,) = errors
+            assert "the connection is gone" in str(error)
+            assert "reading" not in str(error)
+            assert error.errno in (errno.ECONNRESET, errno.EPIPE)
+            told = " ".join([str(error), *getattr(error, "__notes__", [])])
+            assert f"{sent} bytes" in told
+            assert str(path) in told
+            for call in (stream.receive, lambda: stream.send_file(file)):
+                with pytest.raises(BrokenResourceError, match="the connection is gone"):
+                    await call()
+            await stream.aclose()
+            assert stream.close_report is not None
+            assert stream.close_report.outcome is CloseOutcome.RESET
 
 
 @pytest.mark.parametrize("by", ["sendfile", "send"])
-def test_epipe_is_the_connections_fault(run: Run, pair: Pair, tmp_path: Path, by: str, spy: Spy) -> None:
-    async def main() -> None:
-        with open(_file_of(tmp_path), "rb") as file:
-            async with stream_over(pair[0]) as stream:
-                source: Any = file if by == "sendfile" else io.BytesIO(DATA)
-                stream._raw_socket.shutdown(socket.SHUT_WR)  # as another holder of the socket may do
-                with pytest.raises(BrokenResourceError, match="the connection is gone") as caught:
-                    await stream.send_file(source)
-                assert caught.value.errno == errno.EPIPE
-                assert (errno.EPIPE in spy.errors) == (by == "sendfile")
-
-    run(main)
+async def test_epipe_is_the_connections_fault(pair: Pair, tmp_path: Path, by: str, spy: Spy) -> None:
+    with open(_file_of(tmp_path), "rb") as file:
+        async with stream_over(pair[0]) as stream:
+            source: Any = file if by == "sendfile" else io.BytesIO(DATA)
+            stream._raw_socket.shutdown(socket.SHUT_WR)  # as another holder of the socket may do
+            with pytest.raises(BrokenResourceError, match="the connection is gone") as caught:
+                await stream.send_file(source)
+            assert caught.value.errno == errno.EPIPE
+            assert (errno.EPIPE in spy.errors) == (by == "sendfile")
 
 
 BIG = 4 * MIB + 123
@@ -1019,173 +960,150 @@ class Stall:
     error: Exception | None = None
 
 
-def test_a_file_that_shrinks_is_truncated_and_cuts_the_stream(
-    run: Run, narrow: Pair, tmp_path: Path, route: str
-) -> None:
+async def test_a_file_that_shrinks_is_truncated_and_cuts_the_stream(narrow: Pair, tmp_path: Path, route: str) -> None:
     data = pattern(BIG)
     path = _file_of(tmp_path, data)
 
-    async def main() -> None:
-        with open(path, "rb") as file:
-            async with stream_over(narrow[0]) as stream:
-                async with stalled(stream, file) as stall:
-                    # On a page's edge, and beyond what either route has already taken out of the file.
-                    left = stall.sent // mmap.PAGESIZE * mmap.PAGESIZE + MIB
-                    assert left < BIG
-                    os.truncate(path, left)
-                    with thread(read_exactly, narrow[1], left) as received:
-                        await until(lambda: stall.error is not None)
-                    assert received.result(0) == data[:left]
-                error = stall.error
-                assert isinstance(error, TruncatedError)
-                assert error.bytes_moved == left
-                assert error.path == str(path)
-                assert str(path) in str(error)
-                assert f"{left} of {BIG} bytes" in str(error)
-                assert await cut_after(stream) == (left, BIG)
-                assert await finish_and_read(stream, narrow[1]) == (b"", "RST")
-                assert stream.close_report is not None
-                assert stream.close_report.outcome is CloseOutcome.ABORTED
-
-    run(main)
+    with open(path, "rb") as file:
+        async with stream_over(narrow[0]) as stream:
+            async with stalled(stream, file) as stall:
+                # On a page's edge, and beyond what either route has already taken out of the file.
+                left = stall.sent // mmap.PAGESIZE * mmap.PAGESIZE + MIB
+                assert left < BIG
+                os.truncate(path, left)
+                with thread(read_exactly, narrow[1], left) as received:
+                    await until(lambda: stall.error is not None)
+                assert received.result(0) == data[:left]
+            error = stall.error
+            assert isinstance(error, TruncatedError)
+            assert error.bytes_moved == left
+            assert error.path == str(path)
+            assert str(path) in str(error)
+            assert f"{left} of {BIG} bytes" in str(error)
+            assert await cut_after(stream) == (left, BIG)
+            assert await finish_and_read(stream, narrow[1]) == (b"", "RST")
+            assert stream.close_report is not None
+            assert stream.close_report.outcome is CloseOutcome.ABORTED
 
 
-def test_a_file_that_grows_is_sent_to_the_size_it_had(run: Run, narrow: Pair, tmp_path: Path, route: str) -> None:
+async def test_a_file_that_grows_is_sent_to_the_size_it_had(narrow: Pair, tmp_path: Path, route: str) -> None:
     data = pattern(BIG)
     path = _file_of(tmp_path, data)
 
-    async def main() -> None:
-        with open(path, "rb") as file, open(path, "ab", buffering=0) as writer:
-            async with stream_over(narrow[0]) as stream:
-                async with stalled(stream, file) as stall:
-                    writer.write(b"more" * 100_000)
-                    with thread(read_exactly, narrow[1], BIG) as received:
-                        await until(received.done)
-                    assert received.result(0) == data
-                assert stall.result == BIG
-                assert await finish_and_read(stream, narrow[1]) == (b"", "FIN")
-
-    run(main)
+    with open(path, "rb") as file, open(path, "ab", buffering=0) as writer:
+        async with stream_over(narrow[0]) as stream:
+            async with stalled(stream, file) as stall:
+                writer.write(b"more" * 100_000)
+                with thread(read_exactly, narrow[1], BIG) as received:
+                    await until(received.done)
+                assert received.result(0) == data
+            assert stall.result == BIG
+            assert await finish_and_read(stream, narrow[1]) == (b"", "FIN")
 
 
 # --- cancellation and close -------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("source", ["file", "memory", "device"])
-def test_a_cancelled_transfer_returns_at_once_and_the_peer_can_tell(
-    run: Run, narrow: Pair, tmp_path: Path, route: str, source: str
+async def test_a_cancelled_transfer_returns_at_once_and_the_peer_can_tell(
+    narrow: Pair, tmp_path: Path, route: str, source: str
 ) -> None:
     data = bytes(BIG) if source == "device" else pattern(BIG)
 
-    async def main() -> None:
-        with ExitStack() as stack:
+    with ExitStack() as stack:
+        if source == "memory":
+            file: Any = io.BytesIO(data)
+        else:
+            file = stack.enter_context(open(_file_of(tmp_path, data) if source == "file" else "/dev/zero", "rb"))
+        async with stream_over(narrow[0]) as stream:
+            async with stalled(stream, file, count=BIG) as stall:
+                stall.scope.cancel()
+            assert stall.seconds == 0  # it neither returned nor failed: it was cancelled
+            assert time.monotonic() - stall.since < 1
+            assert stream.statistics().sent_bytes == stall.sent
+            assert await cut_after(stream) == (stall.sent, BIG)
+            with pytest.raises(BrokenResourceError, match=f"{stall.sent} of {BIG} bytes"):
+                await stream.send_file(file)
             if source == "memory":
-                file: Any = io.BytesIO(data)
-            else:
-                file = stack.enter_context(open(_file_of(tmp_path, data) if source == "file" else "/dev/zero", "rb"))
-            async with stream_over(narrow[0]) as stream:
-                async with stalled(stream, file, count=BIG) as stall:
-                    stall.scope.cancel()
-                assert stall.seconds == 0  # it neither returned nor failed: it was cancelled
-                assert time.monotonic() - stall.since < 1
-                assert stream.statistics().sent_bytes == stall.sent
-                assert await cut_after(stream) == (stall.sent, BIG)
-                with pytest.raises(BrokenResourceError, match=f"{stall.sent} of {BIG} bytes"):
-                    await stream.send_file(file)
-                if source == "memory":
-                    assert file.tell() == 0
-                assert read_exactly(narrow[1], stall.sent) == data[: stall.sent]
-                narrow[1].sendall(b"receiving still works")
-                assert await stream.receive() == b"receiving still works"
-                assert await finish_and_read(stream, narrow[1]) == (b"", "RST")
-
-    run(main)
+                assert file.tell() == 0
+            assert read_exactly(narrow[1], stall.sent) == data[: stall.sent]
+            narrow[1].sendall(b"receiving still works")
+            assert await stream.receive() == b"receiving still works"
+            assert await finish_and_read(stream, narrow[1]) == (b"", "RST")
 
 
-def test_a_cancelled_transfer_that_is_never_read_is_reset(run: Run, narrow: Pair, tmp_path: Path, route: str) -> None:
-    async def main() -> None:
-        with open(_file_of(tmp_path, pattern(BIG)), "rb") as file:
-            async with stream_over(narrow[0]) as stream:
-                async with stalled(stream, file) as stall:
-                    stall.scope.cancel()
-                began = time.monotonic()
-                await stream.aclose()
-                assert time.monotonic() - began < 1
-                assert stream.close_report is not None
-                assert stream.close_report.outcome is CloseOutcome.ABORTED
-                data, end = read_to_end(narrow[1])
-                assert end == "RST"
-                assert len(data) <= stall.sent
-
-    run(main)
+async def test_a_cancelled_transfer_that_is_never_read_is_reset(narrow: Pair, tmp_path: Path, route: str) -> None:
+    with open(_file_of(tmp_path, pattern(BIG)), "rb") as file:
+        async with stream_over(narrow[0]) as stream:
+            async with stalled(stream, file) as stall:
+                stall.scope.cancel()
+            began = time.monotonic()
+            await stream.aclose()
+            assert time.monotonic() - began < 1
+            assert stream.close_report is not None
+            assert stream.close_report.outcome is CloseOutcome.ABORTED
+            data, end = read_to_end(narrow[1])
+            assert end == "RST"
+            assert len(data) <= stall.sent
 
 
 @pytest.mark.parametrize("close", ["aclose", "abort"])
-def test_a_close_by_another_task_ends_a_transfer_and_cuts_it(
-    run: Run, narrow: Pair, tmp_path: Path, route: str, close: str
+async def test_a_close_by_another_task_ends_a_transfer_and_cuts_it(
+    narrow: Pair, tmp_path: Path, route: str, close: str
 ) -> None:
-    async def main() -> None:
-        with open(_file_of(tmp_path, pattern(BIG)), "rb") as file:
-            async with stream_over(narrow[0]) as stream:
-                async with stalled(stream, file) as stall:
-                    if close == "abort":
-                        stream.abort()
-                    else:
-                        await stream.aclose()
-                assert isinstance(stall.error, ClosedResourceError)
-                assert stall.seconds < 1
-                assert stream.close_report is not None
-                assert stream.close_report.outcome is CloseOutcome.ABORTED
-                assert read_to_end(narrow[1])[1] == "RST"
-
-    run(main)
-
-
-def test_a_close_while_a_pipe_is_waited_for_ends_the_transfer(run: Run, pair: Pair) -> None:
-    async def main() -> None:
-        reader, writer = os.pipe()
-        with open(reader, "rb", buffering=0) as file, open(writer, "wb", buffering=0) as feed:
-            async with stream_over(pair[0]) as stream:
-                errors: list[type[BaseException]] = []
-
-                async def send() -> None:
-                    try:
-                        await stream.send_file(file)
-                    except ClosedResourceError as error:
-                        errors.append(type(error))
-
-                async with anyio.create_task_group() as tasks:
-                    tasks.start_soon(send)
-                    feed.write(b"some")
-                    await until(lambda: stream.statistics().sent_bytes == 4)
+    with open(_file_of(tmp_path, pattern(BIG)), "rb") as file:
+        async with stream_over(narrow[0]) as stream:
+            async with stalled(stream, file) as stall:
+                if close == "abort":
+                    stream.abort()
+                else:
                     await stream.aclose()
-                    with anyio.move_on_after(2):
-                        await until(lambda: bool(errors))
-                    tasks.cancel_scope.cancel()
-                assert errors == [ClosedResourceError]
-            assert read_to_end(pair[1])[1] == "RST"  # the pipe was not at its end
-
-    run(main)
+            assert isinstance(stall.error, ClosedResourceError)
+            assert stall.seconds < 1
+            assert stream.close_report is not None
+            assert stream.close_report.outcome is CloseOutcome.ABORTED
+            assert read_to_end(narrow[1])[1] == "RST"
 
 
-def test_a_cancellation_while_a_pipe_is_waited_for_loses_none_of_its_bytes(run: Run, pair: Pair) -> None:
-    async def main() -> None:
-        reader, writer = os.pipe()
-        with open(reader, "rb", buffering=0) as file, open(writer, "wb", buffering=0) as feed:
-            async with stream_over(pair[0]) as stream:
-                async with anyio.create_task_group() as tasks:
-                    tasks.start_soon(stream.send_file, file)
-                    feed.write(b"some")
-                    await until(lambda: stream.statistics().sent_bytes == 4)
-                    await anyio.wait_all_tasks_blocked()
-                    tasks.cancel_scope.cancel()
-                feed.write(b"left")
-                assert file.read(10) == b"left"
-                with pytest.raises(BrokenResourceError, match="4 of an unknown number of bytes"):
-                    await stream.send(b"more")
-                assert await finish_and_read(stream, pair[1]) == (b"some", "RST")
+async def test_a_close_while_a_pipe_is_waited_for_ends_the_transfer(pair: Pair) -> None:
+    reader, writer = os.pipe()
+    with open(reader, "rb", buffering=0) as file, open(writer, "wb", buffering=0) as feed:
+        async with stream_over(pair[0]) as stream:
+            errors: list[type[BaseException]] = []
 
-    run(main)
+            async def send() -> None:
+                try:
+                    await stream.send_file(file)
+                except ClosedResourceError as error:
+                    errors.append(type(error))
+
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(send)
+                feed.write(b"some")
+                await until(lambda: stream.statistics().sent_bytes == 4)
+                await stream.aclose()
+                with anyio.move_on_after(2):
+                    await until(lambda: bool(errors))
+                tasks.cancel_scope.cancel()
+            assert errors == [ClosedResourceError]
+        assert read_to_end(pair[1])[1] == "RST"  # the pipe was not at its end
+
+
+async def test_a_cancellation_while_a_pipe_is_waited_for_loses_none_of_its_bytes(pair: Pair) -> None:
+    reader, writer = os.pipe()
+    with open(reader, "rb", buffering=0) as file, open(writer, "wb", buffering=0) as feed:
+        async with stream_over(pair[0]) as stream:
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(stream.send_file, file)
+                feed.write(b"some")
+                await until(lambda: stream.statistics().sent_bytes == 4)
+                await anyio.wait_all_tasks_blocked()
+                tasks.cancel_scope.cancel()
+            feed.write(b"left")
+            assert file.read(10) == b"left"
+            with pytest.raises(BrokenResourceError, match="4 of an unknown number of bytes"):
+                await stream.send(b"more")
+            assert await finish_and_read(stream, pair[1]) == (b"some", "RST")
 
 
 # --- cold files -------------------------------------------------------------------------------------------------------
@@ -1247,238 +1165,211 @@ def fetches(monkeypatch: pytest.MonkeyPatch) -> FetchSpy:
     return spy
 
 
-def test_a_cold_file_is_fetched_by_a_thread_while_the_loop_goes_on(
-    run: Run, pair: Pair, tmp_path: Path, fetches: FetchSpy, spy: Spy
+async def test_a_cold_file_is_fetched_by_a_thread_while_the_loop_goes_on(
+    pair: Pair, tmp_path: Path, fetches: FetchSpy, spy: Spy
 ) -> None:
     data = pattern(6 * MIB + 77)
 
-    async def main() -> None:
-        ticks = 0
-        ticked = threading.Event()
+    ticks = 0
+    ticked = threading.Event()
 
-        def wait_for_ticks() -> None:
-            # The disk takes as long as the loop needs for 50 more turns: a blocked loop would never make them.
-            ticked.clear()
-            assert ticked.wait(BOUND), "the event loop stood still while the disk was read"
+    def wait_for_ticks() -> None:
+        # The disk takes as long as the loop needs for 50 more turns: a blocked loop would never make them.
+        ticked.clear()
+        assert ticked.wait(BOUND), "the event loop stood still while the disk was read"
 
-        async def tick() -> None:
-            nonlocal ticks
-            while True:
-                ticks += 1
-                if ticks % 50 == 0:
-                    ticked.set()
-                await anyio.lowlevel.checkpoint()
+    async def tick() -> None:
+        nonlocal ticks
+        while True:
+            ticks += 1
+            if ticks % 50 == 0:
+                ticked.set()
+            await anyio.lowlevel.checkpoint()
 
-        fetches.before = wait_for_ticks
-        with cold_file(tmp_path, data) as file:
-            async with stream_over(pair[0]) as stream, anyio.create_task_group() as tasks:
-                tasks.start_soon(tick)
-                with thread(read_to_end, pair[1]) as received:
-                    assert await stream.send_file(file, offset=5) == len(data) - 5
-                    routes = dict(stream.statistics().routes)
-                    await stream.aclose()
-                tasks.cancel_scope.cancel()
-            assert received.result(0) == (data[5:], "FIN")
-        assert routes == {"sendfile": 1}
-        assert fetches.fetched[0][0] == 5
-        assert threading.get_ident() not in fetches.threads
-        assert spy.threads == {threading.get_ident()}
-
-    run(main)
+    fetches.before = wait_for_ticks
+    with cold_file(tmp_path, data) as file:
+        async with stream_over(pair[0]) as stream, anyio.create_task_group() as tasks:
+            tasks.start_soon(tick)
+            with thread(read_to_end, pair[1]) as received:
+                assert await stream.send_file(file, offset=5) == len(data) - 5
+                routes = dict(stream.statistics().routes)
+                await stream.aclose()
+            tasks.cancel_scope.cancel()
+        assert received.result(0) == (data[5:], "FIN")
+    assert routes == {"sendfile": 1}
+    assert fetches.fetched[0][0] == 5
+    assert threading.get_ident() not in fetches.threads
+    assert spy.threads == {threading.get_ident()}
 
 
-def test_a_cached_file_needs_no_thread(run: Run, pair: Pair, tmp_path: Path, fetches: FetchSpy) -> None:
-    async def main() -> None:
-        with open(_file_of(tmp_path), "rb") as file:
-            if not page_cache.can_tell(file.fileno()):
-                pytest.skip(f"the file system of {tmp_path} does not tell what is cached")
-            async with stream_over(pair[0]) as stream:
-                with thread(read_to_end, pair[1]):
-                    assert await stream.send_file(file) == len(DATA)
-                    await stream.aclose()
-        assert not fetches.fetched
-
-    run(main)
+async def test_a_cached_file_needs_no_thread(pair: Pair, tmp_path: Path, fetches: FetchSpy) -> None:
+    with open(_file_of(tmp_path), "rb") as file:
+        if not page_cache.can_tell(file.fileno()):
+            pytest.skip(f"the file system of {tmp_path} does not tell what is cached")
+        async with stream_over(pair[0]) as stream:
+            with thread(read_to_end, pair[1]):
+                assert await stream.send_file(file) == len(DATA)
+                await stream.aclose()
+    assert not fetches.fetched
 
 
-def test_a_file_system_that_cannot_tell_is_asked_in_a_thread(
-    run: Run, pair: Pair, tmp_path: Path, fetches: FetchSpy
+async def test_a_file_system_that_cannot_tell_is_asked_in_a_thread(
+    pair: Pair, tmp_path: Path, fetches: FetchSpy
 ) -> None:
-    async def main() -> None:
-        with tempfile.NamedTemporaryFile(dir="/dev/shm") as file:
-            file.write(DATA)
-            async with stream_over(pair[0]) as stream:
-                with thread(read_to_end, pair[1]) as received:
-                    assert await stream.send_file(file) == len(DATA)
-                    await stream.aclose()
-                assert received.result(0) == (DATA, "FIN")
-        assert fetches.fetched
-        assert threading.get_ident() not in fetches.threads
-
-    run(main)
+    with tempfile.NamedTemporaryFile(dir="/dev/shm") as file:
+        file.write(DATA)
+        async with stream_over(pair[0]) as stream:
+            with thread(read_to_end, pair[1]) as received:
+                assert await stream.send_file(file) == len(DATA)
+                await stream.aclose()
+            assert received.result(0) == (DATA, "FIN")
+    assert fetches.fetched
+    assert threading.get_ident() not in fetches.threads
 
 
 @pytest.mark.parametrize("interruption", ["cancelled", "closed", "aborted"])
-def test_an_interruption_while_the_disk_is_waited_for_waits_for_the_thread_and_sends_nothing(
-    run: Run, pair: Pair, tmp_path: Path, fetches: FetchSpy, spy: Spy, interruption: str
+async def test_an_interruption_while_the_disk_is_waited_for_waits_for_the_thread_and_sends_nothing(
+    pair: Pair, tmp_path: Path, fetches: FetchSpy, spy: Spy, interruption: str
 ) -> None:
-    async def main() -> None:
-        release = threading.Event()
-        fetches.before = lambda: None if release.wait(BOUND) else pytest.fail("nobody released the disk")
-        ended: list[type[BaseException] | None] = []
-        with cold_file(tmp_path, DATA) as file:
-            async with stream_over(pair[0]) as stream, anyio.create_task_group() as tasks:
-                scope = anyio.CancelScope()
+    release = threading.Event()
+    fetches.before = lambda: None if release.wait(BOUND) else pytest.fail("nobody released the disk")
+    ended: list[type[BaseException] | None] = []
+    with cold_file(tmp_path, DATA) as file:
+        async with stream_over(pair[0]) as stream, anyio.create_task_group() as tasks:
+            scope = anyio.CancelScope()
 
-                async def send() -> None:
-                    with scope:
-                        try:
-                            await stream.send_file(file)
-                        except ClosedResourceError as error:
-                            ended.append(type(error))
-                            return
-                    ended.append(None if scope.cancelled_caught else AssertionError)
+            async def send() -> None:
+                with scope:
+                    try:
+                        await stream.send_file(file)
+                    except ClosedResourceError as error:
+                        ended.append(type(error))
+                        return
+                ended.append(None if scope.cancelled_caught else AssertionError)
 
-                tasks.start_soon(send)
-                await until(lambda: bool(fetches.threads))
-                if interruption == "cancelled":
-                    scope.cancel()
-                elif interruption == "aborted":
-                    stream.abort()
-                else:
-                    await stream.aclose()
-                for _ in range(20):
-                    await anyio.lowlevel.checkpoint()
-                assert not ended, "the thread still reads the caller's file"
-                release.set()
-                await until(lambda: bool(ended))
-                assert ended == [None if interruption == "cancelled" else ClosedResourceError]
-                assert not spy.moved
-                if interruption == "cancelled":
-                    await stream.send(b"nothing was cut")
-                    assert await finish_and_read(stream, pair[1]) == (b"nothing was cut", "FIN")
-                else:
-                    assert read_to_end(pair[1]) == (b"", "FIN" if interruption == "closed" else "RST")
-
-    run(main)
+            tasks.start_soon(send)
+            await until(lambda: bool(fetches.threads))
+            if interruption == "cancelled":
+                scope.cancel()
+            elif interruption == "aborted":
+                stream.abort()
+            else:
+                await stream.aclose()
+            for _ in range(20):
+                await anyio.lowlevel.checkpoint()
+            assert not ended, "the thread still reads the caller's file"
+            release.set()
+            await until(lambda: bool(ended))
+            assert ended == [None if interruption == "cancelled" else ClosedResourceError]
+            assert not spy.moved
+            if interruption == "cancelled":
+                await stream.send(b"nothing was cut")
+                assert await finish_and_read(stream, pair[1]) == (b"nothing was cut", "FIN")
+            else:
+                assert read_to_end(pair[1]) == (b"", "FIN" if interruption == "closed" else "RST")
 
 
-def test_a_page_cache_that_knows_nothing_still_sends_all(
-    run: Run, pair: Pair, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fetches: FetchSpy
+async def test_a_page_cache_that_knows_nothing_still_sends_all(
+    pair: Pair, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fetches: FetchSpy
 ) -> None:
     """Python without RWF_NOWAIT, or a kernel before 4.14."""
     monkeypatch.setattr(page_cache, "RWF_NOWAIT", None)
 
-    async def main() -> None:
-        with open(_file_of(tmp_path), "rb") as file:
-            async with stream_over(pair[0]) as stream:
-                with thread(read_to_end, pair[1]) as received:
-                    assert await stream.send_file(file) == len(DATA)
-                    assert dict(stream.statistics().routes) == {"sendfile": 1}
-                    await stream.aclose()
-                assert received.result(0) == (DATA, "FIN")
-        assert fetches.fetched
-
-    run(main)
+    with open(_file_of(tmp_path), "rb") as file:
+        async with stream_over(pair[0]) as stream:
+            with thread(read_to_end, pair[1]) as received:
+                assert await stream.send_file(file) == len(DATA)
+                assert dict(stream.statistics().routes) == {"sendfile": 1}
+                await stream.aclose()
+            assert received.result(0) == (DATA, "FIN")
+    assert fetches.fetched
 
 
 # --- one at a time ----------------------------------------------------------------------------------------------------
 
 
-def test_while_another_task_sends_it_is_busy_and_the_other_way_round(
-    run: Run, narrow: Pair, tmp_path: Path, route: str
+async def test_while_another_task_sends_it_is_busy_and_the_other_way_round(
+    narrow: Pair, tmp_path: Path, route: str
 ) -> None:
     data = pattern(BIG)
 
-    async def main() -> None:
-        with open(_file_of(tmp_path, data), "rb") as file:
-            async with stream_over(narrow[0]) as stream:
-                async with stalled(stream, file) as stall:
-                    for call in (
-                        lambda: stream.send(b"x"),
-                        lambda: stream.send_file(io.BytesIO(b"x")),
-                        lambda: stream.send_file(file),
-                        stream.send_eof,
-                    ):
-                        with pytest.raises(BusyResourceError):
-                            await call()
-                    narrow[1].sendall(b"the other direction is free")
-                    assert await stream.receive() == b"the other direction is free"
-                    with thread(read_exactly, narrow[1], BIG) as received:
-                        await until(received.done)
-                assert stall.result == BIG
-                assert received.result(0) == data
-                assert await finish_and_read(stream, narrow[1]) == (b"", "FIN")
-
-    run(main)
-
-
-def test_while_a_send_is_under_way_it_is_busy(run: Run, narrow: Pair, tmp_path: Path) -> None:
-    async def main() -> None:
-        with open(_file_of(tmp_path), "rb") as file:
-            async with stream_over(narrow[0]) as stream, anyio.create_task_group() as tasks:
-                item = pattern(BIG)
-                tasks.start_soon(stream.send, item)
-                await until_stalled(stream)
-                with pytest.raises(BusyResourceError):
-                    await stream.send_file(file)
+    with open(_file_of(tmp_path, data), "rb") as file:
+        async with stream_over(narrow[0]) as stream:
+            async with stalled(stream, file) as stall:
+                for call in (
+                    lambda: stream.send(b"x"),
+                    lambda: stream.send_file(io.BytesIO(b"x")),
+                    lambda: stream.send_file(file),
+                    stream.send_eof,
+                ):
+                    with pytest.raises(BusyResourceError):
+                        await call()
+                narrow[1].sendall(b"the other direction is free")
+                assert await stream.receive() == b"the other direction is free"
                 with thread(read_exactly, narrow[1], BIG) as received:
                     await until(received.done)
-                assert received.result(0) == item
+            assert stall.result == BIG
+            assert received.result(0) == data
+            assert await finish_and_read(stream, narrow[1]) == (b"", "FIN")
 
-    run(main)
+
+async def test_while_a_send_is_under_way_it_is_busy(narrow: Pair, tmp_path: Path) -> None:
+    with open(_file_of(tmp_path), "rb") as file:
+        async with stream_over(narrow[0]) as stream, anyio.create_task_group() as tasks:
+            item = pattern(BIG)
+            tasks.start_soon(stream.send, item)
+            await until_stalled(stream)
+            with pytest.raises(BusyResourceError):
+                await stream.send_file(file)
+            with thread(read_exactly, narrow[1], BIG) as received:
+                await until(received.done)
+            assert received.result(0) == item
 
 
-def test_a_lent_stream_is_busy_until_it_is_given_back(
-    run: Run, narrow: Pair, pair: Pair, tmp_path: Path, route: str
+async def test_a_lent_stream_is_busy_until_it_is_given_back(
+    narrow: Pair, pair: Pair, tmp_path: Path, route: str
 ) -> None:
     data = pattern(BIG)
 
-    async def main() -> None:
-        async with await FileReadStream.from_path(_file_of(tmp_path, data)) as file:
-            async with stream_over(narrow[0]) as stream, stream_over(pair[0]) as other:
-                assert await file.receive(10) == data[:10]
-                async with stalled(stream, file) as stall:
-                    for call in (file.receive, lambda: file.receive_into(bytearray(5)), file.receive_some):
-                        with pytest.raises(BusyResourceError):
-                            await call()
+    async with await FileReadStream.from_path(_file_of(tmp_path, data)) as file:
+        async with stream_over(narrow[0]) as stream, stream_over(pair[0]) as other:
+            assert await file.receive(10) == data[:10]
+            async with stalled(stream, file) as stall:
+                for call in (file.receive, lambda: file.receive_into(bytearray(5)), file.receive_some):
                     with pytest.raises(BusyResourceError):
-                        await other.send_file(file)
-                    await other.send(b"|")
-                    stall.scope.cancel()
-                assert await file.receive(10) == data[10:20]
-                assert await other.send_file(file, count=5) == 5
-                assert await finish_and_read(other, pair[1]) == (b"|" + data[:5], "FIN")
-        ours, peer = socket.socketpair()
-        with ours, peer:
-            async with stream_over(ours) as stream:
-                with pytest.raises(ClosedResourceError):
-                    await stream.send_file(file)
+                        await call()
+                with pytest.raises(BusyResourceError):
+                    await other.send_file(file)
+                await other.send(b"|")
+                stall.scope.cancel()
+            assert await file.receive(10) == data[10:20]
+            assert await other.send_file(file, count=5) == 5
+            assert await finish_and_read(other, pair[1]) == (b"|" + data[:5], "FIN")
+    ours, peer = socket.socketpair()
+    with ours, peer:
+        async with stream_over(ours) as stream:
+            with pytest.raises(ClosedResourceError):
+                await stream.send_file(file)
 
-    run(main)
 
-
-def test_a_thousand_small_files_leave_nothing_behind(run: Run, pair: Pair, tmp_path: Path, route: str) -> None:
+async def test_a_thousand_small_files_leave_nothing_behind(pair: Pair, tmp_path: Path, route: str) -> None:
     """Position and count hold over many transfers on one connection, and nothing stays open (see conftest)."""
 
-    async def main() -> None:
-        with open(_file_of(tmp_path, SMALL), "rb") as file:
-            async with stream_over(pair[0]) as stream:
-                with thread(read_to_end, pair[1]) as received:
-                    for n in range(1000):
-                        assert await stream.send_file(file, offset=n, count=10) == 10
-                    assert dict(stream.statistics().routes) == {route: 1000}
-                    await stream.aclose()
-                assert received.result(0) == (b"".join(SMALL[n : n + 10] for n in range(1000)), "FIN")
-
-    run(main)
+    with open(_file_of(tmp_path, SMALL), "rb") as file:
+        async with stream_over(pair[0]) as stream:
+            with thread(read_to_end, pair[1]) as received:
+                for n in range(1000):
+                    assert await stream.send_file(file, offset=n, count=10) == 10
+                assert dict(stream.statistics().routes) == {route: 1000}
+                await stream.aclose()
+            assert received.result(0) == (b"".join(SMALL[n : n + 10] for n in range(1000)), "FIN")
 
 
 # --- turns of the loop -----------------------------------------------------------------------------------------------
 
 
-def test_the_first_slice_waits_for_no_turn_of_the_loop_and_the_turns_come_all_the_same(
-    run: Run, pair: Pair, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+async def test_the_first_slice_waits_for_no_turn_of_the_loop_and_the_turns_come_all_the_same(
+    pair: Pair, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A thousand transfers that begin in one turn: the receiver has work while they do."""
     path = _file_of(tmp_path, pattern(MIB))
@@ -1491,35 +1382,32 @@ def test_the_first_slice_waits_for_no_turn_of_the_loop_and_the_turns_come_all_th
     plain = sendfile.sendfile
     monkeypatch.setattr(sendfile, "sendfile", sent)
 
-    async def main() -> None:
-        async with stream_over(pair[0]) as stream:
-            loop = current_loop()
-            turn = type(loop).checkpoint
+    async with stream_over(pair[0]) as stream:
+        loop = current_loop()
+        turn = type(loop).checkpoint
 
-            async def checkpoint(loop: Any) -> None:
-                seen.append("turn")
-                await turn(loop)
+        async def checkpoint(loop: Any) -> None:
+            seen.append("turn")
+            await turn(loop)
 
-            monkeypatch.setattr(type(loop), "checkpoint", checkpoint)
-            with thread(read_to_end, pair[1]) as received, path.open("rb") as file:
-                loop.yield_at = 0.0  # a schedule point is due
-                await stream.send_file(file)
-                assert seen[0] == "slice", (seen, stream.statistics())
-                for _ in range(20):
-                    await stream.send_file(file, count=1)
-                assert seen.count("turn") >= 20 / SLOTS_MOST
-                seen.clear()
-                loop.yield_at = 0.0
-                await stream.send_file(file, count=0)
-                assert seen == ["turn"]
-                await stream.aclose()
-            assert received.result(0) == (pattern(MIB) + pattern(1) * 20, "FIN")
-
-    run(main)
+        monkeypatch.setattr(type(loop), "checkpoint", checkpoint)
+        with thread(read_to_end, pair[1]) as received, path.open("rb") as file:
+            loop.yield_at = 0.0  # a schedule point is due
+            await stream.send_file(file)
+            assert seen[0] == "slice", (seen, stream.statistics())
+            for _ in range(20):
+                await stream.send_file(file, count=1)
+            assert seen.count("turn") >= 20 / SLOTS_MOST
+            seen.clear()
+            loop.yield_at = 0.0
+            await stream.send_file(file, count=0)
+            assert seen == ["turn"]
+            await stream.aclose()
+        assert received.result(0) == (pattern(MIB) + pattern(1) * 20, "FIN")
 
 
-def test_a_small_file_leaves_the_limit_of_what_is_unsent_alone(
-    run: Run, pair: Pair, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+async def test_a_small_file_leaves_the_limit_of_what_is_unsent_alone(
+    pair: Pair, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = _file_of(tmp_path, pattern(MIB))
     limits: list[int] = []
@@ -1529,15 +1417,12 @@ def test_a_small_file_leaves_the_limit_of_what_is_unsent_alone(
         limits.append(count)
         lift(sock, count)
 
-    async def main() -> None:
-        async with stream_over(pair[0]) as stream:
-            monkeypatch.setattr(tcp, "limit_unsent", limited)
-            with thread(read_to_end, pair[1]) as received, path.open("rb") as file:
-                await stream.send_file(file, count=NOTSENT_LOWAT)
-                assert limits == []
-                await stream.send_file(file, count=NOTSENT_LOWAT + 1)
-                assert limits == [tcp.NO_LIMIT, NOTSENT_LOWAT]
-                await stream.aclose()
-            assert received.result(0) == (pattern(NOTSENT_LOWAT) + pattern(NOTSENT_LOWAT + 1), "FIN")
-
-    run(main)
+    async with stream_over(pair[0]) as stream:
+        monkeypatch.setattr(tcp, "limit_unsent", limited)
+        with thread(read_to_end, pair[1]) as received, path.open("rb") as file:
+            await stream.send_file(file, count=NOTSENT_LOWAT)
+            assert limits == []
+            await stream.send_file(file, count=NOTSENT_LOWAT + 1)
+            assert limits == [tcp.NO_LIMIT, NOTSENT_LOWAT]
+            await stream.aclose()
+        assert received.result(0) == (pattern(NOTSENT_LOWAT) + pattern(NOTSENT_LOWAT + 1), "FIN")

@@ -196,89 +196,77 @@ def assert_served_meanwhile(usual: float, under_attack: float) -> None:
 # --- clients that are slow, or silent
 
 
-def test_slowloris_slower_than_the_idle_bound_is_cut_by_it(run: Run, good: Abusers, bad: Abusers) -> None:
-    async def main() -> None:
-        server = Server(good)
-        async with serving(server, idle_seconds=0.3) as usual:
-            before = memory()
-            async with attack(bad, "slowloris", server.port, 100, every=5.0) as stories:
-                await until(lambda: server.active >= 100)
-                assert_served_meanwhile(usual, await server.latency(20))
-            assert memory() - before < FLAT
-        assert {story.end for story in stories} == {"reset"}  # as on_handler_error says: there was no whole answer
-        assert all(0.29 < story.seconds < 0.3 * 9 / 8 + SLACK for story in stories)
-
-    run(main)
+async def test_slowloris_slower_than_the_idle_bound_is_cut_by_it(good: Abusers, bad: Abusers) -> None:
+    server = Server(good)
+    async with serving(server, idle_seconds=0.3) as usual:
+        before = memory()
+        async with attack(bad, "slowloris", server.port, 100, every=5.0) as stories:
+            await until(lambda: server.active >= 100)
+            assert_served_meanwhile(usual, await server.latency(20))
+        assert memory() - before < FLAT
+    assert {story.end for story in stories} == {"reset"}  # as on_handler_error says: there was no whole answer
+    assert all(0.29 < story.seconds < 0.3 * 9 / 8 + SLACK for story in stories)
 
 
-def test_slowloris_faster_than_the_idle_bound_is_cut_by_the_handlers_deadline(
-    run: Run, good: Abusers, bad: Abusers
+async def test_slowloris_faster_than_the_idle_bound_is_cut_by_the_handlers_deadline(
+    good: Abusers, bad: Abusers
 ) -> None:
     """Each byte is progress; how long a whole request may take only the protocol knows."""
 
-    async def main() -> None:
-        server = Server(good, deadline=0.6)
-        async with serving(server, idle_seconds=0.3) as usual:
-            async with attack(bad, "slowloris", server.port, 100, every=0.02) as stories:
-                await until(lambda: server.active >= 100)
-                assert_served_meanwhile(usual, await server.latency(20))
-        assert {story.end for story in stories} <= {"fin", "reset"}  # reset: of the byte that came after the close
-        assert all(0.59 < story.seconds < 0.6 + SLACK for story in stories)
-        assert all(story.sent > 5 for story in stories)
-
-    run(main)
+    server = Server(good, deadline=0.6)
+    async with serving(server, idle_seconds=0.3) as usual:
+        async with attack(bad, "slowloris", server.port, 100, every=0.02) as stories:
+            await until(lambda: server.active >= 100)
+            assert_served_meanwhile(usual, await server.latency(20))
+    assert {story.end for story in stories} <= {"fin", "reset"}  # reset: of the byte that came after the close
+    assert all(0.59 < story.seconds < 0.6 + SLACK for story in stories)
+    assert all(story.sent > 5 for story in stories)
 
 
-def test_silent_clients_give_way_to_others(run: Run, good: Abusers, bad: Abusers) -> None:
+async def test_silent_clients_give_way_to_others(good: Abusers, bad: Abusers) -> None:
     """They hold every place; the idle bound makes room, and there are never more than there may be."""
 
-    async def main() -> None:
-        server = Server(good)
-        most = 0
-        async with serving(server, max_connections=50, idle_seconds=0.2):
-            async with attack(bad, "silent", server.port, 200) as stories, anyio.create_task_group() as tasks:
-                await until(lambda: server.active == 50)
+    server = Server(good)
+    most = 0
+    async with serving(server, max_connections=50, idle_seconds=0.2):
+        async with attack(bad, "silent", server.port, 200) as stories, anyio.create_task_group() as tasks:
+            await until(lambda: server.active == 50)
 
-                async def count() -> None:
-                    nonlocal most
-                    while server.active or server.sockets():
-                        most = max(most, len(server.sockets()))
-                        await anyio.sleep(0.02)
+            async def count() -> None:
+                nonlocal most
+                while server.active or server.sockets():
+                    most = max(most, len(server.sockets()))
+                    await anyio.sleep(0.02)
 
-                tasks.start_soon(count)
-                # Behind 200 in the listen queue, which takes four rounds; then as usual.
-                assert await server.latency(1) < 4 * 0.2 * 9 / 8 + SLACK
-        assert most == 50
-        assert server.most_active == 50
-        assert {story.end for story in stories} == {"reset"}
-        assert all(story.received == 0 for story in stories)
-
-    run(main)
+            tasks.start_soon(count)
+            # Behind 200 in the listen queue, which takes four rounds; then as usual.
+            assert await server.latency(1) < 4 * 0.2 * 9 / 8 + SLACK
+    assert most == 50
+    assert server.most_active == 50
+    assert {story.end for story in stories} == {"reset"}
+    assert all(story.received == 0 for story in stories)
 
 
 # --- clients that do not read
 
 
 @pytest.mark.parametrize("reads", [0, 512], ids=["nothing", "a little"])
-def test_clients_that_do_not_read_are_cut_with_a_reset(run: Run, good: Abusers, bad: Abusers, reads: int) -> None:
+async def test_clients_that_do_not_read_are_cut_with_a_reset(good: Abusers, bad: Abusers, reads: int) -> None:
     """Nothing read is no progress; a little is, and then the handler's deadline ends it."""
     deadline = 0.6 if reads else BOUND
 
-    async def main() -> None:
-        server = Server(good, deadline)
-        async with serving(server, idle_seconds=0.3) as usual:
-            before = memory()
-            async with attack(bad, "never_read", server.port, 50, every=0.05, size=reads) as stories:
-                await until(lambda: sum(sock.unacked_bytes > 1000 for sock in server.sockets()) == 50)
-                held = [sock.unacked_bytes for sock in server.sockets()]
-                assert_served_meanwhile(usual, await server.latency(20))
-            assert memory() - before < FLAT
-        assert max(held) < 1 << 20  # the kernel's memory is bounded too, by TCP_NOTSENT_LOWAT
-        assert {story.end for story in stories} == {"reset"}  # a cut answer has no clean end
-        least = deadline if reads else 0.3
-        assert all(least * 0.95 < story.seconds < least * 9 / 8 + SLACK for story in stories)
-
-    run(main)
+    server = Server(good, deadline)
+    async with serving(server, idle_seconds=0.3) as usual:
+        before = memory()
+        async with attack(bad, "never_read", server.port, 50, every=0.05, size=reads) as stories:
+            await until(lambda: sum(sock.unacked_bytes > 1000 for sock in server.sockets()) == 50)
+            held = [sock.unacked_bytes for sock in server.sockets()]
+            assert_served_meanwhile(usual, await server.latency(20))
+        assert memory() - before < FLAT
+    assert max(held) < 1 << 20  # the kernel's memory is bounded too, by TCP_NOTSENT_LOWAT
+    assert {story.end for story in stories} == {"reset"}  # a cut answer has no clean end
+    least = deadline if reads else 0.3
+    assert all(least * 0.95 < story.seconds < least * 9 / 8 + SLACK for story in stories)
 
 
 # --- clients that do not stop
@@ -293,66 +281,57 @@ def test_clients_that_do_not_read_are_cut_with_a_reset(run: Run, good: Abusers, 
     ],
     ids=["usual", "time", "bytes"],
 )
-def test_clients_that_send_for_ever_after_our_fin_are_left(
-    run: Run, good: Abusers, bad: Abusers, policy: ClosePolicy
+async def test_clients_that_send_for_ever_after_our_fin_are_left(
+    good: Abusers, bad: Abusers, policy: ClosePolicy
 ) -> None:
-    async def main() -> None:
-        server = Server(good)
-        async with serving(server, policy) as usual:
-            usual_handled = server.handled
-            async with attack(bad, "never_stop", server.port, 10) as stories:
-                await until(lambda: server.handled >= usual_handled + 10)
-                assert_served_meanwhile(usual, await server.latency(5))
-        assert {story.end for story in stories} == {"reset"}
-        assert {story.received for story in stories} == {len(b"HELLO\n")}  # and yet all have the answer
-        reports = sorted(filter(None, server.closed()), key=lambda report: report.discarded_bytes)[-10:]
-        if policy.max_bytes is not None:
-            # Given up at the first look behind the bound; the release empties the queue once more.
-            assert all(report.discarded_bytes < policy.max_bytes + (64 << 20) for report in reports)
-        assert all(report.seconds < min(policy.linger_seconds, 5) + SLACK for report in reports)
-
-    run(main)
+    server = Server(good)
+    async with serving(server, policy) as usual:
+        usual_handled = server.handled
+        async with attack(bad, "never_stop", server.port, 10) as stories:
+            await until(lambda: server.handled >= usual_handled + 10)
+            assert_served_meanwhile(usual, await server.latency(5))
+    assert {story.end for story in stories} == {"reset"}
+    assert {story.received for story in stories} == {len(b"HELLO\n")}  # and yet all have the answer
+    reports = sorted(filter(None, server.closed()), key=lambda report: report.discarded_bytes)[-10:]
+    if policy.max_bytes is not None:
+        # Given up at the first look behind the bound; the release empties the queue once more.
+        assert all(report.discarded_bytes < policy.max_bytes + (64 << 20) for report in reports)
+    assert all(report.seconds < min(policy.linger_seconds, 5) + SLACK for report in reports)
 
 
 @pytest.mark.parametrize("request_", ["", "long\n"], ids=["silent", "asked"])
-def test_a_flood_of_resets_leaves_nothing(
-    run: Run, good: Abusers, bad: Abusers, request_: str, caplog: pytest.LogCaptureFixture
+async def test_a_flood_of_resets_leaves_nothing(
+    good: Abusers, bad: Abusers, request_: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.CRITICAL, logger="roket_trio")  # a handler that is reset in its work has failed
 
-    async def main() -> None:
-        server = Server(good)
-        async with serving(server) as usual:
-            before = memory()
-            async with attack(bad, "resets", server.port, 2000, request=request_):
-                await until(lambda: server.handled > 100)
-                assert_served_meanwhile(usual, await server.latency(20))
-            assert memory() - before < FLAT
-
-    run(main)
+    server = Server(good)
+    async with serving(server) as usual:
+        before = memory()
+        async with attack(bad, "resets", server.port, 2000, request=request_):
+            await until(lambda: server.handled > 100)
+            assert_served_meanwhile(usual, await server.latency(20))
+        assert memory() - before < FLAT
 
 
 # --- clients that come all at once
 
 
-def test_five_thousand_at_once_are_all_served(run: Run, good: Abusers, bad: Abusers, worse: Abusers) -> None:
+async def test_five_thousand_at_once_are_all_served(good: Abusers, bad: Abusers, worse: Abusers) -> None:
     """All are there at the same time; who comes meanwhile need not wait until they have gone."""
 
-    async def main() -> None:
-        server = Server(good)
-        async with serving(server):
-            before = memory()
-            # As many as the listen queue holds, and the others when it does again: a SYN that is dropped comes again
-            # after 1, 3 and 7 seconds, and that is the kernel's waiting, not ours.
-            async with attack(bad, "everybody", server.port, QUEUE - 100) as stories:
-                await until(lambda: server.active > ALL - QUEUE + 500)
-                async with attack(worse, "everybody", server.port, ALL - QUEUE + 100) as more:
-                    waited = await server.latency(5)
-            grown = memory() - before
-        stories += more
-        assert {(story.end, story.received) for story in stories} == {("fin", len(b"ALL\n"))}
-        assert server.most_active >= ALL
-        assert waited < max(story.seconds for story in stories)
-        assert grown < ALL * (32 << 10)  # measured: 10 KB each on Trio, 6 on asyncio, the task included
-
-    run(main)
+    server = Server(good)
+    async with serving(server):
+        before = memory()
+        # As many as the listen queue holds, and the others when it does again: a SYN that is dropped comes again
+        # after 1, 3 and 7 seconds, and that is the kernel's waiting, not ours.
+        async with attack(bad, "everybody", server.port, QUEUE - 100) as stories:
+            await until(lambda: server.active > ALL - QUEUE + 500)
+            async with attack(worse, "everybody", server.port, ALL - QUEUE + 100) as more:
+                waited = await server.latency(5)
+        grown = memory() - before
+    stories += more
+    assert {(story.end, story.received) for story in stories} == {("fin", len(b"ALL\n"))}
+    assert server.most_active >= ALL
+    assert waited < max(story.seconds for story in stories)
+    assert grown < ALL * (32 << 10)  # measured: 10 KB each on Trio, 6 on asyncio, the task included

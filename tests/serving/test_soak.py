@@ -36,7 +36,7 @@ from typing import Any
 import anyio
 import pytest
 import trio
-from conftest import LOOPS, run_on
+from support.loops import LOOPS, run_on
 from support.soak_clients import Content, Plan, number_of, plan_of
 
 from roket_trio import (

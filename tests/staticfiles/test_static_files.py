@@ -283,103 +283,91 @@ def test_content_types() -> None:
 
 
 @pytest.mark.parametrize("available", [True, False], ids=["openat2", "a walk"])
-def test_files_directories_and_refusals(run: Run, root: Path, available: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_files_directories_and_refusals(root: Path, available: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_openat2, "AVAILABLE", available)
 
-    async def main() -> None:
-        async with serving(root) as (port, _, log):
-            assert (await asked(port)).body == b"hello\n"
-            big = await asked(port, "/big")
-            assert big.body == BIG
-            assert int(big.headers["content-length"]) == len(BIG)
-            part = await asked(port, "/big", Range="bytes=1000-2999999")
-            assert (part.status, part.body) == (206, BIG[1000:3000000])
-            assert part.headers["content-range"] == f"bytes 1000-2999999/{len(BIG)}"
-            beyond = await asked(port, "/big", Range="bytes=9999999-")
-            assert (beyond.status, beyond.headers["content-range"]) == (416, f"bytes */{len(BIG)}")
-            head = await asked(port, "/big", "HEAD")
-            assert (head.status, head.body, head.headers["content-length"]) == (200, b"", str(len(BIG)))
-            same = await asked(port, "/big", If_None_Match=head.headers["etag"])
-            assert (same.status, same.body) == (304, b"")
-            assert (await asked(port, "/empty")).body == b""
+    async with serving(root) as (port, _, log):
+        assert (await asked(port)).body == b"hello\n"
+        big = await asked(port, "/big")
+        assert big.body == BIG
+        assert int(big.headers["content-length"]) == len(BIG)
+        part = await asked(port, "/big", Range="bytes=1000-2999999")
+        assert (part.status, part.body) == (206, BIG[1000:3000000])
+        assert part.headers["content-range"] == f"bytes 1000-2999999/{len(BIG)}"
+        beyond = await asked(port, "/big", Range="bytes=9999999-")
+        assert (beyond.status, beyond.headers["content-range"]) == (416, f"bytes */{len(BIG)}")
+        head = await asked(port, "/big", "HEAD")
+        assert (head.status, head.body, head.headers["content-length"]) == (200, b"", str(len(BIG)))
+        same = await asked(port, "/big", If_None_Match=head.headers["etag"])
+        assert (same.status, same.body) == (304, b"")
+        assert (await asked(port, "/empty")).body == b""
 
-            assert (await asked(port, "/sub/")).body == b"<p>sub"
-            moved = await asked(port, "/sub?x=1")
-            assert (moved.status, moved.headers["location"]) == (301, "/sub/?x=1")
-            listed = await asked(port, "/")
-            assert listed.headers["content-type"] == "text/html; charset=utf-8"
-            assert b'<a href="./sub/">sub/</a>' in listed.body
-            assert b".hidden" not in listed.body
-            odd = (await asked(port, "/sub/deep/")).body
-            assert b"<b>" not in odd
-            assert b'<a href="./%3Cb%3E%26%22.txt">&lt;b&gt;&amp;&quot;.txt</a>' in odd
-            assert (await asked(port, "/.well-known/note.txt")).body == b"known"
+        assert (await asked(port, "/sub/")).body == b"<p>sub"
+        moved = await asked(port, "/sub?x=1")
+        assert (moved.status, moved.headers["location"]) == (301, "/sub/?x=1")
+        listed = await asked(port, "/")
+        assert listed.headers["content-type"] == "text/html; charset=utf-8"
+        assert b'<a href="./sub/">sub/</a>' in listed.body
+        assert b".hidden" not in listed.body
+        odd = (await asked(port, "/sub/deep/")).body
+        assert b"<b>" not in odd
+        assert b'<a href="./%3Cb%3E%26%22.txt">&lt;b&gt;&amp;&quot;.txt</a>' in odd
+        assert (await asked(port, "/.well-known/note.txt")).body == b"known"
 
-            missing = ["/no", "/out", "/up/secret", "/absolute", "/.hidden", "/a.txt/", "/a.txt/x", "/" + "x" * 300]
-            for target in missing:
-                assert (await asked(port, target)).status == 404, target
-            assert (await asked(port, "/../secret")).status == 400
-            refused = await asked(port, "/a.txt", "DELETE")
-            assert (refused.status, refused.headers["allow"]) == (405, "GET, HEAD")
-            assert str(log[0]) == f'{log[0].peer} "GET /a.txt" 200 6 {log[0].seconds:.3f}s'
-            assert not [line for line in log if "secret" in line.target and line.status == 200]
-
-    run(main)
+        missing = ["/no", "/out", "/up/secret", "/absolute", "/.hidden", "/a.txt/", "/a.txt/x", "/" + "x" * 300]
+        for target in missing:
+            assert (await asked(port, target)).status == 404, target
+        assert (await asked(port, "/../secret")).status == 400
+        refused = await asked(port, "/a.txt", "DELETE")
+        assert (refused.status, refused.headers["allow"]) == (405, "GET, HEAD")
+        assert str(log[0]) == f'{log[0].peer} "GET /a.txt" 200 6 {log[0].seconds:.3f}s'
+        assert not [line for line in log if "secret" in line.target and line.status == 200]
 
 
-def test_what_may_not_be_read_is_forbidden_and_what_is_no_file_is_not_there(run: Run, root: Path) -> None:
+async def test_what_may_not_be_read_is_forbidden_and_what_is_no_file_is_not_there(root: Path) -> None:
     os.mkfifo(root / "fifo")
     (root / "locked").touch(mode=0o000)
 
-    async def main() -> None:
-        async with serving(root, listings=False) as (port, _, _):
-            assert (await asked(port, "/fifo")).status == 404
-            assert (await asked(port, "/")).status == 404
-            if os.geteuid():
-                assert (await asked(port, "/locked")).status == 403
-
-    run(main)
+    async with serving(root, listings=False) as (port, _, _):
+        assert (await asked(port, "/fifo")).status == 404
+        assert (await asked(port, "/")).status == 404
+        if os.geteuid():
+            assert (await asked(port, "/locked")).status == 403
 
 
-def test_bodies_go_by_sendfile_and_small_ones_with_their_head(run: Run, root: Path) -> None:
+async def test_bodies_go_by_sendfile_and_small_ones_with_their_head(root: Path) -> None:
     streams = []
 
-    async def main() -> None:
-        with StaticFiles(root) as files:
+    with StaticFiles(root) as files:
 
-            async def handler(stream: SocketStream) -> None:
-                streams.append(stream)
-                await files(stream)
+        async def handler(stream: SocketStream) -> None:
+            streams.append(stream)
+            await files(stream)
 
-            async with await create_tcp_listener(local_host="127.0.0.1") as listener:
-                async with anyio.create_task_group() as tasks:
-                    tasks.start_soon(serve, handler, listener)
-                    port = listener.extra(SocketAttribute.local_port)
-                    (root / "a.txt").read_bytes()  # into the cache
-                    await asked(port, "/a.txt")
-                    await asked(port, "/big")
-                    tasks.cancel_scope.cancel()
-
-    run(main)
+        async with await create_tcp_listener(local_host="127.0.0.1") as listener:
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(serve, handler, listener)
+                port = listener.extra(SocketAttribute.local_port)
+                (root / "a.txt").read_bytes()  # into the cache
+                await asked(port, "/a.txt")
+                await asked(port, "/big")
+                tasks.cancel_scope.cancel()
     small, big = (stream.statistics() for stream in streams)
     assert (dict(small.routes), small.send_calls) == ({}, 1)
     assert dict(big.routes) == {"sendfile": 1}
 
 
-def test_requests_that_come_together_are_answered_in_turn(run: Run, root: Path) -> None:
+async def test_requests_that_come_together_are_answered_in_turn(root: Path) -> None:
     def client(port: int) -> bytes:
         with connected(port) as peer:
             ask = b"GET /a.txt HTTP/1.1\r\nHost: here\r\n"
             peer.sendall((ask + b"\r\n") * 3 + ask + b"Connection: close\r\n\r\n")
             return received_all(peer)
 
-    async def main() -> None:
-        async with serving(root) as (port, _, log):
-            answers = await to_thread.run_sync(client, port)
-            assert answers.count(b"HTTP/1.1 200 OK\r\n") == answers.count(b"hello\n") == len(log) == 4
-            assert answers.count(b"Connection: close") == 1
-
-    run(main)
+    async with serving(root) as (port, _, log):
+        answers = await to_thread.run_sync(client, port)
+        assert answers.count(b"HTTP/1.1 200 OK\r\n") == answers.count(b"hello\n") == len(log) == 4
+        assert answers.count(b"Connection: close") == 1
 
 
 @pytest.mark.parametrize(
@@ -391,41 +379,35 @@ def test_requests_that_come_together_are_answered_in_turn(run: Run, root: Path) 
         (b"GET /a.txt HTTP/1.1\r\nHost: x\r\nContent-Length: 1x\r\n\r\n", 400),
     ],
 )
-def test_what_is_no_request_is_told_so(run: Run, root: Path, said: bytes, status: int) -> None:
+async def test_what_is_no_request_is_told_so(root: Path, said: bytes, status: int) -> None:
     def client(port: int) -> bytes:
         with connected(port) as peer:
             peer.sendall(said)
             return received_all(peer)
 
-    async def main() -> None:
-        async with serving(root) as (port, _, log):
-            answer = await to_thread.run_sync(client, port)
-            assert answer.startswith(b"HTTP/1.1 %d " % status)
-            assert b"\r\nConnection: close\r\n" in answer
-            assert [line.status for line in log] == [status]
-
-    run(main)
+    async with serving(root) as (port, _, log):
+        answer = await to_thread.run_sync(client, port)
+        assert answer.startswith(b"HTTP/1.1 %d " % status)
+        assert b"\r\nConnection: close\r\n" in answer
+        assert [line.status for line in log] == [status]
 
 
-def test_half_a_request_is_given_up_and_an_idle_connection_closed(run: Run, root: Path) -> None:
+async def test_half_a_request_is_given_up_and_an_idle_connection_closed(root: Path) -> None:
     def client(port: int, said: bytes) -> bytes:
         with connected(port) as peer:
             peer.sendall(said)
             return received_all(peer)
 
-    async def main() -> None:
-        async with serving(root, keep_alive_seconds=0.1, head_seconds=0.2) as (port, _, _):
-            assert (await to_thread.run_sync(client, port, b"GET /a.t")).startswith(b"HTTP/1.1 408 ")
-            assert await to_thread.run_sync(client, port, b"") == b""
-            whole = await to_thread.run_sync(client, port, b"GET /a.txt HTTP/1.1\r\nHost: x\r\n\r\n")
-            assert whole.endswith(b"\r\n\r\nhello\n")
-            both = await to_thread.run_sync(client, port, b"GET /a.txt HTTP/1.1\r\nHost: x\r\n\r\nGET /")
-            assert both.count(b"HTTP/1.1 408 ") == 1
-
-    run(main)
+    async with serving(root, keep_alive_seconds=0.1, head_seconds=0.2) as (port, _, _):
+        assert (await to_thread.run_sync(client, port, b"GET /a.t")).startswith(b"HTTP/1.1 408 ")
+        assert await to_thread.run_sync(client, port, b"") == b""
+        whole = await to_thread.run_sync(client, port, b"GET /a.txt HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert whole.endswith(b"\r\n\r\nhello\n")
+        both = await to_thread.run_sync(client, port, b"GET /a.txt HTTP/1.1\r\nHost: x\r\n\r\nGET /")
+        assert both.count(b"HTTP/1.1 408 ") == 1
 
 
-def test_an_upload_is_refused_at_once_and_read_out_so_that_the_answer_arrives(run: Run, root: Path) -> None:
+async def test_an_upload_is_refused_at_once_and_read_out_so_that_the_answer_arrives(root: Path) -> None:
     def client(port: int) -> tuple[bytes, bytes]:
         with connected(port) as peer:
             peer.sendall(b"PUT /a.txt HTTP/1.1\r\nHost: x\r\nContent-Length: 20000000\r\n\r\n")
@@ -435,23 +417,20 @@ def test_an_upload_is_refused_at_once_and_read_out_so_that_the_answer_arrives(ru
             peer.shutdown(socket.SHUT_WR)
             return first, received_all(peer)  # a reset would raise
 
-    async def main() -> None:
-        async with serving(root) as (port, _, log):
-            first, rest = await to_thread.run_sync(client, port)
-            answer = first + rest
-            assert answer.startswith(b"HTTP/1.1 405 ")
-            assert b"\r\nConnection: close\r\n" in answer
-            assert (root / "a.txt").read_bytes() == b"hello\n"
-            assert [line.status for line in log] == [405]
-
-    run(main)
+    async with serving(root) as (port, _, log):
+        first, rest = await to_thread.run_sync(client, port)
+        answer = first + rest
+        assert answer.startswith(b"HTTP/1.1 405 ")
+        assert b"\r\nConnection: close\r\n" in answer
+        assert (root / "a.txt").read_bytes() == b"hello\n"
+        assert [line.status for line in log] == [405]
 
 
 # --- ends -------------------------------------------------------------------------------------------------------------
 
 
-def test_a_file_that_becomes_shorter_is_never_taken_for_whole(
-    run: Run, root: Path, caplog: pytest.LogCaptureFixture
+async def test_a_file_that_becomes_shorter_is_never_taken_for_whole(
+    root: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     with (root / "shrinks").open("wb") as file:
         file.truncate(64 << 20)
@@ -464,18 +443,15 @@ def test_a_file_that_becomes_shorter_is_never_taken_for_whole(
             with pytest.raises(ConnectionResetError):
                 received_all(peer)
 
-    async def main() -> None:
-        async with serving(root) as (port, _, log):
-            with caplog.at_level(logging.ERROR, "roket_trio"):
-                await to_thread.run_sync(client, port)
-            assert not log
-            assert (await asked(port)).status == 200  # the server goes on
-
-    run(main)
+    async with serving(root) as (port, _, log):
+        with caplog.at_level(logging.ERROR, "roket_trio"):
+            await to_thread.run_sync(client, port)
+        assert not log
+        assert (await asked(port)).status == 200  # the server goes on
     assert "TruncatedError" in caplog.text
 
 
-def test_a_client_that_goes_away_is_no_error(run: Run, root: Path, caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_client_that_goes_away_is_no_error(root: Path, caplog: pytest.LogCaptureFixture) -> None:
     with (root / "large").open("wb") as file:
         file.truncate(64 << 20)
 
@@ -487,68 +463,62 @@ def test_a_client_that_goes_away_is_no_error(run: Run, root: Path, caplog: pytes
                     assert peer.recv(1)
                 peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
-    async def main() -> None:
-        async with serving(root) as (port, _, _):
-            await to_thread.run_sync(client, port)
-            assert (await asked(port)).status == 200
-
-    run(main)
+    async with serving(root) as (port, _, _):
+        await to_thread.run_sync(client, port)
+        assert (await asked(port)).status == 200
     assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
 
 
-def test_a_graceful_shutdown_ends_idle_connections_and_finishes_answers(run: Run, root: Path) -> None:
+async def test_a_graceful_shutdown_ends_idle_connections_and_finishes_answers(root: Path) -> None:
     with (root / "large").open("wb") as file:
         file.truncate(64 << 20)
     reports: list[Any] = []
 
-    async def main() -> None:
-        shutdown, ended = anyio.Event(), anyio.Event()
-        with StaticFiles(root) as files:
+    shutdown, ended = anyio.Event(), anyio.Event()
+    with StaticFiles(root) as files:
 
-            async def handler(stream: SocketStream) -> None:
-                async with stream:
-                    await files(stream)
-                reports.append(stream.close_report)
+        async def handler(stream: SocketStream) -> None:
+            async with stream:
+                await files(stream)
+            reports.append(stream.close_report)
 
-            def idle(port: int) -> None:
-                with connected(port) as peer:
-                    peer.sendall(b"GET /a.txt HTTP/1.1\r\nHost: x\r\n\r\n")
-                    assert received_all(peer).endswith(b"hello\n")
+        def idle(port: int) -> None:
+            with connected(port) as peer:
+                peer.sendall(b"GET /a.txt HTTP/1.1\r\nHost: x\r\n\r\n")
+                assert received_all(peer).endswith(b"hello\n")
 
-            def busy(port: int, go_on: Callable[[], None]) -> None:
-                with connected(port) as peer:
-                    peer.sendall(b"GET /large HTTP/1.1\r\nHost: x\r\n\r\n")
-                    head = peer.recv(1)
-                    go_on()
-                    assert len(head + received_all(peer)) > 64 << 20
+        def busy(port: int, go_on: Callable[[], None]) -> None:
+            with connected(port) as peer:
+                peer.sendall(b"GET /large HTTP/1.1\r\nHost: x\r\n\r\n")
+                head = peer.recv(1)
+                go_on()
+                assert len(head + received_all(peer)) > 64 << 20
 
-            async with anyio.create_task_group() as tasks:
-                listener = await create_tcp_listener(local_host="127.0.0.1")
-                port = listener.extra(SocketAttribute.local_port)
+        async with anyio.create_task_group() as tasks:
+            listener = await create_tcp_listener(local_host="127.0.0.1")
+            port = listener.extra(SocketAttribute.local_port)
 
-                async def server() -> None:
-                    await serve(handler, listener, shutdown=shutdown, drain_seconds=BOUND)
-                    ended.set()
+            async def server() -> None:
+                await serve(handler, listener, shutdown=shutdown, drain_seconds=BOUND)
+                ended.set()
 
-                def stop() -> None:
-                    shutdown.set()
-                    files.drain()
+            def stop() -> None:
+                shutdown.set()
+                files.drain()
 
-                tasks.start_soon(server)
-                tasks.start_soon(to_thread.run_sync, idle, port)
-                while not files.idle:  # noqa: ASYNC110 - a set
-                    await anyio.sleep(0.005)
-                await to_thread.run_sync(busy, port, lambda: anyio.from_thread.run_sync(stop))
-                with anyio.fail_after(BOUND / 2):
-                    await ended.wait()
-                await listener.aclose()
-
-    run(main)
+            tasks.start_soon(server)
+            tasks.start_soon(to_thread.run_sync, idle, port)
+            while not files.idle:  # noqa: ASYNC110 - a set
+                await anyio.sleep(0.005)
+            await to_thread.run_sync(busy, port, lambda: anyio.from_thread.run_sync(stop))
+            with anyio.fail_after(BOUND / 2):
+                await ended.wait()
+            await listener.aclose()
     assert len(reports) == 2
     assert {report.outcome for report in reports} <= {CloseOutcome.CLEAN, CloseOutcome.ACKED}
 
 
-def test_an_answer_that_is_cancelled_is_reset(run: Run, root: Path) -> None:
+async def test_an_answer_that_is_cancelled_is_reset(root: Path) -> None:
     with (root / "large").open("wb") as file:
         file.truncate(64 << 20)
 
@@ -560,21 +530,18 @@ def test_an_answer_that_is_cancelled_is_reset(run: Run, root: Path) -> None:
             with pytest.raises(ConnectionResetError):
                 received_all(peer)
 
-    async def main() -> None:
-        async with await create_tcp_listener(local_host="127.0.0.1") as listener:
-            port = listener.extra(SocketAttribute.local_port)
-            with StaticFiles(root) as files:
-                async with anyio.create_task_group() as tasks:
-                    server = anyio.CancelScope()
+    async with await create_tcp_listener(local_host="127.0.0.1") as listener:
+        port = listener.extra(SocketAttribute.local_port)
+        with StaticFiles(root) as files:
+            async with anyio.create_task_group() as tasks:
+                server = anyio.CancelScope()
 
-                    async def run_server() -> None:
-                        with server:
-                            await serve(files, listener)
+                async def run_server() -> None:
+                    with server:
+                        await serve(files, listener)
 
-                    tasks.start_soon(run_server)
-                    await to_thread.run_sync(client, port, lambda: anyio.from_thread.run_sync(server.cancel))
-
-    run(main)
+                tasks.start_soon(run_server)
+                await to_thread.run_sync(client, port, lambda: anyio.from_thread.run_sync(server.cancel))
 
 
 # --- with other people's programs -------------------------------------------------------------------------------------
@@ -588,57 +555,51 @@ async def curl(*arguments: str | Path) -> str:
     return str(done.stdout)
 
 
-def test_curl_downloads_resumes_revalidates_and_is_told_about_its_upload(run: Run, root: Path, tmp_path: Path) -> None:
+async def test_curl_downloads_resumes_revalidates_and_is_told_about_its_upload(root: Path, tmp_path: Path) -> None:
     target = tmp_path / "downloaded"
 
-    async def main() -> None:
-        async with serving(root) as (port, _, _):
-            url = f"http://127.0.0.1:{port}"
-            await curl("-o", target, f"{url}/big")
-            assert target.read_bytes() == BIG
-            os.truncate(target, 1_234_567)
-            await curl("-C", "-", "-o", target, f"{url}/big")
-            assert target.read_bytes() == BIG
-            written = "%{http_code} %{size_download} %{num_connects}\n"
-            assert await curl("-o", target, "-z", target, "-w", written, f"{url}/big") == "304 0 1\n"
-            both = await curl("-o", "/dev/null", "-o", "/dev/null", "-w", written, f"{url}/a.txt", f"{url}/big")
-            assert both == f"200 6 1\n200 {len(BIG)} 0\n"  # on one connection
-            status = ("-o", "/dev/null", "-w", "%{http_code}")
-            assert await curl(*status, "-T", root / "big", f"{url}/x") == "405"
-            assert await curl(*status, "-H", "Expect:", "-T", root / "big", f"{url}/x") == "405"
-            assert await curl(*status, "--path-as-is", f"{url}/../secret") == "400"
-            assert await curl("-0", f"{url}/a.txt") == "hello\n"
-
-    run(main)
+    async with serving(root) as (port, _, _):
+        url = f"http://127.0.0.1:{port}"
+        await curl("-o", target, f"{url}/big")
+        assert target.read_bytes() == BIG
+        os.truncate(target, 1_234_567)
+        await curl("-C", "-", "-o", target, f"{url}/big")
+        assert target.read_bytes() == BIG
+        written = "%{http_code} %{size_download} %{num_connects}\n"
+        assert await curl("-o", target, "-z", target, "-w", written, f"{url}/big") == "304 0 1\n"
+        both = await curl("-o", "/dev/null", "-o", "/dev/null", "-w", written, f"{url}/a.txt", f"{url}/big")
+        assert both == f"200 6 1\n200 {len(BIG)} 0\n"  # on one connection
+        status = ("-o", "/dev/null", "-w", "%{http_code}")
+        assert await curl(*status, "-T", root / "big", f"{url}/x") == "405"
+        assert await curl(*status, "-H", "Expect:", "-T", root / "big", f"{url}/x") == "405"
+        assert await curl(*status, "--path-as-is", f"{url}/../secret") == "400"
+        assert await curl("-0", f"{url}/a.txt") == "hello\n"
 
 
-def test_over_tls(run: Run, root: Path, tmp_path: Path) -> None:
+async def test_over_tls(root: Path, tmp_path: Path) -> None:
     authority = trustme.CA()
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     authority.issue_cert("localhost").configure_cert(context)
     authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
 
-    async def main() -> None:
-        with StaticFiles(root) as files:
+    with StaticFiles(root) as files:
 
-            async def handler(stream: SocketStream) -> None:
-                async with await wrap_tls(stream, server_side=True, ssl_context=context) as wrapped:
-                    await files(wrapped)
+        async def handler(stream: SocketStream) -> None:
+            async with await wrap_tls(stream, server_side=True, ssl_context=context) as wrapped:
+                await files(wrapped)
 
-            async with await create_tcp_listener(local_host="127.0.0.1") as listener:
-                async with anyio.create_task_group() as tasks:
-                    tasks.start_soon(serve, handler, listener)
-                    port = listener.extra(SocketAttribute.local_port)
-                    options = ("--cacert", tmp_path / "ca.pem", "--resolve", f"localhost:{port}:127.0.0.1")
-                    url = f"https://localhost:{port}"
-                    assert await curl(*options, f"{url}/a.txt") == "hello\n"
-                    await curl(*options, "-o", tmp_path / "part", "-r", "100-2000099", f"{url}/big")
-                    assert (tmp_path / "part").read_bytes() == BIG[100:2000100]
-                    told = await curl(*options, "-T", root / "big", "-w", "%{http_code}", "-o", "/dev/null", f"{url}/x")
-                    assert told == "405"
-                    tasks.cancel_scope.cancel()
-
-    run(main)
+        async with await create_tcp_listener(local_host="127.0.0.1") as listener:
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(serve, handler, listener)
+                port = listener.extra(SocketAttribute.local_port)
+                options = ("--cacert", tmp_path / "ca.pem", "--resolve", f"localhost:{port}:127.0.0.1")
+                url = f"https://localhost:{port}"
+                assert await curl(*options, f"{url}/a.txt") == "hello\n"
+                await curl(*options, "-o", tmp_path / "part", "-r", "100-2000099", f"{url}/big")
+                assert (tmp_path / "part").read_bytes() == BIG[100:2000100]
+                told = await curl(*options, "-T", root / "big", "-w", "%{http_code}", "-o", "/dev/null", f"{url}/x")
+                assert told == "405"
+                tasks.cancel_scope.cancel()
 
 
 def test_without_h11_it_says_what_to_install(root: Path) -> None:
@@ -653,7 +614,7 @@ StaticFiles({str(root)!r})
     assert re.search(r"^ModuleNotFoundError: .*pip install 'roket-trio\[cli\]'$", done.stderr, flags=re.MULTILINE)
 
 
-def test_a_browser_shows_a_page_with_all_that_belongs_to_it(run: Run, root: Path, tmp_path: Path) -> None:
+async def test_a_browser_shows_a_page_with_all_that_belongs_to_it(root: Path, tmp_path: Path) -> None:
     """Headless Chromium keeps several connections; its script asks for the large file, and for a part of it."""
     (root / "page.html").write_text(
         """<!doctype html><link rel="stylesheet" href="page.css"><p id="said">nothing</p><script type="module">
@@ -673,13 +634,10 @@ def test_a_browser_shows_a_page_with_all_that_belongs_to_it(run: Run, root: Path
         f"--user-data-dir={tmp_path / 'profile'}",
     ]
 
-    async def main() -> None:
-        async with serving(root) as (port, _, log):
-            url = f"http://127.0.0.1:{port}/page.html"
-            command = [tool("chromium"), *flags, "--virtual-time-budget=10000", "--dump-dom", url]
-            with anyio.fail_after(3 * BOUND):
-                shown = await anyio.run_process(command, stderr=subprocess.DEVNULL, check=True)
-            assert f"200:{len(BIG)} 206:10 rgb(1, 2, 3)" in shown.stdout.decode()
-        assert {exchange.status for exchange in log} <= {200, 206, 404}  # it asks for /favicon.ico, too
-
-    run(main)
+    async with serving(root) as (port, _, log):
+        url = f"http://127.0.0.1:{port}/page.html"
+        command = [tool("chromium"), *flags, "--virtual-time-budget=10000", "--dump-dom", url]
+        with anyio.fail_after(3 * BOUND):
+            shown = await anyio.run_process(command, stderr=subprocess.DEVNULL, check=True)
+        assert f"200:{len(BIG)} 206:10 rgb(1, 2, 3)" in shown.stdout.decode()
+    assert {exchange.status for exchange in log} <= {200, 206, 404}  # it asks for /favicon.ico, too

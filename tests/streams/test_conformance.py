@@ -265,12 +265,10 @@ def skip_older_ones(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ON_ANYIOS_FACE)
-def test_the_rules_on_anyios_face(run: Callable[..., Any], loop_name: str, kind: str) -> None:
-    async def main() -> None:
-        assert_broken(await broken_rules(MAKERS[kind], seconds=8), not_kept(kind, loop_name))
-
+async def test_the_rules_on_anyios_face(loop_name: str, kind: str) -> None:
     skip_older_ones(kind)
-    run(main)
+
+    assert_broken(await broken_rules(MAKERS[kind], seconds=8), not_kept(kind, loop_name))
 
 
 @pytest.mark.parametrize("kind", ON_TRIOS_FACE)
@@ -318,7 +316,7 @@ FAULTS: dict[str, tuple[dict[str, Any], str]] = {
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_a_fault_is_named_by_its_rule(run: Callable[..., Any], fault: str) -> None:
+async def test_a_fault_is_named_by_its_rule(fault: str) -> None:
     faults, rule = FAULTS[fault]
     inner: list[SocketStream] = []
 
@@ -327,20 +325,17 @@ def test_a_fault_is_named_by_its_rule(run: Callable[..., Any], fault: str) -> No
         inner.extend((left, right))
         return Spoiled(left, **faults), Spoiled(right, **faults)
 
-    async def main() -> None:
-        with pytest.raises(ExceptionGroup, match="1 rules are broken") as caught:
-            await check_byte_stream(make, only=[rule], seconds=0.5)
-        (error,) = caught.value.exceptions
-        assert isinstance(error, BrokenRuleError)
-        assert error.check.name == rule
-        assert error.check.rule in str(error)
-        for stream in inner:
-            await stream.aclose()
-
-    run(main)
+    with pytest.raises(ExceptionGroup, match="1 rules are broken") as caught:
+        await check_byte_stream(make, only=[rule], seconds=0.5)
+    (error,) = caught.value.exceptions
+    assert isinstance(error, BrokenRuleError)
+    assert error.check.name == rule
+    assert error.check.rule in str(error)
+    for stream in inner:
+        await stream.aclose()
 
 
-def test_a_check_that_hangs_is_a_broken_rule(run: Callable[..., Any]) -> None:
+async def test_a_check_that_hangs_is_a_broken_rule() -> None:
     class Deaf(Spoiled):
         async def receive(self, max_bytes: int = 65536) -> bytes:
             await anyio.sleep_forever()
@@ -350,29 +345,23 @@ def test_a_check_that_hangs_is_a_broken_rule(run: Callable[..., Any]) -> None:
         left, right = await tcp_streams()
         return Deaf(left), Deaf(right)
 
-    async def main() -> None:
-        (error,) = await broken_rules(make, only=["what_is_sent_is_received"], seconds=0.1)
-        assert "it hangs" in str(error)
-
-    run(main)
+    (error,) = await broken_rules(make, only=["what_is_sent_is_received"], seconds=0.1)
+    assert "it hangs" in str(error)
 
 
-def test_rules_can_be_picked_and_skipped(run: Callable[..., Any]) -> None:
+async def test_rules_can_be_picked_and_skipped() -> None:
     made = []
 
     async def make() -> Pair:
         made.append(1)
         return await tcp_streams()
 
-    async def main() -> None:
-        await check_byte_stream(make, only=["closing_twice_is_fine", "the_end_stays_the_end"])
-        assert len(made) == 2
-        await check_byte_stream(make, only=["closing_twice_is_fine"], skip=["closing_twice_is_fine"])
-        assert len(made) == 2
-        with pytest.raises(ValueError, match="no such rules: nonsense"):
-            await check_byte_stream(make, skip=["nonsense"])
-
-    run(main)
+    await check_byte_stream(make, only=["closing_twice_is_fine", "the_end_stays_the_end"])
+    assert len(made) == 2
+    await check_byte_stream(make, only=["closing_twice_is_fine"], skip=["closing_twice_is_fine"])
+    assert len(made) == 2
+    with pytest.raises(ValueError, match="no such rules: nonsense"):
+        await check_byte_stream(make, skip=["nonsense"])
 
 
 def test_every_rule_has_a_sentence_and_a_source() -> None:

@@ -292,7 +292,7 @@ def check_that_a_reset_passes(run: Run, swapped: bool, what: str) -> None:
     assert heard == [b"RST"]
 
 
-def test_a_failure_together_with_a_cancellation_is_no_clean_end(run: Run) -> None:
+async def test_a_failure_together_with_a_cancellation_is_no_clean_end() -> None:
     outer, other = socket_pair()
 
     class Fails(anyio.abc.ByteStream):
@@ -308,39 +308,32 @@ def test_a_failure_together_with_a_cancellation_is_no_clean_end(run: Run) -> Non
 
     scope: anyio.CancelScope
 
-    async def main() -> None:
-        nonlocal scope
-        with anyio.CancelScope() as scope:
-            async with await SocketStream.from_socket(outer) as stream:
-                await relay(Fails(), stream)
-        assert scope.cancelled_caught
-
-    run(main)
+    with anyio.CancelScope() as scope:
+        async with await SocketStream.from_socket(outer) as stream:
+            await relay(Fails(), stream)
+    assert scope.cancelled_caught
     assert read_all(other) == b"RST"
     other.close()
 
 
-def test_a_stream_that_its_owner_is_closing_is_not_reset(run: Run, swapped: bool) -> None:
+async def test_a_stream_that_its_owner_is_closing_is_not_reset(swapped: bool) -> None:
     (leaver, inner), (outer, other) = socket_pair(), socket_pair()
 
-    async def main() -> None:
-        policy = ClosePolicy(wait_for_peer=True, linger_seconds=20)
-        a, b = await SocketStream.from_socket(inner, close_policy=policy), await SocketStream.from_socket(outer)
+    policy = ClosePolicy(wait_for_peer=True, linger_seconds=20)
+    a, b = await SocketStream.from_socket(inner, close_policy=policy), await SocketStream.from_socket(outer)
 
-        async def join() -> None:
-            with pytest.raises(ClosedResourceError):
-                await relay(*((b, a) if swapped else (a, b)))
-            assert a.close_report is None
-            leaver.close()
+    async def join() -> None:
+        with pytest.raises(ClosedResourceError):
+            await relay(*((b, a) if swapped else (a, b)))
+        assert a.close_report is None
+        leaver.close()
 
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(join)
-            await anyio.wait_all_tasks_blocked()
-            await a.aclose()
-        assert a.close_report is not None
-        assert a.close_report.outcome is CloseOutcome.CLEAN
-
-    run(main)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(join)
+        await anyio.wait_all_tasks_blocked()
+        await a.aclose()
+    assert a.close_report is not None
+    assert a.close_report.outcome is CloseOutcome.CLEAN
     assert read_all(other) == b"RST"
     other.close()
 
@@ -425,17 +418,14 @@ def test_ctrl_c_in_a_relay_comes_out_bare() -> None:
     other.close()
 
 
-def test_a_second_half_that_stands_still_is_bounded(run: Run, swapped: bool) -> None:
+async def test_a_second_half_that_stands_still_is_bounded(swapped: bool) -> None:
     (finished, inner), (outer, silent) = socket_pair(), socket_pair()
     finished.shutdown(socket.SHUT_WR)
 
-    async def main() -> None:
-        began = anyio.current_time()
-        with pytest.raises(PeerGoneError):
-            await relayed(inner, outer, swapped, linger_seconds=0.2)
-        assert 0.15 < anyio.current_time() - began < 10
-
-    run(main)
+    began = anyio.current_time()
+    with pytest.raises(PeerGoneError):
+        await relayed(inner, outer, swapped, linger_seconds=0.2)
+    assert 0.15 < anyio.current_time() - began < 10
     assert read_all(silent) in (b"FIN", b"RST")  # the FIN was passed on: that half was whole
     assert read_all(finished) == b"RST"
     finished.close()
@@ -443,32 +433,26 @@ def test_a_second_half_that_stands_still_is_bounded(run: Run, swapped: bool) -> 
 
 
 @pytest.mark.parametrize("when", ["at once", "after the question"])
-def test_no_time_to_linger_is_enough_for_what_is_there(run: Run, swapped: bool, when: str) -> None:
+async def test_no_time_to_linger_is_enough_for_what_is_there(swapped: bool, when: str) -> None:
     (asker, inner), (outer, answerer) = socket_pair(), socket_pair()
     asker.shutdown(socket.SHUT_WR)
     answerer.sendall(b"answer")
     answerer.shutdown(socket.SHUT_WR)
 
-    async def main() -> None:
-        report = await relayed(inner, outer, swapped, linger_seconds=0)
-        assert report.left_to_right.bytes_moved + report.right_to_left.bytes_moved == 6
-
-    run(main)
+    report = await relayed(inner, outer, swapped, linger_seconds=0)
+    assert report.left_to_right.bytes_moved + report.right_to_left.bytes_moved == 6
     assert read_all(answerer) == b"FIN"
     assert read_all(asker) == b"answerFIN"
     asker.close()
     answerer.close()
 
 
-def test_with_no_time_to_linger_a_half_that_waits_is_over(run: Run, swapped: bool) -> None:
+async def test_with_no_time_to_linger_a_half_that_waits_is_over(swapped: bool) -> None:
     (finished, inner), (outer, silent) = socket_pair(), socket_pair()
     finished.shutdown(socket.SHUT_WR)
 
-    async def main() -> None:
-        with pytest.raises(PeerGoneError):
-            await relayed(inner, outer, swapped, linger_seconds=0)
-
-    run(main)
+    with pytest.raises(PeerGoneError):
+        await relayed(inner, outer, swapped, linger_seconds=0)
     assert read_all(finished) == b"RST"
     finished.close()
     silent.close()
@@ -526,34 +510,28 @@ def test_a_second_half_whose_peer_is_slow_to_take_it_is_not_cut(run: Run, swappe
     slow.close()
 
 
-def test_a_cancelled_relay_closes_neither_and_cuts_what_was_under_way(run: Run) -> None:
+async def test_a_cancelled_relay_closes_neither_and_cuts_what_was_under_way() -> None:
     (sender, inner), (outer, receiver) = socket_pair(), socket_pair()
     sender.sendall(b"part")
 
-    async def main() -> None:
-        a, b = await SocketStream.from_socket(inner), await SocketStream.from_socket(outer)
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(relay, a, b)
-            assert await anyio.to_thread.run_sync(receiver.recv, 4) == b"part"
-            tasks.cancel_scope.cancel()
-        assert a.close_report is b.close_report is None
-        await b.aclose()
-        await a.aclose()
-        assert b.close_report is not None
-        assert b.close_report.outcome is CloseOutcome.ABORTED
-
-    run(main)
+    a, b = await SocketStream.from_socket(inner), await SocketStream.from_socket(outer)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(relay, a, b)
+        assert await anyio.to_thread.run_sync(receiver.recv, 4) == b"part"
+        tasks.cancel_scope.cancel()
+    assert a.close_report is b.close_report is None
+    await b.aclose()
+    await a.aclose()
+    assert b.close_report is not None
+    assert b.close_report.outcome is CloseOutcome.ABORTED
     assert read_all(receiver) == b"RST"
     sender.close()
     receiver.close()
 
 
-def test_a_negative_bound_is_refused(run: Run) -> None:
-    async def main() -> None:
-        with pytest.raises(ValueError, match="linger_seconds"):
-            await relay(None, None, linger_seconds=-1)
-
-    run(main)
+async def test_a_negative_bound_is_refused() -> None:
+    with pytest.raises(ValueError, match="linger_seconds"):
+        await relay(None, None, linger_seconds=-1)
 
 
 def test_the_example_shows_itself() -> None:

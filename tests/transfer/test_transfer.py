@@ -123,50 +123,41 @@ def check(report: TransferReport, way: str, fast: str, slow: str, size: int) -> 
     assert report.fallbacks == ((fast,) if way.startswith("refused") else ())
 
 
-def test_a_file_goes_to_a_socket(run: Run, file: Path, way: str) -> None:
-    async def main() -> None:
-        ours, theirs = socket_pair()
-        with peer(theirs) as got:
-            async with await SocketStream.from_socket(ours) as stream:
-                with file.open("rb") as source:
-                    source.seek(5)
-                    check(await copy(source, stream), way, "sendfile", "read-send", len(DATA) - 5)
-                    assert source.tell() == len(DATA)
-                assert stream.statistics().routes
-        assert got == DATA[5:]
-
-    run(main)
+async def test_a_file_goes_to_a_socket(file: Path, way: str) -> None:
+    ours, theirs = socket_pair()
+    with peer(theirs) as got:
+        async with await SocketStream.from_socket(ours) as stream:
+            with file.open("rb") as source:
+                source.seek(5)
+                check(await copy(source, stream), way, "sendfile", "read-send", len(DATA) - 5)
+                assert source.tell() == len(DATA)
+            assert stream.statistics().routes
+    assert got == DATA[5:]
 
 
-def test_a_socket_goes_to_a_file(run: Run, tmp_path: Path, way: str) -> None:
-    async def main() -> None:
-        ours, theirs = socket_pair()
-        with peer(theirs, send=DATA):
-            async with await SocketStream.from_socket(ours) as stream:
-                with (tmp_path / "out").open("wb+") as sink:
-                    sink.write(b"head")
-                    check(await copy(stream, sink), way, "splice", "read-send", len(DATA))
-                    assert sink.tell() == len(DATA) + 4
-        assert (tmp_path / "out").read_bytes() == b"head" + DATA
-
-    run(main)
+async def test_a_socket_goes_to_a_file(tmp_path: Path, way: str) -> None:
+    ours, theirs = socket_pair()
+    with peer(theirs, send=DATA):
+        async with await SocketStream.from_socket(ours) as stream:
+            with (tmp_path / "out").open("wb+") as sink:
+                sink.write(b"head")
+                check(await copy(stream, sink), way, "splice", "read-send", len(DATA))
+                assert sink.tell() == len(DATA) + 4
+    assert (tmp_path / "out").read_bytes() == b"head" + DATA
 
 
-def test_a_socket_goes_to_a_socket(run: Run, way: str) -> None:
-    async def main() -> None:
-        (left, source), (right, sink) = socket_pair(), socket_pair()
-        with peer(left, send=DATA), peer(right) as got:
-            async with await SocketStream.from_socket(source) as a, await SocketStream.from_socket(sink) as b:
-                check(await copy(a, b), way, "splice", "read-send", len(DATA))
-        assert got == DATA
-
-    run(main)
+async def test_a_socket_goes_to_a_socket(way: str) -> None:
+    (left, source), (right, sink) = socket_pair(), socket_pair()
+    with peer(left, send=DATA), peer(right) as got:
+        async with await SocketStream.from_socket(source) as a, await SocketStream.from_socket(sink) as b:
+            check(await copy(a, b), way, "splice", "read-send", len(DATA))
+    assert got == DATA
 
 
 @pytest.mark.skipif(not splice.AVAILABLE, reason="there is no splice here")
 @pytest.mark.parametrize("large", [1, 0])
-def test_only_for_a_large_pipe_may_the_sinks_kernel_hold_more_unsent(
-    run: Run, monkeypatch: pytest.MonkeyPatch, large: int
+async def test_only_for_a_large_pipe_may_the_sinks_kernel_hold_more_unsent(
+    monkeypatch: pytest.MonkeyPatch, large: int
 ) -> None:
     """There are a few; a thousand relays to peers that do not read must not hold a GiB."""
     limits: list[int] = []
@@ -178,30 +169,24 @@ def test_only_for_a_large_pipe_may_the_sinks_kernel_hold_more_unsent(
 
     monkeypatch.setattr(splice, "_may_be_large", threading.Semaphore(large))
 
-    async def main() -> None:
-        limits.clear()
-        (left, source), (right, sink) = socket_pair(), socket_pair()
-        with peer(left, send=DATA), peer(right) as got:
-            async with await SocketStream.from_socket(source) as a, await SocketStream.from_socket(sink) as b:
-                with monkeypatch.context() as patch:
-                    patch.setattr(tcp, "limit_unsent", limited)
-                    await copy(a, b)
-        assert got == DATA
-        assert limits == ([splice.PIPE_BYTES, NOTSENT_LOWAT] if large else [])
-
-    run(main)
+    limits.clear()
+    (left, source), (right, sink) = socket_pair(), socket_pair()
+    with peer(left, send=DATA), peer(right) as got:
+        async with await SocketStream.from_socket(source) as a, await SocketStream.from_socket(sink) as b:
+            with monkeypatch.context() as patch:
+                patch.setattr(tcp, "limit_unsent", limited)
+                await copy(a, b)
+    assert got == DATA
+    assert limits == ([splice.PIPE_BYTES, NOTSENT_LOWAT] if large else [])
 
 
-def test_a_file_goes_to_a_file(run: Run, file: Path, tmp_path: Path, way: str) -> None:
-    async def main() -> None:
-        with file.open("rb") as source, (tmp_path / "out").open("wb") as sink:
-            source.seek(3)
-            sink.write(b"head")
-            check(await copy(source, sink), way, "copy_file_range", "read-write", len(DATA) - 3)
-            assert (source.tell(), sink.tell()) == (len(DATA), len(DATA) + 1)
-        assert (tmp_path / "out").read_bytes() == b"head" + DATA[3:]
-
-    run(main)
+async def test_a_file_goes_to_a_file(file: Path, tmp_path: Path, way: str) -> None:
+    with file.open("rb") as source, (tmp_path / "out").open("wb") as sink:
+        source.seek(3)
+        sink.write(b"head")
+        check(await copy(source, sink), way, "copy_file_range", "read-write", len(DATA) - 3)
+        assert (source.tell(), sink.tell()) == (len(DATA), len(DATA) + 1)
+    assert (tmp_path / "out").read_bytes() == b"head" + DATA[3:]
 
 
 def _counting(call: str, ran: dict[str, int]) -> Callable[..., int]:
@@ -215,126 +200,108 @@ def _counting(call: str, ran: dict[str, int]) -> Callable[..., int]:
     return spy
 
 
-def test_the_kernels_calls_really_ran(run: Run, file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_kernels_calls_really_ran(file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ran: dict[str, int] = {}
     for call in ("sendfile", "splice", "copy_file_range"):
         monkeypatch.setattr(os, call, _counting(call, ran))
-
-    async def main() -> None:
-        ours, theirs = socket_pair()
-        async with await SocketStream.from_socket(ours) as a, await SocketStream.from_socket(theirs) as b:
-            async with anyio.create_task_group() as tasks:
-                tasks.start_soon(send, a)
-                with (tmp_path / "out").open("wb") as sink:
-                    await copy(b, sink)
-        with file.open("rb") as source, (tmp_path / "out2").open("wb") as sink:
-            await copy(source, sink)
 
     async def send(stream: SocketStream) -> None:
         with file.open("rb") as source:
             await copy(source, stream)
         await stream.send_eof()
 
-    run(main)
+    ours, theirs = socket_pair()
+    async with await SocketStream.from_socket(ours) as a, await SocketStream.from_socket(theirs) as b:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(send, a)
+            with (tmp_path / "out").open("wb") as sink:
+                await copy(b, sink)
+    with file.open("rb") as source, (tmp_path / "out2").open("wb") as sink:
+        await copy(source, sink)
     # A pipe's bytes are spliced twice: in and out.
     assert ran == {"sendfile": len(DATA), "splice": 2 * len(DATA), "copy_file_range": len(DATA)}
     assert (tmp_path / "out").read_bytes() == (tmp_path / "out2").read_bytes() == DATA
 
 
 @pytest.mark.parametrize("count", [0, 1, 1000, len(DATA), len(DATA) + 1])
-def test_count_from_a_file_moves_what_is_there(run: Run, file: Path, count: int) -> None:
-    async def main() -> None:
-        ours, theirs = socket_pair()
-        with peer(theirs) as got:
-            async with await SocketStream.from_socket(ours) as stream, await FileReadStream.from_path(file) as source:
-                assert (await copy(source, stream, count=count)).bytes_moved == min(count, len(DATA))
-                assert await source.tell() == min(count, len(DATA))
-        assert got == DATA[:count]
-
-    run(main)
+async def test_count_from_a_file_moves_what_is_there(file: Path, count: int) -> None:
+    ours, theirs = socket_pair()
+    with peer(theirs) as got:
+        async with await SocketStream.from_socket(ours) as stream, await FileReadStream.from_path(file) as source:
+            assert (await copy(source, stream, count=count)).bytes_moved == min(count, len(DATA))
+            assert await source.tell() == min(count, len(DATA))
+    assert got == DATA[:count]
 
 
-def test_a_stream_that_ends_early_is_truncated(run: Run, tmp_path: Path, way: str) -> None:
-    async def main() -> None:
-        for sink_is_file in (True, False):
-            (left, source), (right, sink) = socket_pair(), socket_pair()
-            with peer(left, send=DATA[:1000]), peer(right):
-                async with await SocketStream.from_socket(source) as a, await SocketStream.from_socket(sink) as b:
-                    with (tmp_path / "out").open("wb") as out, pytest.raises(TruncatedError) as caught:
-                        await copy(a, out if sink_is_file else b, count=1001)
-                    assert caught.value.bytes_moved == 1000
-                # A message that is not whole never ends like one that is.
-                assert b.close_report is not None
-                assert b.close_report.outcome is (CloseOutcome.ACKED if sink_is_file else CloseOutcome.ABORTED) or (
-                    b.close_report.outcome is CloseOutcome.CLEAN and sink_is_file
-                )
-
-    run(main)
+async def test_a_stream_that_ends_early_is_truncated(tmp_path: Path, way: str) -> None:
+    for sink_is_file in (True, False):
+        (left, source), (right, sink) = socket_pair(), socket_pair()
+        with peer(left, send=DATA[:1000]), peer(right):
+            async with await SocketStream.from_socket(source) as a, await SocketStream.from_socket(sink) as b:
+                with (tmp_path / "out").open("wb") as out, pytest.raises(TruncatedError) as caught:
+                    await copy(a, out if sink_is_file else b, count=1001)
+                assert caught.value.bytes_moved == 1000
+            # A message that is not whole never ends like one that is.
+            assert b.close_report is not None
+            assert b.close_report.outcome is (CloseOutcome.ACKED if sink_is_file else CloseOutcome.ABORTED) or (
+                b.close_report.outcome is CloseOutcome.CLEAN and sink_is_file
+            )
 
 
-def test_it_goes_through_what_wraps_a_stream(run: Run, file: Path) -> None:
+async def test_it_goes_through_what_wraps_a_stream(file: Path) -> None:
     authority = trustme.CA()
     server_context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     authority.issue_cert("localhost").configure_cert(server_context)
     client_context = ssl.create_default_context()
     authority.configure_trust(client_context)
 
-    async def main() -> None:
-        ours, theirs = socket_pair()
-        a, b = await SocketStream.from_socket(ours), await SocketStream.from_socket(theirs)
-        got = io.BytesIO()
+    ours, theirs = socket_pair()
+    a, b = await SocketStream.from_socket(ours), await SocketStream.from_socket(theirs)
+    got = io.BytesIO()
 
-        async def serve() -> None:
-            tls = await wrap_tls(b, server_side=True, ssl_context=server_context, standard_compatible=False)
-            buffered = BufferedByteReceiveStream(tls)
-            got.write(await buffered.receive_exactly(10))  # what it holds beyond them must come first
-            report = await copy(buffered, got)
-            assert report.route == "read-send"
-            await tls.aclose()
+    async def serve() -> None:
+        tls = await wrap_tls(b, server_side=True, ssl_context=server_context, standard_compatible=False)
+        buffered = BufferedByteReceiveStream(tls)
+        got.write(await buffered.receive_exactly(10))  # what it holds beyond them must come first
+        report = await copy(buffered, got)
+        assert report.route == "read-send"
+        await tls.aclose()
 
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(serve)
-            tls = await wrap_tls(a, hostname="localhost", ssl_context=client_context, standard_compatible=False)
-            with file.open("rb") as source:
-                report = await copy(source, tls)
-            assert report == TransferReport(len(DATA), report.seconds, "read-send", ())
-            await tls.aclose()
-        assert got.getvalue() == DATA
-
-    run(main)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(serve)
+        tls = await wrap_tls(a, hostname="localhost", ssl_context=client_context, standard_compatible=False)
+        with file.open("rb") as source:
+            report = await copy(source, tls)
+        assert report == TransferReport(len(DATA), report.seconds, "read-send", ())
+        await tls.aclose()
+    assert got.getvalue() == DATA
 
 
-def test_memory_streams_and_objects_are_ends_too(run: Run, file: Path) -> None:
-    async def main() -> None:
-        send, receive = anyio.create_memory_object_stream[bytes](100)
-        async with send, receive:
-            with file.open("rb") as source:
-                assert (await copy(source, send)).bytes_moved == len(DATA)
-            await send.aclose()
-            sink = io.BytesIO()
-            with pytest.raises(TypeError, match="count"):
-                Transfer(receive, sink, count=10)
-            assert (await copy(receive, sink)).bytes_moved == len(DATA)
-            assert sink.getvalue() == DATA
-
-    run(main)
+async def test_memory_streams_and_objects_are_ends_too(file: Path) -> None:
+    send, receive = anyio.create_memory_object_stream[bytes](100)
+    async with send, receive:
+        with file.open("rb") as source:
+            assert (await copy(source, send)).bytes_moved == len(DATA)
+        await send.aclose()
+        sink = io.BytesIO()
+        with pytest.raises(TypeError, match="count"):
+            Transfer(receive, sink, count=10)
+        assert (await copy(receive, sink)).bytes_moved == len(DATA)
+        assert sink.getvalue() == DATA
 
 
-def test_a_transfer_with_a_foreign_stream_cannot_be_resumed(run: Run) -> None:
-    async def main() -> None:
-        send, receive = anyio.create_memory_object_stream[bytes](0)
-        with send, receive:
-            transfer = Transfer(io.BytesIO(DATA), send)
-            with anyio.move_on_after(0.05) as scope:
-                await transfer.run()
-            assert scope.cancelled_caught
-            with pytest.raises(BrokenResourceError, match="cannot be resumed"):
-                await transfer.run()
-
-    run(main)
+async def test_a_transfer_with_a_foreign_stream_cannot_be_resumed() -> None:
+    send, receive = anyio.create_memory_object_stream[bytes](0)
+    with send, receive:
+        transfer = Transfer(io.BytesIO(DATA), send)
+        with anyio.move_on_after(0.05) as scope:
+            await transfer.run()
+        assert scope.cancelled_caught
+        with pytest.raises(BrokenResourceError, match="cannot be resumed"):
+            await transfer.run()
 
 
-def test_one_with_a_foreign_end_that_did_not_begin_can_be_run_again(run: Run) -> None:
+async def test_one_with_a_foreign_end_that_did_not_begin_can_be_run_again() -> None:
     class Yields(anyio.abc.ByteReceiveStream):
         async def receive(self, max_bytes: int = 65536) -> bytes:
             if not left:
@@ -345,27 +312,24 @@ def test_one_with_a_foreign_end_that_did_not_begin_can_be_run_again(run: Run) ->
 
     left: list[bytes] = []
 
-    async def main() -> None:
-        left[:] = [b"data"]
-        ours, theirs = socket_pair()
-        async with await SocketStream.from_socket(ours) as stream:
-            transfer = Transfer(Yields(), stream)
-            async with anyio.create_task_group() as tasks:
-                tasks.start_soon(stream.send, bytes(20_000_000))
-                await anyio.wait_all_tasks_blocked()
-                with pytest.raises(BusyResourceError):
+    left[:] = [b"data"]
+    ours, theirs = socket_pair()
+    async with await SocketStream.from_socket(ours) as stream:
+        transfer = Transfer(Yields(), stream)
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(stream.send, bytes(20_000_000))
+            await anyio.wait_all_tasks_blocked()
+            with pytest.raises(BusyResourceError):
+                await transfer.run()
+            with peer(theirs) as got:
+                while len(got) < 20_000_000:  # noqa: ASYNC110
+                    await anyio.sleep(0.005)
+                with anyio.CancelScope() as scope:
+                    scope.cancel()
                     await transfer.run()
-                with peer(theirs) as got:
-                    while len(got) < 20_000_000:  # noqa: ASYNC110
-                        await anyio.sleep(0.005)
-                    with anyio.CancelScope() as scope:
-                        scope.cancel()
-                        await transfer.run()
-                    assert (await transfer.run()).bytes_moved == 4
-                    await stream.aclose()
-            assert got.endswith(b"data")
-
-    run(main)
+                assert (await transfer.run()).bytes_moved == 4
+                await stream.aclose()
+        assert got.endswith(b"data")
 
 
 def test_trios_bare_socket_is_refused_since_it_sends_a_part_and_says_so(file: Path) -> None:
@@ -377,28 +341,25 @@ def test_trios_bare_socket_is_refused_since_it_sends_a_part_and_says_so(file: Pa
     trio.run(main)
 
 
-def test_bad_ends_and_numbers_are_refused_before_anything_moves(run: Run, file: Path, tmp_path: Path) -> None:
-    async def main() -> None:
-        with file.open("rb") as good, (tmp_path / "out").open("wb") as sink, file.open() as text:
-            for error, make in {
-                "count": lambda: Transfer(good, sink, count=-1),
-                "rate": lambda: Transfer(good, sink, rate_limit=0),
-            }.items():
-                with pytest.raises(ValueError, match=error):
-                    make()
-            with pytest.raises(TypeError):
-                Transfer(good, sink, count=1.5)  # type: ignore[arg-type]
-            with socket.socket() as raw:
-                for end in (None, object(), "a path", text, raw):
-                    with pytest.raises(TypeError):
-                        Transfer(end, sink)
-                    with pytest.raises(TypeError):
-                        Transfer(good, end)
-            with pytest.raises(ValueError, match="reading only"):
-                Transfer(good, good)
-            assert (good.tell(), sink.tell()) == (0, 0)
-
-    run(main)
+async def test_bad_ends_and_numbers_are_refused_before_anything_moves(file: Path, tmp_path: Path) -> None:
+    with file.open("rb") as good, (tmp_path / "out").open("wb") as sink, file.open() as text:
+        for error, make in {
+            "count": lambda: Transfer(good, sink, count=-1),
+            "rate": lambda: Transfer(good, sink, rate_limit=0),
+        }.items():
+            with pytest.raises(ValueError, match=error):
+                make()
+        with pytest.raises(TypeError):
+            Transfer(good, sink, count=1.5)  # type: ignore[arg-type]
+        with socket.socket() as raw:
+            for end in (None, object(), "a path", text, raw):
+                with pytest.raises(TypeError):
+                    Transfer(end, sink)
+                with pytest.raises(TypeError):
+                    Transfer(good, end)
+        with pytest.raises(ValueError, match="reading only"):
+            Transfer(good, good)
+        assert (good.tell(), sink.tell()) == (0, 0)
 
 
 @settings(max_examples=12, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
@@ -466,29 +427,26 @@ def test_cancelled_a_thousand_times_and_resumed_the_hash_is_right(run: Run, loop
     assert _cancels[loop_name] >= 50, "the cancellations came too late to interrupt anything"
 
 
-def test_a_cancelled_transfer_cuts_the_socket_until_it_is_resumed(run: Run, file: Path) -> None:
-    async def main() -> None:
-        ours, theirs = socket_pair()
-        stream = await SocketStream.from_socket(ours)
-        with file.open("rb") as source:
-            async with _large(file) as large:
-                big = Transfer(large, stream)
-                with anyio.move_on_after(0.1):
-                    await big.run()
-            assert big.bytes_moved > 0
-            with pytest.raises(BrokenResourceError, match=f"stopped after {big.bytes_moved} of"):
-                await stream.send(b"more")
-            with pytest.raises(BrokenResourceError):
-                await stream.send_eof()
-            with pytest.raises(BrokenResourceError):
-                await copy(source, stream)  # another one may not go on
-        with peer(theirs) as got:
-            await stream.aclose()
-        assert stream.close_report is not None
-        assert stream.close_report.outcome is CloseOutcome.ABORTED
-        assert got.endswith(b"RST")
-
-    run(main)
+async def test_a_cancelled_transfer_cuts_the_socket_until_it_is_resumed(file: Path) -> None:
+    ours, theirs = socket_pair()
+    stream = await SocketStream.from_socket(ours)
+    with file.open("rb") as source:
+        async with _large(file) as large:
+            big = Transfer(large, stream)
+            with anyio.move_on_after(0.1):
+                await big.run()
+        assert big.bytes_moved > 0
+        with pytest.raises(BrokenResourceError, match=f"stopped after {big.bytes_moved} of"):
+            await stream.send(b"more")
+        with pytest.raises(BrokenResourceError):
+            await stream.send_eof()
+        with pytest.raises(BrokenResourceError):
+            await copy(source, stream)  # another one may not go on
+    with peer(theirs) as got:
+        await stream.aclose()
+    assert stream.close_report is not None
+    assert stream.close_report.outcome is CloseOutcome.ABORTED
+    assert got.endswith(b"RST")
 
 
 def _large(file: Path) -> FileReadStream:
@@ -499,30 +457,27 @@ def _large(file: Path) -> FileReadStream:
     return FileReadStream(large.open("rb"))
 
 
-def test_a_cancellation_is_prompt_whatever_is_waited_for(run: Run, tmp_path: Path) -> None:
+async def test_a_cancellation_is_prompt_whatever_is_waited_for(tmp_path: Path) -> None:
     sparse = tmp_path / "sparse"
     with sparse.open("wb") as out:
         out.truncate(10 << 30)
 
-    async def main() -> None:
-        (c1, s1), (c2, s2) = socket_pair(), socket_pair()
-        streams = [await SocketStream.from_socket(sock) for sock in (c1, s1, c2, s2)]
-        a, b, c, _ = streams
-        with sparse.open("rb") as source, (tmp_path / "out").open("wb") as sink:
-            for transfer in (Transfer(source, a), Transfer(c, sink), Transfer(b, c)):
-                with anyio.move_on_after(0.2) as scope:
-                    await transfer.run()
-                assert scope.cancelled_caught
-                assert anyio.current_time() - scope.deadline < 1  # 50 ms are promised, on a machine that is not loaded
-        for stream in streams:
-            stream.abort()
-
-    run(main)
+    (c1, s1), (c2, s2) = socket_pair(), socket_pair()
+    streams = [await SocketStream.from_socket(sock) for sock in (c1, s1, c2, s2)]
+    a, b, c, _ = streams
+    with sparse.open("rb") as source, (tmp_path / "out").open("wb") as sink:
+        for transfer in (Transfer(source, a), Transfer(c, sink), Transfer(b, c)):
+            with anyio.move_on_after(0.2) as scope:
+                await transfer.run()
+            assert scope.cancelled_caught
+            assert anyio.current_time() - scope.deadline < 1  # 50 ms are promised, on a machine that is not loaded
+    for stream in streams:
+        stream.abort()
 
 
 @pytest.mark.parametrize("abort", [False, True], ids=["aclose", "abort"])
-def test_no_thread_writes_to_a_number_that_was_given_away(
-    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, abort: bool
+async def test_no_thread_writes_to_a_number_that_was_given_away(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, abort: bool
 ) -> None:
     held, go_on = threading.Event(), threading.Event()
     real = splice.Pipe.empty_into_file
@@ -534,67 +489,61 @@ def test_no_thread_writes_to_a_number_that_was_given_away(
 
     monkeypatch.setattr(splice.Pipe, "empty_into_file", hold)
 
-    async def main() -> None:
-        ours, theirs = socket_pair()
-        stream = await SocketStream.from_socket(ours)
-        number = ours.fileno()
-        theirs.sendall(b"x" * 100)
-        outcome: list[BaseException] = []
+    ours, theirs = socket_pair()
+    stream = await SocketStream.from_socket(ours)
+    number = ours.fileno()
+    theirs.sendall(b"x" * 100)
+    outcome: list[BaseException] = []
 
-        async def move() -> None:
-            with (tmp_path / "out").open("wb") as sink:
-                try:
-                    await copy(stream, sink)
-                except BaseException as error:
-                    outcome.append(error)
-                    if not isinstance(error, Exception):
-                        raise
-
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(move)
-            await anyio.to_thread.run_sync(held.wait, 20)
-            if abort:
-                stream.abort()
-                theirs.settimeout(10)
-                with pytest.raises(ConnectionResetError):  # at once, although the thread still holds the descriptor
-                    theirs.recv(1)
-            else:
-                tasks.start_soon(stream.aclose)
-                for _ in range(20):
-                    await anyio.lowlevel.checkpoint()
-            assert os.fstat(number), "closed while a thread used it"
-            go_on.set()
-        assert isinstance(outcome[0], ClosedResourceError)
-        with pytest.raises(OSError, match="Bad file descriptor"):
-            os.fstat(number)
-        assert (tmp_path / "out").read_bytes() == b"x" * 100
-        theirs.close()
-
-    run(main)
-
-
-def test_a_file_stream_that_is_closed_ends_the_transfer(run: Run, tmp_path: Path) -> None:
-    async def main() -> None:
-        ours, theirs = socket_pair()
-        stream = await SocketStream.from_socket(ours)
-        sink = await FileWriteStream.from_path(tmp_path / "out")
-
-        async def close_soon() -> None:
-            await anyio.sleep(0.02)
-            await sink.aclose()
-
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(close_soon)
-            with pytest.raises(ClosedResourceError):
+    async def move() -> None:
+        with (tmp_path / "out").open("wb") as sink:
+            try:
                 await copy(stream, sink)
-        theirs.close()
-        await stream.aclose()
+            except BaseException as error:
+                outcome.append(error)
+                if not isinstance(error, Exception):
+                    raise
 
-    run(main)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(move)
+        await anyio.to_thread.run_sync(held.wait, 20)
+        if abort:
+            stream.abort()
+            theirs.settimeout(10)
+            with pytest.raises(ConnectionResetError):  # at once, although the thread still holds the descriptor
+                theirs.recv(1)
+        else:
+            tasks.start_soon(stream.aclose)
+            for _ in range(20):
+                await anyio.lowlevel.checkpoint()
+        assert os.fstat(number), "closed while a thread used it"
+        go_on.set()
+    assert isinstance(outcome[0], ClosedResourceError)
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(number)
+    assert (tmp_path / "out").read_bytes() == b"x" * 100
+    theirs.close()
 
 
-def test_a_failing_sink_is_named_with_what_it_has_and_what_was_lost(
-    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+async def test_a_file_stream_that_is_closed_ends_the_transfer(tmp_path: Path) -> None:
+    ours, theirs = socket_pair()
+    stream = await SocketStream.from_socket(ours)
+    sink = await FileWriteStream.from_path(tmp_path / "out")
+
+    async def close_soon() -> None:
+        await anyio.sleep(0.02)
+        await sink.aclose()
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(close_soon)
+        with pytest.raises(ClosedResourceError):
+            await copy(stream, sink)
+    theirs.close()
+    await stream.aclose()
+
+
+async def test_a_failing_sink_is_named_with_what_it_has_and_what_was_lost(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     real = splice.Pipe.empty_into_file
 
@@ -605,129 +554,114 @@ def test_a_failing_sink_is_named_with_what_it_has_and_what_was_lost(
 
     monkeypatch.setattr(splice.Pipe, "empty_into_file", fill_the_disk)
 
-    async def main() -> None:
-        ours, theirs = socket_pair()
-        with peer(theirs, send=DATA[:1_000_000], read=False):
-            async with await SocketStream.from_socket(ours) as stream:
-                with (
-                    (tmp_path / "out").open("wb") as sink,
-                    pytest.raises(BrokenResourceError, match="Errno 28") as caught,
-                ):
-                    await copy(stream, sink)
-                error = caught.value
-                written = (tmp_path / "out").read_bytes()
-                assert (error.side, error.errno, error.bytes_moved) == ("sink", 28, len(written))
-                rest = b""
-                while len(rest) < 1_000_000 - len(written) - error.bytes_lost:
-                    rest += await stream.receive()
-        assert written == DATA[: len(written)]
-        assert rest == DATA[1_000_000 - len(rest) : 1_000_000]
-
-    run(main)
+    ours, theirs = socket_pair()
+    with peer(theirs, send=DATA[:1_000_000], read=False):
+        async with await SocketStream.from_socket(ours) as stream:
+            with (
+                (tmp_path / "out").open("wb") as sink,
+                pytest.raises(BrokenResourceError, match="Errno 28") as caught,
+            ):
+                await copy(stream, sink)
+            error = caught.value
+            written = (tmp_path / "out").read_bytes()
+            assert (error.side, error.errno, error.bytes_moved) == ("sink", 28, len(written))
+            rest = b""
+            while len(rest) < 1_000_000 - len(written) - error.bytes_lost:
+                rest += await stream.receive()
+    assert written == DATA[: len(written)]
+    assert rest == DATA[1_000_000 - len(rest) : 1_000_000]
 
 
-def test_it_can_be_watched_while_it_runs_but_not_run_twice(run: Run, tmp_path: Path, file: Path) -> None:
-    async def main() -> None:
-        with file.open("rb") as source, (tmp_path / "out").open("wb") as sink:
-            transfer = Transfer(source, sink, rate_limit=5_000_000)
-            assert (transfer.bytes_moved, transfer.route) == (0, None)
-            seen = []
+async def test_it_can_be_watched_while_it_runs_but_not_run_twice(tmp_path: Path, file: Path) -> None:
+    with file.open("rb") as source, (tmp_path / "out").open("wb") as sink:
+        transfer = Transfer(source, sink, rate_limit=5_000_000)
+        assert (transfer.bytes_moved, transfer.route) == (0, None)
+        seen = []
 
-            async def watch() -> None:
-                while True:
-                    seen.append(transfer.bytes_moved)
-                    await anyio.sleep(0.01)
-
-            async with anyio.create_task_group() as tasks:
-                tasks.start_soon(watch)
-                tasks.start_soon(transfer.run)
-                await anyio.sleep(0.05)
-                with pytest.raises(BusyResourceError):
-                    await transfer.run()
-                with pytest.raises(BusyResourceError):
-                    await transfer.run()
-                while transfer.bytes_moved < len(DATA):  # noqa: ASYNC110 - it is there to be watched
-                    await anyio.sleep(0.01)
-                tasks.cancel_scope.cancel()
-            assert transfer.route == "copy_file_range"
-            assert len(set(seen)) > 5
-            assert seen == sorted(seen)
-
-    run(main)
-
-
-def test_a_rate_limit_is_smooth(run: Run, file: Path, tmp_path: Path) -> None:
-    async def main() -> None:
-        rate = 4_000_000
-        with file.open("rb") as source, (tmp_path / "out").open("wb") as sink:
-            transfer = Transfer(source, sink, rate_limit=rate)
-            began = anyio.current_time()
-            report = await transfer.run()
-            took = anyio.current_time() - began
-        assert report.bytes_moved == len(DATA)
-        assert took >= len(DATA) / rate * 0.9  # never faster; how much slower is the machine's affair
-
-    run(main)
-
-
-def test_a_hundred_at_once_leave_the_loop_its_turns(run: Run, file: Path) -> None:
-    async def main() -> None:
-        streams, peers = [], []
-        for _ in range(50):
-            ours, theirs = socket_pair()
-            streams.append(await SocketStream.from_socket(ours))
-            peers.append(await SocketStream.from_socket(theirs))
-        turns = 0
-
-        async def tick() -> None:
-            nonlocal turns
+        async def watch() -> None:
             while True:
-                turns += 1
+                seen.append(transfer.bytes_moved)
+                await anyio.sleep(0.01)
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(watch)
+            tasks.start_soon(transfer.run)
+            await anyio.sleep(0.05)
+            with pytest.raises(BusyResourceError):
+                await transfer.run()
+            with pytest.raises(BusyResourceError):
+                await transfer.run()
+            while transfer.bytes_moved < len(DATA):  # noqa: ASYNC110 - it is there to be watched
+                await anyio.sleep(0.01)
+            tasks.cancel_scope.cancel()
+        assert transfer.route == "copy_file_range"
+        assert len(set(seen)) > 5
+        assert seen == sorted(seen)
+
+
+async def test_a_rate_limit_is_smooth(file: Path, tmp_path: Path) -> None:
+    rate = 4_000_000
+    with file.open("rb") as source, (tmp_path / "out").open("wb") as sink:
+        transfer = Transfer(source, sink, rate_limit=rate)
+        began = anyio.current_time()
+        report = await transfer.run()
+        took = anyio.current_time() - began
+    assert report.bytes_moved == len(DATA)
+    assert took >= len(DATA) / rate * 0.9  # never faster; how much slower is the machine's affair
+
+
+async def test_a_hundred_at_once_leave_the_loop_its_turns(file: Path) -> None:
+    streams, peers = [], []
+    for _ in range(50):
+        ours, theirs = socket_pair()
+        streams.append(await SocketStream.from_socket(ours))
+        peers.append(await SocketStream.from_socket(theirs))
+    turns = 0
+
+    async def tick() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await anyio.lowlevel.checkpoint()
+
+    async def send(stream: SocketStream) -> None:
+        with file.open("rb") as source:
+            await copy(source, stream)
+        await stream.send_eof()
+
+    async def receive(stream: SocketStream) -> None:
+        with open(os.devnull, "wb") as sink:
+            assert (await copy(stream, sink)).bytes_moved == len(DATA)
+
+    threads = threading.active_count()
+    most = 0
+    async with anyio.create_task_group() as ticking:
+        ticking.start_soon(tick)
+        async with anyio.create_task_group() as tasks:
+            for stream in streams:
+                tasks.start_soon(send, stream)
+            for stream in peers:
+                tasks.start_soon(receive, stream)
+            while not turns:
                 await anyio.lowlevel.checkpoint()
-
-        async def send(stream: SocketStream) -> None:
-            with file.open("rb") as source:
-                await copy(source, stream)
-            await stream.send_eof()
-
-        async def receive(stream: SocketStream) -> None:
-            with open(os.devnull, "wb") as sink:
-                assert (await copy(stream, sink)).bytes_moved == len(DATA)
-
-        threads = threading.active_count()
-        most = 0
-        async with anyio.create_task_group() as ticking:
-            ticking.start_soon(tick)
-            async with anyio.create_task_group() as tasks:
-                for stream in streams:
-                    tasks.start_soon(send, stream)
-                for stream in peers:
-                    tasks.start_soon(receive, stream)
-                while not turns:
-                    await anyio.lowlevel.checkpoint()
-                most = max(most, threading.active_count() - threads)
-            ticking.cancel_scope.cancel()
-        assert turns >= len(streams) / SLOTS_MOST  # each file is one slice or more
-        assert most <= 60, "a thread for each transfer"
-        for stream in (*streams, *peers):
-            await stream.aclose()
-
-    run(main)
+            most = max(most, threading.active_count() - threads)
+        ticking.cancel_scope.cancel()
+    assert turns >= len(streams) / SLOTS_MOST  # each file is one slice or more
+    assert most <= 60, "a thread for each transfer"
+    for stream in (*streams, *peers):
+        await stream.aclose()
 
 
-def test_what_is_atomic_is_all_or_nothing(run: Run, tmp_path: Path) -> None:
-    async def main() -> None:
-        target = tmp_path / "target"
-        target.write_bytes(b"before")
-        for data, count in ((DATA, None), (DATA[:10], 11)):
-            ours, theirs = socket_pair()
-            with peer(theirs, send=data):
-                async with await SocketStream.from_socket(ours) as stream:
-                    with contextlib.suppress(TruncatedError):
-                        async with await FileWriteStream.from_path(target, atomic=True) as sink:
-                            await copy(stream, sink, count=count)
-                    assert sink.statistics().sent_bytes == 0  # it went by splice
-            assert target.read_bytes() == DATA
-        assert sorted(path.name for path in tmp_path.iterdir()) == ["target"]
-
-    run(main)
+async def test_what_is_atomic_is_all_or_nothing(tmp_path: Path) -> None:
+    target = tmp_path / "target"
+    target.write_bytes(b"before")
+    for data, count in ((DATA, None), (DATA[:10], 11)):
+        ours, theirs = socket_pair()
+        with peer(theirs, send=data):
+            async with await SocketStream.from_socket(ours) as stream:
+                with contextlib.suppress(TruncatedError):
+                    async with await FileWriteStream.from_path(target, atomic=True) as sink:
+                        await copy(stream, sink, count=count)
+                assert sink.statistics().sent_bytes == 0  # it went by splice
+        assert target.read_bytes() == DATA
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["target"]
