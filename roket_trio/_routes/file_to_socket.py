@@ -65,7 +65,7 @@ class FileToSocket(Route):
     ) -> None:
         """Send ``count`` bytes (``None``: all there are) of ``file`` from ``offset``.
 
-        :param file: as :func:`~roket_trio._files.borrow.borrow_to_read` lends it
+        :param file: as :func:`~roket_trio._files.opened.opened_to_read` opens it
         :raises ValueError: a negative number, an offset beyond the end, or an offset into what has none
         """
         super().__init__("sendfile", limiter)

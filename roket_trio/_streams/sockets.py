@@ -21,8 +21,8 @@ from .._connection.lingering_close import is_tcp
 from .._connection.states import ClosePolicy, CloseReport
 from .._connection.statistics import SocketStatistics
 from .._errors import ClosedResourceError, EndOfStream, broken
-from .._files.borrow import ReadableFile, WritableFile, borrow_to_read, borrow_to_write
 from .._files.descriptor import OpenFile
+from .._files.opened import ReadableFile, WritableFile, opened_to_read, opened_to_write
 from .._kernel.tcp import limit_unsent
 from .._loops import current_loop
 from .._origin import public
@@ -205,7 +205,7 @@ class SocketStream(anyio.abc.SocketStream, trio.abc.HalfCloseableStream):
         Cancellation: as :meth:`send`.
         """
         self._connection.life.check_sending()
-        with borrow_to_read(file) as lent:
+        with opened_to_read(file) as lent:
             transfer = FileToSocket(self._connection, lent, offset, count, RateLimiter(None))
             await transfer.run()
         return transfer.bytes_moved
@@ -225,7 +225,7 @@ class SocketStream(anyio.abc.SocketStream, trio.abc.HalfCloseableStream):
         Cancellation: everything that was received is in the file.
         """
         self._connection.life.check_receiving()
-        with borrow_to_write(file) as lent:
+        with opened_to_write(file) as lent:
             transfer = SocketToFile(self._connection, lent, offset, count, RateLimiter(None))
             try:
                 await transfer.run()

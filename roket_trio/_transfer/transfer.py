@@ -9,8 +9,8 @@ from typing import Any, NamedTuple, final
 
 from .._connection.connection import Connection
 from .._errors import BrokenResourceError
-from .._files.borrow import borrow_to_read, borrow_to_write, is_file
 from .._files.descriptor import OpenFile
+from .._files.opened import is_file, opened_to_read, opened_to_write
 from .._kernel.fd import FileKind
 from .._loops import ResourceGuard
 from .._origin import public
@@ -81,7 +81,7 @@ class Transfer:
 
     def __init__(self, source: Any, sink: Any, *, count: int | None = None, rate_limit: float | None = None) -> None:
         self._prepare(source, sink, count, rate_limit)
-        with _borrowed(source, borrow_to_read) as borrowed_source, _borrowed(sink, borrow_to_write) as borrowed_sink:
+        with _borrowed(source, opened_to_read) as borrowed_source, _borrowed(sink, opened_to_write) as borrowed_sink:
             _reader(borrowed_source, source, count)
             _writer(borrowed_sink, sink)
 
@@ -128,8 +128,8 @@ class Transfer:
         began = monotonic()
         try:
             with (
-                _borrowed(self._source, borrow_to_read) as borrowed_source,
-                _borrowed(self._sink, borrow_to_write) as borrowed_sink,
+                _borrowed(self._source, opened_to_read) as borrowed_source,
+                _borrowed(self._sink, opened_to_write) as borrowed_sink,
             ):
                 if self._route is None:
                     self._route = self._find_route(borrowed_source, borrowed_sink)

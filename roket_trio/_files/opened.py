@@ -1,4 +1,4 @@
-"""Any file that a caller may name, lent to a mover for the time of a transfer."""
+"""A file that a caller has given, opened for the time of a transfer."""
 
 from __future__ import annotations
 
@@ -22,52 +22,53 @@ _VERBS_OF_STREAMS = ("receive", "receive_some", "send", "send_all")
 
 
 def is_file(end: object) -> bool:
-    """Whether an end of a transfer is to be lent as a file: our file streams, files, descriptors; not other streams."""
+    """Whether an end of a transfer is a file: a descriptor, a file object or a file stream, and no other stream."""
     return isinstance(end, FileStream) or not any(hasattr(end, verb) for verb in _VERBS_OF_STREAMS)
 
 
-def borrow_to_read(file: Any) -> AbstractContextManager[OpenFile | Any]:
-    """Lend ``file``, which no other task may read meanwhile if it is a stream of ours.
+def opened_to_read(file: Any) -> AbstractContextManager[OpenFile | Any]:
+    """Open what was given as a file, for reading. If it is a file stream, no other task may read from it meanwhile.
 
-    :returns: to be entered at once: an :class:`OpenFile`, or the object itself if only its own ``read`` knows the bytes
+    :returns: a context manager, to be entered at once. It gives an :class:`OpenFile`, or the object itself where only
+        its own ``read`` knows the bytes
     :raises TypeError, ValueError, OSError: see :func:`~roket_trio._files.descriptor.open_file`
     :raises ClosedResourceError: the stream was closed meanwhile
     """
     if isinstance(file, FileStream):
-        return _turn_to_read(file)
-    return nullcontext(_opened(file, file, writable=False))  # costs 5 µs less than a generator, of 200 for a transfer
+        return _stream_to_read(file)
+    return nullcontext(_open(file, file, writable=False))  # costs 5 µs less than a generator, of 200 for a transfer
 
 
-def borrow_to_write(file: Any) -> AbstractContextManager[OpenFile | Any]:
-    """Lend ``file`` to be written; otherwise as :func:`borrow_to_read`."""
+def opened_to_write(file: Any) -> AbstractContextManager[OpenFile | Any]:
+    """Open what was given as a file, for writing; otherwise as :func:`opened_to_read`."""
     if isinstance(file, FileStream):
-        return _turn_to_write(file)
-    return nullcontext(_opened(file, file, writable=True))
+        return _stream_to_write(file)
+    return nullcontext(_open(file, file, writable=True))
 
 
 @contextmanager
-def _turn_to_read(file: FileStream) -> Iterator[OpenFile | Any]:
+def _stream_to_read(file: FileStream) -> Iterator[OpenFile | Any]:
     with _turn_of(file, FileReadStream) as plain:
-        yield _opened(plain, file, writable=False)
+        yield _open(plain, file, writable=False)
 
 
 @contextmanager
-def _turn_to_write(file: FileStream) -> Iterator[OpenFile | Any]:
+def _stream_to_write(file: FileStream) -> Iterator[OpenFile | Any]:
     with _turn_of(file, FileWriteStream) as plain:
         try:
-            yield _opened(plain, file, writable=True)
+            yield _open(plain, file, writable=True)
         except BaseException:
             if isinstance(file, FileWriteStream):
-                file._is_incomplete = True  # what is atomic is all or nothing
+                file._is_incomplete = True  # a file that is written atomically is complete or discarded
             raise
 
 
-def _opened(plain: Any, file: Any, *, writable: bool) -> OpenFile | Any:
+def _open(plain: Any, file: Any, *, writable: bool) -> OpenFile | Any:
     try:
         opened = open_file(plain, writable=writable)
     except OpaqueFileError:
         return unwrap(plain)
-    if isinstance(file, FileStream):  # it may know better: one that is atomic writes a file without a path of its own
+    if isinstance(file, FileStream):  # an atomic one writes to a file that has another name
         opened.name, opened.path = file._name, file._path
     return opened
 
@@ -75,7 +76,7 @@ def _opened(plain: Any, file: Any, *, writable: bool) -> OpenFile | Any:
 @contextmanager
 def _turn_of(file: FileStream, kind: type[FileStream]) -> Iterator[Any]:
     if not isinstance(file, kind):
-        raise TypeError(f"{file!r} goes the other way")
+        raise TypeError(f"{file!r} is for {'writing' if kind is FileReadStream else 'reading'} only")
     file._acquire()
     try:
         with anyio.CancelScope() as scope:
