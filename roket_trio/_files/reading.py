@@ -20,6 +20,7 @@ from .base import FileStream, open_nonblocking
 from .descriptor import OpenFile
 from .objects import ObjectSource, check_object
 from .polled import PolledSource
+from .protocols import BinaryReader, WrappedReader
 from .sources import PagedSource, RegularSource, Source
 from .uncached import AheadSource, BlockingSource, GeneratedSource
 
@@ -54,11 +55,12 @@ class FileReadStream(FileStream, anyio.abc.ByteReceiveStream, trio.abc.ReceiveSt
     move it between two reads. A pipe is not to be read through the object meanwhile.
     """
 
-    def __init__(self, file: Any) -> None:
+    def __init__(self, file: BinaryReader | WrappedReader) -> None:
         """Wrap a file.
 
-        :param file: a file object that is open for reading in binary mode. The stream owns it: it closes it.
-        :raises TypeError: it is no binary file
+        :param file: a file object that is open for reading in binary mode, or AnyIO's or Trio's wrapper of one. The
+            stream owns it, and closes it.
+        :raises TypeError: it is no binary file, or it is a path
         :raises ValueError: it is closed, or not open for reading
         """
         super().__init__(file, writable=False)

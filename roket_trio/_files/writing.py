@@ -20,6 +20,7 @@ from .atomic import Replacement
 from .base import FileStream, open_nonblocking
 from .descriptor import OpenFile
 from .objects import check_object
+from .protocols import BinaryWriter, WrappedWriter
 from .sinks import ObjectSink, PolledSink, Sink, ThreadSink
 
 # Only a FIFO whose reader is not there yet: how often to try again (seconds), since nothing tells.
@@ -49,12 +50,12 @@ class FileWriteStream(FileStream, anyio.abc.ByteSendStream, trio.abc.SendStream)
     send.
     """
 
-    def __init__(self, file: Any) -> None:
+    def __init__(self, file: BinaryWriter | WrappedWriter) -> None:
         """Wrap a file.
 
-        :param file: a file object that is open for writing in binary mode. The stream owns it: it closes it. What the
-            object still buffers is flushed first.
-        :raises TypeError: it is no binary file
+        :param file: a file object that is open for writing in binary mode, or AnyIO's or Trio's wrapper of one. The
+            stream owns it, and closes it. What the object still buffers is flushed first.
+        :raises TypeError: it is no binary file, or it is a path
         :raises ValueError: it is closed, or not open for writing
         """
         super().__init__(file, writable=True)
