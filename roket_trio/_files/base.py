@@ -55,28 +55,6 @@ class FileStream:
     def _name_is_made_up(self) -> bool:
         return not isinstance(getattr(self._file, "name", None), str | bytes | os.PathLike)
 
-    # --- for the movers ----------------------------------------------------------------------------------------------
-
-    @property
-    def _lent_file(self) -> Any:
-        """The file object, for who moves bytes from or to its descriptor.
-
-        :raises ClosedResourceError: the stream is closed
-        """
-        self._check_open()
-        return self._file_is_handed_out()
-
-    def _position(self) -> int:
-        """Where the next byte is read or written: the descriptor's own position. For regular files."""
-        assert self._opened is not None
-        return self._opened.settle()
-
-    def _set_position(self, position: int) -> None:
-        """Go on there."""
-        assert self._opened is not None
-        self._opened.settle()
-        os.lseek(self._opened.fd, position, os.SEEK_SET)
-
     # --- state -------------------------------------------------------------------------------------------------------
 
     def _running_loop(self) -> Loop:
@@ -220,10 +198,9 @@ class FileStream:
 
 def open_nonblocking(path: str, flags: int) -> int:
     """An opener for :func:`open` that waits neither for the other end of a FIFO nor for a terminal's carrier."""
-    extra = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOCTTY", 0)
-    fd = os.open(path, flags | extra, 0o666)
-    if extra and stat.S_ISREG(os.fstat(fd).st_mode):
-        os.set_blocking(fd, True)  # means nothing there, but the caller may look
+    fd = os.open(path, flags | os.O_NONBLOCK | os.O_NOCTTY, 0o666)
+    if stat.S_ISREG(os.fstat(fd).st_mode):
+        os.set_blocking(fd, True)  # it makes no difference to a regular file, but the caller may read the flag
     return fd
 
 

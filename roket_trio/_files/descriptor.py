@@ -8,23 +8,19 @@ others; trusting ``fileno()`` would send the compressed file.
 from __future__ import annotations
 
 import errno
+import fcntl
 import io
 import os
 import stat
-import sys
 from dataclasses import dataclass
 from typing import Any, final
 
 from .._kernel.fd import FileKind, file_kind
 
-if sys.platform != "win32":
-    import fcntl
-
 # Exactly these: a subclass may do anything to the bytes.
 _BUFFERED = (io.BufferedReader, io.BufferedWriter, io.BufferedRandom)
 _ACCESS_NAMES = {os.O_RDONLY: "reading", os.O_WRONLY: "writing"}
-_O_DIRECT: int = getattr(os, "O_DIRECT", 0)
-_O_NONBLOCK: int = getattr(os, "O_NONBLOCK", 0)
+_O_DIRECT: int = getattr(os, "O_DIRECT", 0)  # macOS has none
 
 
 @final
@@ -116,13 +112,13 @@ def open_file(file: object, *, writable: bool) -> OpenFile:
             raise OpaqueFileError(f"expected a binary file or a descriptor, not {type(owner).__name__}")
         if owner.closed:
             raise ValueError("the file is closed")
-    fd = owner if isinstance(owner, int) else _fileno(owner)
+    fd: int = owner if isinstance(owner, int) else owner.fileno()
     status = os.fstat(fd)
     path = _path(owner)
     name = path or f"descriptor {fd}"
     if stat.S_ISDIR(status.st_mode):
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), name)
-    flags = _flags(owner, fd)
+    flags = fcntl.fcntl(fd, fcntl.F_GETFL)
     access = flags & (os.O_RDONLY | os.O_WRONLY | os.O_RDWR)
     if access == (os.O_RDONLY if writable else os.O_WRONLY):
         raise ValueError(f"{name} is open for {_ACCESS_NAMES[access]} only")
@@ -138,7 +134,7 @@ def open_file(file: object, *, writable: bool) -> OpenFile:
         owner=owner,
         path=path,
         direct=bool(flags & _O_DIRECT),
-        nonblocking=bool(flags & _O_NONBLOCK),
+        nonblocking=bool(flags & os.O_NONBLOCK),
     )
 
 
@@ -167,19 +163,6 @@ def unwrap(file: object) -> Any:
 
 def _is_transparent(owner: object) -> bool:
     return type(owner) is io.FileIO or (type(owner) in _BUFFERED and type(owner.raw) is io.FileIO)  # type: ignore[attr-defined]
-
-
-def _fileno(owner: Any) -> int:
-    fd: int = owner.fileno()
-    return fd
-
-
-def _flags(owner: Any, fd: int) -> int:
-    if sys.platform != "win32":
-        return fcntl.fcntl(fd, fcntl.F_GETFL)
-    if isinstance(owner, int):
-        return os.O_RDWR
-    return os.O_RDWR if owner.readable() and owner.writable() else os.O_WRONLY if owner.writable() else os.O_RDONLY
 
 
 def _path(owner: Any) -> str | None:

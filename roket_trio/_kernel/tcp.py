@@ -189,7 +189,7 @@ def listen_queue(sock: socket.socket) -> int | None:
 
     ``None`` for a UNIX socket, and elsewhere than on Linux.
     """
-    if not HAVE_TCP_INFO or sock.family == getattr(socket, "AF_UNIX", None):
+    if not HAVE_TCP_INFO or sock.family == socket.AF_UNIX:
         return None
     info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _ENOUGH_FOR_ALL)
     count: int = _UINT.unpack_from(info, _UNACKED_OFFSET)[0]

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections.abc import Callable
 from importlib import import_module
+
+if sys.platform == "win32":  # here, since every stream needs a loop
+    raise ImportError("roket_trio needs a POSIX system, such as Linux or macOS: it does not run on Windows")
 
 from trio import lowlevel  # not `import trio`: that name is the module beside this one
 

@@ -72,7 +72,7 @@ class SocketListener(anyio.abc.SocketListener, trio.abc.Listener[SocketStream]):
         """Not public: use :meth:`from_socket`."""
         sock.setblocking(False)
         self._sock = sock
-        self._is_unix = sock.family == getattr(socket, "AF_UNIX", None)
+        self._is_unix = sock.family == socket.AF_UNIX
         self._guard = ResourceGuard("accepting connections from")
         self._closed = False
         self._backoff: anyio.CancelScope | None = None

@@ -53,7 +53,7 @@ class Site:
 
     def __init__(self, directory: str | os.PathLike[str], *, listings: bool) -> None:
         """:raises OSError: there is no such directory"""
-        self._root = os.open(directory, os.O_RDONLY | getattr(os, "O_DIRECTORY", 0))
+        self._root = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
         self._types = ContentTypes()
         self._listings = listings
 

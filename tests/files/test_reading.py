@@ -27,7 +27,6 @@ from roket_trio._errors import BrokenResourceError, BusyResourceError, ClosedRes
 from roket_trio._files import FileReadStream, sources
 from roket_trio._files.descriptor import open_file
 from roket_trio._kernel import page_cache
-from roket_trio._kernel.fd import FileKind
 
 SIZE = 1_500_003
 
@@ -913,23 +912,3 @@ async def test_a_stream_keeps_no_thread(shm_path: Path, content: bytes) -> None:
             await stream.receive(sources.AT_ONCE // 16)
             await stream.seek(0)
     assert not ours()
-
-
-async def test_the_movers_find_the_descriptor_and_the_position(path: Path, content: bytes) -> None:
-    async with await FileReadStream.from_path(path) as stream:
-        await stream.receive(10)
-        opened = stream._opened
-        assert opened is not None
-        assert opened.kind is FileKind.REGULAR
-        assert stream._position() == 10
-        stream._guard.acquire()
-        with pytest.raises(BusyResourceError):
-            await stream.receive()
-        stream._set_position(100)
-        stream._guard.release()
-        assert await stream.receive(10) == content[100:110]
-        assert stream._lent_file.fileno() == opened.fd
-    with pytest.raises(ClosedResourceError):
-        _ = stream._lent_file
-    async with FileReadStream(io.BytesIO()) as memory:
-        assert memory._opened is None
