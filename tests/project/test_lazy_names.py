@@ -9,6 +9,7 @@ import json
 import os
 import pickle
 import pydoc
+import re
 import statistics
 import subprocess
 import sys
@@ -185,6 +186,9 @@ def test_the_architecture_page_names_every_package_and_module() -> None:
     design = (PACKAGE.parent / "docs" / "design.rst").read_text(encoding="utf-8")
     for module in modules - {"__init__"}:
         assert f"``{module}``" in design, module
+    paths = re.findall(r"``(_\w+/\w+\.py)``", design)
+    assert len(paths) > 10
+    assert not [path for path in paths if not (PACKAGE / path).is_file()]
 
 
 IMPORTED_IN = """
