@@ -556,8 +556,8 @@ VANISHES = """
 import socket, subprocess, sys, threading
 subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
 from roket_trio._cli import main
-from roket_trio._cli.connections import command_connection
-command_connection._VANISHED = 1.0
+from roket_trio._cli.connections import time_limits
+time_limits._VANISHED = 1.0
 def vanish(listener):
     peer, _ = listener.accept()
     peer.recv(1000)
@@ -919,7 +919,7 @@ def test_a_peer_without_tls_and_files_that_are_no_certificates(
     assert done.errors.startswith(f"roket send: TLS with {where} failed: ")
     done = roket(capsys, "send", "--cafile", source, source, "127.0.0.1:1")
     assert done.code == 5
-    assert done.errors.startswith(f"roket send: {source} is no PEM file with what is needed: ")
+    assert done.errors.startswith(f"roket send: {source} is no usable PEM file: ")
     done = roket(capsys, "send", "--cafile", certificates / "missing", source, "127.0.0.1:1")
     assert done == (5, "", f"roket send: reading {certificates}/missing failed: No such file or directory\n")
 
@@ -928,7 +928,7 @@ def test_a_certificate_without_its_key_is_told(capsys: Capture, place: Path, cer
     ca, server = certificates / "ca.pem", certificates / "server.pem"
     lacks = f"roket recv: {ca} is no PEM file of a certificate with"
     done = roket(capsys, "recv", "--cert", ca, "0", place / "file")
-    assert done == (5, "", f"{lacks} its key; --key names one in a file of its own\n")
+    assert done == (5, "", f"{lacks} its key; --key names the file of a separate key\n")
     done = roket(capsys, "recv", "--cert", ca, "--key", server, "0", place / "file")
     assert done == (5, "", f"{lacks} the key in {server}\n")
     done = roket(capsys, "recv", "--cert", server, "--key", place / "none", "0", place / "file")

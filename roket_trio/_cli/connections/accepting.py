@@ -1,4 +1,4 @@
-"""``listening``: where the command line says; ``accept``: one connection, and no more."""
+"""Listen on the address that the user has given, and accept a connection."""
 
 from __future__ import annotations
 
@@ -8,95 +8,95 @@ import socket
 from argparse import Namespace
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
-from typing import Any
 
 import anyio
 from anyio import to_thread
 from anyio.abc import SocketAttribute
 
-from ..._errors import ConnectionFailed
-from ..._net.listen import create_tcp_listener, create_unix_listener
+from ... import ConnectionFailed, SocketListener, SocketStream, TCPListener, create_tcp_listener, create_unix_listener
 from ..console.command_status import CommandStatus
 from ..console.exit_codes import CommandError, ExitCode
 from ..console.values import Address
-from .command_connection import Line, line_over
-from .connecting import failure_of
+from .command_connection import CommandConnection, set_up
+from .connecting import connect_error_text
 from .tls_contexts import server_context
+
+Listener = TCPListener | SocketListener
 
 
 @asynccontextmanager
-async def listening(address: Address, status: CommandStatus) -> AsyncIterator[tuple[Any, Address]]:
-    """Listen, and say where: scripts wait for that line. Yields the listener, and the address with its real port.
+async def listening(address: Address, status: CommandStatus) -> AsyncIterator[tuple[Listener, Address]]:
+    """Listen, and print the address, since scripts wait for that line. Yields the listener and its real address.
 
-    At the end of the block it is closed, and a UNIX socket's file removed.
+    At the end of the block the listener is closed, and the file of a UNIX socket is removed.
 
-    :raises CommandError: it cannot be
+    :raises CommandError: listening failed
     """
     try:
-        listener, where = await _listen(address)
+        listener, real_address = await _listen(address)
     except ConnectionFailed as error:
-        raise CommandError(ExitCode.CONNECTION, failure_of(error)) from error
+        raise CommandError(ExitCode.CONNECTION, connect_error_text(error)) from error
     except (OSError, ValueError) as error:
         reason = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else str(error)
         raise CommandError(ExitCode.CONNECTION, f"cannot listen on {address}: {reason}") from error
     try:
-        status.facts["listening"] = str(where)
-        status.inform(f"listening on {where}")
-        yield listener, where
+        status.facts["listening"] = str(real_address)
+        status.inform(f"listening on {real_address}")
+        yield listener, real_address
     finally:
         if address.path is not None and not address.path.startswith("\0"):
-            with suppress(OSError):  # somebody was faster
+            with suppress(OSError):  # somebody else has removed it
                 os.unlink(address.path)
-        await listener.aclose()  # noqa: ASYNC102 - releases at once
+        await listener.aclose()  # noqa: ASYNC102 - it does not wait
 
 
-async def _listen(address: Address) -> tuple[Any, Address]:
+async def _listen(address: Address) -> tuple[Listener, Address]:
     if address.path is not None:
-        if await to_thread.run_sync(_somebody_listens, address.path):
+        if await to_thread.run_sync(_is_in_use, address.path):
             raise OSError(errno.EADDRINUSE, "")
         return await create_unix_listener(address.path), address
     listener = await create_tcp_listener(local_host=address.host, local_port=address.port)
     return listener, Address(address.host, listener.extra(SocketAttribute.local_port))
 
 
-def _somebody_listens(path: str) -> bool:
-    """In a worker thread: whether a UNIX socket is in use. One that a program has left behind may be replaced."""
+def _is_in_use(path: str) -> bool:
+    """Whether a program listens on the UNIX socket. A file that a program has left behind may be replaced. Blocks."""
     with socket.socket(socket.AF_UNIX) as sock:
         sock.setblocking(False)
         try:
             sock.connect(path)
-        except BlockingIOError:  # its queue is full
+        except BlockingIOError:  # the queue of a listener is full
             return True
         except OSError:
             return False
         return True
 
 
-async def accept(address: Address, options: Namespace, status: CommandStatus) -> Line:
-    """Listen, take the first connection, stop listening, and do the TLS handshake.
+async def accept(options: Namespace, status: CommandStatus) -> CommandConnection:
+    """Listen, accept the first connection, stop listening, and do the TLS handshake. The time of the transfer begins.
 
-    :raises CommandError: it cannot be
+    :raises CommandError: one of these failed, or the handshake took too long
     """
     context = server_context(options)
     stream = None
     try:
-        async with listening(address, status) as (listener, where):
+        async with listening(options.address, status) as (listener, real_address):
             stream = await listener.accept()
-        remote_address = stream.extra(SocketAttribute.remote_address, None)
-        peer = str(Address(*remote_address)) if isinstance(remote_address, tuple) else str(where)
+        peer = peer_address(stream) or str(real_address)
         with anyio.fail_after(options.connect_timeout):
-            return await line_over(stream, context, peer, None)
+            connection = await set_up(stream, context, peer, None)
     except TimeoutError:
-        raise CommandError(ExitCode.TIMEOUT, f"TLS with {peer} did not come about") from None
+        raise CommandError(ExitCode.TIMEOUT, f"the TLS handshake with {peer} took too long") from None
     except BaseException:
         if stream is not None:
             stream.abort()
         raise
-
-
-async def accepted(options: Namespace, status: CommandStatus) -> Line:
-    """The connection to receive from; time runs from here."""
-    line = await accept(options.address, options, status)
-    status.facts["peer"] = line.peer
+    status.facts["peer"] = peer
     status.start()
-    return line
+    return connection
+
+
+def peer_address(stream: SocketStream) -> str:
+    """``HOST:PORT`` of the other end; an empty text for a UNIX socket, whose peer has no name."""
+    address = stream.extra(SocketAttribute.remote_address, None)
+    return str(Address(*address)) if isinstance(address, tuple) else ""

@@ -1,47 +1,40 @@
-"""A connection of a command: with TLS where it is asked for, closed with patience, and noticed when it stands still."""
+"""A connection of ``send`` or ``recv``: the TLS handshake, keepalive, and the close."""
 
 from __future__ import annotations
 
 import ssl
-import sys
 from dataclasses import dataclass
-from typing import Any, final
+from typing import final
 
 import anyio
 
-from ..._connection.states import CloseOutcome, ClosePolicy
-from ..._kernel.tcp import unacked_bytes, unanswered_seconds
-from ..._serving.supervise import KeepAlive
-from ..._streams.sockets import SocketStream, UNIXSocketStream
-from ..._streams.tls import aclose_after_alert, wrap_tls
+from ... import CloseOutcome, ClosePolicy, SocketStream, TLSStream, UNIXSocketStream, wrap_tls
+from ..._kernel.tcp import keep_alive
 from ..console.command_status import CommandStatus
 from ..console.exit_codes import CommandError, ExitCode
-from .tls_contexts import tls_reason
+from .tls_contexts import tls_error_text
 
-# The close waits until the peer's kernel has everything, however slow the line is: what ends it is a bound on standing
-# still, not on time.
-_CLOSE_WAIT = 10**9
+# The close waits until the peer's kernel has everything, however slow the network is. It is bounded by the time without
+# progress (see time_limits.py), and not by its duration.
+_LINGER_SECONDS = 10**9
 
-# Nothing at all may be on its way for hours (a slow producer): then the kernel asks whether the peer is still there. It
-# is gone after a minute; a peer that only does not read is not (so no TCP_USER_TIMEOUT, which would cut it).
-_KEEPALIVE = KeepAlive(idle_seconds=30.0, interval_seconds=10.0, probes=3, user_timeout_seconds=None)
-
-# When what was sent stays unanswered for so long, through retransmissions, the peer has vanished (seconds).
-_VANISHED = 60.0
-
-# How finely standing still is measured, as a part of what is allowed, and at least (seconds).
-_LOOKS = 10
-_LOOK_AT_MOST = 1.0
+# A slow source may send nothing for hours. Then the kernel asks the peer whether it is there (tcp(7)): after 30 s,
+# every 10 s, and it gives up after 3 questions. There is no TCP_USER_TIMEOUT, which would end the connection to a peer
+# that is there and only does not read.
+_KEEPALIVE = (30.0, 10.0, 3, None)
 
 
 @final
 @dataclass(frozen=True, slots=True)
-class Line:
-    """A connection: what to speak through, the socket under it, and what to call the other end."""
+class CommandConnection:
+    """A connection to the peer of a command."""
 
-    stream: Any
+    stream: SocketStream | TLSStream
+    """What to send to and receive from."""
     socket: SocketStream
+    """The socket of ``stream``: ``stream`` itself, unless that is TLS."""
     peer: str
+    """The name of the other end, for the user."""
 
     @property
     def is_unix(self) -> bool:
@@ -49,65 +42,45 @@ class Line:
         return isinstance(self.socket, UNIXSocketStream)
 
 
-async def line_over(stream: SocketStream, context: ssl.SSLContext | None, peer: str, name: str | None) -> Line:
-    """Make a connection one, with the TLS handshake that ``context`` asks for.
+async def set_up(
+    socket: SocketStream, context: ssl.SSLContext | None, peer: str, tls_name: str | None
+) -> CommandConnection:
+    """Turn keepalive on, and do the TLS handshake that ``context`` asks for. On failure the socket is closed.
 
-    :param peer: what to call the other end; ``name``: what its certificate must be for
+    :param peer: the name of the other end, for the user
+    :param tls_name: the name that the peer's certificate must be for, where the peer is the server
     :raises CommandError: the handshake failed
     """
-    _KEEPALIVE._apply(stream._connection)
-    is_server = context is not None and context.protocol == ssl.PROTOCOL_TLS_SERVER
-    face: Any = stream
+    stream: SocketStream | TLSStream = socket
     try:
+        if not isinstance(socket, UNIXSocketStream):
+            keep_alive(socket.extra(anyio.abc.SocketAttribute.raw_socket), *_KEEPALIVE)
         if context is not None:
-            face = await wrap_tls(stream, server_side=is_server, hostname=name, ssl_context=context)
+            is_server = context.protocol == ssl.PROTOCOL_TLS_SERVER
+            stream = await wrap_tls(socket, server_side=is_server, hostname=tls_name, ssl_context=context)
     except ssl.SSLError as error:
-        await aclose_after_alert(stream)  # noqa: ASYNC120 - who is interrupted need not hear why it failed
-        raise CommandError(ExitCode.CONNECTION, f"TLS with {peer} failed: {tls_reason(error)}") from error
+        # A reset could overtake the alert that tells the peer why.
+        await socket.aclose()  # noqa: ASYNC120 - a cancelled command need not say why the handshake failed
+        raise CommandError(ExitCode.CONNECTION, f"TLS with {peer} failed: {tls_error_text(error)}") from error
     except (anyio.BrokenResourceError, anyio.EndOfStream) as error:
-        stream.abort()
+        socket.abort()
         raise CommandError(ExitCode.CONNECTION, f"TLS with {peer} failed: the connection ended") from error
     except BaseException:
-        stream.abort()
+        socket.abort()
         raise
-    stream.close_policy = ClosePolicy(linger_seconds=_CLOSE_WAIT)
-    return Line(face, stream, peer)
+    socket.close_policy = ClosePolicy(linger_seconds=_LINGER_SECONDS)
+    return CommandConnection(stream, socket, peer)
 
 
-async def be_impatient(line: Line, status: CommandStatus, idle_seconds: float | None) -> None:
-    """Watch over a connection until cancelled.
+async def close_and_describe(connection: CommandConnection, status: CommandStatus) -> str:
+    """Close, and return what is known about the peer, for the last line.
 
-    :param idle_seconds: how long nothing may move, unless that is this side's doing
-    :raises CommandError: it stood still for too long, or the peer has vanished
+    :raises CommandError: the peer may lack bytes
     """
-    bound = idle_seconds or _VANISHED
-    every = min(bound / _LOOKS, _LOOK_AT_MOST)
-    before: tuple[int, int | None] = (-1, None)
-    idle = 0.0
-    while True:
-        await anyio.sleep(every)
-        sock = line.socket._raw_socket
-        if sock.fileno() == -1:
-            return
-        queued = unacked_bytes(sock) if sys.platform == "linux" else None
-        now = (status.moved(), queued)
-        is_ours = status.waits_for_local and not queued
-        idle = idle + every if now == before and not is_ours else 0.0
-        before = now
-        if idle_seconds is not None and idle >= idle_seconds:
-            raise CommandError(ExitCode.TIMEOUT, f"nothing moved for {idle_seconds:g} s")
-        if not line.is_unix and unanswered_seconds(sock) > min(bound, _VANISHED):
-            raise CommandError(ExitCode.TIMEOUT, f"{line.peer} has vanished: it acknowledges nothing any more")
-
-
-async def close(line: Line, status: CommandStatus) -> str:
-    """Close, and say what is known of the peer.
-
-    :raises CommandError: it may lack something
-    """
-    status.phase = f"waiting for {line.peer} to acknowledge"
-    await line.stream.aclose()
-    report = line.socket.close_report
+    peer = connection.peer
+    status.phase = f"waiting for {peer} to acknowledge"
+    await connection.stream.aclose()
+    report = connection.socket.close_report
     assert report is not None
     status.facts.update(
         acknowledged=report.acked,
@@ -116,12 +89,12 @@ async def close(line: Line, status: CommandStatus) -> str:
         discarded_bytes=report.discarded_bytes,
     )
     if report.outcome is CloseOutcome.RESET and report.acked:
-        raise CommandError(ExitCode.CUT, f"{line.peer} reset the connection; its program may not have read everything")
+        raise CommandError(ExitCode.CUT, f"{peer} reset the connection; its program may not have read everything")
     if report.outcome in (CloseOutcome.RESET, CloseOutcome.ABORTED):
-        raise CommandError(ExitCode.CUT, f"{line.peer} has reset the connection")
+        raise CommandError(ExitCode.CUT, f"{peer} has reset the connection")
     if not report.acked:
-        raise CommandError(ExitCode.CUT, f"{line.peer} has not acknowledged everything")
-    # Over TLS they are records, of session tickets for one, and no bytes of the peer's program.
-    discarded = report.discarded_bytes if line.stream is line.socket else 0
+        raise CommandError(ExitCode.CUT, f"{peer} has not acknowledged everything")
+    # Discarded bytes of TLS are records, for example of session tickets, and not what the peer's program has sent.
+    discarded = report.discarded_bytes if connection.stream is connection.socket else 0
     ignored = f" ({discarded} bytes that it sent were ignored)" if discarded else ""
-    return ("delivered" if line.is_unix else "acknowledged") + ignored
+    return ("delivered" if connection.is_unix else "acknowledged") + ignored

@@ -1,4 +1,4 @@
-"""``connect``: to whom the command line names."""
+"""Connect to the address that the user has given."""
 
 from __future__ import annotations
 
@@ -8,38 +8,43 @@ from argparse import Namespace
 
 import anyio
 
-from ..._errors import ConnectionFailed
-from ..._net.connect import connect_tcp, connect_unix
-from ..._streams.sockets import SocketStream
+from ... import ConnectionFailed, SocketStream, connect_tcp, connect_unix
 from ..console.exit_codes import CommandError, ExitCode
 from ..console.values import Address
-from .command_connection import Line, line_over
+from .command_connection import CommandConnection, set_up
 from .tls_contexts import client_context
 
 
-async def connect(address: Address, options: Namespace) -> Line:
-    """Connect, and do the TLS handshake.
+async def connect(address: Address, options: Namespace) -> CommandConnection:
+    """Connect, and do the TLS handshake, within ``--connect-timeout``.
 
-    :raises CommandError: it cannot be
+    :raises CommandError: this failed, or took too long
     """
     context = client_context(options)
     try:
         with anyio.fail_after(options.connect_timeout):
-            if address.path is not None:
-                stream: SocketStream = await connect_unix(address.path)
-            else:
-                assert address.host is not None
-                stream = await connect_tcp(address.host, address.port)
-            return await line_over(stream, context, str(address), options.tls_name or address.host)
+            stream = await connect_stream(address)
+            return await set_up(stream, context, str(address), options.tls_name or address.host)
     except TimeoutError:
-        waited = f"{options.connect_timeout:g} s"
-        raise CommandError(ExitCode.TIMEOUT, f"{address} did not answer within {waited}") from None
+        limit = f"{options.connect_timeout:g} s"
+        raise CommandError(ExitCode.TIMEOUT, f"{address} did not answer within {limit}") from None
     except ConnectionFailed as error:
-        raise CommandError(ExitCode.CONNECTION, failure_of(error)) from error
+        raise CommandError(ExitCode.CONNECTION, connect_error_text(error)) from error
 
 
-def failure_of(error: ConnectionFailed) -> str:
-    """In words, without the number: ``cannot connect to HOST port PORT: Connection refused``."""
+async def connect_stream(address: Address) -> SocketStream:
+    """Connect without TLS.
+
+    :raises ConnectionFailed: this failed
+    """
+    if address.path is not None:
+        return await connect_unix(address.path)
+    assert address.host is not None
+    return await connect_tcp(address.host, address.port)
+
+
+def connect_error_text(error: ConnectionFailed) -> str:
+    """``cannot connect to HOST port PORT: Connection refused``: the error without its number."""
     if isinstance(error, socket.gaierror):
         return f"cannot find {error.strerror}"
     what, colon, _ = str(error).partition(": [Errno ")

@@ -1,4 +1,4 @@
-"""``roket serve``: static files, with TLS where it is asked for."""
+"""What ``roket serve`` does: serve static files over HTTP, with TLS where the options ask for it."""
 
 from __future__ import annotations
 
@@ -8,8 +8,7 @@ from argparse import Namespace
 from dataclasses import asdict
 from functools import partial
 
-from ..._serving.serve import serve
-from ..._streams.tls import TLSListener
+from ... import TLSListener, serve
 from ...staticfiles import Exchange, StaticFiles
 from ..connections.accepting import listening
 from ..connections.tls_contexts import server_context
@@ -24,10 +23,10 @@ _HANDSHAKE = 20.0
 
 
 def run_server(options: Namespace) -> int:
-    """The exit code."""
+    """Serve until a signal arrives; returns the exit code."""
     status = CommandStatus("serve", options.quiet, is_json=False)
     try:
-        files = StaticFiles(options.directory, listings=not options.no_listing, log=partial(_tell, options, status))
+        files = StaticFiles(options.directory, listings=not options.no_listing, log=partial(_print, options, status))
     except ModuleNotFoundError as error:
         return status.fail(ExitCode.USAGE, str(error))
     except OSError as error:
@@ -35,20 +34,20 @@ def run_server(options: Namespace) -> int:
     with files:
         shutdown = Shutdown()
 
-        def stop() -> bool:
+        def drain() -> bool:
             files.drain()
             return shutdown.set()
 
-        return run_in_event_loop(partial(_serve, options, status, files, shutdown), status, on_first_signal=stop)
+        return run_in_event_loop(partial(_serve, options, status, files, shutdown), status, on_first_signal=drain)
 
 
 async def _serve(options: Namespace, status: CommandStatus, files: StaticFiles, shutdown: Shutdown) -> int:
-    _log_to(status)
+    _print_warnings_of_the_library(status)
     try:
         context = server_context(options)
-        async with listening(options.bind, status) as (listener, where):
-            if not where.is_unix:
-                host = where if where.host is not None else Address("localhost", where.port)
+        async with listening(options.bind, status) as (listener, address):
+            if not address.is_unix:
+                host = address if address.host is not None else Address("localhost", address.port)
                 status.inform(f"{'https' if context else 'http'}://{host}/ is {options.directory}")
             await serve(
                 files,
@@ -58,20 +57,20 @@ async def _serve(options: Namespace, status: CommandStatus, files: StaticFiles, 
                 drain_seconds=options.drain,
                 idle_seconds=options.idle_timeout,
             )
-    except CommandError as problem:
-        return status.fail_with(problem)
+    except CommandError as error:
+        return status.fail_with(error)
     return ExitCode.DONE
 
 
-def _tell(options: Namespace, status: CommandStatus, exchange: Exchange) -> None:
+def _print(options: Namespace, status: CommandStatus, exchange: Exchange) -> None:
     if options.json:
         print_stdout(json.dumps(asdict(exchange)))
     else:
         status.inform(str(exchange))
 
 
-def _log_to(status: CommandStatus) -> None:
-    """What the server logs: descriptors that run out, a file that cannot be read."""
+def _print_warnings_of_the_library(status: CommandStatus) -> None:
+    """Print what the library logs: descriptors that run out, a file that cannot be read."""
 
     class Handler(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:

@@ -7,7 +7,7 @@ import os
 import ssl
 
 from ..._errors import BrokenResourceError, ConnectionFailed, TruncatedError
-from ..connections.tls_contexts import tls_reason
+from ..connections.tls_contexts import tls_error_text
 from ..console.exit_codes import CommandError, ExitCode, local_file_error
 
 
@@ -34,7 +34,7 @@ def problem_with(error: BaseException, *, file: str, file_is: str, peer: str) ->
         case ConnectionFailed():
             return CommandError(ExitCode.CONNECTION, str(error))
         case ssl.SSLError():
-            return CommandError(ExitCode.CONNECTION, f"TLS with {peer} failed: {tls_reason(error)}")
+            return CommandError(ExitCode.CONNECTION, f"TLS with {peer} failed: {tls_error_text(error)}")
         case OSError():
             return local_file_error(file, error, "reading" if file_is == "source" else "writing")
     return None

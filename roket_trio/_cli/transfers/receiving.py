@@ -6,8 +6,8 @@ from argparse import Namespace
 from functools import partial
 
 from ..._transfer.transfer import Transfer
-from ..connections.accepting import accepted
-from ..connections.command_connection import Line
+from ..connections.accepting import accept
+from ..connections.command_connection import CommandConnection
 from ..console.command_status import CommandStatus
 from ..console.event_loop import bare_task_group, run_in_event_loop
 from ..console.exit_codes import CommandError, ExitCode
@@ -33,10 +33,10 @@ async def _receive(options: Namespace, status: CommandStatus) -> int:
 
             return status.succeed(await receive_checked(options, status))
         async with kept(partial(_raw_target, options)) as target:
-            line = await accepted(options, status)
-            async with explained(line, status, file=target.label, file_is="sink"):
-                async with watched(line, status, options):
-                    what_happened = await _receive_raw(options, status, target, line)
+            connection = await accept(options, status)
+            async with explained(connection, status, file=target.label, file_is="sink"):
+                async with watched(connection, status, options):
+                    what_happened = await _receive_raw(options, status, target, connection)
         return status.succeed(what_happened)
     except CommandError as problem:
         return status.fail_with(problem)
@@ -48,9 +48,9 @@ def _raw_target(options: Namespace) -> Target:
     return target_for(options.destination, overwrite=options.force)
 
 
-async def _receive_raw(options: Namespace, status: CommandStatus, target: Target, line: Line) -> str:
+async def _receive_raw(options: Namespace, status: CommandStatus, target: Target, connection: CommandConnection) -> str:
     async with written(target) as fd, bare_task_group() as tasks:
-        transfer = Transfer(line.stream, fd, rate_limit=options.rate)
+        transfer = Transfer(connection.stream, fd, rate_limit=options.rate)
         status.moved = lambda: transfer.bytes_moved
         tasks.start_soon(write_behind, target, status)
         report = await transfer.run()
@@ -58,5 +58,5 @@ async def _receive_raw(options: Namespace, status: CommandStatus, target: Target
     status.facts["fallbacks"] = list(report.fallbacks)
     await commit(target, status)
     # After the file is safe: a sender that waits for our end then knows that it is.
-    await line.stream.aclose()
+    await connection.stream.aclose()
     return f"received {measured(status, report.route, status.began)}: {place_of(target)}"

@@ -17,8 +17,8 @@ from anyio import to_thread
 from ..._errors import BrokenResourceError, EndOfStream
 from ..._files import FileWriteStream
 from ..._routes.rate_limit import RateLimiter
-from ..connections.accepting import accepted
-from ..connections.command_connection import Line
+from ..connections.accepting import accept
+from ..connections.command_connection import CommandConnection
 from ..console.command_status import CommandStatus
 from ..console.exit_codes import CommandError, ExitCode, local_file_error
 from ..local_files.file_names import checked_name
@@ -34,35 +34,35 @@ _LAST_WORDS = 5.0
 
 
 async def receive_checked(options: Namespace, status: CommandStatus) -> str:
-    """Take one connection and what is offered there; returns the last line.
+    """Take one connection and what is offered there; returns the last connection.
 
     :raises CommandError: it was not taken; the sender was told why, if it is still there
     """
     await to_thread.run_sync(_try_out, options)
-    line = await accepted(options, status)
-    async with explained(line, status, file=options.destination, file_is="sink"):
-        async with watched(line, status, options):
-            lines = Lines(line.stream, line.peer)
+    connection = await accept(options, status)
+    async with explained(connection, status, file=options.destination, file_is="sink"):
+        async with watched(connection, status, options):
+            lines = Lines(connection.stream, connection.peer)
             try:
                 with anyio.fail_after(options.connect_timeout):
                     offer = await lines.next_offer()
             except TimeoutError:
                 raise lines.foreign() from None
-            await line.stream.send(line_of({"roket": 1}))
+            await connection.stream.send(line_of({"roket": 1}))
             async with AsyncExitStack() as stack:
-                async with told_why(line, "refused"):
+                async with told_why(connection, "refused"):
                     target = await stack.enter_async_context(kept(partial(_target_of, options, offer)))
-                async with told_why(line, "failed"):
-                    start, digest = await _agree(status, lines, line, offer, target)
-                    await _receive_pieces(options, status, line, offer, target, start, digest)
+                async with told_why(connection, "failed"):
+                    start, digest = await _agree(status, lines, connection, offer, target)
+                    await _receive_pieces(options, status, connection, offer, target, start, digest)
                     await commit(target, status)
             status.facts.update(sha256=digest.hexdigest(), resumed_at=start)
             unheard = ""
             try:
-                await line.stream.send(line_of({"done": start + status.moved()}))
-                await line.stream.aclose()
+                await connection.stream.send(line_of({"done": start + status.moved()}))
+                await connection.stream.aclose()
             except BrokenResourceError:  # what it was to hear is true all the same
-                line.socket.abort()
+                connection.socket.abort()
                 unheard = "; the sender left before it heard so"
             resumed = f" (resumed at {start})" if start else ""
             told = f"SHA-256 {digest.hexdigest()}, {place_of(target)}{unheard}"
@@ -96,7 +96,7 @@ def _target_of(options: Namespace, offer: Offer) -> Target:
 
 
 @asynccontextmanager
-async def told_why(line: Line, what: str) -> AsyncIterator[None]:
+async def told_why(connection: CommandConnection, what: str) -> AsyncIterator[None]:
     """Tell the sender why this side fails in the block, if it is this side's doing."""
     try:
         yield
@@ -104,15 +104,17 @@ async def told_why(line: Line, what: str) -> AsyncIterator[None]:
     except CommandError as problem:
         failure = problem
     if failure.code in (ExitCode.LOCAL_FILE, ExitCode.CHECK_FAILED):
-        policy = replace(line.socket.close_policy, wait_for_peer=True, linger_seconds=_LAST_WORDS)
-        line.socket.close_policy = policy
+        policy = replace(connection.socket.close_policy, wait_for_peer=True, linger_seconds=_LAST_WORDS)
+        connection.socket.close_policy = policy
         with anyio.move_on_after(_LAST_WORDS), suppress(BrokenResourceError):  # it may have gone
-            await line.stream.send(line_of({what: failure.message}))
-            await line.stream.aclose()
+            await connection.stream.send(line_of({what: failure.message}))
+            await connection.stream.aclose()
     raise failure
 
 
-async def _agree(status: CommandStatus, lines: Lines, line: Line, offer: Offer, target: Target) -> tuple[int, Any]:
+async def _agree(
+    status: CommandStatus, lines: Lines, connection: CommandConnection, offer: Offer, target: Target
+) -> tuple[int, Any]:
     """Say what is there already, and hear where the sender goes on: returns that, and the digest of what is kept."""
     digest = hashlib.sha256()
     has = target.has
@@ -120,8 +122,8 @@ async def _agree(status: CommandStatus, lines: Lines, line: Line, offer: Offer, 
     if (offer.size is not None and has > offer.size) or not await digest_prefix(target.fd, 0, has, digest):
         has, digest = 0, hashlib.sha256()
     status.phase, status.waits_for_local = "", False
-    await line.stream.send(line_of({"have": has, "sha256": digest.hexdigest()}))
-    (start,) = NUMBER.unpack(await receive_exactly(line.stream, NUMBER.size, line.peer))
+    await connection.stream.send(line_of({"have": has, "sha256": digest.hexdigest()}))
+    (start,) = NUMBER.unpack(await receive_exactly(connection.stream, NUMBER.size, connection.peer))
     if start not in (0, has):
         raise lines.foreign()
     if start == 0:
@@ -132,7 +134,13 @@ async def _agree(status: CommandStatus, lines: Lines, line: Line, offer: Offer, 
 
 
 async def _receive_pieces(
-    options: Namespace, status: CommandStatus, line: Line, offer: Offer, target: Target, start: int, digest: Any
+    options: Namespace,
+    status: CommandStatus,
+    connection: CommandConnection,
+    offer: Offer,
+    target: Target,
+    start: int,
+    digest: Any,
 ) -> None:
     """Receive all the pieces into the target, and compare the digests."""
     moved = 0
@@ -144,25 +152,25 @@ async def _receive_pieces(
     status.total = None if offer.size is None else offer.size - start
     pace = RateLimiter(options.rate)
     buffer = memoryview(bytearray(PIECE))
-    inflow = Inflow(line.stream)
+    inflow = Inflow(connection.stream)
     async with written(target) as fd, writer_of(fd) as file:
-        while left := NUMBER.unpack(await receive_exactly(line.stream, NUMBER.size, line.peer))[0]:
+        while left := NUMBER.unpack(await receive_exactly(connection.stream, NUMBER.size, connection.peer))[0]:
             if status.total is not None and moved + left > status.total:
-                raise CommandError(ExitCode.CHECK_FAILED, f"{line.peer} sends more than it announced")
+                raise CommandError(ExitCode.CHECK_FAILED, f"{connection.peer} sends more than it announced")
             while left:
                 await pace.wait()
                 try:
                     count = await inflow.into(buffer[: pace.step(min(left, PIECE))])
                 except EndOfStream:
                     raise CommandError(
-                        ExitCode.CUT, f"{line.peer} ended the connection before the transfer was done"
+                        ExitCode.CUT, f"{connection.peer} ended the connection before the transfer was done"
                     ) from None
                 digest.update(buffer[:count])
                 await _write(file, buffer[:count], target)
                 pace.moved(count)
                 left -= count
                 moved += count
-    theirs = await receive_exactly(line.stream, DIGEST_BYTES, line.peer)
+    theirs = await receive_exactly(connection.stream, DIGEST_BYTES, connection.peer)
     if theirs != digest.digest() or (status.total is not None and moved != status.total):
         if isinstance(target, PartFile):
             await to_thread.run_sync(target.forget)

@@ -6,7 +6,7 @@ from argparse import Namespace
 from functools import partial
 
 from ..._transfer.transfer import Transfer
-from ..connections.command_connection import Line, close
+from ..connections.command_connection import CommandConnection, close_and_describe
 from ..connections.connecting import connect
 from ..console.command_status import CommandStatus
 from ..console.event_loop import run_in_event_loop
@@ -27,28 +27,28 @@ async def _send(options: Namespace, status: CommandStatus) -> int:
         async with opened(options.source) as source:
             if options.resume and source.size is None:
                 raise CommandError(ExitCode.USAGE, f"--resume is for files, and {source.label} is none with a size")
-            line = await connect(options.address, options)
-            status.facts["peer"] = line.peer
+            connection = await connect(options.address, options)
+            status.facts["peer"] = connection.peer
             status.waits_for_local = source.is_slow
             status.start()
             if options.digest or options.resume:
                 from .sending_with_digest import send_checked as how
             else:
                 how = _send_raw
-            async with explained(line, status, file=source.label, file_is="source"):
-                async with watched(line, status, options):
-                    what_happened = await how(options, status, source, line)
+            async with explained(connection, status, file=source.label, file_is="source"):
+                async with watched(connection, status, options):
+                    what_happened = await how(options, status, source, connection)
         return status.succeed(what_happened)
     except CommandError as problem:
         return status.fail_with(problem)
 
 
-async def _send_raw(options: Namespace, status: CommandStatus, source: Source, line: Line) -> str:
-    transfer = Transfer(source.fd, line.stream, rate_limit=options.rate)
+async def _send_raw(options: Namespace, status: CommandStatus, source: Source, connection: CommandConnection) -> str:
+    transfer = Transfer(source.fd, connection.stream, rate_limit=options.rate)
     status.moved, status.total = lambda: transfer.bytes_moved, source.size
     report = await transfer.run()
     source.check()
     status.waits_for_local = False
     status.facts["fallbacks"] = list(report.fallbacks)
-    what_is_known = await close(line, status)
+    what_is_known = await close_and_describe(connection, status)
     return f"sent {measured(status, report.route, status.began)}: {what_is_known}"

@@ -11,7 +11,7 @@ import anyio
 
 from ..._errors import BrokenResourceError, EndOfStream
 from ..._routes.rate_limit import RateLimiter
-from ..connections.command_connection import Line, close
+from ..connections.command_connection import CommandConnection, close_and_describe
 from ..console.command_status import CommandStatus
 from ..console.event_loop import bare_task_group
 from ..console.exit_codes import CommandError, ExitCode, local_file_error
@@ -24,14 +24,14 @@ from .monitoring import measured
 _REASON_MOST = 300
 
 
-async def send_checked(options: Namespace, status: CommandStatus, source: Source, line: Line) -> str:
-    """Offer it, send what the receiver has not, and hear that all of it is there; returns the last line.
+async def send_checked(options: Namespace, status: CommandStatus, source: Source, connection: CommandConnection) -> str:
+    """Offer it, send what the receiver has not, and hear that all of it is there; returns the last connection.
 
     :raises CommandError: the receiver has not confirmed it
     """
-    lines = Lines(line.stream, line.peer)
-    status.phase = f"waiting for {line.peer}"
-    start, digest = await _negotiate(options, status, source, line, lines)
+    lines = Lines(connection.stream, connection.peer)
+    status.phase = f"waiting for {connection.peer}"
+    start, digest = await _negotiate(options, status, source, connection, lines)
     status.phase = ""
     verdict: dict[str, Any] = {}
     async with bare_task_group() as tasks:
@@ -44,12 +44,14 @@ async def send_checked(options: Namespace, status: CommandStatus, source: Source
 
         tasks.start_soon(hear)
         with sending:
-            await _send_pieces(options, status, source, line, start, digest)
-        status.phase = f"waiting for {line.peer} to confirm"
+            await _send_pieces(options, status, source, connection, start, digest)
+        status.phase = f"waiting for {connection.peer} to confirm"
         await heard.wait()
     if sending.cancelled_caught or verdict.get("done") != start + status.moved():
-        raise CommandError(ExitCode.CHECK_FAILED, f"{line.peer} has not taken it: {_reason(verdict.get('failed'))}")
-    await close(line, status)
+        raise CommandError(
+            ExitCode.CHECK_FAILED, f"{connection.peer} has not taken it: {_reason(verdict.get('failed'))}"
+        )
+    await close_and_describe(connection, status)
     status.facts.update(confirmed=True, sha256=digest.hexdigest(), resumed_at=start)
     resumed = f" (resumed at {start})" if start else ""
     told = f"confirmed, SHA-256 {digest.hexdigest()}"
@@ -57,19 +59,19 @@ async def send_checked(options: Namespace, status: CommandStatus, source: Source
 
 
 async def _negotiate(
-    options: Namespace, status: CommandStatus, source: Source, line: Line, lines: Lines
+    options: Namespace, status: CommandStatus, source: Source, connection: CommandConnection, lines: Lines
 ) -> tuple[int, Any]:
     """Offer it, and agree on where to begin: returns that, and the digest of what comes before."""
     try:
         with anyio.fail_after(options.connect_timeout):
-            await line.stream.send(offer_line(Offer(source.kind, source.name, source.size)))
+            await connection.stream.send(offer_line(Offer(source.kind, source.name, source.size)))
             if (await lines.next_object()).get("roket") != 1:
                 raise lines.foreign()
     except TimeoutError:
         raise lines.foreign() from None
     answer = await lines.next_object()
     if "refused" in answer:
-        raise CommandError(ExitCode.CHECK_FAILED, f"{line.peer} refused it: {_reason(answer['refused'])}")
+        raise CommandError(ExitCode.CHECK_FAILED, f"{connection.peer} refused it: {_reason(answer['refused'])}")
     has = had(answer)
     if has is None:
         raise lines.foreign()
@@ -81,12 +83,12 @@ async def _negotiate(
     status.waits_for_local = source.is_slow
     if not is_same:
         start, digest = 0, hashlib.sha256()
-    await line.stream.send(NUMBER.pack(start))
+    await connection.stream.send(NUMBER.pack(start))
     return start, digest
 
 
 async def _send_pieces(
-    options: Namespace, status: CommandStatus, source: Source, line: Line, start: int, digest: Any
+    options: Namespace, status: CommandStatus, source: Source, connection: CommandConnection, start: int, digest: Any
 ) -> None:
     """Send everything but the first ``start`` bytes, and what ends it."""
     moved = 0
@@ -113,14 +115,14 @@ async def _send_pieces(
             piece = buffer[: NUMBER.size + count]
             digest.update(piece[NUMBER.size :])
             NUMBER.pack_into(piece, 0, count)
-            await line.stream.send(piece)
+            await connection.stream.send(piece)
             pace.moved(count)
             moved += count
     source.check()
     if status.total is not None and moved < status.total:
         raise CommandError(ExitCode.LOCAL_FILE, f"{source.label} became shorter while it was sent")
     status.waits_for_local = False
-    await line.stream.send(NUMBER.pack(0) + digest.digest())
+    await connection.stream.send(NUMBER.pack(0) + digest.digest())
 
 
 def _reason(why: object) -> str:

@@ -58,5 +58,5 @@ async def commit(target: Target, status: CommandStatus) -> None:
 
 
 def place_of(target: Target) -> str:
-    """Where it is, in the last line."""
+    """Where it is, in the last connection."""
     return target.label if target.label == "standard output" else f"{target.label} is on the disk"
