@@ -7,13 +7,11 @@ one place whichever way it goes.
 from __future__ import annotations
 
 import os
-import select
 import socket
 import sys
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator, Sized
-from contextlib import contextmanager
+from collections.abc import Callable, Sized
 from time import monotonic
 from types import MappingProxyType
 from typing import Any, TypeVar, final
@@ -21,13 +19,14 @@ from typing import Any, TypeVar, final
 import anyio
 
 from .._errors import BrokenResourceError, ClosedResourceError, broken
-from .._kernel import epoll, tcp
+from .._kernel import poll, tcp
 from .._loops import Loop, Readiness, ResourceGuard, current_loop
 from .._origin import opened_at
+from .descriptor_users import DescriptorUsers
 from .lingering_close import LingeringClose, SendAccounting
+from .sender_and_receiver import Receiving, Sending
 from .states import ClosePolicy, CloseReport, ConnectionEvent, Lifecycle, Phase
 from .statistics import SocketStatistics
-from .turns import Receiving, Sending
 
 _GONE = "the connection is gone"
 
@@ -39,9 +38,6 @@ NOTSENT_LOWAT = 128 << 10
 A = TypeVar("A")
 R = TypeVar("R", bound=int | Sized)
 
-# Only where no epoll can be had: how often to look whether the peer has finished (seconds).
-_PEEK_EVERY = 0.05
-
 
 @final
 class Connection:
@@ -49,13 +45,12 @@ class Connection:
 
     __slots__ = (
         "__weakref__",
+        "_at_close",
         "_closed_event",
         "_closing",
         "_fallbacks",
-        "_interrupts",
         "_item_sent",
         "_item_total",
-        "_loans",
         "_opened_at",
         "_policy",
         "_process",
@@ -63,12 +58,11 @@ class Connection:
         "_receive_guard",
         "_received_bytes",
         "_report",
-        "_returned",
         "_routes",
         "_send_calls",
         "_send_guard",
-        "_watchers",
         "accounting",
+        "descriptor_users",
         "life",
         "loop",
         "readiness",
@@ -98,12 +92,9 @@ class Connection:
         self._item_total: int | None = 0
         self._closing: LingeringClose | None = None
         self._closed_event: anyio.Event | None = None
-        self._watchers: set[Readiness] = set()
-        # How to call back those who work on the descriptor in a worker thread.
-        self._loans: set[Callable[[], None]] = set()
-        # What ends the transfers that use this connection but wait for something else.
-        self._interrupts: set[Callable[[], None]] = set()
-        self._returned: anyio.Event | None = None
+        # What ends the tasks that wait for something else than the socket, when a close begins.
+        self._at_close: set[Callable[[], None]] = set()
+        self.descriptor_users: DescriptorUsers = DescriptorUsers(sock)
         self._opened_at = opened_at()
         self._process = os.getpid()
         self.loop: Loop = current_loop()
@@ -220,7 +211,7 @@ class Connection:
         with self.sending(0):
             await self.loop.checkpoint()
             self.life.check_open()  # another task may have closed it in its turn
-            while not _polls(self.sock, select.POLLOUT):
+            while not poll.is_writable(self.sock):
                 await self.readiness.wait_writable()
                 self.life.check_open()
 
@@ -296,93 +287,12 @@ class Connection:
         self.life.receive_failed(_loss(error))
         return broken(_GONE, error)
 
-    async def wait_peer_closed(self) -> None:
-        """Wait until the peer's FIN or RST has arrived, without taking data. Any number of tasks may wait."""
-        self.life.check_open()
-        await self.loop.checkpoint()
-        self.life.check_open()
-        if self.life.has_peer_finished:
-            return
-        try:
-            watch = epoll.SocketEvents(self.sock, epoll.PEER_CLOSED) if epoll.AVAILABLE else None
-        except OSError:  # no descriptor is left
-            watch = None
-        if watch is None:
-            await self._look_for_peers_end()
-            return
-        try:
-            waiter = self.loop.readiness(watch.fileno())
-            self._watchers.add(waiter)
-            try:
-                while not watch.take():
-                    await waiter.wait_readable()
-            finally:
-                self._watchers.discard(waiter)
-                waiter.close()
-        finally:
-            watch.close()
-
-    async def _look_for_peers_end(self) -> None:
-        while not self.peer_has_finished():
-            # Readiness is the receiver's alone to wait for.
-            await anyio.sleep(_PEEK_EVERY)
-            self.life.check_open()
-
-    def peer_has_finished(self) -> bool:
-        """Whether the peer's FIN or RST has arrived. Without epoll a FIN behind unread data cannot be seen."""
-        if self.life.has_peer_finished:
-            return True
-        if epoll.AVAILABLE:
-            return epoll.peer_has_finished(self.sock)
-        try:
-            return not self.sock.recv(1, socket.MSG_PEEK)
-        except BlockingIOError:
-            return False
-        except OSError as error:  # the kernel tells it once, and has told it to us
-            self.send_failed(error)
-            return True
-
-    # --- lending the descriptor to a worker thread -------------------------------------------------------------------
-
-    def lend(self, call_back: Callable[[], None]) -> None:
-        """Let a worker thread use the descriptor until :meth:`take_back`; a close waits for that.
-
-        :param call_back: makes the thread let go soon, and take nothing more off the socket from then on; called in the
-            event loop when the connection is being closed
-        """
-        self._loans.add(call_back)
-
-    @property
-    def is_lent(self) -> bool:
-        """Whether a worker thread holds the descriptor, so that a close has to wait for it."""
-        return bool(self._loans)
-
-    def take_back(self, call_back: Callable[[], None]) -> None:
-        """The thread has let go."""
-        self._loans.discard(call_back)
-        if self._loans:
-            return
-        if self.life.phase is Phase.CLOSED:
-            self.sock.close()  # the last borrower closes what was reset meanwhile
-        if self._returned is not None:
-            self._returned.set()
-
-    async def _await_loans(self) -> None:
-        """Let no thread hold the descriptor any more. (After a reset the last of them has closed it.)"""
-        if not self._loans:
-            return
-        if self._returned is None:
-            self._returned = anyio.Event()
-        for call_back in tuple(self._loans):
-            call_back()
-        await self.loop.shielded(self._returned.wait)
-
     # --- closing -----------------------------------------------------------------------------------------------------
 
     async def aclose(self) -> None:
         """Close as the contract says; whatever happens, the descriptor is released before this returns or raises."""
         if self.life.phase is Phase.CLOSED:
-            await self._await_loans()
+            await self.descriptor_users.wait_until_none(self.loop)
             await self.loop.checkpoint()
             return
         if self._closing is not None:  # another task closes; wait for it
@@ -391,14 +301,14 @@ class Connection:
             try:
                 await self._closed_event.wait()
             finally:
-                await self._await_loans()  # noqa: ASYNC102 - as long as a worker thread needs, and no cancellation
+                await self.descriptor_users.wait_until_none(self.loop)  # noqa: ASYNC102 - as long as a worker thread needs, and no cancellation
                 if self._report is None:  # cancelled: this call too releases the descriptor before it raises
                     self._closing.interrupt()
                     self._finish(self._closing.release())
             return
         closing = self._begin_closing()
         try:
-            await self._await_loans()
+            await self.descriptor_users.wait_until_none(self.loop)
             if self._report is not None:  # another task has reset it meanwhile
                 pass
             elif self.life.is_cut:
@@ -418,14 +328,14 @@ class Connection:
             return
         closing = self._begin_closing() if self._closing is None else self._closing
         closing.interrupt()
-        if not self._loans:
+        if self.descriptor_users.are_none:
             self._finish(closing.reset())
             return
         # First, so that no thread takes what comes behind the bytes that the reset drops.
-        for call_back in tuple(self._loans):
-            call_back()
-        # The peer hears of it at once; the descriptor is closed by who still holds it.
+        self.descriptor_users.stop()
+        # The peer hears of it at once.
         self._finish(closing.reset(close=False))
+        self.descriptor_users.close_after_last()
 
     def close_now(self) -> None:
         """Close without waiting for anything. Idempotent.
@@ -435,7 +345,7 @@ class Connection:
         """
         if self.life.phase is Phase.CLOSED:
             return
-        if self._loans:
+        if not self.descriptor_users.are_none:
             self.abort()
             return
         closing = self._begin_closing() if self._closing is None else self._closing
@@ -452,10 +362,8 @@ class Connection:
             self.life.stopped(self._item_sent, self._item_total)
         self.life.enter(Phase.CLOSING)
         self.readiness.close()
-        for watcher in tuple(self._watchers):
-            watcher.close()
-        for interrupt in tuple(self._interrupts):
-            interrupt()
+        for end in tuple(self._at_close):
+            end()
         life = self.life
         peer_closed = life.has_received_eof or (life.sender_saw_eof and self.accounting.is_tcp)
         self._closing = LingeringClose(
@@ -542,32 +450,3 @@ def _loss(error: OSError) -> BrokenResourceError:
     loss = broken(_GONE, error)
     loss.__cause__ = OSError(error.errno, error.strerror)
     return loss
-
-
-@contextmanager
-def ended_by_close(*connections: Connection) -> Iterator[None]:
-    """End the body when one of ``connections`` is closed by another task, whatever it waits for.
-
-    :raises ClosedResourceError: that happened
-    """
-    with anyio.CancelScope() as scope:
-        for connection in connections:
-            connection._interrupts.add(scope.cancel)
-        try:
-            yield
-        finally:
-            for connection in connections:
-                connection._interrupts.discard(scope.cancel)
-    if scope.cancelled_caught:
-        raise ClosedResourceError("the stream was closed on this side")
-
-
-def polls_readable(sock: socket.socket) -> bool:
-    """Whether a receive would have an answer now."""
-    return _polls(sock, select.POLLIN)
-
-
-def _polls(sock: socket.socket, events: int) -> bool:
-    poll = select.poll()
-    poll.register(sock, events)
-    return bool(poll.poll(0))

@@ -13,7 +13,8 @@ from typing import Any, final
 
 import anyio
 
-from .._connection.connection import NOTSENT_LOWAT, Connection, ended_by_close
+from .._connection.connection import NOTSENT_LOWAT, Connection
+from .._connection.ended_by_close import ended_by_close
 from .._errors import BrokenResourceError, TruncatedError
 from .._files import source_for
 from .._files.descriptor import OpenFile

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import final
 
-from .._connection.connection import NOTSENT_LOWAT, Connection, ended_by_close
+from .._connection.connection import NOTSENT_LOWAT, Connection
+from .._connection.ended_by_close import ended_by_close
 from .._errors import BrokenResourceError, TruncatedError
 from .._kernel import splice, tcp
 from .._kernel.fd import REFUSALS

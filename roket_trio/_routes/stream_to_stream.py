@@ -15,7 +15,8 @@ import anyio
 import anyio.abc
 import trio
 
-from .._connection.connection import Connection, ended_by_close
+from .._connection.connection import Connection
+from .._connection.ended_by_close import ended_by_close
 from .._errors import BrokenResourceError, TruncatedError
 from .._files import sink_for, source_for
 from .._files.descriptor import OpenFile

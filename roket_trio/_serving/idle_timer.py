@@ -14,6 +14,7 @@ import anyio
 
 from .._connection.connection import Connection
 from .._connection.idle_clock import IdleClock
+from .._connection.peer_end import peer_has_finished
 from .._connection.states import Phase
 from .._kernel import tcp
 
@@ -53,7 +54,7 @@ class IdleTimer:
     def is_peer_gone(self) -> bool:
         """Whether the peer's FIN or RST has arrived at a connection that is not closed yet."""
         connection = self.connection
-        return connection.sock.fileno() == self.fd and connection.peer_has_finished()
+        return connection.sock.fileno() == self.fd and peer_has_finished(connection)
 
     def peer_finished(self, now: float) -> float:
         """Note that the peer's FIN or RST has come, which counts as a movement; returns when to check."""
@@ -81,7 +82,7 @@ class IdleTimer:
             return inf
         progress = self._progress()
         # A close that has begun has bounds of its own, unless it waits for a worker thread.
-        if life.phase is Phase.CLOSING and not self.connection.is_lent:
+        if life.phase is Phase.CLOSING and self.connection.descriptor_users.are_none:
             self._clock.restart(progress, now)
         elif self._clock.is_over(progress, now):
             self._close()

@@ -18,6 +18,7 @@ import trio.abc
 
 from .._connection.connection import NOTSENT_LOWAT, Connection
 from .._connection.lingering_close import is_tcp
+from .._connection.peer_end import wait_peer_closed
 from .._connection.states import ClosePolicy, CloseReport
 from .._connection.statistics import SocketStatistics
 from .._errors import ClosedResourceError, EndOfStream, broken
@@ -183,7 +184,7 @@ class SocketStream(anyio.abc.SocketStream, trio.abc.HalfCloseableStream):
 
         :raises ClosedResourceError: this side has closed it, before or meanwhile
         """
-        await self._connection.wait_peer_closed()
+        await wait_peer_closed(self._connection)
 
     async def send_file(self, file: ReadableFile, *, offset: int = 0, count: int | None = None) -> int:
         """Send a file, or a part of one, without bringing it into user space (sendfile(2)) where the kernel can do

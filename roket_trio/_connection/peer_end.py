@@ -1,0 +1,61 @@
+"""Whether, and when, the peer has ended a connection: by FIN or by RST, seen without receiving anything."""
+
+from __future__ import annotations
+
+import socket
+
+import anyio
+
+from .._kernel import epoll
+from .connection import Connection
+
+# How often to look where there is no epoll (seconds).
+_CHECK_EVERY = 0.05
+
+
+async def wait_peer_closed(connection: Connection) -> None:
+    """Wait until the peer's FIN or RST has arrived, without receiving data. Any number of tasks may wait.
+
+    :raises ClosedResourceError: the connection was closed on this side, before or meanwhile
+    """
+    connection.life.check_open()
+    await connection.loop.checkpoint()
+    connection.life.check_open()
+    if connection.life.has_peer_finished:
+        return
+    try:
+        events = epoll.SocketEvents(connection.sock, epoll.PEER_CLOSED) if epoll.AVAILABLE else None
+    except OSError:  # no descriptor is left
+        events = None
+    if events is None:
+        while not peer_has_finished(connection):
+            # Only the receiver may wait for the socket to become readable.
+            await anyio.sleep(_CHECK_EVERY)
+            connection.life.check_open()
+        return
+    try:
+        readiness = connection.loop.readiness(events.fileno())
+        connection._at_close.add(readiness.close)
+        try:
+            while not events.take():
+                await readiness.wait_readable()
+        finally:
+            connection._at_close.discard(readiness.close)
+            readiness.close()
+    finally:
+        events.close()
+
+
+def peer_has_finished(connection: Connection) -> bool:
+    """Whether the peer's FIN or RST has arrived. Without epoll a FIN behind unread data cannot be seen."""
+    if connection.life.has_peer_finished:
+        return True
+    if epoll.AVAILABLE:
+        return epoll.peer_has_finished(connection.sock)
+    try:
+        return not connection.sock.recv(1, socket.MSG_PEEK)
+    except BlockingIOError:
+        return False
+    except OSError as error:  # the kernel reports it only once, so it has to be remembered
+        connection.send_failed(error)
+        return True
