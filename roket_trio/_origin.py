@@ -30,6 +30,11 @@ def public(value: T) -> T:
     return value
 
 
+def is_own(filename: str) -> bool:
+    """Whether the code of a file is this package's, installed or in a checkout."""
+    return filename.startswith(_PACKAGE)
+
+
 def opened_at() -> str:
     """Where in the user's code a stream is being opened: the innermost frame that is not of this package."""
     frame = sys._getframe(1)

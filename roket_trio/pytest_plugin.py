@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
-    from ._pytest.hooks import Suite
+    from ._pytest.hooks import SuiteHooks
     from .testing.fixtures import ChaosRelays, ClosePeers, SocketCensus
 
 _FIXTURES = frozenset({"socket_census", "close_peer", "chaos_relay", "closes_cleanly"})
@@ -76,7 +76,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for item in items:
         is_marked = any(item.get_closest_marker(name) for name in _MARKERS)
         if is_marked or not _FIXTURES.isdisjoint(getattr(item, "fixturenames", ())):
-            _suite(config).check(item)
+            _suite(config).check_markers(item)
 
 
 def _is_on(config: pytest.Config, name: str) -> bool:
@@ -84,13 +84,13 @@ def _is_on(config: pytest.Config, name: str) -> bool:
     return bool(config.getoption(name, False) or config.getini(name))
 
 
-def _suite(config: pytest.Config) -> Suite:
+def _suite(config: pytest.Config) -> SuiteHooks:
     """What does the work, from the moment at which it is needed."""
-    suite: Suite | None = config.pluginmanager.get_plugin("roket-suite")
+    suite: SuiteHooks | None = config.pluginmanager.get_plugin("roket-suite")
     if suite is None:
-        from ._pytest.hooks import Suite
+        from ._pytest.hooks import SuiteHooks
 
-        suite = Suite(config, has_census=_is_on(config, "roket_census"), is_strict=_is_on(config, "roket_strict"))
+        suite = SuiteHooks(config, has_census=_is_on(config, "roket_census"), is_strict=_is_on(config, "roket_strict"))
         config.pluginmanager.register(suite, "roket-suite")
     return suite
 

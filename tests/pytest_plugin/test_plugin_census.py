@@ -100,7 +100,7 @@ def test_what_a_failed_test_leaves_is_told_and_not_held_against_it(inner: Inner)
     result.assert_outcomes(failed=1)
     result.stdout.fnmatch_lines(
         [
-            "Not held against anybody:",
+            "Not counted as failures:",
             "test_it.py::test_it left a socket open, and did not pass (its traceback may hold it)",
             "no test left a socket behind *",
         ]
@@ -278,7 +278,7 @@ def test_what_is_opened_while_tests_are_imported_is_nobodys(inner: Inner) -> Non
     )
     result.assert_outcomes(passed=1)
     assert result.ret == 0
-    result.stdout.fnmatch_lines(["Not held against anybody:", "the collection left a socket open"])
+    result.stdout.fnmatch_lines(["Not counted as failures:", "the collection left a socket open"])
 
 
 def test_a_stay_in_close_wait_is_told_although_it_ends(inner: Inner, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -310,7 +310,7 @@ def test_a_stay_in_close_wait_is_told_although_it_ends(inner: Inner, monkeypatch
     assert result.ret == 0
     result.stdout.fnmatch_lines(
         [
-            "Not held against anybody:",
+            "Not counted as failures:",
             "fixture 'pool' (session) opened a socket that stayed in CLOSE_WAIT, and closed in the end",
             "    its peer finished during test_it.py::test_connects, and it was closed more than 0.[3-9] s later",
         ]

@@ -1,4 +1,4 @@
-"""What the pytest plugin is made of: where sockets were opened, who holds them, whose they are, how they end."""
+"""What the pytest plugin is made of: where sockets were opened, who holds them, owner they are, how they end."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from pathlib import Path
 import pytest
 import trio
 
-from roket_trio.testing import Timeline
+from roket_trio.testing import ListeningPeer, Timeline, scripts
 from roket_trio.testing._census.records import Holder, SocketRecord
 from roket_trio.testing._expectations.explanation import explain
 from roket_trio.testing._expectations.observed import view_of_peer
 from roket_trio.testing._leaks import origins
 from roket_trio.testing._leaks.origins import origin_of, watch_origins
-from roket_trio.testing._leaks.referrers import has_paused_loop, held_by
-from roket_trio.testing._leaks.report import Tale
-from roket_trio.testing._leaks.tracker import ANY_CHAPTER, Chapter, Finding, Following, ignoring
+from roket_trio.testing._leaks.referrers import has_paused_loop, reachable_descriptors
+from roket_trio.testing._leaks.report import LeakReport
+from roket_trio.testing._leaks.tracker import ANY_PHASE, LeakFinding, LeakTracker, Phase, ignoring
 from roket_trio.testing._peers import timeline as timeline_module
 from roket_trio.testing._results.close import CloseExpectation, judge_close
 
@@ -64,6 +64,14 @@ def test_an_origin_tells_the_calls_innermost_first() -> None:
     assert first.endswith(" in opens")
     assert second.endswith(" in test_an_origin_tells_the_calls_innermost_first")
     assert Path(first.rpartition(":")[0]).name == Path(__file__).name
+
+
+def test_an_origin_leaves_out_the_calls_of_this_package() -> None:
+    watch_origins()
+    with ListeningPeer(scripts.discard()) as peer:
+        assert peer._listener is not None
+        first, *_ = str(origin_of(peer._listener.fileno())).split(" < ")
+    assert first.endswith(" in test_an_origin_leaves_out_the_calls_of_this_package")
 
 
 def test_every_way_to_a_socket_has_an_origin() -> None:
@@ -189,7 +197,7 @@ def ways_to_hold(sock: socket.socket) -> dict[str, object]:
 def test_a_socket_is_found_behind(way: str) -> None:
     with opens() as sock:
         root = ways_to_hold(sock)[way]
-        assert held_by(root, {sock.fileno(), 10_000}) == {sock.fileno()}
+        assert reachable_descriptors(root, {sock.fileno(), 10_000}) == {sock.fileno()}
 
 
 REMEMBERED: list[object] = []
@@ -210,7 +218,7 @@ def test_globals_modules_classes_and_loops_are_not_entered(request: pytest.Fixtu
         request.node.inside = sock
         try:
             for root in (uses_a_global, sys.modules[__name__], Class(), selector, request, request.config, None, 1):
-                assert held_by(root, {sock.fileno()}) == set(), root
+                assert reachable_descriptors(root, {sock.fileno()}) == set(), root
         finally:
             REMEMBERED.clear()
             del request.node.inside
@@ -239,123 +247,123 @@ def test_a_loop_counts_as_paused_while_somebody_can_run_it() -> None:
         assert not has_paused_loop()
 
 
-# --- following -------------------------------------------------------------------------------------------------------
+# --- tracker -------------------------------------------------------------------------------------------------------
 
 
-def findings(following: Following, grace: float = 0.0) -> list[tuple[str, str]]:
-    return [(finding.whose, finding.fault) for finding in following.end(grace, ANY_CHAPTER)]
+def findings(tracker: LeakTracker, grace: float = 0.0) -> list[tuple[str, str]]:
+    return [(finding.owner, finding.fault) for finding in tracker.end(grace, ANY_PHASE)]
 
 
 def test_what_was_there_before_is_nobodys() -> None:
     with opens():
-        following = Following()
-        assert following.end_chapter(Chapter("one")) == []
-        assert findings(following) == []
+        tracker = LeakTracker()
+        assert tracker.end_phase(Phase("one")) == []
+        assert findings(tracker) == []
 
 
 def test_each_socket_belongs_to_the_chapter_in_which_it_was_opened() -> None:
-    following = Following()
+    tracker = LeakTracker()
     with opens() as first:
-        (followed,) = following.end_chapter(Chapter("one"))
-        assert followed.record.fds == (first.fileno(),)
+        (tracked,) = tracker.end_phase(Phase("one"))
+        assert tracked.record.fds == (first.fileno(),)
         with opens() as second:
-            (followed,) = following.end_chapter(Chapter("two"))
-            assert followed.record.fds == (second.fileno(),)
-            assert following.end_chapter(Chapter("three")) == []
-            assert sorted(findings(following)) == [("one", "OPEN"), ("two", "OPEN")]
+            (tracked,) = tracker.end_phase(Phase("two"))
+            assert tracked.record.fds == (second.fileno(),)
+            assert tracker.end_phase(Phase("three")) == []
+            assert sorted(findings(tracker)) == [("one", "OPEN"), ("two", "OPEN")]
 
 
 def test_what_is_closed_in_the_end_is_no_finding() -> None:
-    following = Following()
+    tracker = LeakTracker()
     with opens():
-        following.end_chapter(Chapter("one"))
-    assert findings(following) == []
+        tracker.end_phase(Phase("one"))
+    assert findings(tracker) == []
 
 
 def test_the_end_waits_for_what_a_thread_is_closing() -> None:
-    following = Following()
+    tracker = LeakTracker()
     sock = opens()
-    following.end_chapter(Chapter("one"))
+    tracker.end_phase(Phase("one"))
     timer = threading.Timer(0.1, sock.close)
     timer.start()
-    assert findings(following, grace=10) == []
+    assert findings(tracker, grace=10) == []
     timer.join()
 
 
 def test_a_descriptor_that_is_used_again_is_another_socket() -> None:
-    following = Following()
+    tracker = LeakTracker()
     sock = opens()
     fd = sock.fileno()
-    following.end_chapter(Chapter("one"))
+    tracker.end_phase(Phase("one"))
     sock.close()
     with opens() as again:
         assert again.fileno() == fd
-        (followed,) = following.end_chapter(Chapter("two"))
-        assert followed.chapter.name == "two"
+        (tracked,) = tracker.end_phase(Phase("two"))
+        assert tracked.phase.name == "two"
 
 
 def test_the_alarm_clock_of_a_loop_is_not_counted() -> None:
-    following = Following()
+    tracker = LeakTracker()
     left, right = socket.socketpair()
     with left, right:
-        assert following.end_chapter(Chapter("one")) == []
-        assert findings(following) == []
+        assert tracker.end_phase(Phase("one")) == []
+        assert findings(tracker) == []
 
 
 def test_one_end_of_a_pair_counts_when_the_other_has_gone_to_a_child() -> None:
-    following = Following()
+    tracker = LeakTracker()
     left, right = socket.socketpair()
     with left:
         with right:
             child = subprocess.Popen(["cat"], stdin=right)
         try:
-            assert len(following.end_chapter(Chapter("one"))) == 1
-            assert findings(following) == [("one", "OPEN")]
+            assert len(tracker.end_phase(Phase("one"))) == 1
+            assert findings(tracker) == [("one", "OPEN")]
         finally:
             left.close()
             child.wait()
 
 
 def test_what_was_accepted_is_the_listeners_while_its_client_lives() -> None:
-    following = Following()
+    tracker = LeakTracker()
     code = "import socket, sys; s = socket.create_connection(('127.0.0.1', int(sys.argv[1]))); input()"
     with opens() as listener:
-        following.end_chapter(Chapter("server", "fixture"))
+        tracker.end_phase(Phase("server", "fixture"))
         port = str(listener.getsockname()[1])
         child = subprocess.Popen([sys.executable, "-c", code, port], stdin=subprocess.PIPE)
         with child, listener.accept()[0]:
-            (followed,) = [one for one in following.end_chapter(Chapter("one")) if one.record.kind == "tcp"]
-            assert followed.host == Chapter("server", "fixture")
+            (tracked,) = [one for one in tracker.end_phase(Phase("one")) if one.record.kind == "tcp"]
+            assert tracked.host == Phase("server", "fixture")
             listener.close()
             assert child.stdin is not None
-            (finding,) = following.end(0.0, ANY_CHAPTER)
-            assert (finding.whose, finding.kind, finding.is_accusation) == ("server", "elsewhere", False)
+            (finding,) = tracker.end(0.0, ANY_PHASE)
+            assert (finding.owner, finding.kind, finding.is_failure) == ("server", "elsewhere", False)
             child.stdin.close()
 
 
 def test_a_forked_child_has_nothing_to_say() -> None:
-    following = Following()
+    tracker = LeakTracker()
     with opens():
         child = os.fork()
         if not child:
             status = 1
             try:
-                status = int(bool(following.end_chapter(Chapter("one")) or following.end(0.0, ANY_CHAPTER)))
+                status = int(bool(tracker.end_phase(Phase("one")) or tracker.end(0.0, ANY_PHASE)))
             finally:
                 os._exit(status)
         assert os.waitpid(child, 0)[1] == 0
 
 
 def test_a_fault_is_called_by_its_name_and_its_time() -> None:
-    following = Following()
+    tracker = LeakTracker()
     with opens() as listener, socket.create_connection(listener.getsockname()) as client:
         server, _ = listener.accept()
         with server:
-            following.end_chapter(Chapter("one"))
-        following.end_chapter(Chapter("two"))
-        told = [finding for finding in following.end(0.0, ANY_CHAPTER) if f"fd {client.fileno()} " in finding.socket]
+            tracker.end_phase(Phase("one"))
+        tracker.end_phase(Phase("two"))
+        told = [finding for finding in tracker.end(0.0, ANY_PHASE) if f"fd {client.fileno()} " in finding.socket]
     (finding,) = told
-    assert (finding.whose, finding.fault) == ("one", "CLOSE_WAIT")
+    assert (finding.owner, finding.fault) == ("one", "CLOSE_WAIT")
 
 
 @pytest.mark.parametrize(
@@ -381,11 +389,11 @@ def test_patterns_for_what_to_ignore(pattern: str, fits: bool) -> None:
 
 
 def test_a_tale_survives_the_way_from_a_worker() -> None:
-    finding = Finding("a test", "test", "OPEN", "fd 3", "here", "", "why", "to do")
-    tale = Tale(2, 0.5, [finding], {"sock_diag"}, {"something"})
-    told = Tale(1, 0.25, [], {"procfs"})
-    told.add(Tale.unpacked(tale.packed()))
-    assert told == Tale(3, 0.75, [finding], {"sock_diag", "procfs"}, {"something"})
+    finding = LeakFinding("a test", "test", "OPEN", "fd 3", "here", "", "why", "to do")
+    report = LeakReport(2, 0.5, [finding], {"sock_diag"}, {"something"})
+    told = LeakReport(1, 0.25, [], {"procfs"})
+    told.add(LeakReport.unpacked(report.packed()))
+    assert told == LeakReport(3, 0.75, [finding], {"sock_diag", "procfs"}, {"something"})
 
 
 # --- judging ---------------------------------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from time import monotonic
 from typing import Final, final
 
@@ -63,7 +63,10 @@ class Census:
         # What a child has inherited since is its parent's: no more opened than it was.
         inherited = {record.inode: record for record in earlier.sockets if record.inode}
         past = {record.key: before.get(record.key) or inherited.get(record.inode) for record in self.sockets}
-        now = {record.key: _with_its_past(record, past[record.key]) for record in self.sockets}
+        now = {
+            record.key: record if (was := past[record.key]) is None else record.with_addresses_of(was)
+            for record in self.sockets
+        }
         held = {(record.local, record.remote) for record in earlier.sockets if record.remote is not None}
         were_orphans = {record.key for record in earlier.orphans}
         return CensusChange(
@@ -85,13 +88,6 @@ class Census:
         lines = [str(record) for record in self.sockets + self.orphans] or ["no sockets"]
         lines.append(f"(observed by {', '.join(sorted(self.observers))})")
         return "\n".join(lines + [f"not observed: {what}" for what in self.unseen])
-
-
-def _with_its_past(record: SocketRecord, before: SocketRecord | None) -> SocketRecord:
-    """A connection that is over, with the addresses that it had: the kernel forgets them."""
-    if before is None or record.state is not TCPState.CLOSE or before.state is TCPState.CLOSE:
-        return record
-    return replace(record, local=before.local, remote=before.remote, was_connected=True)
 
 
 @public

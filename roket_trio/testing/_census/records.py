@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, final
 
 from ..._kernel.tcp import TCPState
@@ -104,6 +104,12 @@ class SocketRecord:
     def condition(self) -> tuple[object, ...]:
         """What must differ for a socket to count as changed: not its queues and clocks."""
         return (self.state, self.was_connected, self.is_peer_gone)
+
+    def with_addresses_of(self, earlier: SocketRecord) -> SocketRecord:
+        """This record of a connection that is over, with the addresses that it had earlier: the kernel forgets them."""
+        if self.state is not TCPState.CLOSE or earlier.state in (TCPState.CLOSE, None):
+            return self
+        return replace(self, local=earlier.local, remote=earlier.remote, was_connected=True)
 
     @property
     def is_listening(self) -> bool:

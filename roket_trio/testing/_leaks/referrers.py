@@ -1,4 +1,4 @@
-"""What keeps a socket open, as far as the garbage collector can tell: an object that has it, a loop that is paused."""
+"""What keeps a socket open, as far as the garbage collector can tell: an object that refers to it, or a paused loop."""
 
 from __future__ import annotations
 
@@ -10,37 +10,37 @@ from types import BuiltinFunctionType, CodeType, FrameType, FunctionType, Module
 from typing import Any, Final, cast, final
 
 _LOOKED_AT: Final = 200_000  # objects, about 0.1 s
-# Behind these is the whole program.
-_WALLS: Final = (type, ModuleType, FrameType, CodeType, BuiltinFunctionType, str, bytes, int, float)
-_WALLED_OFF: Final = ("_pytest.", "pluggy.", "xdist.", "execnet.")
+# Through these the whole program can be reached.
+_NOT_ENTERED: Final = (type, ModuleType, FrameType, CodeType, BuiltinFunctionType, str, bytes, int, float)
+_MODULES_NOT_ENTERED: Final = ("_pytest.", "pluggy.", "xdist.", "execnet.")
 
 
-def held_by(root: object, fds: set[int]) -> set[int]:
-    """Those of some descriptors whose socket objects can be reached from ``root``.
+def reachable_descriptors(root: object, fds: set[int]) -> set[int]:
+    """Those of the descriptors ``fds`` whose socket objects can be reached from ``root``.
 
-    An event loop on the way is not entered: it knows every socket, whoever forgot it. A socket without an object of
-    its own (uvloop) is not found, nor is what only a running thread knows.
+    An event loop on the way is not entered, since it refers to every socket that it serves. A socket that has no Python
+    object (uvloop) is not found, nor is one that only a running thread refers to.
     """
     found: set[int] = set()
     seen: set[int] = set()
     loops = _event_loops()
     waiting: list[object] = [root]
     while waiting and len(seen) < _LOOKED_AT and len(found) < len(fds):
-        this = waiting.pop()
-        kind = type(this)  # not isinstance(): a proxy may lie, and work to do so
-        if id(this) in seen or issubclass(kind, _WALLS + loops):
+        item = waiting.pop()
+        kind = type(item)  # not isinstance(): a proxy may lie about its class, and runs code to do so
+        if id(item) in seen or issubclass(kind, _NOT_ENTERED + loops):
             continue
-        seen.add(id(this))
+        seen.add(id(item))
         if issubclass(kind, socket.socket):
-            fd = socket.socket.fileno(cast(socket.socket, this))
+            fd = socket.socket.fileno(cast(socket.socket, item))
             found |= {fd} & fds
-        waiting += _referents(this)
+        waiting += _referents(item)
     return found
 
 
 @final
-class _Nothing:
-    pass
+class _Absent:
+    """Stands for a class whose module is not loaded."""
 
 
 def has_paused_loop() -> bool:
@@ -57,25 +57,25 @@ def has_paused_loop() -> bool:
 
 def _sees_paused_loop() -> bool:
     asyncio_loop, _, trio_run = _event_loops()
-    for this in gc.get_objects():
-        kind = type(this)
+    for item in gc.get_objects():
+        kind = type(item)
         if issubclass(kind, asyncio_loop):
-            loop = cast(Any, this)
+            loop = cast(Any, item)
             if not loop.is_closed() and not loop.is_running():
                 return True
-        elif issubclass(kind, trio_run) and cast(Any, this).tasks:
+        elif issubclass(kind, trio_run) and cast(Any, item).tasks:
             return True
     return False
 
 
 def _event_loops() -> tuple[type, ...]:
     names = (("asyncio", "AbstractEventLoop"), ("selectors", "BaseSelector"), ("trio._core._run", "Runner"))
-    return tuple(getattr(sys.modules.get(module), name, _Nothing) for module, name in names)
+    return tuple(getattr(sys.modules.get(module), name, _Absent) for module, name in names)
 
 
-def _referents(this: object) -> Iterable[object]:
-    if isinstance(this, FunctionType):  # not its globals
-        return [this.__closure__, this.__defaults__, this.__kwdefaults__]
-    if type(this).__module__.startswith(_WALLED_OFF):
+def _referents(item: object) -> Iterable[object]:
+    if isinstance(item, FunctionType):  # not its globals
+        return [item.__closure__, item.__defaults__, item.__kwdefaults__]
+    if type(item).__module__.startswith(_MODULES_NOT_ENTERED):
         return ()
-    return gc.get_referents(this)
+    return gc.get_referents(item)

@@ -1,4 +1,4 @@
-"""What the pytest plugin has found, as lines of the schema of ``roket check``. Pure."""
+"""The results of the pytest plugin as lines of JSON, in the schema of ``roket check``. Pure."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from collections.abc import Iterable, Iterator
 
 from .._census.records import Linger, SocketRecord
 from .._expectations.watched import ConnectionResult
-from .._leaks.tracker import Finding
+from .._leaks.tracker import LeakFinding
 from .._results.case_result import CaseResult, ResultEvent, Role
 from .._results.close import Close, Verdict
 
 
-def entry_of_connection(test: str, number: int, result: ConnectionResult) -> str:
-    """One of a test's connections to scripted peers."""
+def result_of_connection(test: str, number: int, result: ConnectionResult) -> str:
+    """The line for one connection of a test to a scripted peer or relay."""
     verdict = result.verdict
     began = result.events[0][1].at if result.events else 0.0
     events = tuple(
@@ -23,7 +23,7 @@ def entry_of_connection(test: str, number: int, result: ConnectionResult) -> str
         )
         for by, event in result.events
     )
-    return _entry(
+    return _result_line(
         test,
         "connections",
         number,
@@ -38,41 +38,41 @@ def entry_of_connection(test: str, number: int, result: ConnectionResult) -> str
     )
 
 
-def entry_of_leaks(test: str, left: Iterable[SocketRecord], observers: Iterable[str]) -> str:
-    """Whether one test has left sockets."""
-    told = [f"{record} ({(record.linger or Linger.OPEN).value})" for record in left]
-    return _entry(
+def result_of_leaks(test: str, left: Iterable[SocketRecord], observers: Iterable[str]) -> str:
+    """The line that says whether a test has left sockets open."""
+    leaks = [f"{record} ({(record.linger or Linger.OPEN).value})" for record in left]
+    return _result_line(
         test,
         "leaks",
         0,
-        close="leaked" if told else "clean",
-        verdict="fail" if told else "pass",
+        close="leaked" if leaks else "clean",
+        verdict="fail" if leaks else "pass",
         observer=", ".join(sorted(observers)),
-        reason="; ".join(told) or "it left no socket",
+        reason="; ".join(leaks) or "it left no socket",
     )
 
 
-def entries_of_findings(findings: Iterable[Finding], observers: Iterable[str]) -> Iterator[str]:
-    """The sockets that the census of a whole suite has found."""
+def results_of_findings(findings: Iterable[LeakFinding], observers: Iterable[str]) -> Iterator[str]:
+    """The lines for the sockets that the census of a whole suite has found."""
     numbers: Counter[str] = Counter()
     for finding in findings:
-        yield _entry_of_finding(finding, numbers[finding.whose], observers)
-        numbers[finding.whose] += 1
+        yield _result_of_finding(finding, numbers[finding.owner], observers)
+        numbers[finding.owner] += 1
 
 
-def _entry_of_finding(finding: Finding, number: int, observers: Iterable[str]) -> str:
-    return _entry(
-        finding.whose,
+def _result_of_finding(finding: LeakFinding, number: int, observers: Iterable[str]) -> str:
+    return _result_line(
+        finding.owner,
         "census",
         number,
         close="late" if finding.fault == "LATE" else "leaked",
-        verdict="fail" if finding.is_accusation else "not-observed",
+        verdict="fail" if finding.is_failure else "not-observed",
         observer=", ".join(sorted(observers)),
         reason="; ".join(filter(None, (finding.socket, finding.why, finding.remark, finding.opened_at))),
     )
 
 
-def _entry(
+def _result_line(
     test: str,
     what: str,
     number: int,
@@ -86,7 +86,11 @@ def _entry(
     seconds: float = 0.0,
     events: tuple[ResultEvent, ...] = (),
 ) -> str:
-    """``number``: of several for one test, from 0. Each has a name of its own: a report shows the last of one name."""
+    """One line.
+
+    :param number: counts the results of one test and kind, from 0. Each gets a name of its own, since a report shows
+        the last result of a name only
+    """
     return CaseResult(
         case=f"{test} ({number + 1})" if number else test,
         level="MUST",
