@@ -1,4 +1,4 @@
-"""The event loop that runs, behind one small interface: readiness of descriptors, checkpoints, worker threads."""
+"""The running event loop behind one small interface: readiness of descriptors, checkpoints, worker threads."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from .interface import Readiness as Readiness
 from .resource_guard import ResourceGuard as ResourceGuard
 from .trio import TrioLoop
 
-_thread = threading.local()
+_of_thread = threading.local()
 _find_asyncio_loop: Callable[[], Loop] | None = None
 
 
@@ -30,11 +30,11 @@ def current_loop() -> Loop:
     """
     if lowlevel.in_trio_task():
         try:
-            loop: Loop = _thread.trio_loop
+            loop: Loop = _of_thread.trio_loop
         except AttributeError:
-            loop = _thread.trio_loop = TrioLoop()
+            loop = _of_thread.trio_loop = TrioLoop()
         return loop
     global _find_asyncio_loop
-    if _find_asyncio_loop is None:  # who never runs asyncio need not load it: 13 ms
+    if _find_asyncio_loop is None:  # a program that never runs asyncio does not load it: 13 ms
         _find_asyncio_loop = import_module(".asyncio", __name__).running_loop
     return _find_asyncio_loop()

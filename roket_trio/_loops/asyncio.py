@@ -1,8 +1,9 @@
 """asyncio and uvloop: the sockets of a loop share one edge-triggered epoll, the only descriptor that the loop watches.
 
-A wait then costs no ``epoll_ctl`` and no handle. Measured with a 64-byte echo, both ends on one loop, µs a round trip
-(Python 3.13): asyncio 55 so, 94 with ``anyio.wait_readable``, 83 with ``add_reader`` and ``remove_reader`` a wait, 163
-with AnyIO's own stream; uvloop 45, 86, 75 and 51. Where there is no epoll, AnyIO's functions do it.
+A wait then needs no ``epoll_ctl`` and no handle. Measured with a 64-byte echo, both ends on one loop, µs a round trip
+(Python 3.13): on asyncio 55 with the shared epoll, 94 with ``anyio.wait_readable``, 83 with ``add_reader`` and
+``remove_reader`` for each wait, 163 with AnyIO's own stream; on uvloop 45, 86, 75 and 51. Where there is no epoll,
+AnyIO's functions wait.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ import anyio.to_thread
 
 from .._errors import ClosedResourceError
 from .interface import THREADS_MOST, YIELD_EVERY, Loop, Nursery, Readiness
+from .library_readiness import LibraryReadiness
 from .native_cancel import Call, deliver_later, outlast
 
 T = TypeVar("T")
@@ -33,12 +35,13 @@ _loops: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, AsyncioLoop] = weak
 
 
 def _checkpoint_if_cancelled(running: Callable[[], asyncio.AbstractEventLoop | None]) -> Callable[[], Awaitable[None]]:
-    """AnyIO's check for cancellation, which precedes every operation, in 0.5 instead of 1.1 µs (CPython 3.11, two
-    scopes): one look-up of the task, by the loop that is known, and none of the backend, nor of a task's state while
-    the same task asks. It is 8 % of reading a cached file in pieces of 64 KiB.
+    """Make a faster form of AnyIO's check for cancellation, which precedes every operation.
 
-    What is private to AnyIO is tried when a loop is first used; where it is not as it was, AnyIO's function does it. A
-    task whose scopes are cancelled is left to that in any case.
+    It takes 0.5 instead of 1.1 µs (CPython 3.11, two scopes), since it looks up the task alone, and the state of a task
+    only when another task asks. That is 8 % of reading a cached file in pieces of 64 KiB.
+
+    It relies on what is private to AnyIO. That is tried when a loop is first used; if it is not as expected, AnyIO's
+    own function is returned. For a task whose scopes are cancelled AnyIO's function is called in any case.
     """
     try:
         from anyio._backends._asyncio import CancelScope, TaskState, _task_states
@@ -51,7 +54,7 @@ def _checkpoint_if_cancelled(running: Callable[[], asyncio.AbstractEventLoop | N
     except (ImportError, AttributeError, TypeError):
         return anyio.lowlevel.checkpoint_if_cancelled
 
-    # Whose state is known. Both weak: a state leads to scopes, their tasks, and the frames of those.
+    # The task that asked last, and its state. The references are weak: a state leads to frames, by scopes and tasks.
     known_task: Callable[[], asyncio.Task[Any] | None] = _nobody
     known_state: Callable[[], TaskState | None] = _nobody
 
@@ -95,7 +98,7 @@ def running_loop() -> AsyncioLoop:
 
 @final
 class _SharedReadiness(Readiness):
-    """One socket's place in the loop's shared epoll: a future for each direction in which a task waits."""
+    """Waits for one descriptor in the loop's shared epoll, with a future for each direction in which a task waits."""
 
     __slots__ = ("_closed", "_epoll", "_fd", "reader", "writer")
 
@@ -152,10 +155,10 @@ class _SharedReadiness(Readiness):
 
 @final
 class _SharedEpoll:
-    """The edge-triggered epoll of one loop. It exists while any socket of the loop does, and a turn longer.
+    """The edge-triggered epoll of one loop. It exists while any socket of the loop does, and one iteration longer.
 
-    Edge-triggered is sound because every wait follows an ``EAGAIN``; and an edge that was queued before the data was
-    taken is not reported, since ``epoll_wait`` asks the socket again (epoll(7), ``ep_send_events``).
+    Edge-triggered events suffice because every wait follows an ``EAGAIN``. An edge that was queued before the data was
+    read is not reported, since ``epoll_wait`` asks the socket again (epoll(7), ``ep_send_events``).
     """
 
     _READ = select.EPOLLIN | select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR if USE_SHARED_EPOLL else 0
@@ -179,14 +182,14 @@ class _SharedEpoll:
         return entry
 
     def watch(self, fd: int, entry: _SharedReadiness, events: int) -> None:
-        """Other events of it from now on; what is true already is told again (epoll_ctl(2))."""
+        """Watch for other events from now on; those that are already true are reported again (epoll_ctl(2))."""
         if self._entries.get(fd) is entry:
-            with contextlib.suppress(OSError):  # closed behind our back, as below
+            with contextlib.suppress(OSError):  # other code has closed the descriptor, as below
                 self._epoll.modify(fd, events)
 
     def unregister(self, fd: int, entry: _SharedReadiness) -> None:
-        # The descriptor may have been closed behind our back: the kernel has then forgotten it, and the number may be
-        # another socket's by now.
+        # Other code may have closed the descriptor. The kernel has then removed it from the epoll, and the number may
+        # be another socket's by now.
         if self._entries.get(fd) is not entry:
             return
         del self._entries[fd]
@@ -194,7 +197,7 @@ class _SharedEpoll:
             self._epoll.unregister(fd)
         if self._entries:
             return
-        # Not closed here: this may be a garbage collector, in another thread or in the middle of register().
+        # Not closed here: a garbage collector may call this, in another thread or in the middle of register().
         soon = self._loop.call_soon if threading.get_ident() == self._thread else self._loop.call_soon_threadsafe
         try:
             soon(self._close_if_unused)
@@ -220,48 +223,12 @@ class _SharedEpoll:
 
 
 @final
-class _AnyIOReadiness(Readiness):
-    """Through AnyIO's own functions: for loops without epoll, and for descriptors that are waited for once."""
-
-    __slots__ = ("_closed", "_fd", "_loop")
-
-    def __init__(self, loop: Loop, fd: int) -> None:
-        self._loop = loop
-        self._fd = fd
-        self._closed = False
-
-    async def wait_readable(self) -> None:
-        if self._closed:
-            raise ClosedResourceError
-        try:
-            await anyio.wait_readable(self._fd)
-        except anyio.ClosedResourceError:
-            raise ClosedResourceError from None
-        self._loop.waited()
-
-    async def wait_writable(self) -> None:
-        if self._closed:
-            raise ClosedResourceError
-        try:
-            await anyio.wait_writable(self._fd)
-        except anyio.ClosedResourceError:
-            raise ClosedResourceError from None
-        self._loop.waited()
-
-    def close(self) -> None:
-        if not self._closed:
-            self._closed = True
-            # Outside of the loop (see _TrioReadiness.close) nobody waits.
-            with contextlib.suppress(RuntimeError):
-                asyncio.get_running_loop()
-                anyio.notify_closing(self._fd)
-
-
-@final
 class AsyncioLoop(Loop):
     __slots__ = ("_epoll", "_loop", "_threads", "checkpoint_if_cancelled")
 
     now = staticmethod(monotonic)
+    wait_readable = staticmethod(anyio.wait_readable)
+    wait_writable = staticmethod(anyio.wait_writable)
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         super().__init__()
@@ -272,12 +239,17 @@ class AsyncioLoop(Loop):
 
     def readiness(self, fd: int) -> Readiness:
         if not USE_SHARED_EPOLL:
-            return _AnyIOReadiness(self, fd)
+            return LibraryReadiness(self, fd)
         if self._epoll is None:
             loop = self._loop()
-            assert loop is not None  # it runs us
+            assert loop is not None  # it runs this task
             self._epoll = _SharedEpoll(self, loop)
         return self._epoll.register(fd)
+
+    def notify_closing(self, fd: int) -> None:
+        with contextlib.suppress(RuntimeError):  # outside of the loop nobody waits
+            asyncio.get_running_loop()
+            anyio.notify_closing(fd)
 
     def open_nursery(self) -> AbstractAsyncContextManager[Nursery]:
         return anyio.create_task_group()
@@ -319,8 +291,8 @@ class AsyncioLoop(Loop):
                 interruption = await outlast(hop) or interruption
                 if not hop.cancelled():
                     break
-                # Who cancels all tasks, as asyncio.run() does at its end, cancels that one too. The thread goes on with
-                # what it was lent; if none has begun, it is asked again.
+                # What cancels all tasks, as asyncio.run() does at its end, cancels that one too. A thread that has
+                # begun goes on and is waited for; if none has, the call is made again.
                 if not call.take_back():
                     interruption = await outlast(call.end()) or interruption
                     break

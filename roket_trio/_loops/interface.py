@@ -12,19 +12,20 @@ import anyio
 
 T = TypeVar("T")
 
-# A task that never has to wait still lets the others run this often (seconds). Trio's full checkpoint costs 5 µs, its
-# check for cancellation 0.4 µs: at one schedule point a millisecond the price of fairness is half a percent.
+# A task that never has to wait lets the others run this often (seconds). Trio's full checkpoint costs 5 µs, its check
+# for cancellation 0.4 µs: one schedule point a millisecond costs half a percent.
 YIELD_EVERY = 0.001
 
-# So many worker threads at once, which is what Trio and AnyIO allow each program. They are counted apart: what a file's
-# thread has been lent must be waited for, whatever cancels, so it must not wait for what a program's own threads do.
+# So many worker threads at once, which is what Trio and AnyIO allow each program. They are counted apart from the
+# program's own. A thread that uses a file cannot be abandoned when its task is cancelled, so it must not have to wait
+# for threads of the program that may be busy for long.
 THREADS_MOST = 40
 
 
 class Readiness(ABC):
-    """Waits for one descriptor. At most one task waits for each direction; the caller sees to that.
+    """Waits for one descriptor. The caller sees to it that at most one task waits for each direction.
 
-    Wait only after the descriptor has said no (EAGAIN, or a poll): what it would say yes to may have been told before.
+    Wait only after the descriptor was not ready (EAGAIN, or a poll): an edge-triggered event is reported once.
     """
 
     __slots__ = ()
@@ -40,20 +41,20 @@ class Readiness(ABC):
     async def wait_writable(self) -> None:
         """Wait until a write may succeed; otherwise as :meth:`wait_readable`."""
 
-    def pause_reading(self) -> None:  # noqa: B027 - only who watches all the time has to
-        """A worker thread reads until :meth:`resume_reading`: what arrives meanwhile need not wake the loop."""
+    def pause_reading(self) -> None:  # noqa: B027 - only a shared epoll watches while no task waits
+        """Do not wake the loop for what arrives, since a worker thread reads; until :meth:`resume_reading`."""
 
     def resume_reading(self) -> None:  # noqa: B027
-        """The loop reads again, and asks the descriptor before it waits. Also after :meth:`close`."""
+        """Let what arrives wake the loop again. Read or poll before the next wait. Allowed after :meth:`close`."""
 
     @abstractmethod
     def close(self) -> None:
-        """Wake who waits, with :class:`ClosedResourceError`, and forget the descriptor. Does not close it.
+        """Stop watching, and wake the waiting tasks with :class:`ClosedResourceError`. The descriptor stays open.
         Idempotent."""
 
 
 class Nursery(Protocol):
-    """What AnyIO's task group and Trio's nursery have in common."""
+    """The common part of AnyIO's task group and Trio's nursery."""
 
     @property
     def cancel_scope(self) -> anyio.CancelScope: ...
@@ -62,7 +63,7 @@ class Nursery(Protocol):
 
 
 class Loop(ABC):
-    """What the streams need of an event loop. One object for each running loop (:func:`current_loop`)."""
+    """What the streams need of an event loop. There is one object for each running loop (:func:`current_loop`)."""
 
     __slots__ = ("__weakref__", "yield_at")
 
@@ -71,25 +72,32 @@ class Loop(ABC):
 
     @abstractmethod
     def readiness(self, fd: int) -> Readiness:
-        """Start to look after ``fd``, which must be non-blocking and pollable."""
+        """Make what waits for ``fd``, which must be non-blocking and pollable."""
 
     @abstractmethod
     def open_nursery(self) -> AbstractAsyncContextManager[Nursery]:
-        """The library's own nursery. On Trio AnyIO's task group takes 36 µs for a task where Trio's takes 9."""
+        """Make the library's own nursery. On Trio a task takes 36 µs in AnyIO's task group and 9 µs in Trio's."""
 
     now: Callable[[], float]
-    """The loop's clock, by which its deadlines go. (``anyio.current_time`` on uvloop is when this turn began.)"""
+    """The clock of the loop's deadlines. (``anyio.current_time`` on uvloop is the time at which this turn began.)"""
 
     checkpoint_if_cancelled: Callable[[], Awaitable[None]]
-    """Raise the cancellation that is due, if one is; otherwise return at once. The library's own function."""
+    """Raise a cancellation if one is due; otherwise return at once. This is the library's own function."""
+
+    wait_readable: Callable[[int], Awaitable[None]]
+    wait_writable: Callable[[int], Awaitable[None]]
+    """The library's own functions that wait for a descriptor."""
+
+    @abstractmethod
+    def notify_closing(self, fd: int) -> None:
+        """Wake the tasks that wait for ``fd`` by these functions. May be called outside of the loop."""
 
     @abstractmethod
     async def run_in_thread(self, function: Callable[..., T], *args: object) -> T:
         """Call ``function(*args)`` in a worker thread and return its result.
 
-        Not to be cancelled: the call always waits for the thread to let go, so what the thread was lent (buffers,
-        descriptors) is free again when it returns, and its result is never lost. A cancellation is delivered at the
-        next checkpoint.
+        It cannot be cancelled. It waits until the thread has finished, so the thread no longer uses any buffer or
+        descriptor when this returns, and its result is never lost. A cancellation is delivered at the next checkpoint.
         """
 
     @abstractmethod
@@ -98,32 +106,29 @@ class Loop(ABC):
 
         The cancellation is delivered at the next checkpoint.
 
-        :param attempt: is made again when a native cancellation of asyncio (``Task.cancel``) has broken it off
+        :param attempt: is called again when asyncio's own cancellation (``Task.cancel``) has interrupted it
         """
 
     def waited(self) -> None:
-        """Note that the calling task has just been suspended: the others had their turn."""
+        """Note that the calling task has just been suspended, so that the others have run."""
         self.yield_at = monotonic() + YIELD_EVERY
 
     def yield_is_due(self) -> bool:
-        """Whether it is :data:`YIELD_EVERY` since a task of this loop was last suspended in here."""
+        """Whether no task has been suspended by the streams for :data:`YIELD_EVERY`."""
         return monotonic() >= self.yield_at
 
     @abstractmethod
     async def cancel_shielded_checkpoint(self) -> None:
-        """A schedule point that a cancellation does not break: what was done before it must be reported.
-
-        The cancellation is delivered at the next checkpoint.
-        """
+        """Let the others run. A cancellation is delivered at the next checkpoint, so the caller can return first."""
 
     @abstractmethod
     async def checkpoint(self) -> None:
         """A full checkpoint: raises a cancellation that is due, and lets the others run."""
 
     async def step(self) -> None:
-        """What precedes every operation: check for cancellation, and let the others run if that is due.
+        """Check for cancellation, and let the others run if that is due. It precedes every operation.
 
-        Before and not after: once bytes have been taken nothing should come between them and the caller.
+        Nothing like it follows an operation: a cancellation must not keep bytes that were received from the caller.
         """
         if monotonic() >= self.yield_at:
             await self.checkpoint()

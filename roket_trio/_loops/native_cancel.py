@@ -1,4 +1,4 @@
-"""asyncio's own cancellation, ``Task.cancel``, pierces AnyIO's shields: what outlasts it, and when it is delivered."""
+"""Outlasting asyncio's own cancellation, ``Task.cancel``, which pierces AnyIO's shields, and delivering it later."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ T = TypeVar("T")
 
 @final
 class Call(Generic[T]):
-    """A call made by a worker thread, whose end is heard of although AnyIO waits for the thread no more.
+    """A call made by a worker thread, whose end can be waited for even when AnyIO no longer waits for the thread.
 
     With a ``concurrent.futures.Future`` for it a hop took 11 of 100 µs more.
     """
@@ -29,7 +29,7 @@ class Call(Generic[T]):
         self._result: Any = None
 
     def make(self) -> None:
-        """In the worker thread: make the call, unless it was taken back."""
+        """In the worker thread: make the call, unless :meth:`take_back` was called before."""
         with self._lock:
             function, self._function = self._function, None
             if function is None:
@@ -46,13 +46,13 @@ class Call(Generic[T]):
             tell()
 
     def take_back(self) -> bool:
-        """No thread shall make it; returns False if one has begun to."""
+        """Prevent the call. False if a thread has already begun it."""
         with self._lock:
             self._function = None
             return not self._is_begun
 
     def end(self) -> asyncio.Future[None]:
-        """Done when the thread is through with it."""
+        """A future that is done when the thread has finished the call."""
         loop = asyncio.get_running_loop()
         end = loop.create_future()
         with self._lock:
@@ -63,7 +63,7 @@ class Call(Generic[T]):
         return end
 
     def result(self) -> T:
-        """Once only: what the call returned, or raised."""
+        """Return what the call returned, or raise what it raised. Once only."""
         error, self._error = self._error, None  # its traceback holds this object
         try:
             if error is not None:
@@ -75,7 +75,7 @@ class Call(Generic[T]):
 
 
 async def outlast(future: asyncio.Future[Any]) -> asyncio.CancelledError | None:
-    """Wait for it whatever cancels the task; returns the cancellation, for :func:`deliver_later`."""
+    """Wait for ``future`` even if the task is cancelled; returns the cancellation, for :func:`deliver_later`."""
     interruption = None
     while not future.done():
         try:
@@ -86,10 +86,10 @@ async def outlast(future: asyncio.Future[Any]) -> asyncio.CancelledError | None:
 
 
 def deliver_later(interruption: asyncio.CancelledError) -> None:
-    """Give a cancellation back to the task's next await."""
+    """Raise a cancellation at the task's next await."""
     if (task := asyncio.current_task()) is not None:
-        # Not here and now: the request may be taken back before the task waits again (an asyncio.timeout() whose block
-        # ends with this call), and what is asked of a running task hits it all the same, before Python 3.13.
+        # Not at once: the request may be withdrawn before the task waits again (an asyncio.timeout() whose block ends
+        # with this call), and before Python 3.13 a cancellation that a running task asks for is raised all the same.
         task.get_loop().call_soon(_deliver, task, interruption.args)
 
 

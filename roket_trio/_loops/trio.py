@@ -1,4 +1,4 @@
-"""Trio has all of it, and is used as it is."""
+"""The streams' view of Trio, whose own functions do everything."""
 
 from __future__ import annotations
 
@@ -9,45 +9,10 @@ from typing import TypeVar, cast, final
 
 import trio
 
-from .._errors import ClosedResourceError
 from .interface import THREADS_MOST, YIELD_EVERY, Loop, Nursery, Readiness
+from .library_readiness import LibraryReadiness
 
 T = TypeVar("T")
-
-
-@final
-class TrioReadiness(Readiness):
-    __slots__ = ("_closed", "_fd", "_loop")
-
-    def __init__(self, loop: TrioLoop, fd: int) -> None:
-        self._loop = loop
-        self._fd = fd
-        self._closed = False
-
-    async def wait_readable(self) -> None:
-        if self._closed:
-            raise ClosedResourceError
-        try:
-            await trio.lowlevel.wait_readable(self._fd)
-        except trio.ClosedResourceError:
-            raise ClosedResourceError from None
-        self._loop.waited()
-
-    async def wait_writable(self) -> None:
-        if self._closed:
-            raise ClosedResourceError
-        try:
-            await trio.lowlevel.wait_writable(self._fd)
-        except trio.ClosedResourceError:
-            raise ClosedResourceError from None
-        self._loop.waited()
-
-    def close(self) -> None:
-        if not self._closed:
-            self._closed = True
-            # Outside of a Trio run (a stream that outlived its loop, or a collector in another thread) nobody waits.
-            if trio.lowlevel.in_trio_run():
-                trio.lowlevel.notify_closing(self._fd)
 
 
 @final
@@ -59,15 +24,21 @@ class TrioLoop(Loop):
         self._threads = trio.CapacityLimiter(THREADS_MOST)
 
     def readiness(self, fd: int) -> Readiness:
-        return TrioReadiness(self, fd)
+        return LibraryReadiness(self, fd)
 
     def open_nursery(self) -> AbstractAsyncContextManager[Nursery]:
         # Trio's scope has all that AnyIO's has; its type does not say so.
         return cast(AbstractAsyncContextManager[Nursery], trio.open_nursery(strict_exception_groups=True))
 
     now = staticmethod(trio.current_time)
-
     checkpoint_if_cancelled = staticmethod(trio.lowlevel.checkpoint_if_cancelled)
+    wait_readable = staticmethod(trio.lowlevel.wait_readable)
+    wait_writable = staticmethod(trio.lowlevel.wait_writable)
+
+    def notify_closing(self, fd: int) -> None:
+        # Outside of a Trio run (a stream that outlived its loop, or a collector in another thread) nobody waits.
+        if trio.lowlevel.in_trio_run():
+            trio.lowlevel.notify_closing(fd)
 
     async def checkpoint(self) -> None:
         await trio.lowlevel.checkpoint()
@@ -83,7 +54,7 @@ class TrioLoop(Loop):
         raise AssertionError("a shield swallows nothing")
 
     async def run_in_thread(self, function: Callable[..., T], *args: object) -> T:
-        with trio.CancelScope(shield=True):  # not even cancelled before the thread begins, where Trio looks once
+        with trio.CancelScope(shield=True):  # Trio checks for cancellation once, before the thread begins
             result: T = await trio.to_thread.run_sync(function, *args, limiter=self._threads)
             self.waited()
             return result

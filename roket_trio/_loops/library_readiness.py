@@ -1,0 +1,46 @@
+"""Waiting for a descriptor by the functions of Trio, or of AnyIO where asyncio has no epoll."""
+
+from __future__ import annotations
+
+from typing import final
+
+import anyio
+import trio
+
+from .._errors import ClosedResourceError
+from .interface import Loop, Readiness
+
+
+@final
+class LibraryReadiness(Readiness):
+    """Waits by the loop's ``wait_readable`` and ``wait_writable``."""
+
+    __slots__ = ("_fd", "_is_closed", "_loop")
+
+    def __init__(self, loop: Loop, fd: int) -> None:
+        self._loop = loop
+        self._fd = fd
+        self._is_closed = False
+
+    async def wait_readable(self) -> None:
+        if self._is_closed:
+            raise ClosedResourceError
+        try:
+            await self._loop.wait_readable(self._fd)
+        except (anyio.ClosedResourceError, trio.ClosedResourceError):
+            raise ClosedResourceError from None
+        self._loop.waited()
+
+    async def wait_writable(self) -> None:
+        if self._is_closed:
+            raise ClosedResourceError
+        try:
+            await self._loop.wait_writable(self._fd)
+        except (anyio.ClosedResourceError, trio.ClosedResourceError):
+            raise ClosedResourceError from None
+        self._loop.waited()
+
+    def close(self) -> None:
+        if not self._is_closed:
+            self._is_closed = True
+            self._loop.notify_closing(self._fd)
