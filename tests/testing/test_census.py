@@ -30,7 +30,7 @@ from roket_trio.testing import (
     close_wait_sockets,
     take_census,
 )
-from roket_trio.testing._census import observers as observing_room
+from roket_trio.testing._census import observers
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the census needs Linux")
 
@@ -63,7 +63,7 @@ def without_netlink(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuses() -> None:
         raise PermissionError("netlink is refused")
 
-    monkeypatch.setattr(observing_room, "SockDiag", refuses)
+    monkeypatch.setattr(observers, "SockDiag", refuses)
 
 
 @pytest.fixture(params=["sock_diag", "procfs"])
@@ -274,7 +274,7 @@ def test_a_reset_connection_that_may_not_be_borrowed_is_known_by_its_past(
     def refuses(pid: int, fd: int) -> socket.socket:
         raise PermissionError("not yours")
 
-    monkeypatch.setattr(observing_room, "borrow_socket", refuses)
+    monkeypatch.setattr(observers, "borrow_socket", refuses)
     with program(tmp_path, "child") as (pid, server):
         before = take_census(pid)
         reset(server)
@@ -491,7 +491,7 @@ def test_while_nothing_is_in_close_wait_nothing_else_is_asked(tcp_pair: Pair, mo
             asked.append(set(states))
             return []  # this machine's other programs may have some
 
-    monkeypatch.setattr(observing_room, "SockDiag", Counts)
+    monkeypatch.setattr(observers, "SockDiag", Counts)
     monkeypatch.setattr(procfs, "socket_inodes", lambda pid: pytest.fail("the descriptors were listed"))
     assert close_wait_sockets() == ()
     assert asked == [{TCPState.CLOSE_WAIT, TCPState.LISTEN}]

@@ -36,7 +36,7 @@ from roket_trio.testing import (
     payload,
     scripts,
 )
-from roket_trio.testing._chaos.toxics import End, Piece, Situation
+from roket_trio.testing._chaos.toxics import Chunk, End, StageContext
 
 pytestmark = pytest.mark.skipif(not hasattr(select, "POLLRDHUP"), reason="the peers need Linux")
 
@@ -222,11 +222,11 @@ def test_a_slicer_cuts_data_into_pieces() -> None:
     with joined((Slicer(100, 10, 0.005), "upstream")) as ends:
         client, server = ends.connect()
         client.sendall(payload(1000))
-        pieces = []
-        while sum(map(len, pieces)) < 1000:
-            pieces.append(server.recv(1000))
-        assert b"".join(pieces) == payload(1000)
-        assert len(pieces) >= 5  # on a loaded machine some come together
+        chunks = []
+        while sum(map(len, chunks)) < 1000:
+            chunks.append(server.recv(1000))
+        assert b"".join(chunks) == payload(1000)
+        assert len(chunks) >= 5  # on a loaded machine some come together
 
 
 def test_limit_data_closes_at_its_byte() -> None:
@@ -436,9 +436,9 @@ def test_a_toxicity_of_nothing_spares_all() -> None:
 # --- pure ------------------------------------------------------------------------------------------------------------
 
 
-def passed(toxic: Toxic, *whats: bytes | End, seed: int = 0) -> list[Piece]:
-    stage = toxic.begin(Situation(0.0, random.Random(seed), lambda: 5.0))
-    return [after for what in whats for after in stage.take(Piece(1.0, what))]
+def passed(toxic: Toxic, *whats: bytes | End, seed: int = 0) -> list[Chunk]:
+    stage = toxic.begin(StageContext(0.0, random.Random(seed), lambda: 5.0))
+    return [after for what in whats for after in stage.take(Chunk(1.0, what))]
 
 
 @pytest.mark.parametrize(
@@ -456,19 +456,19 @@ def passed(toxic: Toxic, *whats: bytes | End, seed: int = 0) -> list[Piece]:
     ],
 )
 def test_no_toxic_loses_or_doubles_data_that_it_lets_through(toxic: Toxic) -> None:
-    pieces = passed(toxic, payload(100), payload(900, 100), End.FIN)
-    assert b"".join(piece.what for piece in pieces if isinstance(piece.what, bytes)) == payload(1000)
-    assert pieces[-1].what is End.FIN
+    chunks = passed(toxic, payload(100), payload(900, 100), End.FIN)
+    assert b"".join(chunk.what for chunk in chunks if isinstance(chunk.what, bytes)) == payload(1000)
+    assert chunks[-1].what is End.FIN
 
 
 def test_times_are_what_the_toxics_say() -> None:
-    assert passed(Latency(2), b"x") == [Piece(3.0, b"x")]
-    assert passed(SlowClose(2), b"x", End.FIN) == [Piece(1.0, b"x"), Piece(3.0, End.FIN)]
-    assert passed(LateReply(2), b"x") == [Piece(7.0, b"x")]
-    assert [piece.due for piece in passed(Bandwidth(100), b"1234", b"56")] == pytest.approx([1.02, 1.04, 1.06])
-    assert [piece.due for piece in passed(Slicer(2, 0, 1.0), b"1234", End.FIN)] == [1.0, 2.0, 3.0]
-    jittered = [piece.due for piece in passed(Latency(2, 1), *[b"x"] * 50)]
+    assert passed(Latency(2), b"x") == [Chunk(3.0, b"x")]
+    assert passed(SlowClose(2), b"x", End.FIN) == [Chunk(1.0, b"x"), Chunk(3.0, End.FIN)]
+    assert passed(LateReply(2), b"x") == [Chunk(7.0, b"x")]
+    assert [chunk.due for chunk in passed(Bandwidth(100), b"1234", b"56")] == pytest.approx([1.02, 1.04, 1.06])
+    assert [chunk.due for chunk in passed(Slicer(2, 0, 1.0), b"1234", End.FIN)] == [1.0, 2.0, 3.0]
+    jittered = [chunk.due for chunk in passed(Latency(2, 1), *[b"x"] * 50)]
     assert all(2.0 <= due <= 4.0 for due in jittered)
     assert len(set(jittered)) > 40
-    assert jittered == [piece.due for piece in passed(Latency(2, 1), *[b"x"] * 50)]
-    assert jittered != [piece.due for piece in passed(Latency(2, 1), *[b"x"] * 50, seed=1)]
+    assert jittered == [chunk.due for chunk in passed(Latency(2, 1), *[b"x"] * 50)]
+    assert jittered != [chunk.due for chunk in passed(Latency(2, 1), *[b"x"] * 50, seed=1)]

@@ -1,1 +1,8 @@
-"""A relay between two endpoints that spoils what passes; ``toxics`` says how."""
+"""A relay between two endpoints that spoils what passes, in ways that are named and can be repeated.
+
+==============  =======================================================================================================
+``relay``       ``ChaosRelay``: listens, connects to its target, and runs the connections in one thread
+``forwarding``  one connection of a relay: its two sockets, and the flow of data in each direction
+``toxics``      ``Toxic`` and each way to spoil a flow: ``Latency``, ``SwallowFin``, ``ResetPeer``...
+==============  =======================================================================================================
+"""

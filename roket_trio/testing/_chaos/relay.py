@@ -1,4 +1,4 @@
-"""A relay between two endpoints that spoils what passes: one thread, loopback only, the same each time for one seed.
+"""A relay between two endpoints that spoils what passes: one thread, loopback only, repeatable by its seed.
 
 ::
 
@@ -25,18 +25,15 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from time import monotonic
-from typing import Final, Literal, NamedTuple, final
+from typing import Final, NamedTuple, final
 
-from ..._kernel.tcp import discard_on_close, unread_bytes
+from ..._kernel.tcp import discard_on_close
 from ..._origin import public
 from .._peers.peers import PeerAddress, family_of, require_loopback
 from .._peers.timeline import Timeline
-from .toxics import End, Piece, Situation, Stage, Toxic
+from .forwarding import Direction, ForwardedConnection
+from .toxics import End, StageContext, Toxic
 
-Direction = Literal["upstream", "downstream"]
-
-_AT_ONCE: Final = 1 << 16
-_HELD: Final = 1 << 18  # bytes in one direction: more is left in the source's socket, so that senders feel it
 _CONNECT_SECONDS: Final = 5.0
 _ANSWER_SECONDS: Final = 10.0  # for the relay's thread to carry out what it is told; it never waits for a peer
 
@@ -51,7 +48,7 @@ class RelayedConnection:
     downstream: Timeline
 
 
-class _Dose(NamedTuple):
+class _AddedToxic(NamedTuple):
     """A toxic as it was added."""
 
     name: str
@@ -60,109 +57,17 @@ class _Dose(NamedTuple):
     toxicity: float
 
 
-@final
-class _Side:
-    """One socket of a connection."""
-
-    def __init__(self, sock: socket.socket) -> None:
-        sock.setblocking(False)
-        self.sock = sock
-        self.has_hung_up = False
-
-
-@final
-class _Way:
-    """One direction of a connection: what was taken from its source and has not gone to its sink yet."""
-
-    def __init__(self, direction: Direction, source: _Side, sink: _Side) -> None:
-        self.direction = direction
-        self.source = source
-        self.sink = sink
-        self.timeline = Timeline()
-        self.stages: dict[str, Stage] = {}
-        self.queue: deque[Piece] = deque()
-        self.moved_at = monotonic()
-        self.is_source_over = self.is_sink_over = self.is_sink_full = False
-
-    @property
-    def is_full(self) -> bool:
-        return sum(len(piece.what) for piece in self.queue if not isinstance(piece.what, End)) >= _HELD
-
-    @property
-    def is_reading(self) -> bool:
-        return not self.is_source_over and not self.is_full and all(s.is_reading for s in self.stages.values())
-
-    @property
-    def is_over(self) -> bool:
-        return self.is_source_over and self.is_sink_over
-
-    def next_due(self) -> float | None:
-        """When there is something to do even if no socket says so."""
-        times = [stage.alarm for stage in self.stages.values() if stage.alarm is not None]
-        if self.queue and not self.is_sink_full:
-            times.append(self.queue[0].due)
-        return min(times, default=None)
-
-    def take(self, what: bytes | End, now: float) -> None:
-        """Pass something through the toxics, in the order in which they were added."""
-        pieces = [Piece(now, what)]
-        for stage in self.stages.values():
-            pieces = [after for piece in pieces for after in stage.take(piece)]
-        last = self.queue[-1].due if self.queue else 0.0
-        for piece in pieces:
-            last = max(last, piece.due)
-            self.queue.append(Piece(last, piece.what))
-
-    def release(self, now: float) -> None:
-        """A toxic has gone: what was held for it goes on, and a FIN that was swallowed comes after all."""
-        self.queue = deque(Piece(now, piece.what) for piece in self.queue)
-        if self.is_source_over and not self.is_sink_over and not any(isinstance(p.what, End) for p in self.queue):
-            self.take(End.FIN, now)
-
-
-@final
-class _Connection:
-    """Two sockets and the two ways between them."""
-
-    def __init__(self, number: int, client: socket.socket, server: socket.socket) -> None:
-        self.number = number
-        sides = [_Side(client), _Side(server)]
-        self.sides: Final = sides
-        self.ways: Final = (_Way("upstream", sides[0], sides[1]), _Way("downstream", sides[1], sides[0]))
-        self.is_over = False
-
-    def other(self, way: _Way) -> _Way:
-        return self.ways[1] if way is self.ways[0] else self.ways[0]
-
-    def lost(self, side: _Side) -> None:
-        """One side is gone without a FIN: so is the other."""
-        for way in self.ways:
-            if way.source is side:
-                way.timeline.note("rst seen")
-        self.end(End.RESET)
-
-    def end(self, end: End) -> None:
-        """Close or reset both sockets."""
-        self.is_over = True
-        for way in self.ways:
-            way.timeline.note("rst sent" if end is End.RESET else "closed")
-        for side in self.sides:
-            if end is End.RESET:
-                discard_on_close(side.sock)
-            side.sock.close()
-
-
 @public
 @final
 class ChaosRelay:
-    """Relays connections, and spoils them by the toxics that were added. A context manager; thread-safe.
+    """Relays connections, and spoils them by the toxics that were added. A context manager, and thread-safe.
 
-    :param target: where each connection is passed on to: host and port, or the path of a UNIX socket
-    :param seed: for everything that is left to chance; what happens to the n-th connection depends on it and n alone
+    :param target: where it connects to for each connection: host and port, or the path of a UNIX socket
+    :param seed: of all random choices; what happens to the n-th connection depends on the seed and n alone
     :param host: where to listen
     :param path: listen on a UNIX socket there instead
     :param receive_buffer: SO_RCVBUF of both sockets, in bytes; small ones shut windows soon
-    :param max_connections: at once; more wait in the listen queue
+    :param max_connections: how many at once; more wait in the listen queue
     :raises ValueError: an address is not loopback
     """
 
@@ -184,8 +89,8 @@ class ChaosRelay:
         self._wanted: PeerAddress = path if path is not None else (host, port)
         self._receive_buffer = receive_buffer
         self._max_connections = max_connections
-        self._doses: list[_Dose] = []
-        self._live: list[_Connection] = []
+        self._toxics: list[_AddedToxic] = []
+        self._live: list[ForwardedConnection] = []
         self._all: list[RelayedConnection] = []
         self._orders: deque[tuple[Callable[[], None], threading.Event]] = deque()
         self._numbers = itertools.count()
@@ -214,8 +119,8 @@ class ChaosRelay:
         self._listener = self._listening()
         name = self._listener.getsockname()
         self.address = name if isinstance(name, str) else name[:2]
-        self._bell, self._ring = os.pipe()
-        os.set_blocking(self._bell, False)
+        self._wake_reader, self._wake_writer = os.pipe()
+        os.set_blocking(self._wake_reader, False)
         self._thread = threading.Thread(target=self._run, name="chaos relay")
         self._thread.start()
         return self
@@ -223,11 +128,11 @@ class ChaosRelay:
     def __exit__(self, *exc_info: object) -> None:
         assert self._thread
         self._is_stopping = True
-        os.write(self._ring, b"!")
+        os.write(self._wake_writer, b"!")
         self._thread.join(_ANSWER_SECONDS)
         self._thread = None
-        os.close(self._bell)
-        os.close(self._ring)
+        os.close(self._wake_reader)
+        os.close(self._wake_writer)
         if isinstance(self._wanted, str):
             with suppress(FileNotFoundError):
                 os.unlink(self._wanted)
@@ -240,16 +145,16 @@ class ChaosRelay:
         :raises ValueError: the name is taken
         """
         name = name if name is not None else f"{type(toxic).__name__}-{direction}-{next(self._numbers)}"
-        if any(dose.name == name for dose in self._doses):
+        if any(added.name == name for added in self._toxics):
             raise ValueError(f"there is a toxic of that name already: {name}")
-        dose = _Dose(name, toxic, direction, toxicity)
+        added = _AddedToxic(name, toxic, direction, toxicity)
 
-        def give() -> None:
-            self._doses.append(dose)
+        def add() -> None:
+            self._toxics.append(added)
             for connection in self._live:
-                self._poison(connection, dose)
+                self._apply(connection, added)
 
-        self._order(give)
+        self._order(add)
         return name
 
     def remove(self, name: str) -> None:
@@ -257,19 +162,18 @@ class ChaosRelay:
 
         :raises KeyError: there is none of that name
         """
-        dose = next((dose for dose in self._doses if dose.name == name), None)
-        if dose is None:
+        added = next((added for added in self._toxics if added.name == name), None)
+        if added is None:
             raise KeyError(name)
 
-        def take_away() -> None:
-            self._doses.remove(dose)
+        def remove() -> None:
+            self._toxics.remove(added)
             now = monotonic()
             for connection in self._live:
-                for way in connection.ways:
-                    if way.stages.pop(name, None) is not None:
-                        way.release(now)
+                for flow in connection.flows:
+                    flow.remove_stage(name, now)
 
-        self._order(take_away)
+        self._order(remove)
 
     def reset_all(self) -> None:
         """Reset every connection that is there."""
@@ -283,13 +187,13 @@ class ChaosRelay:
     # --- the relay's thread ------------------------------------------------------------------------------------------
 
     def _order(self, work: Callable[[], None]) -> None:
-        """Have the relay's thread do something, and wait until it is done; before it runs, do it here."""
+        """Have the relay's thread do something, and wait until it is done. Without a thread, do it here."""
         if self._thread is None:
             work()
             return
         done = threading.Event()
         self._orders.append((work, done))
-        os.write(self._ring, b"!")
+        os.write(self._wake_writer, b"!")
         if not done.wait(_ANSWER_SECONDS):
             raise RuntimeError("the relay does not answer")
 
@@ -306,25 +210,25 @@ class ChaosRelay:
     def _turn(self) -> None:
         """Wait for the next thing to do, and do what there is."""
         poll = select.poll()
-        poll.register(self._bell, select.POLLIN)
+        poll.register(self._wake_reader, select.POLLIN)
         if len(self._live) < self._max_connections:
             poll.register(self._listener, select.POLLIN)
         for connection in self._live:
-            _register(poll, connection)
-        times = [due for connection in self._live for way in connection.ways if (due := way.next_due()) is not None]
+            connection.register(poll)
+        times = [due for connection in self._live if (due := connection.next_due()) is not None]
         timeout = max(0.0, min(times) - monotonic()) * 1000 + 0.5 if times else None
-        found = dict(poll.poll(timeout))
-        if self._bell in found:
-            os.read(self._bell, 4096)
+        ready = dict(poll.poll(timeout))
+        if self._wake_reader in ready:
+            os.read(self._wake_reader, 4096)
             while self._orders:
                 work, done = self._orders.popleft()
                 work()
                 done.set()
-        if self._listener.fileno() in found:
+        if self._listener.fileno() in ready:
             self._accept()
         for connection in self._live:
             if not connection.is_over:
-                self._serve(connection, found)
+                connection.forward(ready)
         self._live = [connection for connection in self._live if not connection.is_over]
 
     def _accept(self) -> None:
@@ -334,102 +238,23 @@ class ChaosRelay:
             return
         try:
             server = self._connected()
-        except OSError:  # nobody there: the client learns it as from a host that refuses
+        except OSError:  # nobody listens there: the client learns it as from a host that refuses
             discard_on_close(client)
             client.close()
             return
-        connection = _Connection(len(self._all), client, server)
-        for way in connection.ways:
-            way.timeline.note("connected")
+        connection = ForwardedConnection(len(self._all), client, server)
         self._live.append(connection)
-        self._all.append(RelayedConnection(*[way.timeline for way in connection.ways]))
-        for dose in self._doses:
-            self._poison(connection, dose)
+        self._all.append(RelayedConnection(connection.upstream.timeline, connection.downstream.timeline))
+        for added in self._toxics:
+            self._apply(connection, added)
 
-    def _poison(self, connection: _Connection, dose: _Dose) -> None:
-        chance = random.Random(f"{self._seed}/{dose.name}/{connection.number}")
-        if chance.random() >= dose.toxicity:
+    def _apply(self, connection: ForwardedConnection, added: _AddedToxic) -> None:
+        """Set a toxic to work on a connection, if chance has it so."""
+        chance = random.Random(f"{self._seed}/{added.name}/{connection.number}")
+        if chance.random() >= added.toxicity:
             return
-        way = connection.ways[0 if dose.direction == "upstream" else 1]
-        other = connection.other(way)
-        way.stages[dose.name] = dose.toxic.begin(Situation(monotonic(), chance, lambda: other.moved_at))
-
-    def _serve(self, connection: _Connection, found: dict[int, int]) -> None:
-        events = {side: found.get(side.sock.fileno(), 0) for side in connection.sides}
-        for way in connection.ways:
-            seen = events[way.source]
-            way.source.has_hung_up |= bool(seen & (select.POLLERR | select.POLLHUP))
-            self._ring_alarms(connection, way)
-            if not connection.is_over and way.is_reading:
-                if seen & (select.POLLIN | select.POLLERR | select.POLLHUP):
-                    self._read(connection, way)
-            elif not connection.is_over and seen & select.POLLERR and not way.is_full:
-                connection.lost(way.source)  # nobody is going to read what came before it
-            if not connection.is_over:
-                self._write(connection, way)
-            if connection.is_over:
-                return
-        if all(way.is_over for way in connection.ways):
-            connection.end(End.CLOSE)
-
-    def _ring_alarms(self, connection: _Connection, way: _Way) -> None:
-        now = monotonic()
-        for stage in way.stages.values():
-            if stage.alarm is None or stage.alarm > now:
-                continue
-            end = stage.ring(now, unread_bytes(way.source.sock))
-            if end is End.FIN:
-                way.queue.append(Piece(now, End.FIN))
-            elif end is not None:
-                connection.end(end)
-                return
-
-    def _read(self, connection: _Connection, way: _Way) -> None:
-        try:
-            data = way.source.sock.recv(_AT_ONCE)
-        except BlockingIOError:
-            return
-        except OSError:
-            connection.lost(way.source)
-            return
-        way.moved_at = monotonic()
-        if data:
-            way.timeline.note("received", len(data))
-            way.take(data, way.moved_at)
-        else:
-            way.is_source_over = True
-            way.timeline.note("fin seen")
-            way.take(End.FIN, way.moved_at)
-
-    def _write(self, connection: _Connection, way: _Way) -> None:
-        way.is_sink_full = False
-        now = monotonic()
-        while way.queue and way.queue[0].due <= now and not way.is_sink_full:
-            due, what = way.queue.popleft()
-            if isinstance(what, bytes):
-                if way.is_sink_over:  # a toxic has ended this direction: the rest is dropped
-                    continue
-                try:
-                    sent = way.sink.sock.send(what, socket.MSG_NOSIGNAL)
-                except BlockingIOError:
-                    sent = 0
-                except OSError:
-                    connection.lost(way.sink)
-                    return
-                if sent:
-                    way.timeline.note("sent", sent)
-                if sent < len(what):
-                    way.queue.appendleft(Piece(due, what[sent:]))
-                    way.is_sink_full = True
-            elif what is End.FIN:
-                if not way.is_sink_over:
-                    way.is_sink_over = True
-                    way.timeline.note("fin sent")
-                    with suppress(OSError):  # it is gone, and the next read from it says so
-                        way.sink.sock.shutdown(socket.SHUT_WR)
-            else:
-                connection.end(what)
-                return
+        flow, other = connection.flows if added.direction == "upstream" else reversed(connection.flows)
+        flow.stages[added.name] = added.toxic.begin(StageContext(monotonic(), chance, lambda: other.moved_at))
 
     # --- sockets -----------------------------------------------------------------------------------------------------
 
@@ -463,16 +288,3 @@ class ChaosRelay:
     def _shape(self, sock: socket.socket) -> None:
         if self._receive_buffer is not None:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, self._receive_buffer)
-
-
-def _register(poll: select.poll, connection: _Connection) -> None:
-    for side in connection.sides:
-        events = 0
-        for way in connection.ways:
-            if way.source is side and way.is_reading:
-                events |= select.POLLIN
-            if way.sink is side and way.is_sink_full:
-                events |= select.POLLOUT
-        # A socket with both FINs reports POLLHUP for good; one that nobody reads from is watched for a RST only.
-        if events or not side.has_hung_up:
-            poll.register(side.sock, events)

@@ -1,4 +1,4 @@
-"""What may be done to the data and the ends that pass a relay in one direction. Pure: pieces in, pieces out.
+"""Toxics: what a relay may do to the data, and to the ends of data, that pass it in one direction. Pure.
 
 The names are toxiproxy's where it has one. Times are seconds, sizes bytes.
 """
@@ -29,37 +29,42 @@ class End(enum.Enum):
     """Reset both."""
 
 
-class Piece(NamedTuple):
-    """Some data, or an end, that is to leave the relay at a time."""
+class Chunk(NamedTuple):
+    """Some data, or an end of the data, on its way through the relay."""
 
     due: float
+    """When it may leave the relay."""
     what: bytes | End
 
 
-class Stage:
-    """One toxic at work on one direction of one connection; this one does nothing."""
+class RelayStage:
+    """One toxic at work on one direction of one connection. This base class lets everything pass."""
 
     is_reading = True
     """Whether the relay may take more from the source."""
     alarm: float | None = None
-    """When :meth:`ring` wants to be called; ``None``: never."""
+    """When :meth:`on_alarm` is to be called; ``None``: never."""
 
-    def take(self, piece: Piece) -> Iterator[Piece]:
-        """What becomes of a piece. The order is kept, whatever the times say."""
-        yield piece
+    def take(self, chunk: Chunk) -> Iterator[Chunk]:
+        """The chunks that one chunk becomes. They leave in this order, whatever their times are."""
+        yield chunk
 
-    def ring(self, now: float, unread_bytes: int) -> End | None:
-        """The alarm; ``unread_bytes`` is what waits at the source. An end is carried out at once."""
+    def on_alarm(self, now: float, unread_bytes: int) -> End | None:
+        """Called when the time of :attr:`alarm` has come.
+
+        :param unread_bytes: how many bytes wait at the source
+        :returns: an end to carry out at once; ``None``: none
+        """
         self.alarm = None
         return None
 
 
-class Situation(NamedTuple):
-    """What a stage may know where it begins."""
+class StageContext(NamedTuple):
+    """What a stage may know when it begins."""
 
     now: float
     chance: random.Random
-    """Its own, so that what it draws depends on nothing else."""
+    """A generator of its own, so that what it draws depends on nothing else."""
     other_moved_at: Callable[[], float]
     """When something last passed in the other direction."""
 
@@ -69,8 +74,8 @@ class Toxic(ABC):
     """A way to spoil one direction of a connection."""
 
     @abstractmethod
-    def begin(self, situation: Situation) -> Stage:
-        """Set to work on one direction of one connection."""
+    def begin(self, context: StageContext) -> RelayStage:
+        """Begin to work on one direction of one connection."""
 
 
 @public
@@ -82,13 +87,13 @@ class Latency(Toxic):
     seconds: float
     jitter: float = 0.0
 
-    def begin(self, situation: Situation) -> Stage:
+    def begin(self, context: StageContext) -> RelayStage:
         toxic = self
 
-        class Delays(Stage):
-            def take(self, piece: Piece) -> Iterator[Piece]:
-                delay = toxic.seconds + situation.chance.uniform(-toxic.jitter, toxic.jitter)
-                yield Piece(piece.due + max(0.0, delay), piece.what)
+        class Delays(RelayStage):
+            def take(self, chunk: Chunk) -> Iterator[Chunk]:
+                delay = toxic.seconds + context.chance.uniform(-toxic.jitter, toxic.jitter)
+                yield Chunk(chunk.due + max(0.0, delay), chunk.what)
 
         return Delays()
 
@@ -101,51 +106,51 @@ class Bandwidth(Toxic):
 
     bytes_per_second: float
 
-    def begin(self, situation: Situation) -> Stage:
+    def begin(self, context: StageContext) -> RelayStage:
         rate = self.bytes_per_second
-        at_once = max(1, int(rate / 50))  # pieces of 20 ms
+        at_once = max(1, int(rate / 50))  # chunks of 20 ms
 
-        class Paces(Stage):
-            free_at = situation.now
+        class LimitsRate(RelayStage):
+            free_at = context.now
 
-            def take(self, piece: Piece) -> Iterator[Piece]:
-                if isinstance(piece.what, End):
-                    yield Piece(max(piece.due, self.free_at), piece.what)
+            def take(self, chunk: Chunk) -> Iterator[Chunk]:
+                if isinstance(chunk.what, End):
+                    yield Chunk(max(chunk.due, self.free_at), chunk.what)
                     return
-                for start in range(0, len(piece.what), at_once):
-                    data = piece.what[start : start + at_once]
-                    self.free_at = max(piece.due, self.free_at) + len(data) / rate
-                    yield Piece(self.free_at, data)
+                for start in range(0, len(chunk.what), at_once):
+                    data = chunk.what[start : start + at_once]
+                    self.free_at = max(chunk.due, self.free_at) + len(data) / rate
+                    yield Chunk(self.free_at, data)
 
-        return Paces()
+        return LimitsRate()
 
 
 @public
 @final
 @dataclass(frozen=True)
 class Slicer(Toxic):
-    """Cut data into pieces of ``average_size``, give or take up to ``size_variation``, ``seconds`` apart."""
+    """Cut data into chunks of ``average_size``, give or take up to ``size_variation``, ``seconds`` apart."""
 
     average_size: int
     size_variation: int = 0
     seconds: float = 0.0
 
-    def begin(self, situation: Situation) -> Stage:
+    def begin(self, context: StageContext) -> RelayStage:
         toxic = self
 
-        class Slices(Stage):
-            due = situation.now
+        class Slices(RelayStage):
+            due = context.now
 
-            def take(self, piece: Piece) -> Iterator[Piece]:
-                self.due = max(self.due, piece.due)
-                if isinstance(piece.what, End):
-                    yield Piece(self.due, piece.what)
+            def take(self, chunk: Chunk) -> Iterator[Chunk]:
+                self.due = max(self.due, chunk.due)
+                if isinstance(chunk.what, End):
+                    yield Chunk(self.due, chunk.what)
                     return
-                rest = piece.what
+                rest = chunk.what
                 while rest:
-                    variation = situation.chance.randint(-toxic.size_variation, toxic.size_variation)
+                    variation = context.chance.randint(-toxic.size_variation, toxic.size_variation)
                     size = max(1, toxic.average_size + variation)
-                    yield Piece(self.due, rest[:size])
+                    yield Chunk(self.due, rest[:size])
                     rest = rest[size:]
                     self.due += toxic.seconds
 
@@ -160,7 +165,7 @@ class LimitData(Toxic):
 
     count: int
 
-    def begin(self, situation: Situation) -> Stage:
+    def begin(self, context: StageContext) -> RelayStage:
         return _Limit(self.count, End.CLOSE)
 
 
@@ -176,12 +181,12 @@ class OneWayFin(Toxic):
 
     after: int = 0
 
-    def begin(self, situation: Situation) -> Stage:
-        return _Limit(self.after, End.FIN, situation.now)
+    def begin(self, context: StageContext) -> RelayStage:
+        return _Limit(self.after, End.FIN, context.now)
 
 
-class _Limit(Stage):
-    """Lets so many bytes through, then an end, then nothing."""
+class _Limit(RelayStage):
+    """Lets a number of bytes pass, then an end, then nothing."""
 
     def __init__(self, count: int, end: End, alarm: float | None = None) -> None:
         self._left = count
@@ -189,21 +194,21 @@ class _Limit(Stage):
         self._is_over = False
         self.alarm = alarm if not count else None  # nothing is to come through: no need to wait for data
 
-    def take(self, piece: Piece) -> Iterator[Piece]:
+    def take(self, chunk: Chunk) -> Iterator[Chunk]:
         if self._is_over:
             return
-        if isinstance(piece.what, End):
-            yield piece
+        if isinstance(chunk.what, End):
+            yield chunk
             return
-        data = piece.what[: self._left]
+        data = chunk.what[: self._left]
         self._left -= len(data)
         if data:
-            yield Piece(piece.due, data)
+            yield Chunk(chunk.due, data)
         if not self._left:
             self._is_over = True
-            yield Piece(piece.due, self._end)
+            yield Chunk(chunk.due, self._end)
 
-    def ring(self, now: float, unread_bytes: int) -> End | None:
+    def on_alarm(self, now: float, unread_bytes: int) -> End | None:
         self.alarm = None
         self._is_over = True
         return self._end
@@ -217,12 +222,12 @@ class SlowClose(Toxic):
 
     seconds: float
 
-    def begin(self, situation: Situation) -> Stage:
+    def begin(self, context: StageContext) -> RelayStage:
         delay = self.seconds
 
-        class DelaysFin(Stage):
-            def take(self, piece: Piece) -> Iterator[Piece]:
-                yield Piece(piece.due + delay, piece.what) if piece.what is End.FIN else piece
+        class DelaysFin(RelayStage):
+            def take(self, chunk: Chunk) -> Iterator[Chunk]:
+                yield Chunk(chunk.due + delay, chunk.what) if chunk.what is End.FIN else chunk
 
         return DelaysFin()
 
@@ -233,11 +238,11 @@ class SlowClose(Toxic):
 class SwallowFin(Toxic):
     """Never pass on the FIN: the sink does not learn that the source has finished, as long as this is there."""
 
-    def begin(self, situation: Situation) -> Stage:
-        class Swallows(Stage):
-            def take(self, piece: Piece) -> Iterator[Piece]:
-                if piece.what is not End.FIN:
-                    yield piece
+    def begin(self, context: StageContext) -> RelayStage:
+        class Swallows(RelayStage):
+            def take(self, chunk: Chunk) -> Iterator[Chunk]:
+                if chunk.what is not End.FIN:
+                    yield chunk
 
         return Swallows()
 
@@ -250,8 +255,8 @@ class Timeout(Toxic):
 
     seconds: float | None = None
 
-    def begin(self, situation: Situation) -> Stage:
-        return _Silence(None if self.seconds is None else situation.now + self.seconds, End.CLOSE)
+    def begin(self, context: StageContext) -> RelayStage:
+        return _Silence(None if self.seconds is None else context.now + self.seconds, End.CLOSE)
 
 
 @public
@@ -262,21 +267,21 @@ class ResetPeer(Toxic):
 
     seconds: float = 0.0
 
-    def begin(self, situation: Situation) -> Stage:
-        return _Silence(situation.now + self.seconds, End.RESET)
+    def begin(self, context: StageContext) -> RelayStage:
+        return _Silence(context.now + self.seconds, End.RESET)
 
 
-class _Silence(Stage):
-    """Lets nothing through, up to an end."""
+class _Silence(RelayStage):
+    """Lets nothing pass, and ends the connection at its alarm."""
 
     def __init__(self, alarm: float | None, end: End) -> None:
         self.alarm = alarm
         self._end = end
 
-    def take(self, piece: Piece) -> Iterator[Piece]:
+    def take(self, chunk: Chunk) -> Iterator[Chunk]:
         return iter(())
 
-    def ring(self, now: float, unread_bytes: int) -> End | None:
+    def on_alarm(self, now: float, unread_bytes: int) -> End | None:
         self.alarm = None
         return self._end
 
@@ -293,23 +298,23 @@ class ZeroWindow(Toxic):
     seconds: float | None = None
     after: int = 0
 
-    def begin(self, situation: Situation) -> Stage:
+    def begin(self, context: StageContext) -> RelayStage:
         toxic = self
 
-        class StopsReading(Stage):
+        class StopsReading(RelayStage):
             is_reading = toxic.after > 0
             left = toxic.after
-            alarm = situation.now + toxic.seconds if toxic.seconds is not None and not toxic.after else None
+            alarm = context.now + toxic.seconds if toxic.seconds is not None and not toxic.after else None
 
-            def take(self, piece: Piece) -> Iterator[Piece]:
-                if self.left > 0 and not isinstance(piece.what, End):
-                    self.left -= len(piece.what)
+            def take(self, chunk: Chunk) -> Iterator[Chunk]:
+                if self.left > 0 and not isinstance(chunk.what, End):
+                    self.left -= len(chunk.what)
                     if self.left <= 0:
                         self.is_reading = False
-                        self.alarm = piece.due + toxic.seconds if toxic.seconds is not None else None
-                yield piece
+                        self.alarm = chunk.due + toxic.seconds if toxic.seconds is not None else None
+                yield chunk
 
-            def ring(self, now: float, unread_bytes: int) -> End | None:
+            def on_alarm(self, now: float, unread_bytes: int) -> End | None:
                 self.alarm = None
                 self.is_reading = True
                 return None
@@ -325,14 +330,14 @@ class UnreadThenClose(Toxic):
 
     count: int = 1
 
-    def begin(self, situation: Situation) -> Stage:
+    def begin(self, context: StageContext) -> RelayStage:
         count = self.count
 
-        class Waits(Stage):
+        class Waits(RelayStage):
             is_reading = False
-            alarm: float | None = situation.now
+            alarm: float | None = context.now
 
-            def ring(self, now: float, unread_bytes: int) -> End | None:
+            def on_alarm(self, now: float, unread_bytes: int) -> End | None:
                 if unread_bytes >= count:
                     self.alarm = None
                     return End.CLOSE
@@ -350,11 +355,11 @@ class LateReply(Toxic):
 
     seconds: float
 
-    def begin(self, situation: Situation) -> Stage:
+    def begin(self, context: StageContext) -> RelayStage:
         delay = self.seconds
 
-        class Holds(Stage):
-            def take(self, piece: Piece) -> Iterator[Piece]:
-                yield Piece(max(piece.due, situation.other_moved_at() + delay), piece.what)
+        class Holds(RelayStage):
+            def take(self, chunk: Chunk) -> Iterator[Chunk]:
+                yield Chunk(max(chunk.due, context.other_moved_at() + delay), chunk.what)
 
         return Holds()
