@@ -55,6 +55,21 @@ class Worker:
                 return await self.loop.run_in_thread(function, *args)
         return cast(T, await self._own.run(function, args))
 
+    def begin(self, function: Callable[..., object], *args: object) -> bool:
+        """Begin to call ``function(*args)`` in the thread of its own; :meth:`finish` waits for it.
+
+        :returns: False while the stream has no thread of its own: nothing was begun
+        """
+        if self._own is None:
+            return False
+        self._own.begin(function, args)
+        return True
+
+    async def finish(self) -> None:
+        """Wait for what :meth:`begin` has begun, whatever cancels the task, and raise what it raised."""
+        assert self._own is not None
+        await self._own.finish()
+
     def end(self) -> None:
         """End the thread, once it is idle. Idempotent."""
         if self._own is not None:
@@ -106,8 +121,14 @@ class _Thread:
         self._readiness: Readiness = loop.readiness(self._done)
 
     async def run(self, function: Callable[..., Any], args: tuple[Any, ...]) -> Any:
+        self.begin(function, args)
+        return await self.finish()
+
+    def begin(self, function: Callable[..., Any], args: tuple[Any, ...]) -> None:
         self._job = (function, args)
         self._go.release()
+
+    async def finish(self) -> Any:
         if not self._is_finished_soon():
             await self.loop.shielded(self._wait)
             self._is_awaited = False

@@ -22,14 +22,14 @@ from .._connection.peer_end import wait_peer_closed
 from .._connection.states import ClosePolicy, CloseReport
 from .._connection.statistics import SocketStatistics
 from .._errors import ClosedResourceError, EndOfStream, broken
-from .._files.descriptor import OpenFile
 from .._files.opened import ReadableFile, WritableFile, opened_to_read, opened_to_write
 from .._kernel.tcp import limit_unsent
 from .._loops import current_loop
 from .._origin import public
-from .._routes.file_to_socket import FileToSocket
+from .._routes.connection_ends import ConnectionReader, ConnectionWriter
+from .._routes.file_ends import FileReader, FileWriter
 from .._routes.rate_limit import RateLimiter
-from .._routes.socket_to_file import SocketToFile
+from .._routes.table import route_between
 
 DEFAULT_POLICY = ClosePolicy()
 
@@ -206,10 +206,11 @@ class SocketStream(anyio.abc.SocketStream, trio.abc.HalfCloseableStream):
         Cancellation: as :meth:`send`.
         """
         self._connection.life.check_sending()
-        with opened_to_read(file) as lent:
-            transfer = FileToSocket(self._connection, lent, offset, count, RateLimiter(None))
-            await transfer.run()
-        return transfer.bytes_moved
+        with opened_to_read(file) as opened:
+            reader, writer = FileReader(opened, offset), ConnectionWriter(self._connection)
+            route = route_between(reader, writer, count, RateLimiter(None))
+            await route.run()
+        return route.bytes_moved
 
     async def receive_file(self, file: WritableFile, *, offset: int | None = None, count: int | None = None) -> int:
         """Receive into a file.
@@ -226,14 +227,15 @@ class SocketStream(anyio.abc.SocketStream, trio.abc.HalfCloseableStream):
         Cancellation: everything that was received is in the file.
         """
         self._connection.life.check_receiving()
-        with opened_to_write(file) as lent:
-            transfer = SocketToFile(self._connection, lent, offset, count, RateLimiter(None))
+        with opened_to_write(file) as opened:
+            reader, writer = ConnectionReader(self._connection), FileWriter(opened, offset)
+            route = route_between(reader, writer, count, RateLimiter(None))
             try:
-                await transfer.run()
+                await route.run()
             finally:
-                if offset is None and transfer.position is not None and isinstance(lent, OpenFile):
-                    lent.seek(transfer.position)
-        return transfer.bytes_moved
+                if offset is None:
+                    route.leave_positions()
+        return route.bytes_moved
 
     # --- Trio's face -------------------------------------------------------------------------------------------------
 

@@ -9,28 +9,17 @@ from typing import Any, NamedTuple, final
 
 from .._connection.connection import Connection
 from .._errors import BrokenResourceError
-from .._files.descriptor import OpenFile
 from .._files.opened import is_file, opened_to_read, opened_to_write
-from .._kernel.fd import FileKind
 from .._loops import ResourceGuard
 from .._origin import public
-from .._routes.base import Route, checked_count
-from .._routes.file_to_file import FileToFile
-from .._routes.file_to_socket import FileToSocket
+from .._routes.checks import checked_count
+from .._routes.connection_ends import ConnectionReader, ConnectionWriter
+from .._routes.ends import Reader, Writer
+from .._routes.file_ends import FileReader, FileWriter
+from .._routes.foreign_ends import ForeignReader, ForeignWriter
 from .._routes.rate_limit import RateLimiter
-from .._routes.socket_to_file import SocketToFile
-from .._routes.socket_to_socket import SocketToSocket
-from .._routes.stream_to_stream import (
-    ConnectionReader,
-    ConnectionWriter,
-    FileReader,
-    FileWriter,
-    ForeignReader,
-    ForeignWriter,
-    Reader,
-    StreamToStream,
-    Writer,
-)
+from .._routes.route import Route
+from .._routes.table import route_between
 from .._streams.sockets import SocketStream, UNIXSocketStream
 
 
@@ -55,7 +44,7 @@ async def copy(source: Any, sink: Any, *, count: int | None = None) -> TransferR
     """Move bytes from ``source`` to ``sink``, by the fastest route that the two allow; otherwise as
     :class:`Transfer`."""
     transfer = Transfer.__new__(Transfer)
-    transfer._prepare(source, sink, count, None)  # run() lends the ends and checks them: once is enough
+    transfer._prepare(source, sink, count, None)  # run() borrows the ends and checks them: once is enough
     return await transfer.run()
 
 
@@ -81,9 +70,9 @@ class Transfer:
 
     def __init__(self, source: Any, sink: Any, *, count: int | None = None, rate_limit: float | None = None) -> None:
         self._prepare(source, sink, count, rate_limit)
-        with _borrowed(source, opened_to_read) as borrowed_source, _borrowed(sink, opened_to_write) as borrowed_sink:
-            _reader(borrowed_source, source, count)
-            _writer(borrowed_sink, sink)
+        with _borrowed(source, opened_to_read) as readable, _borrowed(sink, opened_to_write) as writable:
+            _reader(readable, source, self._count)
+            _writer(writable, sink)
 
     def _prepare(self, source: Any, sink: Any, count: int | None, rate_limit: float | None) -> None:
         self._source = source
@@ -93,9 +82,6 @@ class Transfer:
         self._route: Route | None = None
         self._seconds = 0.0
         self._guard = ResourceGuard("running")
-        # Where files stood at the beginning.
-        self._source_start: int | None = None
-        self._sink_start: int | None = None
 
     @property
     def bytes_moved(self) -> int:
@@ -128,11 +114,12 @@ class Transfer:
         began = monotonic()
         try:
             with (
-                _borrowed(self._source, opened_to_read) as borrowed_source,
-                _borrowed(self._sink, opened_to_write) as borrowed_sink,
+                _borrowed(self._source, opened_to_read) as readable,
+                _borrowed(self._sink, opened_to_write) as writable,
             ):
                 if self._route is None:
-                    self._route = self._find_route(borrowed_source, borrowed_sink)
+                    reader, writer = _reader(readable, self._source, self._count), _writer(writable, self._sink)
+                    self._route = route_between(reader, writer, self._count, self._limiter)
                 route = self._route
                 if route.unknown is not None:
                     raise BrokenResourceError(
@@ -140,46 +127,12 @@ class Transfer:
                     )
                 try:
                     await route.run()
-                except KeyboardInterrupt:  # Trio may raise it between a system call and its count
-                    route.unknown = "how many bytes were moved"
-                    raise
                 finally:
-                    self._leave_positions(route, borrowed_source, borrowed_sink)
+                    route.leave_positions()
         finally:
             self._seconds += monotonic() - began
             self._guard.release()
-        return TransferReport(self._route.bytes_moved, self._seconds, self._route.name, tuple(self._route.fallbacks))
-
-    # --- the ends ----------------------------------------------------------------------------------------------------
-
-    def _find_route(self, source: Any, sink: Any) -> Route:
-        count, limiter = self._count, self._limiter
-        if _is_regular(source):
-            self._source_start = source.settle()
-        if _is_regular(sink) and not sink.append:
-            self._sink_start = sink.settle()
-        match source, sink:
-            case OpenFile(), Connection():
-                start = self._source_start or 0
-                if source.size:
-                    start = min(start, source.size)  # a file that stands beyond its end has nothing left
-                return FileToSocket(sink, source, start, count, limiter)
-            case Connection(), _ if is_file(self._sink):
-                return SocketToFile(source, sink, None, count, limiter)
-            case Connection(), Connection() if source is not sink:
-                return SocketToSocket(source, sink, count, limiter)
-            case OpenFile(kind=FileKind.REGULAR), OpenFile(kind=FileKind.REGULAR):
-                return FileToFile(source, self._source_start or 0, sink, count, limiter)
-        between_files = is_file(self._source) and is_file(self._sink)
-        reader, writer = _reader(source, self._source, count), _writer(sink, self._sink)
-        return StreamToStream(reader, writer, count, limiter, "read-write" if between_files else "read-send")
-
-    def _leave_positions(self, route: Route, source: Any, sink: Any) -> None:
-        """Let files stand behind the last byte that was moved. The routes of the kernel leave positions alone."""
-        if self._source_start is not None:
-            source.seek(self._source_start + route.bytes_moved)
-        if self._sink_start is not None:
-            sink.seek(self._sink_start + route.bytes_moved)
+        return TransferReport(self._route.bytes_moved, self._seconds, self._route.name, self._route.fallbacks)
 
 
 def _borrowed(end: Any, lend: Callable[[Any], AbstractContextManager[Any]]) -> AbstractContextManager[Any]:
@@ -195,24 +148,20 @@ def _connection_of(end: Any) -> Connection | None:
     return end._connection if type(end) in (SocketStream, UNIXSocketStream) else None
 
 
-def _is_regular(end: Any) -> bool:
-    return isinstance(end, OpenFile) and end.kind is FileKind.REGULAR
-
-
-def _reader(lent: Any, given: Any, count: int | None) -> Reader:
+def _reader(borrowed: Any, given: Any, count: int | None) -> Reader:
     """:raises TypeError: it cannot be read so"""
-    if isinstance(lent, Connection):
-        return ConnectionReader(lent)
+    if isinstance(borrowed, Connection):
+        return ConnectionReader(borrowed)
     if is_file(given):
-        return FileReader(lent)
-    reader = ForeignReader(lent)
+        return FileReader(borrowed)
+    reader = ForeignReader(borrowed)
     if count is not None and not reader.takes_size:
         raise TypeError(f"a stream of objects ({reader.name}) cannot be asked for so many bytes; leave out count")
     return reader
 
 
-def _writer(lent: Any, given: Any) -> Writer:
+def _writer(borrowed: Any, given: Any) -> Writer:
     """:raises TypeError: it cannot be written so"""
-    if isinstance(lent, Connection):
-        return ConnectionWriter(lent)
-    return FileWriter(lent) if is_file(given) else ForeignWriter(lent)
+    if isinstance(borrowed, Connection):
+        return ConnectionWriter(borrowed)
+    return FileWriter(borrowed) if is_file(given) else ForeignWriter(borrowed)

@@ -901,7 +901,7 @@ async def test_a_peer_that_resets_is_the_connections_fault_and_what_came_before_
                 reset(pair[1])
             (error,) = errors
             assert not isinstance(error, TruncatedError)
-            assert "the connection is gone" in str(error)
+            assert "the source is gone" in str(error)
             assert "writing" not in str(error)
             assert error.errno == errno.ECONNRESET
             assert error.side == "source"

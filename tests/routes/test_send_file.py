@@ -902,7 +902,7 @@ async def test_a_peer_that_resets_is_the_connections_fault_not_the_files(
                 sent = await until_stalled(stream)
                 reset(narrow[1])
             (error,) = errors
-            assert "the connection is gone" in str(error)
+            assert "the sink is gone" in str(error)
             assert "reading" not in str(error)
             assert error.errno in (errno.ECONNRESET, errno.EPIPE)
             told = " ".join([str(error), *getattr(error, "__notes__", [])])
@@ -922,7 +922,7 @@ async def test_epipe_is_the_connections_fault(pair: Pair, tmp_path: Path, by: st
         async with stream_over(pair[0]) as stream:
             source: Any = file if by == "sendfile" else io.BytesIO(DATA)
             stream._raw_socket.shutdown(socket.SHUT_WR)  # as another holder of the socket may do
-            with pytest.raises(BrokenResourceError, match="the connection is gone") as caught:
+            with pytest.raises(BrokenResourceError, match="the sink is gone") as caught:
                 await stream.send_file(source)
             assert caught.value.errno == errno.EPIPE
             assert (errno.EPIPE in spy.errors) == (by == "sendfile")

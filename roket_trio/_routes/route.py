@@ -1,0 +1,336 @@
+"""One movement of bytes: by a kernel's route while there is one, and by one plain loop from the byte that it reached.
+
+A kernel's route (:class:`KernelRoute`) does system calls. When the kernel refuses one of them, which has moved nothing,
+the plain loop reads and writes what is left. Here is all that both have in common: how far the transfer is, what has
+left the source and not reached the sink, and the error that says which side failed.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import ClassVar, NoReturn, SupportsIndex, final
+
+import anyio
+import trio
+
+from .._connection.connection import Connection
+from .._connection.ended_by_close import ended_by_close
+from .._errors import BrokenResourceError, ClosedResourceError, TruncatedError, describe
+from .._loops import current_loop
+from .checks import checked_count
+from .ends import Reader, Writer
+from .fair_share import FairScheduler, scheduler_of
+from .rate_limit import RateLimiter
+
+# What the plain loop moves at a time: a worker thread's hop costs 40-190 µs.
+BUFFER = 256 << 10
+
+# What is left where nobody knows how much there is.
+_UNKNOWN = 1 << 62
+
+_NOTHING = memoryview(b"")
+
+# What an end raises that has failed; another library's stream has its own class for it.
+_FAILURES = (OSError, anyio.BrokenResourceError, trio.BrokenResourceError)
+
+
+class KernelRoute(ABC):
+    """System calls that move bytes from one end to the other without bringing them into user space."""
+
+    __slots__ = ()
+
+    name: ClassVar[str]
+
+    @abstractmethod
+    async def run(self, route: Route) -> bool:
+        """Move what is left, and keep ``route``'s books.
+
+        :returns: False when the kernel refuses: the refused call has moved nothing
+        """
+
+
+@final
+class Route:
+    """One way from a source to a sink, for one transfer. It may be run again after it was interrupted.
+
+    ``bytes_moved`` is what the sink has accepted, over all runs; ``name`` is the way that runs or ran last. Both are
+    plain attributes that change while it runs, and cost nothing to read.
+    """
+
+    __slots__ = (
+        "_is_writing",
+        "_kernel",
+        "_next",
+        "_plain",
+        "_reader",
+        "_total",
+        "_writer",
+        "_writing",
+        "bytes_moved",
+        "ended",
+        "fallbacks",
+        "limiter",
+        "name",
+        "unknown",
+        "unsent",
+    )
+
+    def __init__(
+        self,
+        reader: Reader,
+        writer: Writer,
+        count: SupportsIndex | None,
+        limiter: RateLimiter,
+        kernel: KernelRoute | None,
+        plain: str,
+    ) -> None:
+        """Move ``count`` bytes (``None``: all there are).
+
+        :param kernel: what is tried first
+        :param plain: the name of the plain loop
+        :raises TypeError: ``count`` is no integer
+        :raises ValueError: ``count`` is negative
+        """
+        count = checked_count(count)
+        self._reader = reader
+        self._writer = writer
+        self._kernel = kernel
+        self._plain = plain
+        # How many bytes there will be, if that is known.
+        self._total = reader.total if count is None or reader.total is None else min(count, reader.total)
+        if self._total is None:
+            self._total = count
+        self.limiter = limiter
+        self.bytes_moved = 0
+        self.name = plain if kernel is None else kernel.name
+        # The faster ways that the kernel refused.
+        self.fallbacks: tuple[str, ...] = ()
+        # What nobody knows since it was interrupted, so that it cannot be run again.
+        self.unknown: str | None = None
+        # Whether the source has said that there is no more.
+        self.ended = False
+        # What has left the source and not reached the sink: it goes first.
+        self.unsent = b""
+        # Of the plain loop: the piece that is being written, whether a thread does it, and the piece that comes next.
+        self._writing = self._next = _NOTHING
+        self._is_writing = False
+
+    @property
+    def left(self) -> int:
+        """How many bytes have still to leave the source; a large number when nobody knows."""
+        if self._total is None:
+            return _UNKNOWN
+        left = self._total - self.bytes_moved
+        return left - len(self.unsent) if self.unsent else left
+
+    def leave_positions(self) -> None:
+        """Let files stand behind the last byte that was moved."""
+        for end in (self._reader, self._writer):
+            if end.offset is not None:
+                end.seek(end.offset + self.bytes_moved)
+
+    async def run(self) -> None:
+        """Move what is left to be moved.
+
+        :raises TruncatedError: the source ended early, or became shorter
+        :raises BrokenResourceError: one side failed; ``side`` says which
+        :raises ClosedResourceError: one of the connections is or was closed on this side
+        """
+        source, sink = self._reader.connection, self._writer.connection
+        with self._reader.receiving(), self._writer.sending(self._total, self.bytes_moved):
+            try:
+                loop = sink.loop if sink is not None else current_loop()  # which asks the kernel for the process
+                # What moves something takes a place in a turn of the loop first: a schedule point where one is due.
+                await (loop.checkpoint_if_cancelled() if self.left else loop.step())
+                if source is not None:
+                    source.life.check_open()
+                if sink is not None:
+                    sink.life.check_open()
+                if self._kernel is not None and self.name == self._kernel.name:
+                    if self.unsent:
+                        await self._move_plainly(read=False)
+                    if not await self._kernel.run(self):
+                        self._fall_back()
+                if self.name == self._plain:
+                    await self._move_plainly(read=True)
+                if self.ended:
+                    self._check_end()
+            except KeyboardInterrupt:  # Trio may raise it between a system call and its count
+                self.unknown = "how many bytes were moved"
+                raise
+            finally:
+                if self.bytes_moved:
+                    self._note_route()
+
+    def _note_route(self) -> None:
+        for connection in self._connections():
+            connection.routed(self.name)
+
+    def _fall_back(self) -> None:
+        """The kernel has refused the way that was tried, and moved nothing."""
+        if self.bytes_moved:
+            self._note_route()
+        for connection in self._connections():
+            connection.refused(self.name)
+        self.fallbacks += (self.name,)
+        self.name = self._plain
+
+    def _connections(self) -> tuple[Connection, ...]:
+        """The ends that are sockets of ours; both may be the same one."""
+        source, sink = self._reader.connection, self._writer.connection
+        if source is None:
+            return () if sink is None else (sink,)
+        return (source,) if sink is None or sink is source else (source, sink)
+
+    # --- the plain loop ----------------------------------------------------------------------------------------------
+
+    async def _move_plainly(self, *, read: bool) -> None:
+        """Write what has left the source already, and then read and write the rest."""
+        reader, writer = self._reader, self._writer
+        if not (reader.is_ours and writer.is_ours):
+            self.unknown = "what a foreign stream took or gave"  # should it be interrupted
+        reader.go_to(self.bytes_moved)
+        writer.go_to(self.bytes_moved)
+        try:
+            with ended_by_close(*self._connections()):
+                try:
+                    unsent, self.unsent = self.unsent, b""
+                    await self._write(memoryview(unsent))
+                    if read:
+                        await self._read_and_write(scheduler_of(current_loop()))
+                finally:
+                    await self._finish_writing()  # noqa: ASYNC102 - as long as a worker thread needs
+        finally:
+            self._keep_unsent()
+            writer.release()
+            await reader.release()  # noqa: ASYNC102 - a worker thread's time, and seldom
+        self.unknown = None
+
+    async def _read_and_write(self, scheduler: FairScheduler) -> None:
+        reader, limiter = self._reader, self.limiter
+        left = self.left
+        if left and not self.ended:
+            reader.allocate(min(BUFFER, left), twice=self._writer.writes_behind)
+        while left > 0 and not self.ended:
+            await limiter.wait()
+            try:
+                data = await self._read(scheduler, limiter.step(min(BUFFER, left)))
+            except _FAILURES as error:
+                await self._finish_writing()
+                self.fail("source", error)
+            except EOFError as error:  # a compressed file that was cut short
+                await self._finish_writing()
+                raise self._truncated(f"{reader.name} ended early: {error}") from error
+            if data is None:
+                await self._finish_writing()
+            elif data:
+                left -= len(data)
+                limiter.moved(len(data))
+                await self._write(data)
+            else:
+                self.ended = True
+
+    async def _read(self, scheduler: FairScheduler, room: int) -> memoryview | None:
+        """What the source has. ``None``: ask again, and write first what was read before: it has nothing now."""
+        await scheduler.acquire()
+        try:
+            data = self._reader.read_now(room)
+        finally:
+            scheduler.release()
+        if data is None and not self._is_writing:
+            data = await self._reader.read(room)
+        return data
+
+    async def _write(self, data: memoryview) -> None:
+        """Write it all, after what is being written; or begin to, where a thread of the sink's own can do the rest."""
+        self._next = data
+        await self._finish_writing()
+        self._writing, self._next = data, _NOTHING
+        if data and self._writer.begin_writing(data, self._accepted):
+            self._is_writing = True
+            return
+        try:
+            while self._writing:
+                self._reader.confirm()
+                await self._writer.write(self._writing, self._accepted)
+        except _FAILURES as error:
+            self.fail("sink", error)
+
+    async def _finish_writing(self) -> None:
+        """Wait for what the sink's thread has begun to write, whatever cancels this task."""
+        if self._is_writing:
+            self._is_writing = False
+            try:
+                await self._writer.finish_writing()
+            except _FAILURES as error:
+                self.fail("sink", error)
+
+    def _accepted(self, count: int) -> None:
+        """The sink has taken so much of the piece. In a worker thread, too."""
+        self.bytes_moved += count
+        self._writing = self._writing[count:]
+        self._reader.accepted(count)
+
+    def _keep_unsent(self) -> None:
+        """Keep what has left the source and not reached the sink, unless the source has it still."""
+        rest = bytes(self._writing) + bytes(self._next)
+        self._writing = self._next = _NOTHING
+        if rest and not self._reader.has_again(len(rest)):
+            self.unsent = rest
+
+    # --- the end -----------------------------------------------------------------------------------------------------
+
+    def _check_end(self) -> None:
+        """The source has said that there is no more.
+
+        :raises TruncatedError: there should have been more
+        :raises BrokenResourceError: it is no end: the connection was lost
+        """
+        self.ended = False
+        try:
+            self._reader.check_end()
+        except BrokenResourceError as loss:
+            self.fail("source", loss)
+        total = self._total
+        if total is not None and self.bytes_moved < total and not self._reader.may_end_at(self.bytes_moved):
+            raise self._truncated(f"{self._reader.name} ended after {self.bytes_moved} of {total} bytes")
+
+    def _truncated(self, message: str) -> TruncatedError:
+        file = self._writer if self._writer.is_file else self._reader
+        position = None if file.offset is None else file.offset + self.bytes_moved
+        return TruncatedError(message, bytes_moved=self.bytes_moved, position=position, path=file.path)
+
+    def fail(self, side: str, error: Exception) -> NoReturn:
+        """Raise the error that says which side failed, how far the transfer was, and why.
+
+        :param side: "source" or "sink"
+        :param error: what the system call raised, or a stream that is not ours
+        """
+        self._keep_unsent()
+        end: Reader | Writer = self._reader if side == "source" else self._writer
+        if isinstance(error, OSError) and isinstance(closed := end.lost(error), ClosedResourceError):
+            raise closed from error
+        if side == "sink" and not self._writer.is_exact:
+            self.unknown = f"what {end.name} took of the last piece"
+        failure = _failure(f"{end.failure} after {self.bytes_moved} bytes", error)
+        failure.side = side
+        failure.bytes_moved = self.bytes_moved
+        failure.bytes_lost = lost = len(self.unsent)
+        failure.add_note(
+            f"{self.bytes_moved} bytes of {self._reader.name} have reached {self._writer.name}"
+            + (f"; {lost} more had left {self._reader.name}" if lost else "")
+        )
+        if failure is error:
+            raise failure
+        raise failure from error
+
+
+def _failure(what: str, error: Exception) -> BrokenResourceError:
+    """An end's own error, if that says more than that it is broken (it ended too early...), or one with its reason."""
+    if isinstance(error, BrokenResourceError) and type(error) is not BrokenResourceError:
+        return error
+    reason = error if isinstance(error, OSError) else error.__cause__
+    words = describe(reason) if isinstance(reason, OSError) else str(error) or str(reason or type(error).__name__)
+    failure = BrokenResourceError(f"{what}: {words}")
+    failure.errno = reason.errno if isinstance(reason, OSError) else getattr(error, "errno", None)
+    return failure
