@@ -7,6 +7,7 @@ import gc
 import importlib.util
 import inspect
 import os
+import signal
 import socket
 import threading
 import warnings
@@ -22,11 +23,15 @@ import roket_trio
 # pytest runs inside of tests, for the plugin's own.
 pytest_plugins = ["pytester", "support.measured"]
 
+
 # --- loops -----------------------------------------------------------------------------------------------------------
 
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "loops(*names): the test runs on these loops alone")
+    # A shell has SIGINT ignored for a job in the background, and children inherit that: tests of Ctrl-C would hang.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.hookimpl(tryfirst=True)
