@@ -21,7 +21,7 @@ from pathlib import Path
 
 import pytest
 import trustme
-from support.programs import LIMIT, free_port, is_listening, missing, tool, until
+from support.programs import LIMIT, free_port, is_listening, need_root, tool, until
 from support.roket_command import (
     announced,
     command,
@@ -529,8 +529,7 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(place: Path) -> None:
 
 
 def test_a_disk_that_is_really_full(tmp_path: Path) -> None:
-    if os.geteuid() != 0:
-        missing("only root may mount a small file system")
+    need_root("a small file system is mounted")
     program = f"""
 import os, socket, subprocess, sys
 place = {str(tmp_path)!r}
@@ -571,8 +570,7 @@ with socket.create_server(("127.0.0.1", 9000)) as listener:
 
 
 def test_a_peer_that_vanishes_is_noticed_without_any_timeout_asked_for(large: Path) -> None:
-    if os.geteuid() != 0:
-        missing("only root may make a network of its own")
+    need_root("a network of its own is made")
     tool("nft")
     command = [tool("unshare"), "--net", sys.executable, "-c", VANISHES, str(large)]
     done = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=LIMIT, check=False)
@@ -584,8 +582,7 @@ def test_a_peer_that_vanishes_is_noticed_without_any_timeout_asked_for(large: Pa
 
 def test_a_peer_that_only_does_not_read_has_not_vanished(large: Path) -> None:
     """The same, but it answers the probes of its closed window."""
-    if os.geteuid() != 0:
-        missing("only root may make a network of its own")
+    need_root("a network of its own is made")
     program = VANISHES.replace('subprocess.run(["nft", rules], check=True)', "threading.Event().wait(3); peer.close()")
     command = [tool("unshare"), "--net", sys.executable, "-c", program, str(large)]
     done = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=LIMIT, check=False)

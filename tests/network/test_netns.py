@@ -25,7 +25,7 @@ from typing import Any, TypeVar
 import anyio
 import anyio.to_thread
 import pytest
-from support.programs import missing, tool
+from support.programs import need_root, tool
 
 from roket_trio import (
     BrokenResourceError,
@@ -69,8 +69,7 @@ class Network:
 
     def __init__(self) -> None:
         self.ip, self.nft = tool("ip"), tool("nft")
-        if os.geteuid() != 0:
-            missing("network namespaces need root")
+        need_root("network namespaces are made")
         self.names = {OURS: f"roket-ours-{os.getpid()}", THEIRS: f"roket-theirs-{os.getpid()}"}
         self._setns = ctypes.CDLL(None, use_errno=True).setns
 

@@ -36,6 +36,12 @@ def missing(what: str) -> None:
     pytest.skip(what)
 
 
+def need_root(what: str) -> None:
+    """Skip the test, in CI too, unless it runs as root: CI has a suite as root and one as an ordinary user."""
+    if os.geteuid() != 0:
+        pytest.skip(f"{what}: only for root")
+
+
 def free_port() -> int:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port: int = listener.getsockname()[1]
