@@ -1,11 +1,11 @@
 """Push files to an Android device by way of its adb server: many short bursts over one socket.
 
     python examples/adb_push.py FILE... DIRECTORY    to the device's DIRECTORY, /sdcard/Download say
-    python examples/adb_push.py                      a demonstration: itself, 1,000 times, to a device in a thread
+    python examples/adb_push.py                      a demonstration: 1,000 files to a device in a thread
 
-Shows: send_file for slices of 64 KiB, as adb's SYNC.TXT wants them; answers heard while files go on; supervise; abort.
+Shows: send_file for slices of 64 KiB, as adb's SYNC.TXT wants them; reading answers meanwhile; supervise; abort.
 Try: ANDROID_SERIAL, as with adb; a file that the device refuses, among others; Ctrl-C in the middle; pull the cable.
-Crude: no directories, no compression; DIRECTORY must be there.
+Crude: no directories, no compression; DIRECTORY must exist already.
 """
 
 import os

@@ -1,9 +1,9 @@
 """An asyncio program that uses these streams: its tasks, timeouts and cancellation stay asyncio's.
 
-    python examples/anyio_asyncio_app.py [--uvloop]    eight files are asked for by name, all at once
+    python examples/anyio_asyncio_app.py [--uvloop]    ask for eight files by name, all at once
 
 Shows: serve as a task of an asyncio.TaskGroup, and Task.cancel() that ends it with every connection; AnyIO's wrappers
-over our streams, and copy through them; asyncio.timeout around a send that nobody reads, and what its peer is told.
+over our streams, and copy through them; asyncio.timeout around a send that nobody reads, and what its peer sees.
 Try: --uvloop; the same handler under trio.run.
 Crude: the protocol (a name and a newline; the size, a newline, the bytes) knows no errors.
 """

@@ -1,9 +1,9 @@
-"""Keep connections for the next request, and none that the server has closed meanwhile.
+"""A pool that keeps connections for the next request, but none that the server has closed.
 
     python examples/connection_pool.py    a demonstration: a server that closes after two requests, a pool that notices
 
-Shows: wait_peer_closed, which sees a server's FIN while nobody reads. The connection is closed then, and not when it is
-used next: none sits in CLOSE_WAIT, and no request is lost on one that is half dead.
+Shows: wait_peer_closed, which sees a server's FIN while nobody reads. The connection is closed then, not when it is
+used next: no connection stays in CLOSE_WAIT, and no request is lost on one that is half closed.
 Try: leave out the line with start_soon: the third request is lost.
 Crude: one server, no limits on number or time; a request that fails is not tried again.
 """
@@ -27,7 +27,7 @@ class Pool:
 
     @asynccontextmanager
     async def connection(self) -> AsyncIterator[SocketStream]:
-        """One for a request and its answer. If the block raises it is reset: who knows where it stands."""
+        """A connection for one request and its answer. If the block raises, it is reset: its state is unknown."""
         if self.idle:
             stream, watching = self.idle.popitem()
             watching.cancel()
@@ -68,7 +68,7 @@ async def main(listener: socket.socket) -> None:
                 await stream.send(b"request %d" % number)
                 print((await stream.receive()).decode(), "on connection", pool.opened)
             with anyio.move_on_after(1):  # time for the server's FIN, which follows each second answer
-                while pool.evicted < (number + 1) // 2:  # noqa: ASYNC110 - the pool tells nobody
+                while pool.evicted < (number + 1) // 2:  # noqa: ASYNC110 - the pool has no event for it
                     await anyio.sleep(0.001)
         print(f"{pool.opened} opened, {pool.evicted} evicted, {len(pool.idle)} left")
         tasks.cancel_scope.cancel()

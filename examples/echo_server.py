@@ -1,12 +1,12 @@
 """An echo server that ends well: SIGTERM or Ctrl-C lets conversations finish, a second one ends them at once.
 
     python examples/echo_server.py [HOST] PORT    listen; port 0 lets the system choose one
-    python examples/echo_server.py                a demonstration: it is told to end in the middle of a conversation
+    python examples/echo_server.py                a demonstration: it gets SIGTERM in the middle of a conversation
 
 Shows: serve, with limits on connections and on silence, graceful shutdown, and how each connection was closed.
-Try: `nc 127.0.0.1 PORT` twice, then SIGTERM: both are answered still, for --drain seconds, and a third one is refused.
-SIGTERM again: it ends at once, with status 1. `--silence 5`, and say nothing.
-Crude: an idle client is waited for like a busy one; a protocol of your own would tell its clients to finish.
+Try: `nc 127.0.0.1 PORT` twice, then SIGTERM: the server answers both for --drain seconds, and refuses a third one.
+A second SIGTERM ends it at once, with status 1. `--silence 5`, and send nothing.
+Crude: it waits for an idle client as for a busy one; a protocol of your own would ask its clients to finish.
 """
 
 import argparse

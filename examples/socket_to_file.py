@@ -4,11 +4,11 @@
     python examples/socket_to_file.py                     a demonstration: a sender that is cut off, then a whole one
 
 Shows: create_tcp_listener, receive_file, and FileWriteStream with atomic=True: until everything has come and is on the
-disk, FILE is what it was; a reset, a full disk or Ctrl-C leave it so, and nothing beside it.
+disk, FILE is what it was; a reset, a full disk or Ctrl-C leave it so, and leave no other file.
 Try: port 0 (it says which one it got); `nc -N 127.0.0.1 PORT < big.iso` or file_to_socket.py as the sender; Ctrl-C half
 way, here or there; 0.0.0.0 as HOST, to be reached from other machines.
-Crude: whoever comes first is the sender, and one that is killed may end as cleanly as one that is done (nc does): what
-has to be whole carries its length or a digest.
+Crude: whoever comes first is the sender. A sender that is killed may end as cleanly as one that is done (nc does), so
+a message that must be whole carries its length or a digest.
 """
 
 import argparse

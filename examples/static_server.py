@@ -1,11 +1,11 @@
 """Serve a directory over HTTP/1.1, and stop without cutting anybody off.
 
-    python examples/static_server.py DIRECTORY [[HOST:]PORT]    http://127.0.0.1:8000/ unless told otherwise
+    python examples/static_server.py DIRECTORY [[HOST:]PORT]    http://127.0.0.1:8000/ by default
     python examples/static_server.py                            a demonstration: Python's own client, and SIGTERM
 
 Shows: serve with its limits; StaticFiles as the handler (h11 reads the requests, send_file sends the bodies: ranges,
 conditional requests, early answers to uploads); a graceful shutdown, and an immediate one on the second signal.
-Try: a browser; `curl -C - -O`; `curl -T big.iso`, which is told 405 and not reset; SIGTERM while a slow download runs.
+Try: a browser; `curl -C - -O`; `curl -T big.iso`, which reads 405 instead of a reset; SIGTERM in a slow download.
 Crude: no TLS, no compression. Needs h11: pip install 'roket-trio[cli]'.
 """
 
@@ -44,7 +44,7 @@ async def obey_signals(shutdown: anyio.Event, files: StaticFiles, everything: an
     with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
         async for _ in signals:
             if shutdown.is_set():
-                everything.cancel()  # the second one: who is in the middle of an answer is cut off, and sees a reset
+                everything.cancel()  # the second signal: clients in the middle of an answer see a reset
             shutdown.set()  # no more connections; those that there are have their time
             files.drain()  # and those that are idle need none
 

@@ -4,7 +4,7 @@
     python examples/tcp_relay.py                          a demonstration: a sender, the relay, a receiver
 
 Shows: relay, by which route the bytes went, and how both connections were closed.
-Try: curl through it; Ctrl-C at either side in the middle: the other one sees a reset, not a clean end.
+Try: curl through it; Ctrl-C at either side in the middle: the other side sees a reset, not a clean end.
 Crude: no limit on connections, no graceful shutdown.
 """
 

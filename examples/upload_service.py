@@ -1,12 +1,12 @@
 """Take uploads over HTTP/1.1 into a directory, with a limit on everything.
 
     python examples/upload_service.py [OPTIONS] DIRECTORY    until Ctrl-C; the options are --port and the LIMITS below
-    python examples/upload_service.py                        a demonstration: one is taken, two are refused
+    python examples/upload_service.py                        a demonstration: one upload is taken, two are refused
 
 Shows: serve with max_connections; ClosePolicy(wait_for_peer=True): an uploader that is refused while it still sends
-reads the refusal instead of a reset; Transfer from socket to file, with a limit on its rate; one on time; atomic files.
+reads the refusal instead of a reset; Transfer from socket to file, with limits on rate and time; atomic files.
 Try: `curl -T big.iso http://127.0.0.1:PORT/`; --mib 1, and the same; --rate 1 --seconds 5; Ctrl-C in the middle.
-Crude: PUT with a length and nothing else, one on a connection. Needs h11: pip install 'roket-trio[cli]'.
+Crude: only PUT with a length, and one request on a connection. Needs h11: pip install 'roket-trio[cli]'.
 """
 
 import argparse

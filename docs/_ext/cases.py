@@ -29,7 +29,7 @@ def _row(cells: Sequence[nodes.Node]) -> nodes.row:
 
 
 class Cases(SphinxDirective):
-    """Every case: address, level, who can be put to it, what happens, and the rule."""
+    """Every case: its address, its level, which programs can run it, what happens, and the rule."""
 
     has_content: ClassVar[bool] = False
 

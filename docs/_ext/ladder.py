@@ -15,8 +15,8 @@
 
 The argument is the title. A line is an arrow (``->``, or ``-x`` for what is lost on the way) with what it carries; a
 note at one end (``end: text``; in square brackets a TCP state); or time that passes (``... text``). What begins with
-FIN or RST is drawn as such, ACK thinly, and everything else as data. The same lines make the same picture, to the byte.
-A reader who does not see it is read the steps; formats other than HTML print them.
+FIN or RST is drawn as such, ACK is drawn thinly, and everything else as data. The same lines
+always make the same picture. Screen readers read the steps aloud; formats other than HTML print them.
 """
 
 from __future__ import annotations

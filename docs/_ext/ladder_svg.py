@@ -49,7 +49,7 @@ def parse(lines: list[str], left: str, right: str) -> list[Step]:
             kind = "state" if text.startswith("[") and text.endswith("]") else "note"
             text = text.strip("[]") if kind == "state" else text
             if len(text) > _MOST:
-                raise ValueError(f"a note has room for {_MOST} letters: {line!r}")
+                raise ValueError(f"a note may have {_MOST} letters: {line!r}")
             steps.append(Step(kind, found["end"] == left, text))
         else:
             raise ValueError(f"not a step between {left!r} and {right!r}: {line!r}")
@@ -59,7 +59,7 @@ def parse(lines: list[str], left: str, right: str) -> list[Step]:
 
 
 def in_words(steps: list[Step], left: str, right: str) -> list[str]:
-    """The steps for who does not see them."""
+    """The steps as sentences, for readers who do not see the picture."""
     told = []
     for step in steps:
         end, other = (left, right) if step.from_left else (right, left)
@@ -107,7 +107,7 @@ def draw(title: str, steps: list[Step], left: str, right: str, name: str) -> str
 
 
 def _beside(steps: list[Step]) -> int:
-    """How much room notes need beside a line of life."""
+    """How wide the notes beside a line of life are, in pixels."""
     longest = max((len(step.text) for step in steps if step.kind in ("note", "state")), default=0)
     return max(_BESIDE, round(longest * _LETTER) + 24)
 

@@ -1,4 +1,4 @@
-"""What was measured, where it has been: ``.. plot:: headline`` and ``.. measured:: figures.inc``.
+"""Measured figures, where there are some: ``.. plot:: headline`` and ``.. measured:: figures.inc``.
 
 ``python -m benchmarks plot`` draws ``NAME-light.svg`` and ``NAME-dark.svg`` in ``benchmarks/plots``; they are found
 beside the page, too. A checkout that was not measured has none: then there is no picture. ``measured`` shows a file of
