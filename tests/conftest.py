@@ -17,6 +17,8 @@ from typing import Any
 import anyio
 import pytest
 from support.loops import LOOPS, run_bounded, run_on
+from support.sockets import Pair, connected
+from support.waiting import BOUND
 
 import roket_trio
 
@@ -124,10 +126,40 @@ def no_leaks() -> Iterator[None]:
 
 
 @pytest.fixture
-def tcp_pair() -> Iterator[tuple[socket.socket, socket.socket]]:
+def tcp_pair() -> Iterator[Pair]:
     """Two connected blocking TCP sockets on loopback: (client, server). Closed afterwards if still open."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         client = socket.create_connection(listener.getsockname())
         server, _ = listener.accept()
     with client, server:
         yield client, server
+
+
+@pytest.fixture
+def pair(tcp_pair: Pair) -> Pair:
+    """(a socket that becomes our stream, its raw blocking peer), over TCP."""
+    tcp_pair[1].settimeout(BOUND)
+    return tcp_pair
+
+
+@pytest.fixture
+def small_pair() -> Iterator[Pair]:
+    """A pair over TCP, with a peer that takes only a few KB before it is read from."""
+    with connected(send_buffer=1 << 20, receive_buffer=4096) as sockets:
+        yield sockets
+
+
+@pytest.fixture
+def unix_pair() -> Iterator[Pair]:
+    """A pair over UNIX sockets."""
+    ours, peer = socket.socketpair()
+    peer.settimeout(BOUND)
+    with ours, peer:
+        yield ours, peer
+
+
+@pytest.fixture(params=["tcp", "unix"])
+def any_pair(request: pytest.FixtureRequest) -> Pair:
+    """A pair of each kind: the test runs with both."""
+    pair: Pair = request.getfixturevalue("pair" if request.param == "tcp" else "unix_pair")
+    return pair

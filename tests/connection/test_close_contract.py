@@ -9,20 +9,23 @@ import asyncio
 import errno
 import gc
 import os
-import select
 import socket
-import struct
 import sys
 import time
 import warnings
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager, suppress
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import anyio
 import anyio.lowlevel
 import anyio.to_thread
 import pytest
+from support.loops import Run
+from support.sockets import Pair, kernel_state, read_to_end, reset
+from support.streams import ENDLESS, PATIENT, adopt, stream_over
+from support.threads import other_side
+from support.waiting import BOUND, arrived, gone, until
 
 from roket_trio import (
     BrokenResourceError,
@@ -42,51 +45,9 @@ from roket_trio._loops import asyncio as loops_room
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="what the kernel tells of a close is Linux's")
 
-Run = Callable[..., Any]
-Pair = tuple[socket.socket, socket.socket]
 
-# No peer and no wait of these tests takes longer (seconds).
-BOUND = 15.0
-# Longer than any test waits: a close that ends before it was ended by something else.
-PATIENT = ClosePolicy(linger_seconds=30)
-# More than two sockets' buffers can hold.
-ENDLESS = bytes(64 << 20)
 # What the kernel takes at once although the peer does not read, and more than a peer with a small buffer takes.
 STUCK = bytes(range(250)) * 400
-
-
-@pytest.fixture
-def pair(tcp_pair: Pair) -> Pair:
-    """(a socket that becomes our stream, its raw blocking peer), TCP."""
-    tcp_pair[1].settimeout(BOUND)
-    return tcp_pair
-
-
-@pytest.fixture
-def small_pair() -> Iterator[Pair]:
-    """The same, with a peer that takes only a few KB before it is read from."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-        ours = socket.create_connection(listener.getsockname())
-        peer, _ = listener.accept()
-    ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
-    peer.settimeout(BOUND)
-    with ours, peer:
-        yield ours, peer
-
-
-@pytest.fixture
-def unix_pair() -> Iterator[Pair]:
-    ours, peer = socket.socketpair()
-    peer.settimeout(BOUND)
-    with ours, peer:
-        yield ours, peer
-
-
-@pytest.fixture(params=["tcp", "unix"])
-def any_pair(request: pytest.FixtureRequest) -> Pair:
-    pair: Pair = request.getfixturevalue("pair" if request.param == "tcp" else "unix_pair")
-    return pair
 
 
 def without_edges(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -119,61 +80,9 @@ def degraded(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) ->
     return name
 
 
-async def adopt(sock: socket.socket, policy: ClosePolicy = PATIENT) -> SocketStream:
-    kind = UNIXSocketStream if sock.family == socket.AF_UNIX else SocketStream
-    return await kind.from_socket(sock, close_policy=policy)
-
-
-@asynccontextmanager
-async def stream_over(sock: socket.socket, policy: ClosePolicy = PATIENT) -> AsyncIterator[SocketStream]:
-    """Our stream over ``sock``, aborted at the end if the test did not close it."""
-    stream = await adopt(sock, policy)
-    try:
-        yield stream
-    finally:
-        stream.abort()
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    with anyio.fail_after(BOUND):
-        while not condition():  # noqa: ASYNC110 - what is waited for is not a task of this loop
-            await anyio.sleep(0.002)
-
-
-def read_to_end(sock: socket.socket) -> tuple[bytes, str]:
-    """Everything that arrives, and how it ended: "FIN" or "RST"."""
-    data = bytearray()
-    try:
-        while chunk := sock.recv(1 << 20):
-            data += chunk
-    except ConnectionResetError:
-        return bytes(data), "RST"
-    return bytes(data), "FIN"
-
-
-async def other_side(function: Callable[..., Any], *args: object) -> Any:
-    return await anyio.to_thread.run_sync(function, *args)
-
-
-def reset(sock: socket.socket) -> None:
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-    sock.close()
-
-
 def unread(sock: socket.socket) -> int:
     """What the peer's kernel holds and its program has not read."""
     return tcp.unread_bytes(sock)
-
-
-async def arrived(sock: socket.socket) -> None:
-    await until(lambda: bool(select.select([sock], [], [], 0)[0]))
-
-
-async def gone(sock: socket.socket) -> None:
-    """Until the peer's FIN or RST has arrived at ``sock``, whatever lies unread there."""
-    poll = select.poll()
-    poll.register(sock, select.POLLRDHUP)
-    await until(lambda: bool(poll.poll(0)))
 
 
 async def start_endless_send(stream: SocketStream, tasks: anyio.abc.TaskGroup, errors: list[Exception]) -> None:
@@ -223,17 +132,6 @@ def is_open(fd: int) -> bool:
     return True
 
 
-def kernel_entry(local: Any, remote: Any) -> str | None:
-    """A connection's state in /proc/net/tcp, which lists orphans too; ``None`` when the kernel has forgotten it."""
-    wanted = (f":{local[1]:04X}", f":{remote[1]:04X}")
-    with open("/proc/net/tcp") as table:
-        for line in table:
-            fields = line.split()
-            if fields[1].endswith(wanted[0]) and fields[2].endswith(wanted[1]):
-                return fields[3]
-    return None
-
-
 # --- unread data (rule 5) --------------------------------------------------------------------------------------------
 
 
@@ -241,7 +139,7 @@ async def test_unread_data_never_turns_a_close_into_a_reset(any_pair: Pair) -> N
     ours, peer = any_pair
 
     peer.sendall(bytes(20_000))
-    stream = await adopt(ours)
+    stream = await adopt(ours, PATIENT)
     await arrived(ours)
     result: list[Any] = []
 
@@ -262,7 +160,7 @@ async def test_unread_data_never_turns_a_close_into_a_reset(any_pair: Pair) -> N
 async def test_data_that_comes_during_the_close_is_discarded_too(small_pair: Pair) -> None:
     ours, peer = small_pair
 
-    stream = await adopt(ours)
+    stream = await adopt(ours, PATIENT)
     await send_stuck(stream, peer)
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(stream.aclose)
@@ -279,7 +177,7 @@ async def test_data_that_comes_during_the_close_is_discarded_too(small_pair: Pai
 async def test_a_cut_send_ends_as_a_reset_and_says_where_it_was_cut(pair: Pair) -> None:
     ours, peer = pair
 
-    async with stream_over(ours) as stream:
+    async with stream_over(ours, PATIENT) as stream:
         sent = await cut(stream)
         where = f"{sent} of {len(ENDLESS)} bytes"
         with pytest.raises(BrokenResourceError, match=where):
@@ -302,7 +200,7 @@ async def test_a_cut_send_ends_as_a_reset_and_says_where_it_was_cut(pair: Pair) 
 async def test_a_cut_on_a_unix_socket_is_reported_here_and_ends_there(unix_pair: Pair) -> None:
     ours, peer = unix_pair
 
-    async with stream_over(ours) as stream:
+    async with stream_over(ours, PATIENT) as stream:
         sent = await cut(stream)
         with pytest.raises(BrokenResourceError, match=f"{sent} of {len(ENDLESS)} bytes"):
             await stream.send(b"more")
@@ -318,7 +216,7 @@ async def test_a_send_cancelled_at_its_first_byte_cuts_nothing(any_pair: Pair, w
     ours, peer = any_pair
 
     filled = 0
-    async with stream_over(ours) as stream:
+    async with stream_over(ours, PATIENT) as stream:
         if when == "blocked":
             # One byte at a time at last, so that there is room for none.
             for size in (1 << 16, 1):
@@ -347,7 +245,7 @@ async def test_a_send_cancelled_at_its_first_byte_cuts_nothing(any_pair: Pair, w
 async def test_a_close_by_another_task_cuts_a_send_that_is_under_way(pair: Pair) -> None:
     ours, peer = pair
 
-    stream = await adopt(ours)
+    stream = await adopt(ours, PATIENT)
     errors: list[Exception] = []
     async with anyio.create_task_group() as tasks:
         await start_endless_send(stream, tasks, errors)
@@ -362,7 +260,7 @@ async def test_a_close_by_another_task_cuts_a_send_that_is_under_way(pair: Pair)
 async def test_a_close_by_another_task_before_a_sends_first_byte_cuts_nothing(pair: Pair) -> None:
     ours, peer = pair
 
-    stream = await adopt(ours)
+    stream = await adopt(ours, PATIENT)
     filled = 0
     for size in (1 << 16, 1):
         with suppress(BlockingIOError):
@@ -399,7 +297,7 @@ async def test_a_close_by_another_task_before_a_sends_first_byte_cuts_nothing(pa
 async def test_a_local_close_wakes_a_receiver_with_closed_and_never_with_an_end(any_pair: Pair, close: str) -> None:
     ours, peer = any_pair
 
-    stream = await adopt(ours)
+    stream = await adopt(ours, PATIENT)
     errors: list[Exception] = []
 
     async def receive() -> None:
@@ -429,7 +327,7 @@ async def test_a_local_close_wakes_a_receiver_with_closed_and_never_with_an_end(
 async def test_all_queued_bytes_come_before_a_reset_which_is_reported_each_time(pair: Pair) -> None:
     ours, peer = pair
 
-    async with stream_over(ours) as stream:
+    async with stream_over(ours, PATIENT) as stream:
         peer.sendall(bytes(50_000))
         await until(lambda: unread(ours) == 50_000)
         reset(peer)
@@ -449,7 +347,7 @@ async def test_all_queued_bytes_come_before_a_reset_which_is_reported_each_time(
 async def test_a_reset_that_a_send_has_learnt_is_no_end_for_a_receive(pair: Pair) -> None:
     ours, peer = pair
 
-    async with stream_over(ours) as stream:
+    async with stream_over(ours, PATIENT) as stream:
         peer.sendall(bytes(50_000))
         await until(lambda: unread(ours) == 50_000)
         reset(peer)
@@ -472,7 +370,7 @@ async def test_a_reset_that_a_send_has_learnt_is_no_end_for_a_receive(pair: Pair
 async def test_a_reset_after_the_peers_fin_does_not_take_the_end_back(pair: Pair, learnt_by: str) -> None:
     ours, peer = pair
 
-    async with stream_over(ours) as stream:
+    async with stream_over(ours, PATIENT) as stream:
         await stream.send(b"never read, so that its close resets")
         peer.sendall(bytes(50_000))
         peer.shutdown(socket.SHUT_WR)
@@ -496,7 +394,7 @@ async def test_a_reset_after_the_peers_fin_does_not_take_the_end_back(pair: Pair
 async def test_a_reset_that_send_eof_meets_is_named_and_remembered(pair: Pair) -> None:
     ours, peer = pair
 
-    async with stream_over(ours) as stream:
+    async with stream_over(ours, PATIENT) as stream:
         reset(peer)
         await gone(ours)
         with pytest.raises(BrokenResourceError, match="reset") as info:
@@ -509,7 +407,7 @@ async def test_a_reset_that_send_eof_meets_is_named_and_remembered(pair: Pair) -
 async def test_a_fin_while_nobody_reads_is_an_end_when_somebody_does(any_pair: Pair) -> None:
     ours, peer = any_pair
 
-    stream = await adopt(ours)
+    stream = await adopt(ours, PATIENT)
     peer.sendall(b"last words")
     peer.shutdown(socket.SHUT_WR)
     await gone(ours)
@@ -529,7 +427,7 @@ async def test_a_fin_while_nobody_reads_is_an_end_when_somebody_does(any_pair: P
 async def test_closing_is_idempotent(any_pair: Pair) -> None:
     ours, peer = any_pair
 
-    stream = await adopt(ours)
+    stream = await adopt(ours, PATIENT)
     fd = ours.fileno()
     await stream.aclose()
     assert not is_open(fd)
@@ -595,7 +493,7 @@ async def test_a_cancelled_close_releases_first_and_says_what_may_be_missing(
     local, remote = ours.getsockname(), peer.getsockname()
     # The peer's descriptor stays open, so its end stays in the kernel; ours must go although no descriptor is left.
 
-    stream = await adopt(ours)
+    stream = await adopt(ours, PATIENT)
     fd = ours.fileno()
     missing = await send_stuck(stream, peer)
     with anyio.CancelScope() as scope:
@@ -611,14 +509,14 @@ async def test_a_cancelled_close_releases_first_and_says_what_may_be_missing(
     assert scope.cancelled_caught
     report = report_of(stream)
     assert (report.acked, report.unacked_bytes, report.peer_closed) == (False, missing, False)
-    assert kernel_entry(local, remote) is not None
-    await until(lambda: kernel_entry(local, remote) is None)
+    assert kernel_state(local, remote) is not None
+    await until(lambda: kernel_state(local, remote) is None)
 
 
 async def test_what_a_cancelled_close_leaves_to_the_kernel_is_delivered(small_pair: Pair) -> None:
     ours, peer = small_pair
 
-    stream = await adopt(ours)
+    stream = await adopt(ours, PATIENT)
     await send_stuck(stream, peer)
     with anyio.CancelScope() as scope:
         scope.cancel()
@@ -661,7 +559,7 @@ async def test_a_close_with_no_time_to_linger_does_not_wait(small_pair: Pair) ->
 async def test_a_close_does_not_fail_for_want_of_descriptors(small_pair: Pair, call: str) -> None:
     ours, peer = small_pair
 
-    stream = await adopt(ours)
+    stream = await adopt(ours, PATIENT)
     await send_stuck(stream, peer)
     refused = 0
 
@@ -685,7 +583,7 @@ async def test_a_close_does_not_fail_for_want_of_descriptors(small_pair: Pair, c
 async def test_a_socket_that_was_closed_behind_our_back_is_closed_without_an_error(pair: Pair) -> None:
     ours, peer = pair
 
-    stream = await adopt(ours)
+    stream = await adopt(ours, PATIENT)
     ours.close()
     assert stream.statistics().kernel is None
     await stream.aclose()
@@ -698,7 +596,7 @@ async def test_a_socket_that_was_closed_behind_our_back_is_closed_without_an_err
 async def test_whoever_has_the_number_of_a_socket_that_was_closed_behind_our_back_goes_on(pair: Pair) -> None:
     ours, _ = pair
 
-    first = await adopt(ours)
+    first = await adopt(ours, PATIENT)
     number = ours.fileno()
     ours.close()
     near, far = socket.socketpair()
@@ -706,7 +604,7 @@ async def test_whoever_has_the_number_of_a_socket_that_was_closed_behind_our_bac
     if taken != number:
         os.dup2(taken, number)
         os.close(taken)
-    async with await adopt(socket.socket(fileno=number)) as second:
+    async with await adopt(socket.socket(fileno=number), PATIENT) as second:
         await first.aclose()
         async with anyio.create_task_group() as tasks:
 
@@ -724,7 +622,7 @@ async def test_the_acknowledged_fin_is_waited_for_and_not_polled_for(small_pair:
     ours, peer = small_pair
     looks = 0
 
-    stream = await adopt(ours)
+    stream = await adopt(ours, PATIENT)
     await send_stuck(stream, peer)
     take = epoll.SocketEvents.take
 
@@ -753,7 +651,7 @@ async def test_the_acknowledged_fin_is_waited_for_and_not_polled_for(small_pair:
 async def test_wait_peer_closed_sees_the_end_behind_unread_data_and_takes_none(pair: Pair, end: str) -> None:
     ours, peer = pair
 
-    async with stream_over(ours) as stream:
+    async with stream_over(ours, PATIENT) as stream:
         returned = 0
 
         async def wait() -> None:
@@ -785,7 +683,7 @@ async def test_wait_peer_closed_sees_the_end_behind_unread_data_and_takes_none(p
 async def test_wait_peer_closed_and_a_receive_wait_side_by_side(any_pair: Pair) -> None:
     ours, peer = any_pair
 
-    async with stream_over(ours) as stream:
+    async with stream_over(ours, PATIENT) as stream:
         order: list[str] = []
 
         async def wait() -> None:
@@ -813,7 +711,7 @@ async def test_wait_peer_closed_and_a_receive_wait_side_by_side(any_pair: Pair) 
 async def test_a_local_close_wakes_those_who_wait_for_the_peers(any_pair: Pair, close: str) -> None:
     ours, _ = any_pair
 
-    stream = await adopt(ours)
+    stream = await adopt(ours, PATIENT)
     woken = 0
 
     async def wait() -> None:
@@ -838,7 +736,7 @@ async def test_a_local_close_wakes_those_who_wait_for_the_peers(any_pair: Pair, 
 async def test_a_cancelled_wait_for_the_peers_close_leaves_nothing(pair: Pair) -> None:
     ours, peer = pair
 
-    async with stream_over(ours) as stream:
+    async with stream_over(ours, PATIENT) as stream:
         before = set(os.listdir("/proc/self/fd"))
         with anyio.move_on_after(0.02) as scope:
             await stream.wait_peer_closed()
@@ -854,7 +752,7 @@ async def test_a_cancelled_wait_for_the_peers_close_leaves_nothing(pair: Pair) -
 async def test_abort_wakes_everybody_and_the_peer_sees_a_reset(pair: Pair) -> None:
     ours, peer = pair
 
-    stream = await adopt(ours)
+    stream = await adopt(ours, PATIENT)
     fd = ours.fileno()
     errors: list[Exception] = []
 
@@ -879,7 +777,7 @@ async def test_abort_wakes_everybody_and_the_peer_sees_a_reset(pair: Pair) -> No
 async def test_abort_ends_a_close_that_lingers(small_pair: Pair) -> None:
     ours, peer = small_pair
 
-    stream = await adopt(ours)
+    stream = await adopt(ours, PATIENT)
     missing = await send_stuck(stream, peer)
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(stream.aclose)
@@ -898,7 +796,7 @@ async def test_abort_ends_a_close_that_lingers(small_pair: Pair) -> None:
 async def test_abort_counts_what_it_drops_unread(any_pair: Pair) -> None:
     ours, peer = any_pair
 
-    stream = await adopt(ours)
+    stream = await adopt(ours, PATIENT)
     peer.sendall(bytes(20_000))
     await arrived(ours)
     stream.abort()
@@ -1047,7 +945,7 @@ async def test_a_close_that_gives_up_discarding_empties_the_queue_nevertheless(p
 async def test_a_report_of_clean(any_pair: Pair) -> None:
     ours, peer = any_pair
 
-    stream = await adopt(ours)
+    stream = await adopt(ours, PATIENT)
     await stream.send(b"all of it")
     assert peer.recv(100) == b"all of it"
     peer.shutdown(socket.SHUT_WR)
@@ -1062,7 +960,7 @@ async def test_a_report_of_clean(any_pair: Pair) -> None:
 async def test_a_report_of_acked(any_pair: Pair) -> None:
     ours, peer = any_pair
 
-    stream = await adopt(ours)
+    stream = await adopt(ours, PATIENT)
     await stream.send(b"all of it")
     await stream.aclose()
     report = report_of(stream)
@@ -1074,7 +972,7 @@ async def test_a_report_of_acked(any_pair: Pair) -> None:
 async def test_a_report_of_a_reset_during_the_close(small_pair: Pair) -> None:
     ours, peer = small_pair
 
-    stream = await adopt(ours)
+    stream = await adopt(ours, PATIENT)
     missing = await send_stuck(stream, peer)
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(stream.aclose)
@@ -1088,7 +986,7 @@ async def test_a_report_of_a_reset_during_the_close(small_pair: Pair) -> None:
 async def test_a_report_of_a_reset_that_comes_after_the_peers_fin(small_pair: Pair) -> None:
     ours, peer = small_pair
 
-    stream = await adopt(ours)
+    stream = await adopt(ours, PATIENT)
     missing = await send_stuck(stream, peer)
     peer.shutdown(socket.SHUT_WR)
     await gone(ours)
@@ -1132,7 +1030,7 @@ async def test_a_reset_between_the_last_look_and_the_report_is_no_acknowledgemen
 async def test_data_before_a_reset_is_counted_as_discarded(pair: Pair) -> None:
     ours, peer = pair
 
-    stream = await adopt(ours)
+    stream = await adopt(ours, PATIENT)
     peer.sendall(bytes(50_000))
     await until(lambda: unread(ours) == 50_000)
     reset(peer)
@@ -1144,7 +1042,7 @@ async def test_data_before_a_reset_is_counted_as_discarded(pair: Pair) -> None:
 async def test_data_before_a_reset_that_a_send_has_learnt_is_counted_too(pair: Pair) -> None:
     ours, peer = pair
 
-    stream = await adopt(ours)
+    stream = await adopt(ours, PATIENT)
     peer.sendall(bytes(50_000))
     await until(lambda: unread(ours) == 50_000)
     reset(peer)
@@ -1162,7 +1060,7 @@ async def test_what_was_sent_before_the_stream_took_over_is_accounted_for(small_
 
     ours.sendall(b"before")
     assert peer.recv(100) == b"before"
-    stream = await adopt(ours)
+    stream = await adopt(ours, PATIENT)
     missing = await send_stuck(stream, peer)
     reset(peer)
     await gone(ours)
@@ -1235,7 +1133,7 @@ async def test_a_group_of_cancellations_only_is_a_cancellation(pair: Pair) -> No
 async def test_a_cancellation_in_the_middle_of_a_send_in_a_block_resets(pair: Pair) -> None:
     ours, peer = pair
 
-    stream = await adopt(ours)
+    stream = await adopt(ours, PATIENT)
     async with anyio.create_task_group() as tasks:
 
         async def use() -> None:
@@ -1294,7 +1192,7 @@ async def test_a_forgotten_stream_that_was_cut_resets(pair: Pair) -> None:
     ours, peer = pair
 
     async def forget() -> None:
-        stream = await adopt(ours)
+        stream = await adopt(ours, PATIENT)
         await cut(stream)
 
     with collecting():
@@ -1307,7 +1205,7 @@ async def test_a_forgotten_stream_that_was_cut_resets(pair: Pair) -> None:
 async def test_a_closed_stream_is_collected_silently(pair: Pair) -> None:
     ours, _ = pair
 
-    stream = await adopt(ours)
+    stream = await adopt(ours, PATIENT)
     await stream.aclose()
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -1321,7 +1219,7 @@ def test_a_collector_that_comes_as_the_next_stream_is_made_takes_nothing_from_it
     """The forgotten stream is the last user of what asyncio's streams share, and the new one is just taking it."""
 
     async def main() -> None:
-        cycle: list[Any] = [await adopt(pair[0])]
+        cycle: list[Any] = [await adopt(pair[0], PATIENT)]
         cycle.append(cycle)
         real = loops_room._SharedReadiness
 
@@ -1331,7 +1229,7 @@ def test_a_collector_that_comes_as_the_next_stream_is_made_takes_nothing_from_it
 
         del cycle
         monkeypatch.setattr(loops_room, "_SharedReadiness", collect_first)
-        async with await adopt(unix_pair[0]) as stream:
+        async with await adopt(unix_pair[0], PATIENT) as stream:
             monkeypatch.undo()
             gc.collect()
             await anyio.lowlevel.checkpoint()
@@ -1355,7 +1253,7 @@ def test_a_stream_may_outlive_its_loop(run: Run, pair: Pair, end: str) -> None:
     fd = ours.fileno()
 
     async def main() -> SocketStream:
-        stream = await adopt(ours)
+        stream = await adopt(ours, PATIENT)
         await stream.send(b"whole")
         return stream
 
@@ -1423,7 +1321,7 @@ async def test_degraded_an_early_answer_reaches_a_peer_that_still_sends(pair: Pa
 async def test_degraded_a_cut_still_resets(pair: Pair) -> None:
     ours, peer = pair
 
-    stream = await adopt(ours)
+    stream = await adopt(ours, PATIENT)
     await cut(stream)
     await stream.aclose()
     assert report_of(stream).outcome is CloseOutcome.ABORTED
@@ -1434,7 +1332,7 @@ async def test_degraded_a_cut_still_resets(pair: Pair) -> None:
 async def test_degraded_a_close_is_bounded_and_can_be_aborted(small_pair: Pair) -> None:
     ours, peer = small_pair
 
-    stream = await adopt(ours)
+    stream = await adopt(ours, PATIENT)
     await stream.send(STUCK)
     with anyio.move_on_after(0.05) as scope:
         await stream.aclose()
@@ -1447,7 +1345,7 @@ async def test_degraded_a_close_is_bounded_and_can_be_aborted(small_pair: Pair) 
 async def test_degraded_abort_ends_a_close_that_lingers(small_pair: Pair) -> None:
     ours, peer = small_pair
 
-    stream = await adopt(ours)
+    stream = await adopt(ours, PATIENT)
     await stream.send(STUCK)
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(stream.aclose)
@@ -1506,7 +1404,7 @@ async def test_degraded_the_peers_end_is_noticed_beside_a_receiver(pair: Pair) -
 async def test_degraded_a_reset_that_was_waited_for_is_remembered(pair: Pair) -> None:
     ours, peer = pair
 
-    async with stream_over(ours) as stream:
+    async with stream_over(ours, PATIENT) as stream:
         reset(peer)
         await stream.wait_peer_closed()
         for _ in range(2):
@@ -1536,7 +1434,7 @@ def test_a_native_cancellation_of_a_close_releases_first(run_native: Run, small_
     ours, peer = small_pair
 
     async def main() -> None:
-        stream = await adopt(ours)
+        stream = await adopt(ours, PATIENT)
         fd = ours.fileno()
         missing = await send_stuck(stream, peer)
         if how == "timeout":
@@ -1561,7 +1459,7 @@ def test_a_native_cancellation_of_a_send_cuts_it(run_native: Run, pair: Pair, ho
     ours, peer = pair
 
     async def main() -> None:
-        stream = await adopt(ours)
+        stream = await adopt(ours, PATIENT)
         if how == "timeout":
             with pytest.raises(TimeoutError):
                 async with asyncio.timeout(0.05):
@@ -1585,7 +1483,7 @@ def test_a_native_cancellation_of_a_receive_loses_nothing(run_native: Run, pair:
     ours, peer = pair
 
     async def main() -> None:
-        stream = await adopt(ours)
+        stream = await adopt(ours, PATIENT)
         if how == "timeout":
             with pytest.raises(TimeoutError):
                 async with asyncio.timeout(0.05):

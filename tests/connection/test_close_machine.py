@@ -12,7 +12,6 @@ import select
 import socket
 import struct
 import sys
-import time
 from collections.abc import Awaitable, Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
@@ -32,6 +31,7 @@ from hypothesis.stateful import (
     rule,
     run_state_machine_as_test,
 )
+from support.waiting import wait_until
 
 from roket_trio import (
     BrokenResourceError,
@@ -168,13 +168,6 @@ class Task:
         return self.answer()
 
 
-def until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + BOUND
-    while not condition():
-        assert time.monotonic() < deadline, "it did not come to pass"
-        time.sleep(0.0005)
-
-
 async def let_all_run() -> None:
     for _ in range(5):
         await anyio.lowlevel.checkpoint()
@@ -243,7 +236,7 @@ class Connection(RuleBasedStateMachine):
         item = PATTERN[self.model.complete : self.model.complete + ENDLESS]
         self.sender = Task(self.portal, lambda: self.stream.send(item))
         before = self.model.complete
-        until(lambda: self.sent > before)
+        wait_until(lambda: self.sent > before)
         self.portal.call(let_all_run)
         self.model.is_sending = True
 
@@ -405,7 +398,7 @@ class Connection(RuleBasedStateMachine):
             assert outcome == "returned"
             self.receiver = None
             self.took(data)
-        until(lambda: tcp.unread_bytes(self.ours) == model.unread)
+        wait_until(lambda: tcp.unread_bytes(self.ours) == model.unread)
 
     @precondition(lambda self: not (self.model.peer_reset or self.peer_had_reset))
     @rule(size=st.integers(1, 8192))
@@ -435,7 +428,7 @@ class Connection(RuleBasedStateMachine):
     @rule()
     def peer_finishes(self) -> None:
         self.peer.shutdown(socket.SHUT_WR)
-        until(self.hangup)
+        wait_until(self.hangup)
         self.model.peer_fin = True
         if self.receiver is not None:
             assert self.receiver.answer()[0] == "EndOfStream"
@@ -450,7 +443,7 @@ class Connection(RuleBasedStateMachine):
         self.peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.peer.close()
         self.model.peer_reset = True
-        until(lambda: tcp.tcp_state(self.ours) == tcp.TCPState.CLOSE)
+        wait_until(lambda: tcp.tcp_state(self.ours) == tcp.TCPState.CLOSE)
         for task in (self.sender, self.receiver):
             if task is not None:
                 assert task.answer()[0] == "BrokenResourceError"

@@ -24,6 +24,7 @@ import anyio.to_thread
 import pytest
 import trustme
 from anyio.abc import SocketAttribute
+from support.loops import Run
 from support.programs import sockets_at
 
 from roket_trio import (
@@ -44,7 +45,6 @@ from roket_trio._kernel.sock_diag import InetSocket
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="what the kernel tells of a connection is Linux's")
 
-Run = Callable[..., Any]
 Ends = tuple[tuple[str, int], tuple[str, int]]
 
 # An orphan, too, is gone within this.

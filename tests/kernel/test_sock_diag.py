@@ -9,11 +9,13 @@ import struct
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from support.programs import need_root
+from support.sockets import Pair
+from support.waiting import BOUND, wait_until
 
 from roket_trio._kernel import procfs, socket_filter
 from roket_trio._kernel.pidfd import borrow_socket
@@ -21,17 +23,6 @@ from roket_trio._kernel.sock_diag import InetSocket, SockDiag
 from roket_trio._kernel.tcp import TCPState, quiet_seconds_of, unread_bytes, unsent_bytes_of
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="these are Linux's lists")
-
-Pair = tuple[socket.socket, socket.socket]
-
-BOUND = 10.0
-
-
-def until(condition: Callable[[], object]) -> None:
-    deadline = time.monotonic() + BOUND
-    while not condition():
-        assert time.monotonic() < deadline, "it did not come to pass"
-        time.sleep(0.001)
 
 
 def inode(sock: socket.socket) -> int:
@@ -68,7 +59,7 @@ def by_inode(rows: list[InetSocket], sock: socket.socket) -> InetSocket | None:
 def test_a_connection_is_listed_with_its_addresses_queues_and_owner(kernel: SockDiag, pair: Pair) -> None:
     client, server = pair
     client.send(b"12345")
-    until(lambda: unread_bytes(server) == 5)
+    wait_until(lambda: unread_bytes(server) == 5)
     row = by_inode(kernel.tcp(), server)
     assert row is not None
     assert (row.family, row.state) == (server.family, TCPState.ESTABLISHED)
@@ -79,7 +70,7 @@ def test_a_connection_is_listed_with_its_addresses_queues_and_owner(kernel: Sock
 def test_only_the_states_asked_for_are_listed(kernel: SockDiag, pair: Pair) -> None:
     client, server = pair
     server.shutdown(socket.SHUT_WR)
-    until(lambda: by_inode(kernel.tcp([TCPState.CLOSE_WAIT]), client))
+    wait_until(lambda: by_inode(kernel.tcp([TCPState.CLOSE_WAIT]), client))
     assert {row.state for row in kernel.tcp([TCPState.CLOSE_WAIT])} == {TCPState.CLOSE_WAIT}
     assert by_inode(kernel.tcp([TCPState.ESTABLISHED]), client) is None
     assert by_inode(kernel.tcp([TCPState.ESTABLISHED, TCPState.CLOSE_WAIT]), client)
@@ -89,7 +80,7 @@ def test_a_fin_that_was_not_read_counts_as_one_byte(kernel: SockDiag, pair: Pair
     client, server = pair
     server.send(b"123")
     server.shutdown(socket.SHUT_WR)
-    until(lambda: by_inode(kernel.tcp([TCPState.CLOSE_WAIT]), client))
+    wait_until(lambda: by_inode(kernel.tcp([TCPState.CLOSE_WAIT]), client))
     row = by_inode(kernel.tcp([TCPState.CLOSE_WAIT]), client)
     assert row is not None
     assert row.unread_bytes == 4
@@ -122,7 +113,7 @@ def test_a_quiet_connection_is_known_by_its_age(kernel: SockDiag, pair: Pair) ->
     client, server = pair
     server.shutdown(socket.SHUT_WR)
     started = time.monotonic()
-    until(lambda: by_inode(kernel.tcp([TCPState.CLOSE_WAIT]), client))
+    wait_until(lambda: by_inode(kernel.tcp([TCPState.CLOSE_WAIT]), client))
     time.sleep(0.1)
     row = by_inode(kernel.tcp([TCPState.CLOSE_WAIT], with_info=True), client)
     assert row is not None
@@ -157,7 +148,7 @@ def test_after_a_reset_a_socket_is_in_no_list(kernel: SockDiag, pair: Pair) -> N
     addresses = client.getsockname()[:2], client.getpeername()[:2]
     server.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     server.close()
-    until(lambda: by_inode(kernel.tcp(), client) is None)
+    wait_until(lambda: by_inode(kernel.tcp(), client) is None)
     assert kernel.tcp_connection(*addresses) is None
     assert client.fileno() in procfs.socket_inodes(os.getpid())
     assert procfs.socket_protocol(os.getpid(), client.fileno()) in ("TCP", "TCPv6")
@@ -227,7 +218,7 @@ def test_unix_sockets_are_listed_with_their_other_end(kernel: SockDiag, tmp_path
 def test_proc_tells_the_same_as_netlink(kernel: SockDiag, pair: Pair) -> None:
     client, server = pair
     client.send(b"12345")
-    until(lambda: unread_bytes(server) == 5)
+    wait_until(lambda: unread_bytes(server) == 5)
     for sock in pair:
         row = by_inode(kernel.tcp(), sock)
         assert row is not None

@@ -7,15 +7,15 @@ import os
 import select
 import socket
 import stat
-import struct
 import sys
 import termios
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from support.sockets import Pair, reset
+from support.waiting import BOUND, wait_until
 
 from roket_trio._kernel import epoll, tcp
 from roket_trio._kernel.drain import discard_received
@@ -23,10 +23,6 @@ from roket_trio._kernel.fd import FileKind, file_kind, ioctl_int
 from roket_trio._kernel.tcp import TCPState
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="these are Linux's answers")
-
-Pair = tuple[socket.socket, socket.socket]
-
-BOUND = 10.0
 
 
 @pytest.fixture
@@ -45,18 +41,6 @@ def unix_pair() -> Iterator[Pair]:
         yield ours, peer
 
 
-def until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + BOUND
-    while not condition():
-        assert time.monotonic() < deadline, "it did not come to pass"
-        time.sleep(0.001)
-
-
-def reset(sock: socket.socket) -> None:
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-    sock.close()
-
-
 def is_readable(watch: epoll.SocketEvents) -> bool:
     """Whether an event loop would be woken by it."""
     return bool(select.select([watch], [], [], 0)[0])
@@ -69,10 +53,10 @@ def test_the_states_of_a_connection_as_both_sides_finish(pair: Pair) -> None:
     ours, peer = pair
     assert tcp.tcp_state(ours) == tcp.tcp_state(peer) == TCPState.ESTABLISHED
     ours.shutdown(socket.SHUT_WR)
-    until(lambda: tcp.tcp_state(ours) == TCPState.FIN_WAIT2)
+    wait_until(lambda: tcp.tcp_state(ours) == TCPState.FIN_WAIT2)
     assert tcp.tcp_state(peer) == TCPState.CLOSE_WAIT
     peer.shutdown(socket.SHUT_WR)
-    until(lambda: tcp.tcp_state(ours) == tcp.tcp_state(peer) == TCPState.CLOSE)
+    wait_until(lambda: tcp.tcp_state(ours) == tcp.tcp_state(peer) == TCPState.CLOSE)
 
 
 def test_the_states_before_and_after_a_connection() -> None:
@@ -86,7 +70,7 @@ def test_the_states_before_and_after_a_connection() -> None:
 def test_a_reset_socket_is_in_state_close(pair: Pair) -> None:
     ours, peer = pair
     reset(peer)
-    until(lambda: tcp.tcp_state(ours) == TCPState.CLOSE)
+    wait_until(lambda: tcp.tcp_state(ours) == TCPState.CLOSE)
 
 
 def test_acked_bytes_count_data_and_fin_and_outlive_a_reset(pair: Pair) -> None:
@@ -94,12 +78,12 @@ def test_acked_bytes_count_data_and_fin_and_outlive_a_reset(pair: Pair) -> None:
     before = tcp.acked_bytes(ours)
     assert before is not None
     ours.send(bytes(1000))
-    until(lambda: tcp.acked_bytes(ours) == before + 1000)
+    wait_until(lambda: tcp.acked_bytes(ours) == before + 1000)
     assert tcp.unacked_bytes(ours) == 0
     ours.shutdown(socket.SHUT_WR)
-    until(lambda: tcp.acked_bytes(ours) == before + 1001)
+    wait_until(lambda: tcp.acked_bytes(ours) == before + 1001)
     reset(peer)
-    until(lambda: tcp.tcp_state(ours) == TCPState.CLOSE)
+    wait_until(lambda: tcp.tcp_state(ours) == TCPState.CLOSE)
     assert tcp.acked_bytes(ours) == before + 1001
 
 
@@ -113,7 +97,7 @@ def test_the_queues_are_counted_on_both_sides(pair: Pair) -> None:
             sent += ours.send(bytes(1 << 16))
     except BlockingIOError:
         pass
-    until(lambda: tcp.unread_bytes(peer) + tcp.unacked_bytes(ours) == sent)
+    wait_until(lambda: tcp.unread_bytes(peer) + tcp.unacked_bytes(ours) == sent)
     assert tcp.unread_bytes(peer) > 0
     assert tcp.unacked_bytes(ours) > 0
     assert tcp.acked_bytes(ours) == before + tcp.unread_bytes(peer)
@@ -131,7 +115,7 @@ def test_a_queued_fin_counts_as_one_unacknowledged_byte(pair: Pair) -> None:
     ours, peer = pair
     peer.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
     sent = ours.send(bytes(100_000))
-    until(lambda: tcp.unread_bytes(peer) + tcp.unacked_bytes(ours) == sent)
+    wait_until(lambda: tcp.unread_bytes(peer) + tcp.unacked_bytes(ours) == sent)
     queued = tcp.unacked_bytes(ours)
     ours.shutdown(socket.SHUT_WR)
     assert tcp.tcp_state(ours) == TCPState.FIN_WAIT1
@@ -142,7 +126,7 @@ def test_unread_bytes_leave_the_fin_out(pair: Pair) -> None:
     ours, peer = pair
     peer.sendall(b"12345")
     peer.shutdown(socket.SHUT_WR)
-    until(lambda: tcp.tcp_state(ours) == TCPState.CLOSE_WAIT)
+    wait_until(lambda: tcp.tcp_state(ours) == TCPState.CLOSE_WAIT)
     assert tcp.unread_bytes(ours) == 5
     view = tcp.kernel_view(ours)
     assert view is not None
@@ -190,7 +174,7 @@ def test_bounding_an_orphan_sets_both_options(
 def test_the_switches_are_no_error_on_a_socket_that_is_gone(pair: Pair) -> None:
     ours, peer = pair
     reset(peer)
-    until(lambda: tcp.tcp_state(ours) == TCPState.CLOSE)
+    wait_until(lambda: tcp.tcp_state(ours) == TCPState.CLOSE)
     tcp.bound_orphan(ours, 1, 1)
     tcp.discard_on_close(ours)
     ours.close()
@@ -229,7 +213,7 @@ def test_the_acknowledgement_of_our_fin_is_an_edge(pair: Pair) -> None:
         while chunk := peer.recv(1 << 16):
             received += len(chunk)
         assert received == 100_000
-        until(lambda: tcp.tcp_state(ours) == TCPState.FIN_WAIT2)
+        wait_until(lambda: tcp.tcp_state(ours) == TCPState.FIN_WAIT2)
         assert is_readable(watch)
         assert watch.take() & select.EPOLLOUT
         assert watch.take() == 0
@@ -244,14 +228,14 @@ def test_the_peers_end_is_seen_behind_unread_data_and_stays(pair: Pair, end: str
     watch = epoll.SocketEvents(ours, epoll.PEER_CLOSED)
     try:
         peer.sendall(b"unread")
-        until(lambda: tcp.unread_bytes(ours) == 6)
+        wait_until(lambda: tcp.unread_bytes(ours) == 6)
         assert watch.take() == 0
         assert not is_readable(watch)
         if end == "FIN":
             peer.shutdown(socket.SHUT_WR)
         else:
             reset(peer)
-        until(lambda: is_readable(watch))
+        wait_until(lambda: is_readable(watch))
         for _ in range(3):
             assert watch.take() & select.EPOLLRDHUP
         assert tcp.unread_bytes(ours) == 6
@@ -262,7 +246,7 @@ def test_the_peers_end_is_seen_behind_unread_data_and_stays(pair: Pair, end: str
 def test_an_end_that_came_before_the_watch_is_seen_at_once(pair: Pair) -> None:
     ours, peer = pair
     peer.shutdown(socket.SHUT_WR)
-    until(lambda: tcp.tcp_state(ours) == TCPState.CLOSE_WAIT)
+    wait_until(lambda: tcp.tcp_state(ours) == TCPState.CLOSE_WAIT)
     watch = epoll.SocketEvents(ours, epoll.PEER_CLOSED)
     try:
         assert is_readable(watch)
@@ -311,7 +295,7 @@ def test_what_has_arrived_is_dropped_and_counted(kind: str, finished: bool, requ
         reached_end = found.reached_end
         return dropped == 30_000 and reached_end is finished
 
-    until(take)
+    wait_until(take)
     assert discard_received(ours) == (0, finished, None)
 
 
@@ -322,9 +306,9 @@ def test_nothing_there_is_nothing_dropped(pair: Pair) -> None:
 def test_a_reset_is_told_with_the_bytes_that_came_before_it(pair: Pair) -> None:
     ours, peer = pair
     peer.sendall(bytes(50_000))
-    until(lambda: tcp.unread_bytes(ours) == 50_000)
+    wait_until(lambda: tcp.unread_bytes(ours) == 50_000)
     reset(peer)
-    until(lambda: tcp.tcp_state(ours) == TCPState.CLOSE)
+    wait_until(lambda: tcp.tcp_state(ours) == TCPState.CLOSE)
     found = discard_received(ours)
     assert (found.dropped, found.reached_end) == (50_000, False)
     assert found.error is not None

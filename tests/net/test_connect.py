@@ -25,6 +25,8 @@ import trio
 import trio.testing
 import trustme
 from anyio.abc import SocketAttribute
+from support.loops import Run
+from support.waiting import BOUND
 
 import roket_trio._net.connect as room
 from roket_trio import (
@@ -36,9 +38,6 @@ from roket_trio import (
     connect_tcp,
     connect_unix,
 )
-
-Run = Callable[..., Any]
-BOUND = 15.0
 
 # 192.0.2.0/24 and 2001:db8::/32 are for documentation (RFC 5737, RFC 3849): nothing in these tests connects to them.
 SILENT = "192.0.2.1"

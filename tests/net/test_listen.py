@@ -9,7 +9,7 @@ import socket
 import stat
 import struct
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ import trio
 import trio.testing
 from anyio.abc import SocketAttribute
 from anyio.streams.stapled import MultiListener
+from support.waiting import BOUND
 
 import roket_trio._net.listen as room
 from roket_trio import (
@@ -33,9 +34,6 @@ from roket_trio import (
     create_tcp_listener,
     create_unix_listener,
 )
-
-Run = Callable[..., Any]
-BOUND = 15.0
 
 
 @pytest.fixture

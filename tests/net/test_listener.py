@@ -20,6 +20,8 @@ import pytest
 import trio
 import trio.testing
 from anyio.abc import SocketAttribute
+from support.loops import Run
+from support.waiting import BOUND
 
 import roket_trio._net.listener as room
 from roket_trio import (
@@ -30,9 +32,6 @@ from roket_trio import (
     SocketStream,
     UNIXSocketStream,
 )
-
-Run = Callable[..., Any]
-BOUND = 15.0
 
 
 @pytest.fixture(params=["tcp", "unix"])

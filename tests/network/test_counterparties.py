@@ -11,7 +11,7 @@ import logging
 import ssl
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
@@ -23,6 +23,7 @@ import pytest
 import trustme
 from anyio.abc import SocketAttribute
 from support.programs import LIMIT, Command, free_port, running, sockets_at, tool
+from support.waiting import until
 
 from roket_trio import (
     BrokenResourceError,
@@ -43,7 +44,6 @@ pytestmark = pytest.mark.skipif(
     sys.platform != "linux", reason="the programs, and what the kernel is asked, are Linux's"
 )
 
-Run = Callable[..., Any]
 
 CONTENT = bytes(range(256)) * 40_000  # 10 MB
 DIGEST = hashlib.sha256(CONTENT).hexdigest()
@@ -68,12 +68,6 @@ async def ran(command: Command, stdin: bytes = b"") -> subprocess.CompletedProce
     return await anyio.to_thread.run_sync(
         partial(subprocess.run, command, input=stdin, capture_output=True, timeout=LIMIT, check=False)
     )
-
-
-async def until(condition: Callable[[], object]) -> None:
-    with anyio.fail_after(LIMIT):
-        while not condition():  # noqa: ASYNC110 - what is waited for is not a task of this loop
-            await anyio.sleep(0.005)
 
 
 class Served(NamedTuple):

@@ -26,6 +26,7 @@ import anyio
 import anyio.to_thread
 import pytest
 from support.programs import need_root, tool
+from support.waiting import BOUND, until
 
 from roket_trio import (
     BrokenResourceError,
@@ -44,10 +45,8 @@ from roket_trio._kernel.tcp import KernelView, TCPState
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="network namespaces are Linux's")
 
-Run = Callable[..., Any]
 T = TypeVar("T")
 
-BOUND = 20.0
 # What a busy machine, and the steps of TCP's timers, may add (seconds).
 SLACK = 3.0
 # More than the buffers of both sides hold.
@@ -175,12 +174,6 @@ def kernel_view(stream: SocketStream) -> KernelView:
     view = stream.statistics().kernel
     assert view is not None
     return view
-
-
-async def until(condition: Callable[[], object]) -> None:
-    with anyio.fail_after(BOUND):
-        while not condition():  # noqa: ASYNC110 - what is waited for is not a task of this loop
-            await anyio.sleep(0.01)
 
 
 @asynccontextmanager

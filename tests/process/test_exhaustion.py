@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 import socket
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import anyio
 import pytest
+from support.sockets import read_to_fin
 
 from roket_trio import SocketStream, copy, relay
 
@@ -20,7 +20,6 @@ if sys.platform != "win32":
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="Linux's routes, and its way of counting descriptors")
 
-Run = Callable[..., Any]
 
 DATA = bytes(range(250)) * 400
 
@@ -51,13 +50,6 @@ def connected() -> Iterator[tuple[socket.socket, socket.socket]]:
         yield ours, peer
 
 
-def read_to_end(sock: socket.socket) -> bytes:
-    data = bytearray()
-    while chunk := sock.recv(1 << 16):
-        data += chunk
-    return bytes(data)
-
-
 @pytest.mark.parametrize("what", ["receive_file", "copy", "relay"])
 async def test_without_a_pipe_the_plain_route_does_it(tmp_path: Path, what: str) -> None:
     with connected() as (ours, peer), connected() as (other, other_peer), (tmp_path / "out").open("wb") as file:
@@ -74,7 +66,7 @@ async def test_without_a_pipe_the_plain_route_does_it(tmp_path: Path, what: str)
                 report = await copy(stream, sink) if what == "copy" else (await relay(stream, sink)).left_to_right
             assert (report.bytes_moved, report.fallbacks) == (len(DATA), ("splice",))
             await sink.send_eof()
-            assert read_to_end(other_peer) == DATA
+            assert read_to_fin(other_peer) == DATA
 
 
 @pytest.mark.parametrize("how", ["FIN", "closed on this side"])

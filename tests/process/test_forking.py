@@ -8,7 +8,7 @@ import os
 import signal
 import socket
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +17,11 @@ import anyio.abc
 import anyio.from_thread
 import anyio.to_thread
 import pytest
+from support.sockets import Pair
 
 from roket_trio import CloseOutcome, FileWriteStream, SocketListener, SocketStream, create_tcp_listener
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
-
-Run = Callable[..., Any]
-Pair = tuple[socket.socket, socket.socket]
 
 
 def fork() -> int:

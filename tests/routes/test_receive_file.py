@@ -14,17 +14,21 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
-from concurrent.futures import Future
-from contextlib import ExitStack, asynccontextmanager, contextmanager
+from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import anyio
 import pytest
 import trio
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from support.loops import Run
+from support.sockets import Pair, reset, send_and_finish
+from support.streams import stream_over
+from support.threads import thread
+from support.waiting import BOUND, until
 
 from roket_trio import (
     BrokenResourceError,
@@ -35,7 +39,6 @@ from roket_trio import (
     FileWriteStream,
     SocketStream,
     TruncatedError,
-    UNIXSocketStream,
 )
 from roket_trio._connection import lingering_close as lingering_room
 from roket_trio._kernel import splice, tcp
@@ -43,12 +46,6 @@ from roket_trio._loops import asyncio
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="splice, /dev/full and RST on demand as Linux has them")
 
-Run = Callable[..., Any]
-Pair = tuple[socket.socket, socket.socket]
-T = TypeVar("T")
-
-# A peer of these tests never blocks for longer (seconds).
-BOUND = 10.0
 
 MIB = 1 << 20
 
@@ -61,67 +58,6 @@ BEFORE = b"." * 1000
 
 
 # --- peers -----------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def pair() -> Iterator[Pair]:
-    """(a TCP socket that becomes our stream, its raw blocking peer)."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        ours = socket.create_connection(listener.getsockname())
-        peer, _ = listener.accept()
-    peer.settimeout(BOUND)
-    with ours, peer:
-        yield ours, peer
-
-
-@asynccontextmanager
-async def stream_over(sock: socket.socket) -> AsyncIterator[SocketStream]:
-    """Our stream over ``sock``, aborted at the end if the test did not close it."""
-    kind = UNIXSocketStream if sock.family == socket.AF_UNIX else SocketStream
-    stream = await kind.from_socket(sock)
-    try:
-        yield stream
-    finally:
-        stream.abort()
-
-
-@contextmanager
-def thread(function: Callable[..., T], *args: object) -> Iterator[Future[T]]:
-    """A peer's part, run in a thread that is joined at the end; its failure fails the test."""
-    future: Future[T] = Future()
-
-    def work() -> None:
-        try:
-            future.set_result(function(*args))
-        except BaseException as error:
-            future.set_exception(error)
-
-    runner = threading.Thread(target=work, daemon=True)
-    runner.start()
-    try:
-        yield future
-    finally:
-        runner.join(BOUND)
-    assert not runner.is_alive(), "the peer did not finish"
-    future.result(0)
-
-
-def send_and_finish(sock: socket.socket, data: bytes) -> None:
-    sock.sendall(data)
-    sock.shutdown(socket.SHUT_WR)
-
-
-def reset(sock: socket.socket) -> None:
-    """Close with linger 0: the other side gets RST."""
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-    sock.close()
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    """Wait until ``condition`` holds."""
-    with anyio.fail_after(BOUND):
-        while not condition():  # noqa: ASYNC110
-            await anyio.sleep(0.002)
 
 
 async def receive_to_end(stream: SocketStream) -> bytes:

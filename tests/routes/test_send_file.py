@@ -16,16 +16,20 @@ import tempfile
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
-from concurrent.futures import Future
 from contextlib import ExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import anyio
 import pytest
 import trio
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from support.loops import Run
+from support.sockets import Pair, connected, read_exactly, read_to_end, reset
+from support.streams import stream_over
+from support.threads import thread
+from support.waiting import BOUND, until
 
 from roket_trio import (
     BrokenResourceError,
@@ -35,7 +39,6 @@ from roket_trio import (
     FileReadStream,
     SocketStream,
     TruncatedError,
-    UNIXSocketStream,
 )
 from roket_trio._connection.connection import NOTSENT_LOWAT
 from roket_trio._kernel import page_cache, sendfile, tcp
@@ -44,12 +47,6 @@ from roket_trio._routes.fair_share import SLOTS_MOST
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="sendfile, /proc and RST on demand as Linux has them")
 
-Run = Callable[..., Any]
-Pair = tuple[socket.socket, socket.socket]
-T = TypeVar("T")
-
-# A peer of these tests never blocks for longer (seconds).
-BOUND = 10.0
 
 MIB = 1 << 20
 
@@ -64,99 +61,11 @@ def pattern(size: int) -> bytes:
 # --- peers ------------------------------------------------------------------------------------------------------------
 
 
-@contextmanager
-def connected(*, send_buffer: int = 0, receive_buffer: int = 0) -> Iterator[Pair]:
-    """(a TCP socket that becomes our stream, its raw blocking peer), with these buffer sizes if given."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        if receive_buffer:  # the window is negotiated at the handshake
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
-        ours = socket.create_connection(listener.getsockname())
-        peer, _ = listener.accept()
-    if send_buffer:
-        ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, send_buffer)
-    peer.settimeout(BOUND)
-    with ours, peer:
-        yield ours, peer
-
-
-@pytest.fixture
-def pair() -> Iterator[Pair]:
-    with connected() as sockets:
-        yield sockets
-
-
 @pytest.fixture
 def narrow() -> Iterator[Pair]:
     """A pair between which little can be under way, so that a big file stalls early."""
     with connected(send_buffer=65536, receive_buffer=65536) as sockets:
         yield sockets
-
-
-@asynccontextmanager
-async def stream_over(sock: socket.socket) -> AsyncIterator[SocketStream]:
-    """Our stream over ``sock``, aborted at the end if the test did not close it."""
-    kind = UNIXSocketStream if sock.family == socket.AF_UNIX else SocketStream
-    stream = await kind.from_socket(sock)
-    try:
-        yield stream
-    finally:
-        stream.abort()
-
-
-@contextmanager
-def thread(function: Callable[..., T], *args: object) -> Iterator[Future[T]]:
-    """A peer's part, run in a thread that is joined at the end; its failure fails the test."""
-    future: Future[T] = Future()
-
-    def work() -> None:
-        try:
-            future.set_result(function(*args))
-        except BaseException as error:
-            future.set_exception(error)
-
-    runner = threading.Thread(target=work, daemon=True)
-    runner.start()
-    try:
-        yield future
-    finally:
-        runner.join(BOUND)
-    assert not runner.is_alive(), "the peer did not finish"
-    future.result(0)
-
-
-def read_to_end(sock: socket.socket) -> tuple[bytes, str]:
-    """All bytes until the end, and which end it was: "FIN" or "RST"."""
-    data = bytearray()
-    while True:
-        try:
-            chunk = sock.recv(MIB)
-        except ConnectionResetError:
-            return bytes(data), "RST"
-        if not chunk:
-            return bytes(data), "FIN"
-        data += chunk
-
-
-def read_exactly(sock: socket.socket, count: int) -> bytes:
-    data = bytearray()
-    while len(data) < count:
-        chunk = sock.recv(min(MIB, count - len(data)))
-        assert chunk, f"FIN after {len(data)} of {count} bytes"
-        data += chunk
-    return bytes(data)
-
-
-def reset(sock: socket.socket) -> None:
-    """Close with linger 0: the other side gets RST."""
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-    sock.close()
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    """Wait until ``condition`` holds."""
-    with anyio.fail_after(BOUND):
-        while not condition():  # noqa: ASYNC110
-            await anyio.sleep(0.002)
 
 
 async def until_stalled(stream: SocketStream) -> int:

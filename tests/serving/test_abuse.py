@@ -11,7 +11,7 @@ import logging
 import os
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
@@ -22,6 +22,7 @@ import anyio
 import anyio.to_thread
 import pytest
 from support.abusers import Story
+from support.waiting import BOUND, until
 
 from roket_trio import ClosePolicy, CloseReport, EndOfStream, SocketStream, create_tcp_listener, serve
 from roket_trio._kernel.sock_diag import InetSocket, SockDiag
@@ -29,9 +30,7 @@ from roket_trio._kernel.tcp import TCPState
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the kernel is asked as Linux answers")
 
-Run = Callable[..., Any]
 
-BOUND = 20.0
 # What a busy machine may add to a time (seconds).
 SLACK = 6.0
 # How much longer a healthy client may wait, on the average, while others misbehave; measured 1 to 5 times.
@@ -173,12 +172,6 @@ async def attack(bad: Abusers, what: str, port: int, count: int, **how: Any) -> 
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(run)
         yield stories
-
-
-async def until(condition: Callable[[], object]) -> None:
-    with anyio.fail_after(BOUND):
-        while not condition():  # noqa: ASYNC110 - what is waited for is not a task of this loop
-            await anyio.sleep(0.005)
 
 
 def memory() -> int:

@@ -24,7 +24,7 @@ import sys
 import threading
 import time
 import weakref
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -39,6 +39,11 @@ import trustme
 from anyio.abc import SocketAttribute
 from anyio.streams.stapled import MultiListener
 from anyio.streams.tls import TLSStream
+from support.loops import Run
+from support.sockets import read_to_end
+from support.streams import ENDLESS
+from support.threads import other_side
+from support.waiting import BOUND, until
 
 from roket_trio import (
     BrokenResourceError,
@@ -60,13 +65,9 @@ from roket_trio._serving import watcher as watcher_module
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="what the kernel tells of a connection is Linux's")
 
-Run = Callable[..., Any]
 
-BOUND = 15.0
 # A budget that runs out in a test (seconds).
 SOON = 0.1
-# More than the buffers of both sides hold.
-ENDLESS = bytes(64 << 20)
 
 
 class Oops(Exception):
@@ -140,30 +141,9 @@ def clients_of(address: Any, number: int) -> Iterator[list[socket.socket]]:
             client.close()
 
 
-async def other_side(function: Callable[..., Any], *args: object) -> Any:
-    return await anyio.to_thread.run_sync(function, *args)
-
-
 async def receive(client: socket.socket, count: int) -> bytes:
     data: bytes = await other_side(client.recv, count, socket.MSG_WAITALL)
     return data
-
-
-def ending(sock: socket.socket) -> tuple[bytes, str]:
-    """What arrives, and how it ends: "FIN" or "RST"."""
-    data = bytearray()
-    try:
-        while chunk := sock.recv(1 << 20):
-            data += chunk
-    except ConnectionResetError:
-        return bytes(data), "RST"
-    return bytes(data), "FIN"
-
-
-async def until(condition: Callable[[], object]) -> None:
-    with anyio.fail_after(BOUND):
-        while not condition():  # noqa: ASYNC110 - what is waited for is not a task of this loop
-            await anyio.sleep(0.002)
 
 
 def states(address: Any) -> list[str]:
@@ -242,7 +222,7 @@ async def test_every_connection_of_every_socket_is_handled(tmp_path: Path, kind:
                 client.sendall(b"blah")
                 assert await receive(client, 4) == b"blah"
                 client.shutdown(socket.SHUT_WR)
-                assert await other_side(ending, client) == (b"", "FIN")
+                assert await other_side(read_to_end, client) == (b"", "FIN")
     assert kinds == [UNIXSocketStream if kind == "unix" else SocketStream] * len(addresses) * 3
     for address in addresses:
         assert refused(address)
@@ -305,11 +285,11 @@ async def test_a_handler_may_be_anything_that_returns_an_awaitable_and_what_does
     ):
         async with serving(handler) as server:
             with client_of(server.address) as client:
-                assert await other_side(ending, client) == (sent, "FIN")
+                assert await other_side(read_to_end, client) == (sent, "FIN")
     assert not caplog.records
     async with serving(forgetful) as server:
         with client_of(server.address) as client:
-            assert await other_side(ending, client) == (b"", "RST")
+            assert await other_side(read_to_end, client) == (b"", "RST")
     (record,) = caplog.records
     assert record.exc_info is not None
     assert re.search("serve.. needs an async function; .*forgetful.* returned None", str(record.exc_info[1]))
@@ -352,7 +332,7 @@ async def test_a_handler_that_returns_and_keeps_its_stream_in_a_cycle_has_it_clo
         async with serving(handler) as server:
             with clients_of(server.address, 10) as clients:
                 for client in clients:
-                    assert await other_side(ending, client) == (b"answer", "FIN")
+                    assert await other_side(read_to_end, client) == (b"answer", "FIN")
                     client.close()
                 await until(lambda: not {CLOSE_WAIT, ESTABLISHED} & set(states(server.address)))
             assert len(kept) == 10
@@ -372,7 +352,7 @@ async def test_a_handler_that_returns_with_data_unread_loses_none_of_its_answer(
     async with serving(handler) as server:
         with client_of(server.address) as client:
             client.sendall(bytes(20_000))
-            assert await other_side(ending, client) == (b"x" * 140_000, "FIN")
+            assert await other_side(read_to_end, client) == (b"x" * 140_000, "FIN")
 
 
 @pytest.mark.parametrize("inside", ["nothing", "async with stream"])
@@ -401,7 +381,7 @@ async def test_a_handler_that_raises_ends_its_own_connection_only(
             culprit.sendall(b"fail")
             assert await receive(culprit, 4) == b"fail"
             end = "RST" if on_handler_error == "abort" else "FIN"
-            assert await other_side(ending, culprit) == (b"", end)
+            assert await other_side(read_to_end, culprit) == (b"", end)
             bystander.sendall(b"still here")
             assert await receive(bystander, 10) == b"still here"
             with client_of(server.address) as late:
@@ -425,7 +405,7 @@ async def test_the_error_of_a_cut_answer_is_a_reset_whatever_the_policy() -> Non
     async with serving(handler, on_handler_error="finish") as server:
         with client_of(server.address) as client:
             await anyio.sleep(2 * SOON)
-            assert (await other_side(ending, client))[1] == "RST"
+            assert (await other_side(read_to_end, client))[1] == "RST"
 
 
 async def test_an_exception_group_keeps_its_members_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
@@ -439,7 +419,7 @@ async def test_an_exception_group_keeps_its_members_in_the_log(caplog: pytest.Lo
 
     async with serving(handler) as server:
         with client_of(server.address) as client:
-            assert await other_side(ending, client) == (b"", "RST")
+            assert await other_side(read_to_end, client) == (b"", "RST")
     (record,) = logged(caplog, logging.ERROR)
     assert record.exc_info is not None
     error = record.exc_info[1]
@@ -469,8 +449,8 @@ async def test_raise_stops_the_server_with_the_handler_s_own_exception(
             culprit.shutdown(socket.SHUT_WR)
             await server.wait()
             assert server.error is error
-            assert ending(culprit) == (b"", "RST")
-            assert ending(bystander)[1] == "FIN"
+            assert read_to_end(culprit) == (b"", "RST")
+            assert read_to_end(bystander)[1] == "FIN"
             assert refused(address)
     assert len(logged(caplog, logging.ERROR)) == 1
 
@@ -493,7 +473,7 @@ async def test_after_the_first_error_that_stops_the_server_the_others_are_logged
             assert type(server.error) is Oops
             assert str(server.error) == f"of {clients[1].getsockname()[1]}"
             for client in clients:
-                assert ending(client) == (b"", "RST")
+                assert read_to_end(client) == (b"", "RST")
     assert len(logged(caplog, logging.ERROR)) == 3
 
 
@@ -512,8 +492,8 @@ async def test_what_is_no_exception_brings_the_server_down_as_it_is(
             culprit.sendall(b"x")
             await server.wait()
             assert server.error is error
-            assert ending(culprit)[1] == ("FIN" if on_handler_error == "finish" else "RST")
-            assert ending(bystander)[1] == "FIN"
+            assert read_to_end(culprit)[1] == ("FIN" if on_handler_error == "finish" else "RST")
+            assert read_to_end(bystander)[1] == "FIN"
     assert not logged(caplog, logging.ERROR)
 
 
@@ -546,7 +526,7 @@ def test_ctrl_c_comes_out_bare(run: Run, shutdown: bool) -> None:
     def listen() -> None:
         with client_of(addresses.get(timeout=BOUND)) as client:
             client.sendall(b"x")
-            heard.append(ending(client))
+            heard.append(read_to_end(client))
 
     async def handler(stream: SocketStream) -> None:
         await stream.receive()
@@ -589,7 +569,7 @@ async def test_an_error_while_the_server_is_cancelled_is_logged_and_the_connecti
             server.scope.cancel()
             await server.wait()
             assert server.scope.cancelled_caught
-            assert ending(client) == (b"", "RST")
+            assert read_to_end(client) == (b"", "RST")
     (record,) = logged(caplog, logging.ERROR)
     assert record.exc_info is not None
     assert isinstance(record.exc_info[1], ExceptionGroup)
@@ -616,7 +596,7 @@ async def test_a_handler_that_failed_makes_no_garbage(monkeypatch: pytest.Monkey
                 if how == "was cancelled":
                     server.scope.cancel()
                 for client in clients:
-                    assert await other_side(ending, client) == (b"", "RST" if how == "raised" else "FIN")
+                    assert await other_side(read_to_end, client) == (b"", "RST" if how == "raised" else "FIN")
             await until(lambda: [reference() for reference in seen] == [None] * 3)
     finally:
         gc.enable()
@@ -628,7 +608,7 @@ async def test_the_name_of_a_peer_without_one(tmp_path: Path, caplog: pytest.Log
 
     async with serving(handler, await create_unix_listener(tmp_path / "socket")) as server:
         with client_of(server.address) as client:
-            assert (await other_side(ending, client))[0] == b""
+            assert (await other_side(read_to_end, client))[0] == b""
     assert "an unnamed peer" in logged(caplog, logging.ERROR)[0].getMessage()
 
 
@@ -639,7 +619,7 @@ async def test_a_peer_s_ipv6_address_is_in_brackets(caplog: pytest.LogCaptureFix
     async with serving(handler, await create_tcp_listener(local_host="::1")) as server:
         with socket.create_connection(server.address) as client:
             name = f"[::1]:{client.getsockname()[1]}"
-            await other_side(ending, client)
+            await other_side(read_to_end, client)
     assert name in logged(caplog, logging.ERROR)[0].getMessage()
 
 
@@ -664,7 +644,7 @@ async def test_a_handler_that_hangs_does_not_keep_a_connection_whose_peer_has_fi
             clients[0].shutdown(socket.SHUT_WR)
             clients[1].close()
             await until(lambda: len(logged(caplog, logging.INFO)) == (0 if shielded else 2) or shielded)
-            assert await other_side(ending, clients[0]) == (b"", "RST")
+            assert await other_side(read_to_end, clients[0]) == (b"", "RST")
             await until(lambda: CLOSE_WAIT not in states(server.address))
             assert ESTABLISHED in states(server.address)  # the third one
             assert not server.ended.is_set()
@@ -683,7 +663,7 @@ async def test_a_silent_client_is_cut_after_idle_seconds_and_a_lively_one_is_not
                 await anyio.sleep(SOON)
                 lively.sendall(b"x")
                 assert await receive(lively, 1) == b"x"
-            assert await other_side(ending, silent) == (b"", "RST")
+            assert await other_side(read_to_end, silent) == (b"", "RST")
             lively.sendall(b"x")
             assert await receive(lively, 1) == b"x"
 
@@ -695,7 +675,7 @@ async def test_what_a_handler_meets_when_it_was_cut_is_no_error(caplog: pytest.L
 
     async with serving(handler, idle_seconds=SOON, on_handler_error="raise") as server:
         with client_of(server.address) as client:
-            assert await other_side(ending, client) == (b"", "RST")
+            assert await other_side(read_to_end, client) == (b"", "RST")
         await until(lambda: logged(caplog, logging.INFO))
         assert not server.ended.is_set()
     assert not logged(caplog, logging.ERROR)
@@ -713,7 +693,7 @@ async def test_a_handler_cannot_supervise_a_second_time() -> None:
 
     async with serving(handler) as server:
         with client_of(server.address) as client:
-            assert await other_side(ending, client) == (b"", "FIN")
+            assert await other_side(read_to_end, client) == (b"", "FIN")
     assert len(busy) == 1
 
 
@@ -752,7 +732,7 @@ async def test_keepalive_is_on() -> None:
     for options in ({}, {"keepalive": KeepAlive(idle_seconds=7)}, {"keepalive": None}):
         async with serving(handler, **options) as server:
             with client_of(server.address) as client:
-                await other_side(ending, client)
+                await other_side(read_to_end, client)
     assert seen[:2] == [(1, 60), (1, 7)]
     assert seen[2][0] == 0
 
@@ -783,7 +763,7 @@ async def test_those_above_max_connections_wait_in_the_queue_and_cost_nothing() 
             assert not select.select(clients[2:], [], [], 0)[0]
             for client, successor in zip(clients[:3], clients[2:], strict=True):
                 client.shutdown(socket.SHUT_WR)
-                assert await other_side(ending, client) == (b"", "FIN")
+                assert await other_side(read_to_end, client) == (b"", "FIN")
                 client.close()
                 assert await receive(successor, 5) == b"hello"
     assert most == 2
@@ -800,7 +780,7 @@ async def test_one_connection_at_a_time_over_two_sockets() -> None:
                 client.sendall(b"blah")
                 assert await receive(client, 4) == b"blah"
                 client.shutdown(socket.SHUT_WR)
-                assert await other_side(ending, client) == (b"", "FIN")
+                assert await other_side(read_to_end, client) == (b"", "FIN")
 
 
 async def test_five_hundred_at_once_are_served_by_ten_at_a_time() -> None:
@@ -820,7 +800,7 @@ async def test_five_hundred_at_once_are_served_by_ten_at_a_time() -> None:
                 client.shutdown(socket.SHUT_WR)
 
             def all_endings() -> list[tuple[bytes, str]]:
-                return [ending(client) for client in clients]
+                return [read_to_end(client) for client in clients]
 
             assert await other_side(all_endings) == [(b"blah", "FIN")] * 500
         assert CLOSE_WAIT not in states(server.address)
@@ -876,7 +856,7 @@ async def test_a_shutdown_while_out_of_descriptors_refuses_who_waits(
             await until(lambda: logged(caplog, logging.WARNING))
             shutdown.set()
             await server.wait()
-            assert ending(client) == (b"", "RST")
+            assert read_to_end(client) == (b"", "RST")
     assert server.error is None
 
 
@@ -893,8 +873,8 @@ async def test_what_nothing_can_mend_comes_out_as_it_is(monkeypatch: pytest.Monk
                 await server.wait()
                 assert isinstance(server.error, OSError)
                 assert server.error.errno == errno.EINVAL
-                assert ending(second) == (b"", "RST")
-            assert ending(first) == (b"", "FIN")
+                assert read_to_end(second) == (b"", "RST")
+            assert read_to_end(first) == (b"", "FIN")
 
 
 async def test_another_task_that_closes_the_listener_ends_it_bare() -> None:
@@ -905,7 +885,7 @@ async def test_another_task_that_closes_the_listener_ends_it_bare() -> None:
             await server.listener.aclose()
             await server.wait()
             assert type(server.error) is ClosedResourceError
-            assert ending(client) == (b"", "FIN")
+            assert read_to_end(client) == (b"", "FIN")
 
 
 async def test_another_task_that_accepts_ends_it_bare() -> None:
@@ -946,7 +926,7 @@ async def test_shutdown_lets_handlers_finish_and_refuses_newcomers_at_once(loop_
             assert not server.ended.is_set()
             for client in clients:
                 client.shutdown(socket.SHUT_WR)
-                assert await other_side(ending, client) == (b"", "FIN")
+                assert await other_side(read_to_end, client) == (b"", "FIN")
             await server.wait()
     assert server.error is None
     assert not server.scope.cancelled_caught
@@ -969,8 +949,8 @@ async def test_after_drain_seconds_handlers_are_cancelled_and_the_rules_hold() -
             shutdown.set()
             await server.wait()
             assert SOON <= time.monotonic() - began < BOUND / 2
-            assert ending(whole) == (b"", "FIN")
-            assert ending(cut)[1] == "RST"
+            assert read_to_end(whole) == (b"", "FIN")
+            assert read_to_end(cut)[1] == "RST"
             assert not {CLOSE_WAIT, ESTABLISHED} & set(states(server.address))
     assert server.error is None
 
@@ -999,7 +979,7 @@ async def test_an_event_that_is_set_already_serves_who_waits_and_nobody_else() -
         client.shutdown(socket.SHUT_WR)
         with anyio.fail_after(BOUND):
             await serve(echo, listener, shutdown=shutdown)
-        assert ending(client) == (b"in time", "FIN")
+        assert read_to_end(client) == (b"in time", "FIN")
     await listener.aclose()
 
 
@@ -1013,7 +993,7 @@ async def test_above_max_connections_who_waits_at_shutdown_is_refused_at_once() 
             with clients_of(server.address, 3) as (in_time, *late):
                 shutdown.set()
                 for client in late:
-                    assert await other_side(ending, client) == (b"", "RST")
+                    assert await other_side(read_to_end, client) == (b"", "RST")
                 for client in (in_time, *accepted):
                     client.sendall(b"more")
                     assert await receive(client, 4) == b"more"
@@ -1114,9 +1094,9 @@ async def test_cancelled_it_ends_at_once_by_the_rules() -> None:
             server.scope.cancel()
             await server.wait()
             assert server.scope.cancelled_caught
-            assert ending(whole) == (b"", "FIN")
-            assert ending(cut)[1] == "RST"
-            assert ending(waiting) == (b"", "RST")
+            assert read_to_end(whole) == (b"", "FIN")
+            assert read_to_end(cut)[1] == "RST"
+            assert read_to_end(waiting) == (b"", "RST")
             assert refused(server.address)
             assert not {CLOSE_WAIT, ESTABLISHED} & set(states(server.address))
     assert server.error is None
@@ -1130,7 +1110,7 @@ async def test_cancelled_while_it_drains_it_ends_at_once() -> None:
             await until(lambda: refused(server.address))
             server.scope.cancel()
             await server.wait()
-            assert ending(client) == (b"", "FIN")
+            assert read_to_end(client) == (b"", "FIN")
 
 
 @pytest.mark.parametrize("how", ["cancelled", "shut down"])
@@ -1165,7 +1145,7 @@ async def test_ended_at_any_moment_it_leaves_nothing_and_no_client_hangs(how: st
                 else:
                     shutdown.set()
             for client in (clients[0], clients[1], clients[3]):
-                assert ending(client)[0] in (b"", b"x")
+                assert read_to_end(client)[0] in (b"", b"x")
             assert refused(address)
             assert not {CLOSE_WAIT, ESTABLISHED} & set(states(address))
             assert watcher_module._watcher.get() is None
@@ -1181,7 +1161,7 @@ async def test_asyncio_s_own_cancellation_ends_it_too() -> None:
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
-        assert ending(client) == (b"", "FIN")
+        assert read_to_end(client) == (b"", "FIN")
 
 
 # --- listeners with a handshake --------------------------------------------------------------------------------------
@@ -1229,7 +1209,7 @@ async def test_handshakes_run_in_the_connections_own_tasks(contexts: tuple[ssl.S
                 secure.sendall(b"blah")
                 assert await other_side(secure.recv, 100) == b"blah"
                 for client in silent:
-                    assert (await other_side(ending, client))[0] == b""
+                    assert (await other_side(read_to_end, client))[0] == b""
                 secure.sendall(b"still here")
                 assert await other_side(secure.recv, 100) == b"still here"
 
@@ -1261,7 +1241,7 @@ async def test_a_stream_of_somebody_else_s_that_fails_to_close_ends_nothing_else
     async with serving(handler, listener, on_handler_error="raise") as server:
         for _ in range(2):
             with client_of(server.address) as client:
-                assert await other_side(ending, client) == (b"hello", "FIN")
+                assert await other_side(read_to_end, client) == (b"hello", "FIN")
         await until(lambda: len(logged(caplog, logging.INFO)) == 2)
         assert "clumsy" in logged(caplog, logging.INFO)[0].getMessage()
         assert not server.ended.is_set()
@@ -1275,7 +1255,7 @@ async def test_a_handshake_that_fails_is_no_error_of_a_handler(
     async with serving(echo, await tls_listener(contexts[0]), on_handler_error="raise") as server:
         with client_of(server.address) as client:
             client.sendall(b"GET / HTTP/1.1\r\n\r\n")
-            assert (await other_side(ending, client))[1] == "FIN"
+            assert (await other_side(read_to_end, client))[1] == "FIN"
             (record,) = logged(caplog, logging.INFO)
             assert "handshake" in record.getMessage()
             assert f"127.0.0.1:{client.getsockname()[1]}" in record.getMessage()
@@ -1299,7 +1279,7 @@ async def test_a_handler_that_raises_over_tls_resets_or_finishes(
                 ended = tcp.TCPState.CLOSE if on_handler_error == "abort" else tcp.TCPState.CLOSE_WAIT
                 assert tcp.tcp_state(secure) == ended
                 if on_handler_error == "finish":
-                    assert await other_side(ending, secure) == (b"half an answer", "FIN")
+                    assert await other_side(read_to_end, secure) == (b"half an answer", "FIN")
 
 
 async def test_a_handler_that_returns_without_closing_has_its_tls_stream_closed(
@@ -1312,4 +1292,4 @@ async def test_a_handler_that_returns_without_closing_has_its_tls_stream_closed(
     async with serving(handler, listeners) as server:
         with client_of(server.address) as client:
             with await other_side(greet, client, contexts[1]) as secure:
-                assert await other_side(ending, secure) == (b"answer", "FIN")
+                assert await other_side(read_to_end, secure) == (b"answer", "FIN")

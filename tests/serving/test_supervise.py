@@ -14,7 +14,6 @@ import random
 import select
 import socket
 import ssl
-import struct
 import sys
 import time
 import tracemalloc
@@ -30,6 +29,9 @@ import pytest
 import trio
 import trio.testing
 import trustme
+from support.sockets import Pair, count_to_end, kernel_state, reset
+from support.streams import ENDLESS, adopt
+from support.waiting import BOUND, until
 
 from roket_trio import (
     BrokenResourceError,
@@ -41,7 +43,6 @@ from roket_trio import (
     KeepAlive,
     PeerGoneError,
     SocketStream,
-    UNIXSocketStream,
     copy,
     supervise,
     wrap_tls,
@@ -52,10 +53,7 @@ from roket_trio._serving import watcher as watcher_module
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="what the kernel tells of a connection is Linux's")
 
-Run = Callable[..., Any]
-Pair = tuple[socket.socket, socket.socket]
 
-BOUND = 15.0
 # A budget that runs out in a test (seconds), and one that does not.
 SOON = 0.1
 NEVER = 1000.0
@@ -63,35 +61,6 @@ NEVER = 1000.0
 STEADY = 0.6
 PACE = STEADY / 6
 STEPS = 8
-# More than the buffers of both sides hold.
-ENDLESS = bytes(64 << 20)
-
-
-@pytest.fixture
-def pair(tcp_pair: Pair) -> Pair:
-    """(a socket that becomes our stream, its raw blocking peer), TCP."""
-    tcp_pair[1].settimeout(BOUND)
-    return tcp_pair
-
-
-@pytest.fixture
-def small_pair() -> Iterator[Pair]:
-    """The same, with a peer that takes only a few KB before it is read from."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-        ours = socket.create_connection(listener.getsockname())
-        peer, _ = listener.accept()
-    peer.settimeout(BOUND)
-    with ours, peer:
-        yield ours, peer
-
-
-@pytest.fixture
-def unix_pair() -> Iterator[Pair]:
-    ours, peer = socket.socketpair()
-    peer.settimeout(BOUND)
-    with ours, peer:
-        yield ours, peer
 
 
 @pytest.fixture(params=["tcp", "unix"])
@@ -109,12 +78,6 @@ def connected(family: str) -> Pair:
         return listener.accept()[0], peer
 
 
-@pytest.fixture(params=["tcp", "unix"])
-def any_pair(request: pytest.FixtureRequest) -> Pair:
-    pair: Pair = request.getfixturevalue("pair" if request.param == "tcp" else "unix_pair")
-    return pair
-
-
 @pytest.fixture
 def pairs() -> Iterator[list[Pair]]:
     """Six of them."""
@@ -125,36 +88,8 @@ def pairs() -> Iterator[list[Pair]]:
             sock.close()
 
 
-async def adopt(sock: socket.socket, policy: ClosePolicy | None = None) -> SocketStream:
-    kind = UNIXSocketStream if sock.family == socket.AF_UNIX else SocketStream
-    return await kind.from_socket(sock, close_policy=policy or ClosePolicy())
-
-
-async def until(condition: Callable[[], object]) -> None:
-    with anyio.fail_after(BOUND):
-        while not condition():  # noqa: ASYNC110 - what is waited for is not a task of this loop
-            await anyio.sleep(0.002)
-
-
-def ending(sock: socket.socket) -> tuple[int, str]:
-    """How much arrives, and how it ends: "FIN" or "RST"."""
-    count = 0
-    try:
-        while chunk := sock.recv(1 << 20):
-            count += len(chunk)
-    except ConnectionResetError:
-        return count, "RST"
-    return count, "FIN"
-
-
 def finish(peer: socket.socket) -> None:
     peer.shutdown(socket.SHUT_WR)
-
-
-def reset(peer: socket.socket) -> None:
-    if peer.family == socket.AF_INET:
-        peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-    peer.close()
 
 
 def has_ended(peer: socket.socket) -> bool:
@@ -162,17 +97,6 @@ def has_ended(peer: socket.socket) -> bool:
     poll = select.poll()
     poll.register(peer, select.POLLRDHUP)
     return bool(poll.poll(0))
-
-
-def kernel_state(local: Any, remote: Any) -> str | None:
-    """A connection's state in /proc/net/tcp, which lists orphans too; ``None`` when the kernel has forgotten it."""
-    wanted = (f":{local[1]:04X}", f":{remote[1]:04X}")
-    with open("/proc/net/tcp") as table:
-        for line in table:
-            fields = line.split()
-            if fields[1].endswith(wanted[0]) and fields[2].endswith(wanted[1]):
-                return fields[3]
-    return None
 
 
 CLOSE_WAIT = f"{tcp.TCPState.CLOSE_WAIT:02X}"
@@ -213,7 +137,7 @@ async def test_a_peer_that_has_ended_holds_the_block_for_its_budget_and_no_longe
     if is_tcp:
         assert kernel_state(*ends) != CLOSE_WAIT
     if end is finish:
-        assert ending(peer) == (0, "FIN")
+        assert count_to_end(peer) == (0, "FIN")
 
 
 async def test_while_the_budget_lasts_the_kernel_shows_close_wait_and_then_no_more(pair: Pair) -> None:
@@ -243,7 +167,7 @@ async def test_with_an_infinite_budget_the_block_goes_on(pair: Pair) -> None:
     finish(peer)
     async with supervise(await adopt(ours), close_wait_seconds=math.inf):
         await anyio.sleep(SOON)
-    assert ending(peer) == (0, "FIN")
+    assert count_to_end(peer) == (0, "FIN")
 
 
 def test_the_cut_comes_at_most_an_eighth_of_the_budget_late_and_never_early() -> None:
@@ -331,7 +255,7 @@ async def test_acknowledged_is_progress_although_the_body_does_nothing(
             began = time.monotonic()
             await anyio.sleep(BOUND)
     assert time.monotonic() - began >= STEADY - PACE
-    assert ending(peer)[0] + taken <= sent
+    assert count_to_end(peer)[0] + taken <= sent
 
 
 async def test_a_file_that_comes_in_slowly_is_progress_although_one_call_takes_it_all(
@@ -366,7 +290,7 @@ async def test_a_spliced_relay_is_progress_on_both_sides(pairs: list[Pair]) -> N
             async with supervise(await adopt(right), idle_seconds=STEADY) as sink:
                 tasks.start_soon(send_slowly)
                 assert (await copy(source, sink)).bytes_moved == STEPS * 1000
-    assert ending(right_peer) == (STEPS * 1000, "FIN")
+    assert count_to_end(right_peer) == (STEPS * 1000, "FIN")
 
 
 async def test_a_receiver_that_asks_again_at_the_end_moves_nothing(pair: Pair) -> None:
@@ -389,7 +313,7 @@ async def test_a_loop_that_stood_still_does_not_use_up_the_budget(pairs: list[Pa
             await anyio.sleep(SOON / 4)
             assert await stream.receive() == b"request"
             await stream.send(b"answer")
-        assert ending(peer) == (6, "FIN")
+        assert count_to_end(peer) == (6, "FIN")
 
     async with anyio.create_task_group() as tasks:
         for ours, peer in pairs:
@@ -409,7 +333,7 @@ async def test_a_silent_peer_is_cut_after_idle_seconds_without_any_fin(any_pair:
         async with supervise(await adopt(ours), idle_seconds=SOON) as stream:
             await stream.receive()
     assert SOON <= time.monotonic() - began < BOUND / 2
-    assert ending(peer) == (0, "FIN")
+    assert count_to_end(peer) == (0, "FIN")
 
 
 async def test_bytes_either_way_keep_an_idle_bound_from_running_out(pair: Pair) -> None:
@@ -426,7 +350,7 @@ async def test_bytes_either_way_keep_an_idle_bound_from_running_out(pair: Pair) 
                 await stream.receive()
             await anyio.sleep(BOUND)
     assert time.monotonic() - began >= STEPS * PACE + STEADY
-    assert ending(peer) == (4, "FIN")
+    assert count_to_end(peer) == (4, "FIN")
 
 
 async def test_after_the_peers_fin_the_shorter_of_both_bounds_holds(any_pair: Pair) -> None:
@@ -463,7 +387,7 @@ async def test_a_body_that_shields_itself_does_not_keep_the_socket(pair: Pair) -
                 await until(lambda: stream.close_report is not None)
                 assert kernel_state(*ends) != CLOSE_WAIT
                 assert ours.fileno() == -1
-                assert await anyio.to_thread.run_sync(ending, peer) == (0, "FIN")
+                assert await anyio.to_thread.run_sync(count_to_end, peer) == (0, "FIN")
                 with pytest.raises(ClosedResourceError):
                     await stream.receive()
 
@@ -530,7 +454,7 @@ async def test_the_policy_says_what_the_peer_of_a_cut_block_sees(pair: Pair, on_
         async with supervise(stream, close_wait_seconds=SOON):
             await stream.send(b"half an answer")
             await anyio.sleep(BOUND)
-    assert ending(peer)[1] == ("FIN" if on_error == "finish" else "RST")
+    assert count_to_end(peer)[1] == ("FIN" if on_error == "finish" else "RST")
     assert stream.close_report is not None
     assert (stream.close_report.outcome is CloseOutcome.ABORTED) == (on_error == "abort")
 
@@ -541,7 +465,7 @@ async def test_a_send_that_is_cut_by_the_budget_ends_in_a_reset(small_pair: Pair
     with pytest.raises(PeerGoneError):
         async with supervise(await adopt(ours), idle_seconds=SOON) as stream:
             await stream.send(ENDLESS)
-    assert ending(peer)[1] == "RST"
+    assert count_to_end(peer)[1] == "RST"
 
 
 # --- what the block raises -------------------------------------------------------------------------------------------
@@ -562,7 +486,7 @@ async def test_what_the_body_raises_comes_out_as_it_is(pair: Pair, error: BaseEx
     assert caught.value is error
     assert error.__cause__ is None
     assert error.__context__ is None
-    assert ending(peer) == (0, "RST" if on_error == "abort" else "FIN")
+    assert count_to_end(peer) == (0, "RST" if on_error == "abort" else "FIN")
 
 
 async def test_a_group_keeps_its_members_and_loses_only_the_cancellation(pair: Pair) -> None:
@@ -621,7 +545,7 @@ async def test_the_end_of_the_block_closes_as_the_stream_s_own_does(any_pair: Pa
     peer.sendall(b"unread")
     async with supervise(await adopt(ours)) as stream:
         await stream.send(b"answer")
-    assert ending(peer) == (6, "FIN")
+    assert count_to_end(peer) == (6, "FIN")
     assert stream.close_report is not None
     assert stream.close_report.acked
     assert stream.close_report.discarded_bytes == 6
@@ -653,7 +577,7 @@ async def test_a_slow_close_is_bounded_by_its_own_policy(small_pair: Pair) -> No
 
     async def read_late() -> None:
         await anyio.sleep(3 * SOON)
-        received.append(await anyio.to_thread.run_sync(ending, peer))
+        received.append(await anyio.to_thread.run_sync(count_to_end, peer))
 
     async with anyio.create_task_group() as tasks:
         async with supervise(stream, close_wait_seconds=SOON):
@@ -726,7 +650,7 @@ async def test_cancellation_passes_through_and_closes_by_the_rules(any_pair: Pai
             await anyio.sleep(BOUND)
     assert scope.cancelled_caught
     assert ours.fileno() == -1
-    assert ending(peer) == (5, "FIN")
+    assert count_to_end(peer) == (5, "FIN")
 
 
 async def test_cancelled_from_outside_and_by_the_budget_it_is_the_outside_that_counts(pair: Pair) -> None:
@@ -792,7 +716,7 @@ async def test_asyncio_s_own_cancellation_passes_too(pairs: list[Pair]) -> None:
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(SOON):
             await guarded(first)
-    assert ending(first_peer) == (0, "FIN")
+    assert count_to_end(first_peer) == (0, "FIN")
     # Cancelled all at once, the watcher too, as at the end of asyncio.run().
     tasks = [asyncio.ensure_future(guarded(second))]
     await anyio.wait_all_tasks_blocked()
@@ -800,7 +724,7 @@ async def test_asyncio_s_own_cancellation_passes_too(pairs: list[Pair]) -> None:
         task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await tasks[0]
-    assert ending(second_peer) == (0, "FIN")
+    assert count_to_end(second_peer) == (0, "FIN")
     assert watcher_module._watcher.get() is None
 
 
@@ -942,7 +866,7 @@ async def test_blocks_within_blocks(pairs: list[Pair]) -> None:
             finish(outer_peer)
             async with supervise(await adopt(innermost), close_wait_seconds=SOON):
                 await anyio.sleep(BOUND)
-    assert ending(outer_peer) == (10, "FIN")
+    assert count_to_end(outer_peer) == (10, "FIN")
 
 
 async def test_a_thousand_bounds_leave_no_trace_in_the_heap() -> None:
@@ -1023,7 +947,7 @@ async def test_a_second_block_around_the_same_stream_is_busy_and_changes_nothing
                 pytest.fail("entered")
         await anyio.sleep(2 * SOON)
         await stream.send(b"x")
-    assert ending(peer) == (1, "FIN")
+    assert count_to_end(peer) == (1, "FIN")
 
 
 class Foreign:

@@ -22,6 +22,7 @@ import trustme
 from anyio import to_thread
 from anyio.abc import SocketAttribute
 from support.programs import tool
+from support.waiting import BOUND
 
 from roket_trio import CloseOutcome, SocketStream, create_tcp_listener, serve, wrap_tls
 from roket_trio.staticfiles import Exchange, StaticFiles, _openat2
@@ -30,9 +31,7 @@ from roket_trio.staticfiles._selecting import Selection, Version, format_date, p
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="openat2, sendfile and RST on demand as Linux has them")
 
-Run = Callable[..., Any]
 
-BOUND = 20.0  # seconds; no peer of these tests waits longer
 BIG = os.urandom(3 << 20)
 
 

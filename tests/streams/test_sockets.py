@@ -11,16 +11,13 @@ import random
 import select
 import socket
 import ssl
-import struct
 import sys
 import threading
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from concurrent.futures import Future
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, TypeVar
+from typing import Any
 
 import anyio
 import anyio.abc
@@ -34,6 +31,11 @@ from anyio.streams.buffered import BufferedByteReceiveStream, BufferedByteStream
 from anyio.streams.stapled import StapledByteStream
 from anyio.streams.text import TextReceiveStream, TextStream
 from anyio.streams.tls import TLSAttribute
+from support.loops import Run
+from support.sockets import Pair, read_to_fin, reset
+from support.streams import adopt, stream_over
+from support.threads import thread
+from support.waiting import BOUND, until
 
 from roket_trio import (
     BrokenResourceError,
@@ -50,92 +52,10 @@ from roket_trio import (
     wrap_tls,
 )
 
-Run = Callable[..., Any]
-Pair = tuple[socket.socket, socket.socket]
-T = TypeVar("T")
-
-# A peer of these tests never blocks for longer (seconds).
-BOUND = 15.0
-
-
-@pytest.fixture(params=["tcp", "unix"])
-def pair(request: pytest.FixtureRequest) -> Iterator[Pair]:
-    """(a socket that becomes our stream, its raw blocking peer)."""
-    if request.param == "unix":
-        ours, peer = socket.socketpair()
-    else:
-        with socket.create_server(("127.0.0.1", 0)) as listener:
-            ours = socket.create_connection(listener.getsockname())
-            peer, _ = listener.accept()
-    peer.settimeout(BOUND)
-    with ours, peer:
-        yield ours, peer
-
-
-@pytest.fixture
-def unix_pair() -> Iterator[Pair]:
-    ours, peer = socket.socketpair()
-    peer.settimeout(BOUND)
-    with ours, peer:
-        yield ours, peer
-
-
-async def adopt(sock: socket.socket) -> SocketStream:
-    if sock.family == socket.AF_UNIX:
-        return await UNIXSocketStream.from_socket(sock)
-    return await SocketStream.from_socket(sock)
-
-
-@asynccontextmanager
-async def stream_over(sock: socket.socket) -> AsyncIterator[SocketStream]:
-    """Our stream over ``sock``, aborted at the end if the test did not close it."""
-    stream = await adopt(sock)
-    try:
-        yield stream
-    finally:
-        stream.abort()
-
-
-@contextmanager
-def thread(function: Callable[..., T], *args: object) -> Iterator[Future[T]]:
-    """A peer's part, run in a thread that is joined at the end; its failure fails the test."""
-    future: Future[T] = Future()
-
-    def work() -> None:
-        try:
-            future.set_result(function(*args))
-        except BaseException as error:
-            future.set_exception(error)
-
-    runner = threading.Thread(target=work, daemon=True)
-    runner.start()
-    try:
-        yield future
-    except BaseException:
-        runner.join(BOUND)
-        raise
-    runner.join(BOUND)
-    assert not runner.is_alive(), "the peer did not finish"
-    future.result(0)
-
-
-def read_to_end(sock: socket.socket) -> bytes:
-    """All bytes until FIN; RST raises ConnectionResetError."""
-    chunks = []
-    while chunk := sock.recv(1 << 20):
-        chunks.append(chunk)
-    return b"".join(chunks)
-
 
 def has_arrived(sock: socket.socket) -> bool:
     """Wait until ``sock`` has something to read."""
     return bool(select.select([sock], [], [], BOUND)[0])
-
-
-def reset(sock: socket.socket) -> None:
-    """Close with linger 0: the peer gets RST."""
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-    sock.close()
 
 
 def fill(sock: socket.socket) -> int:
@@ -154,13 +74,6 @@ def fill(sock: socket.socket) -> int:
     return filled
 
 
-async def until(condition: Callable[[], bool]) -> None:
-    """Let the loop run until the peer or the kernel has done its part, within a bound."""
-    with anyio.fail_after(BOUND):
-        while not condition():  # noqa: ASYNC110 - what is waited for is not a task of this loop
-            await anyio.sleep(0.002)
-
-
 async def receive_exactly(stream: SocketStream, count: int) -> bytes:
     data = b""
     while len(data) < count:
@@ -171,24 +84,24 @@ async def receive_exactly(stream: SocketStream, count: int) -> bytes:
 # --- what it is ------------------------------------------------------------------------------------------------------
 
 
-async def test_a_stream_is_both_libraries_stream(pair: Pair) -> None:
-    async with stream_over(pair[0]) as stream:
+async def test_a_stream_is_both_libraries_stream(any_pair: Pair) -> None:
+    async with stream_over(any_pair[0]) as stream:
         for face in (anyio.abc.SocketStream, anyio.abc.ByteStream, anyio.abc.ByteReceiveStream):
             assert isinstance(stream, face)
         for other in (trio.abc.HalfCloseableStream, trio.abc.Stream, trio.abc.SendStream, trio.abc.ReceiveStream):
             assert isinstance(stream, other)
         assert isinstance(stream, trio.abc.AsyncResource)
         assert isinstance(stream, anyio.abc.AsyncResource)
-        assert isinstance(stream, anyio.abc.UNIXSocketStream) == (pair[0].family == socket.AF_UNIX)
+        assert isinstance(stream, anyio.abc.UNIXSocketStream) == (any_pair[0].family == socket.AF_UNIX)
 
 
 @pytest.mark.parametrize("library", [anyio, trio], ids=["anyio", "trio"])
 @pytest.mark.parametrize("name", ["ClosedResourceError", "BrokenResourceError", "BusyResourceError"])
-async def test_either_librarys_except_clause_catches_it(pair: Pair, library: Any, name: str) -> None:
+async def test_either_librarys_except_clause_catches_it(any_pair: Pair, library: Any, name: str) -> None:
     """The clause as a program would write it, around a real call."""
     expected = getattr(library, name)
 
-    async with stream_over(pair[0]) as stream:
+    async with stream_over(any_pair[0]) as stream:
         async with anyio.create_task_group() as tasks:
             if name == "ClosedResourceError":
                 await stream.aclose()
@@ -205,8 +118,8 @@ async def test_either_librarys_except_clause_catches_it(pair: Pair, library: Any
                 raise AssertionError("it was sent")
 
 
-async def test_a_stream_says_what_it_is(pair: Pair) -> None:
-    async with stream_over(pair[0]) as stream:
+async def test_a_stream_says_what_it_is(any_pair: Pair) -> None:
+    async with stream_over(any_pair[0]) as stream:
         assert repr(stream).startswith(f"<{type(stream).__name__} live")
         await stream.aclose()
         assert "closed" in repr(stream)
@@ -234,10 +147,10 @@ RECEIVES = [by_receive, by_receive_into, by_receive_some]
 
 
 @pytest.mark.parametrize("receive", RECEIVES)
-async def test_it_receives_what_is_there_and_no_more_than_asked_for(pair: Pair, receive: Receive) -> None:
-    async with stream_over(pair[0]) as stream:
-        pair[1].sendall(b"abcdefgh")
-        assert has_arrived(pair[0])
+async def test_it_receives_what_is_there_and_no_more_than_asked_for(any_pair: Pair, receive: Receive) -> None:
+    async with stream_over(any_pair[0]) as stream:
+        any_pair[1].sendall(b"abcdefgh")
+        assert has_arrived(any_pair[0])
         assert await receive(stream, 3) == b"abc"
         assert await receive(stream, 1) == b"d"
         rest = await receive(stream, 65536)
@@ -246,8 +159,8 @@ async def test_it_receives_what_is_there_and_no_more_than_asked_for(pair: Pair, 
 
 
 @pytest.mark.parametrize("receive", RECEIVES)
-async def test_a_receive_waits_for_the_first_byte(pair: Pair, receive: Receive) -> None:
-    async with stream_over(pair[0]) as stream:
+async def test_a_receive_waits_for_the_first_byte(any_pair: Pair, receive: Receive) -> None:
+    async with stream_over(any_pair[0]) as stream:
         results = []
 
         async def receiver() -> None:
@@ -257,13 +170,13 @@ async def test_a_receive_waits_for_the_first_byte(pair: Pair, receive: Receive) 
             tasks.start_soon(receiver)
             await anyio.wait_all_tasks_blocked()
             assert not results
-            pair[1].sendall(b"late")
+            any_pair[1].sendall(b"late")
         assert results == [b"late"]
 
 
-async def test_without_a_count_it_receives_up_to_64_kib(pair: Pair) -> None:
-    async with stream_over(pair[0]) as stream:
-        with thread(pair[1].sendall, b"x" * 300_000):
+async def test_without_a_count_it_receives_up_to_64_kib(any_pair: Pair) -> None:
+    async with stream_over(any_pair[0]) as stream:
+        with thread(any_pair[1].sendall, b"x" * 300_000):
             total = 0
             while total < 300_000:
                 for call in (stream.receive, stream.receive_some):
@@ -274,9 +187,9 @@ async def test_without_a_count_it_receives_up_to_64_kib(pair: Pair) -> None:
 
 
 @pytest.mark.parametrize("count", [0, -1])
-async def test_a_count_that_is_not_positive_is_refused_and_takes_nothing(pair: Pair, count: int) -> None:
-    async with stream_over(pair[0]) as stream:
-        pair[1].sendall(b"kept")
+async def test_a_count_that_is_not_positive_is_refused_and_takes_nothing(any_pair: Pair, count: int) -> None:
+    async with stream_over(any_pair[0]) as stream:
+        any_pair[1].sendall(b"kept")
         with pytest.raises(ValueError, match="max_bytes must be a positive integer"):
             await stream.receive(count)
         with pytest.raises(ValueError, match="max_bytes must be"):
@@ -285,17 +198,17 @@ async def test_a_count_that_is_not_positive_is_refused_and_takes_nothing(pair: P
 
 
 @pytest.mark.parametrize("count", ["7", 1.5])
-async def test_a_count_that_is_no_integer_is_refused_and_takes_nothing(pair: Pair, count: Any) -> None:
-    async with stream_over(pair[0]) as stream:
-        pair[1].sendall(b"kept")
+async def test_a_count_that_is_no_integer_is_refused_and_takes_nothing(any_pair: Pair, count: Any) -> None:
+    async with stream_over(any_pair[0]) as stream:
+        any_pair[1].sendall(b"kept")
         for call in (stream.receive, stream.receive_some):
             with pytest.raises(TypeError):
                 await call(count)
         assert await receive_exactly(stream, 4) == b"kept"
 
 
-async def test_receive_into_takes_every_writable_contiguous_buffer(pair: Pair) -> None:
-    async with stream_over(pair[0]) as stream:
+async def test_receive_into_takes_every_writable_contiguous_buffer(any_pair: Pair) -> None:
+    async with stream_over(any_pair[0]) as stream:
         data = bytes(range(24))
         plain = bytearray(30)
         views: list[tuple[Any, int]] = [
@@ -307,20 +220,20 @@ async def test_receive_into_takes_every_writable_contiguous_buffer(pair: Pair) -
         ]
         for view, start in views:
             plain[:] = bytes(30)
-            pair[1].sendall(data)
-            assert has_arrived(pair[0])
+            any_pair[1].sendall(data)
+            assert has_arrived(any_pair[0])
             assert await stream.receive_into(view) == 24  # bytes, whatever the items are
             assert plain[start : start + 24] == data
         numbers = array.array("i", [0] * 6)
-        pair[1].sendall(data)
-        assert has_arrived(pair[0])
+        any_pair[1].sendall(data)
+        assert has_arrived(any_pair[0])
         assert await stream.receive_into(memoryview(numbers)) == 24
         assert numbers.tobytes() == data
 
 
-async def test_receive_into_refuses_what_it_cannot_fill_and_takes_nothing(pair: Pair) -> None:
-    async with stream_over(pair[0]) as stream:
-        pair[1].sendall(b"kept")
+async def test_receive_into_refuses_what_it_cannot_fill_and_takes_nothing(any_pair: Pair) -> None:
+    async with stream_over(any_pair[0]) as stream:
+        any_pair[1].sendall(b"kept")
         for empty in (bytearray(), memoryview(bytearray(3))[1:1]):
             with pytest.raises(ValueError, match="empty"):
                 await stream.receive_into(empty)
@@ -331,20 +244,20 @@ async def test_receive_into_refuses_what_it_cannot_fill_and_takes_nothing(pair: 
         assert await receive_exactly(stream, 4) == b"kept"
 
 
-async def test_receive_into_lets_go_of_the_buffer(pair: Pair) -> None:
-    async with stream_over(pair[0]) as stream:
+async def test_receive_into_lets_go_of_the_buffer(any_pair: Pair) -> None:
+    async with stream_over(any_pair[0]) as stream:
         buffer = bytearray(8)
         with anyio.move_on_after(0):
             await stream.receive_into(buffer)
-        pair[1].sendall(b"12345678")
+        any_pair[1].sendall(b"12345678")
         await stream.receive_into(buffer)
         buffer.extend(b"9")  # BufferError while anybody still exports it
 
 
-async def test_the_end_on_each_face_is_that_librarys_end_and_stays(pair: Pair) -> None:
-    async with stream_over(pair[0]) as stream:
-        pair[1].sendall(b"last")
-        pair[1].shutdown(socket.SHUT_WR)
+async def test_the_end_on_each_face_is_that_librarys_end_and_stays(any_pair: Pair) -> None:
+    async with stream_over(any_pair[0]) as stream:
+        any_pair[1].sendall(b"last")
+        any_pair[1].shutdown(socket.SHUT_WR)
         assert await receive_exactly(stream, 4) == b"last"
         for _ in range(3):
             with pytest.raises(EndOfStream):
@@ -354,18 +267,18 @@ async def test_the_end_on_each_face_is_that_librarys_end_and_stays(pair: Pair) -
             with pytest.raises(anyio.EndOfStream):
                 await stream.receive_into(bytearray(1))
         await stream.send(b"the other direction is open")
-        assert pair[1].recv(100) == b"the other direction is open"
+        assert any_pair[1].recv(100) == b"the other direction is open"
 
 
-async def test_iterating_ends_at_the_end(pair: Pair) -> None:
-    async with stream_over(pair[0]) as stream:
+async def test_iterating_ends_at_the_end(any_pair: Pair) -> None:
+    async with stream_over(any_pair[0]) as stream:
         go_on = threading.Event()
 
         def talk() -> None:
-            pair[1].sendall(b"bl")
+            any_pair[1].sendall(b"bl")
             assert go_on.wait(BOUND)
-            pair[1].sendall(b"ah")
-            pair[1].shutdown(socket.SHUT_WR)
+            any_pair[1].sendall(b"ah")
+            any_pair[1].shutdown(socket.SHUT_WR)
 
         chunks = []
         with thread(talk):
@@ -422,11 +335,11 @@ BUFFERS: dict[str, Callable[[bytes], Any]] = {
 
 
 @pytest.mark.parametrize("size", [64, 4_000_000], ids=["at once", "in many pieces"])
-async def test_every_kind_of_buffer_arrives_whole(pair: Pair, size: int) -> None:
+async def test_every_kind_of_buffer_arrives_whole(any_pair: Pair, size: int) -> None:
     data = random.Random(size).randbytes(size)
     digest = hashlib.sha256()
-    async with stream_over(pair[0]) as stream:
-        with thread(read_to_end, pair[1]) as arrived:
+    async with stream_over(any_pair[0]) as stream:
+        with thread(read_to_fin, any_pair[1]) as arrived:
             for count, make in enumerate(BUFFERS.values(), 1):
                 item = make(data)
                 await (stream.send(item) if count % 2 else stream.send_all(item))
@@ -437,8 +350,8 @@ async def test_every_kind_of_buffer_arrives_whole(pair: Pair, size: int) -> None
         assert hashlib.sha256(arrived.result()).digest() == digest.digest()
 
 
-async def test_a_buffer_can_be_resized_after_the_send_and_after_a_cancelled_one(pair: Pair) -> None:
-    async with stream_over(pair[0]) as stream:
+async def test_a_buffer_can_be_resized_after_the_send_and_after_a_cancelled_one(any_pair: Pair) -> None:
+    async with stream_over(any_pair[0]) as stream:
         item = bytearray(20_000_000)
         with anyio.move_on_after(0.05):
             await stream.send(item)
@@ -446,22 +359,22 @@ async def test_a_buffer_can_be_resized_after_the_send_and_after_a_cancelled_one(
 
 
 @pytest.mark.parametrize("item", ["text", None, 5, memoryview(bytes(16))[::2]], ids=["str", "None", "int", "gaps"])
-async def test_what_cannot_be_sent_is_refused_and_the_stream_goes_on(pair: Pair, item: Any) -> None:
-    async with stream_over(pair[0]) as stream:
+async def test_what_cannot_be_sent_is_refused_and_the_stream_goes_on(any_pair: Pair, item: Any) -> None:
+    async with stream_over(any_pair[0]) as stream:
         for call in (stream.send, stream.send_all):
             with pytest.raises((TypeError, BufferError)):
                 await call(item)
         await stream.send(b"fine")
-        assert pair[1].recv(100) == b"fine"
+        assert any_pair[1].recv(100) == b"fine"
         await stream.aclose()
         assert stream.close_report is not None
         assert stream.close_report.acked
-        assert pair[1].recv(1) == b""
+        assert any_pair[1].recv(1) == b""
 
 
 @pytest.mark.parametrize("empty", [b"", bytearray(), memoryview(b"")], ids=["bytes", "bytearray", "memoryview"])
-async def test_sending_nothing_touches_no_wire_and_still_knows_the_state(pair: Pair, empty: Any) -> None:
-    async with stream_over(pair[0]) as stream:
+async def test_sending_nothing_touches_no_wire_and_still_knows_the_state(any_pair: Pair, empty: Any) -> None:
+    async with stream_over(any_pair[0]) as stream:
         await stream.send(empty)
         await stream.send_all(empty)
         assert stream.statistics().send_calls == 0
@@ -470,7 +383,7 @@ async def test_sending_nothing_touches_no_wire_and_still_knows_the_state(pair: P
             await stream.send(empty)
         assert scope.cancelled_caught
         await stream.send_eof()
-        assert read_to_end(pair[1]) == b""
+        assert read_to_fin(any_pair[1]) == b""
         with pytest.raises(BrokenResourceError):
             await stream.send(empty)
         with pytest.raises(ClosedResourceError):
@@ -481,25 +394,25 @@ async def test_sending_nothing_touches_no_wire_and_still_knows_the_state(pair: P
                 await call(empty)
 
 
-async def test_after_send_eof_each_face_refuses_in_its_librarys_words(pair: Pair) -> None:
-    async with stream_over(pair[0]) as stream:
+async def test_after_send_eof_each_face_refuses_in_its_librarys_words(any_pair: Pair) -> None:
+    async with stream_over(any_pair[0]) as stream:
         await stream.send(b"question")
         await stream.send_eof()
         await stream.send_eof()  # idempotent
-        assert read_to_end(pair[1]) == b"question"
+        assert read_to_fin(any_pair[1]) == b"question"
         with pytest.raises(anyio.BrokenResourceError):
             await stream.send(b"x")
         with pytest.raises(trio.ClosedResourceError):
             await stream.send_all(b"x")
-        pair[1].sendall(b"answer")
+        any_pair[1].sendall(b"answer")
         assert await receive_exactly(stream, 6) == b"answer"
         await stream.aclose()
         with pytest.raises(ClosedResourceError):
             await stream.send_eof()
 
 
-async def test_send_eof_waits_behind_no_send_but_says_busy(pair: Pair) -> None:
-    async with stream_over(pair[0]) as stream:
+async def test_send_eof_waits_behind_no_send_but_says_busy(any_pair: Pair) -> None:
+    async with stream_over(any_pair[0]) as stream:
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(stream.send, bytes(20_000_000))
             await anyio.wait_all_tasks_blocked()
@@ -508,9 +421,9 @@ async def test_send_eof_waits_behind_no_send_but_says_busy(pair: Pair) -> None:
             tasks.cancel_scope.cancel()
 
 
-async def test_a_send_to_a_peer_that_is_gone_is_broken_and_says_why(pair: Pair) -> None:
-    async with stream_over(pair[0]) as stream:
-        reset(pair[1])
+async def test_a_send_to_a_peer_that_is_gone_is_broken_and_says_why(any_pair: Pair) -> None:
+    async with stream_over(any_pair[0]) as stream:
+        reset(any_pair[1])
         with pytest.raises(BrokenResourceError) as caught:
             while True:
                 await stream.send(b"x" * 1000)
@@ -526,8 +439,8 @@ async def test_a_send_to_a_peer_that_is_gone_is_broken_and_says_why(pair: Pair) 
 
 
 @pytest.mark.parametrize("holder", RECEIVES)
-async def test_a_second_receiver_is_busy_and_the_first_goes_on(pair: Pair, holder: Receive) -> None:
-    async with stream_over(pair[0]) as stream:
+async def test_a_second_receiver_is_busy_and_the_first_goes_on(any_pair: Pair, holder: Receive) -> None:
+    async with stream_over(any_pair[0]) as stream:
         received = []
 
         async def hold() -> None:
@@ -539,15 +452,15 @@ async def test_a_second_receiver_is_busy_and_the_first_goes_on(pair: Pair, holde
             for receive in RECEIVES:
                 with pytest.raises(BusyResourceError, match="already receiving from"):
                     await receive(stream, 10)
-            pair[1].sendall(b"mine")
+            any_pair[1].sendall(b"mine")
         assert received == [b"mine"]
-        pair[1].sendall(b"free again")
+        any_pair[1].sendall(b"free again")
         assert await receive_exactly(stream, 10) == b"free again"
 
 
-async def test_a_second_sender_is_busy_and_the_first_loses_nothing(pair: Pair) -> None:
+async def test_a_second_sender_is_busy_and_the_first_loses_nothing(any_pair: Pair) -> None:
     data = random.Random(1).randbytes(20_000_000)
-    async with stream_over(pair[0]) as stream:
+    async with stream_over(any_pair[0]) as stream:
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(stream.send, data)
             await anyio.wait_all_tasks_blocked()
@@ -557,22 +470,22 @@ async def test_a_second_sender_is_busy_and_the_first_loses_nothing(pair: Pair) -
                         await call(item)
             with pytest.raises(BusyResourceError):
                 await stream.wait_send_all_might_not_block()
-            with thread(read_to_end, pair[1]) as arrived:
+            with thread(read_to_fin, any_pair[1]) as arrived:
                 await until(lambda: stream.statistics().sent_bytes == len(data))
                 await anyio.wait_all_tasks_blocked()
                 await stream.send_eof()
             assert arrived.result() == data
 
 
-async def test_one_task_may_send_while_another_receives(pair: Pair) -> None:
+async def test_one_task_may_send_while_another_receives(any_pair: Pair) -> None:
     data = random.Random(2).randbytes(3_000_000)
 
     def echo() -> None:
-        while chunk := pair[1].recv(65536):
-            pair[1].sendall(chunk)
-        pair[1].shutdown(socket.SHUT_WR)
+        while chunk := any_pair[1].recv(65536):
+            any_pair[1].sendall(chunk)
+        any_pair[1].shutdown(socket.SHUT_WR)
 
-    async with stream_over(pair[0]) as stream:
+    async with stream_over(any_pair[0]) as stream:
         with thread(echo):
             async with anyio.create_task_group() as tasks:
 
@@ -585,7 +498,7 @@ async def test_one_task_may_send_while_another_receives(pair: Pair) -> None:
 
 
 @pytest.mark.parametrize("close", ["aclose", "abort"])
-async def test_a_local_close_wakes_whoever_waits_and_is_never_an_end(pair: Pair, close: str) -> None:
+async def test_a_local_close_wakes_whoever_waits_and_is_never_an_end(any_pair: Pair, close: str) -> None:
     outcomes: list[str] = []
 
     async def waits(call: Callable[..., Awaitable[Any]], *args: object) -> None:
@@ -593,7 +506,7 @@ async def test_a_local_close_wakes_whoever_waits_and_is_never_an_end(pair: Pair,
             await call(*args)
         outcomes.append("closed")
 
-    async with stream_over(pair[0]) as stream:
+    async with stream_over(any_pair[0]) as stream:
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(waits, stream.receive)
             tasks.start_soon(waits, stream.send, bytes(20_000_000))
@@ -604,7 +517,7 @@ async def test_a_local_close_wakes_whoever_waits_and_is_never_an_end(pair: Pair,
             else:
                 await stream.aclose()
         assert outcomes == ["closed"] * 3
-        assert pair[0].fileno() == -1
+        assert any_pair[0].fileno() == -1
         for call in (stream.receive, stream.receive_some, stream.wait_peer_closed, stream.send_eof):
             with pytest.raises(ClosedResourceError):
                 await call()
@@ -612,11 +525,11 @@ async def test_a_local_close_wakes_whoever_waits_and_is_never_an_end(pair: Pair,
             await stream.wait_send_all_might_not_block()
 
 
-async def test_a_close_at_the_checkpoint_of_a_wait_for_room_is_noticed(pair: Pair) -> None:
+async def test_a_close_at_the_checkpoint_of_a_wait_for_room_is_noticed(any_pair: Pair) -> None:
     async def aborts(stream: SocketStream) -> None:
         stream.abort()
 
-    async with stream_over(pair[0]) as stream:
+    async with stream_over(any_pair[0]) as stream:
 
         async def wait() -> None:
             with pytest.raises(ClosedResourceError):
@@ -628,21 +541,21 @@ async def test_a_close_at_the_checkpoint_of_a_wait_for_room_is_noticed(pair: Pai
                 tasks.start_soon(aborts, stream)
 
 
-async def test_a_close_as_room_is_made_is_noticed(pair: Pair) -> None:
+async def test_a_close_as_room_is_made_is_noticed(any_pair: Pair) -> None:
     """Closed in the turn of the loop in which the waiting task is woken, and before that runs."""
 
-    async with stream_over(pair[0]) as stream:
+    async with stream_over(any_pair[0]) as stream:
         with pytest.raises(BlockingIOError):
             while True:
-                pair[0].send(bytes(1 << 20))
+                any_pair[0].send(bytes(1 << 20))
         connection = stream._connection
         readiness = connection.readiness
 
         async def woken_too_late() -> None:
-            pair[1].setblocking(False)
+            any_pair[1].setblocking(False)
             with pytest.raises(BlockingIOError):
                 while True:
-                    pair[1].recv(1 << 20)
+                    any_pair[1].recv(1 << 20)
             await readiness.wait_writable()
             stream.abort()
 
@@ -651,8 +564,8 @@ async def test_a_close_as_room_is_made_is_noticed(pair: Pair) -> None:
             await stream.wait_send_all_might_not_block()
 
 
-async def test_aclose_by_another_task_wakes_a_receiver(pair: Pair) -> None:
-    async with stream_over(pair[0]) as stream:
+async def test_aclose_by_another_task_wakes_a_receiver(any_pair: Pair) -> None:
+    async with stream_over(any_pair[0]) as stream:
         async with anyio.create_task_group() as tasks:
 
             async def closer() -> None:
@@ -663,27 +576,27 @@ async def test_aclose_by_another_task_wakes_a_receiver(pair: Pair) -> None:
             with pytest.raises(ClosedResourceError):
                 await stream.receive()
         await stream.aclose()  # idempotent
-        assert pair[0].fileno() == -1
-        assert read_to_end(pair[1]) == b""
+        assert any_pair[0].fileno() == -1
+        assert read_to_fin(any_pair[1]) == b""
 
 
 # --- cancellation ----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("receive", RECEIVES)
-async def test_cancelled_receives_lose_no_byte(pair: Pair, receive: Receive) -> None:
+async def test_cancelled_receives_lose_no_byte(any_pair: Pair, receive: Receive) -> None:
     data = random.Random(3).randbytes(30_000)
     go = threading.Event()
 
     def dribble() -> None:
         assert go.wait(BOUND)
         for start in range(0, len(data), 200):
-            pair[1].sendall(data[start : start + 200])
+            any_pair[1].sendall(data[start : start + 200])
             if start % 1000 == 0:
                 time.sleep(0.0005)  # so that bytes and deadlines meet in every order
-        pair[1].shutdown(socket.SHUT_WR)
+        any_pair[1].shutdown(socket.SHUT_WR)
 
-    async with stream_over(pair[0]) as stream:
+    async with stream_over(any_pair[0]) as stream:
         received = bytearray()
         cancelled = 0
         seconds = random.Random(4)
@@ -704,13 +617,13 @@ async def test_cancelled_receives_lose_no_byte(pair: Pair, receive: Receive) -> 
 
 
 @pytest.mark.parametrize("receive", RECEIVES)
-async def test_a_cancellation_while_data_is_at_hand_takes_it_or_leaves_it(pair: Pair, receive: Receive) -> None:
+async def test_a_cancellation_while_data_is_at_hand_takes_it_or_leaves_it(any_pair: Pair, receive: Receive) -> None:
     """Nothing may be taken out of the kernel and then dropped, at whichever schedule point the cancellation arrives."""
 
-    async with stream_over(pair[0]) as stream:
+    async with stream_over(any_pair[0]) as stream:
         for turns in range(6):
-            pair[1].sendall(b"precious")
-            assert has_arrived(pair[0])
+            any_pair[1].sendall(b"precious")
+            assert has_arrived(any_pair[0])
             got: list[bytes] = []
             async with anyio.create_task_group() as tasks:
 
@@ -725,16 +638,16 @@ async def test_a_cancellation_while_data_is_at_hand_takes_it_or_leaves_it(pair: 
 
 
 @pytest.mark.parametrize("use_uvloop", [False, True], ids=["asyncio", "uvloop"])
-def test_a_native_cancellation_loses_no_byte_either(use_uvloop: bool, pair: Pair) -> None:
+def test_a_native_cancellation_loses_no_byte_either(use_uvloop: bool, any_pair: Pair) -> None:
     """``Task.cancel()`` pierces AnyIO's shields: it must not come between a byte and its receiver."""
     if use_uvloop and sys.platform == "win32":
         pytest.skip("uvloop does not exist for Windows")
 
     async def main() -> None:
-        async with stream_over(pair[0]) as stream:
+        async with stream_over(any_pair[0]) as stream:
             for turns in range(5):
-                pair[1].sendall(b"precious")
-                assert has_arrived(pair[0])
+                any_pair[1].sendall(b"precious")
+                assert has_arrived(any_pair[0])
                 got: list[bytes] = []
 
                 async def taker(into: list[bytes]) -> None:
@@ -752,10 +665,10 @@ def test_a_native_cancellation_loses_no_byte_either(use_uvloop: bool, pair: Pair
     anyio.run(main, backend="asyncio", backend_options={"use_uvloop": use_uvloop})
 
 
-async def test_in_a_cancelled_scope_no_call_moves_a_byte(pair: Pair) -> None:
-    async with stream_over(pair[0]) as stream:
-        pair[1].sendall(b"kept")
-        assert has_arrived(pair[0])
+async def test_in_a_cancelled_scope_no_call_moves_a_byte(any_pair: Pair) -> None:
+    async with stream_over(any_pair[0]) as stream:
+        any_pair[1].sendall(b"kept")
+        assert has_arrived(any_pair[0])
         calls: list[Callable[[], Awaitable[Any]]] = [
             stream.receive,
             stream.receive_some,
@@ -775,17 +688,17 @@ async def test_in_a_cancelled_scope_no_call_moves_a_byte(pair: Pair) -> None:
         assert (statistics.sent_bytes, statistics.received_bytes) == (0, 0)
         assert await receive_exactly(stream, 4) == b"kept"
         await stream.send(b"not cut, no EOF")
-        assert pair[1].recv(100) == b"not cut, no EOF"
+        assert any_pair[1].recv(100) == b"not cut, no EOF"
 
 
-async def test_a_send_that_is_cancelled_before_its_first_byte_has_not_happened(pair: Pair) -> None:
-    async with stream_over(pair[0]) as stream:
-        filled = fill(pair[0])
+async def test_a_send_that_is_cancelled_before_its_first_byte_has_not_happened(any_pair: Pair) -> None:
+    async with stream_over(any_pair[0]) as stream:
+        filled = fill(any_pair[0])
         with anyio.move_on_after(0.02) as scope:
             await stream.send(b"never")
         assert scope.cancelled_caught
         assert stream.statistics().sent_bytes == 0
-        with thread(read_to_end, pair[1]) as arrived:
+        with thread(read_to_fin, any_pair[1]) as arrived:
             await stream.send(b"later")
             await stream.send_eof()
         assert arrived.result()[filled:] == b"later"
@@ -794,13 +707,13 @@ async def test_a_send_that_is_cancelled_before_its_first_byte_has_not_happened(p
 # --- checkpoints -----------------------------------------------------------------------------------------------------
 
 
-def test_trios_face_makes_a_full_checkpoint_on_each_call(pair: Pair) -> None:
+def test_trios_face_makes_a_full_checkpoint_on_each_call(any_pair: Pair) -> None:
     async def main() -> None:
         with trio.testing.assert_checkpoints():
-            stream = await adopt(pair[0])
+            stream = await adopt(any_pair[0])
         async with stream:
-            pair[1].sendall(b"0123456789")
-            assert has_arrived(pair[0])
+            any_pair[1].sendall(b"0123456789")
+            assert has_arrived(any_pair[0])
             for count in (1, 1, 1):  # more than one within a millisecond
                 with trio.testing.assert_checkpoints():
                     await stream.receive_some(count)
@@ -813,7 +726,7 @@ def test_trios_face_makes_a_full_checkpoint_on_each_call(pair: Pair) -> None:
             for _ in range(2):
                 with trio.testing.assert_checkpoints():
                     await stream.send_eof()
-            pair[1].shutdown(socket.SHUT_WR)
+            any_pair[1].shutdown(socket.SHUT_WR)
             await receive_exactly(stream, 7)
             for _ in range(2):
                 with trio.testing.assert_checkpoints():
@@ -867,16 +780,16 @@ def test_anyios_face_lets_others_run_although_it_never_waits(run: Run, busy_with
 # --- statistics and attributes ---------------------------------------------------------------------------------------
 
 
-async def test_statistics_count_what_moved(pair: Pair) -> None:
-    async with stream_over(pair[0]) as stream:
+async def test_statistics_count_what_moved(any_pair: Pair) -> None:
+    async with stream_over(any_pair[0]) as stream:
         before = stream.statistics()
         assert (before.sent_bytes, before.received_bytes, before.send_calls, before.receive_calls) == (0, 0, 0, 0)
         assert not before.routes
         assert not before.fallbacks
         await stream.send(b"12345")
         await stream.send_all(b"678")
-        pair[1].sendall(b"abcdef")
-        assert has_arrived(pair[0])
+        any_pair[1].sendall(b"abcdef")
+        assert has_arrived(any_pair[0])
         await stream.receive(1)
         await stream.receive_some(2)
         await stream.receive_into(bytearray(3))
@@ -972,17 +885,17 @@ async def test_the_remote_address_is_remembered_when_the_peer_is_gone(
 # --- from_socket -----------------------------------------------------------------------------------------------------
 
 
-async def test_from_socket_takes_a_descriptor(pair: Pair) -> None:
-    fd = pair[0].detach()
-    kind = UNIXSocketStream if pair[1].family == socket.AF_UNIX else SocketStream
+async def test_from_socket_takes_a_descriptor(any_pair: Pair) -> None:
+    fd = any_pair[0].detach()
+    kind = UNIXSocketStream if any_pair[1].family == socket.AF_UNIX else SocketStream
     async with await kind.from_socket(fd) as stream:
         assert type(stream) is kind
         raw = stream.extra(SocketAttribute.raw_socket)
         assert raw.fileno() == fd
         assert not raw.getblocking()
-        assert stream.extra(SocketAttribute.family) == pair[1].family
+        assert stream.extra(SocketAttribute.family) == any_pair[1].family
         await stream.send(b"by number")
-        assert pair[1].recv(100) == b"by number"
+        assert any_pair[1].recv(100) == b"by number"
     with pytest.raises(OSError, match="Bad file descriptor"):
         os.fstat(fd)
 
@@ -1053,18 +966,18 @@ async def test_from_socket_refuses_what_is_no_socket(tmp_path: Path) -> None:
                 await kind.from_socket(other)
 
 
-async def test_from_socket_that_is_cancelled_leaves_the_socket_to_its_owner(pair: Pair) -> None:
-    for form in (pair[0], pair[0].fileno()):
+async def test_from_socket_that_is_cancelled_leaves_the_socket_to_its_owner(any_pair: Pair) -> None:
+    for form in (any_pair[0], any_pair[0].fileno()):
         with anyio.CancelScope() as scope:
             scope.cancel()
             await SocketStream.from_socket(form)
         assert scope.cancelled_caught
-    pair[0].sendall(b"still mine")
-    assert pair[1].recv(100) == b"still mine"
+    any_pair[0].sendall(b"still mine")
+    assert any_pair[1].recv(100) == b"still mine"
 
 
 async def test_from_socket_releases_what_it_took_when_it_fails_late(
-    pair: Pair, monkeypatch: pytest.MonkeyPatch
+    any_pair: Pair, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The loop refuses the descriptor: the caller has handed it over, so it is released."""
     import roket_trio._connection.connection
@@ -1074,9 +987,9 @@ async def test_from_socket_releases_what_it_took_when_it_fails_late(
 
     monkeypatch.setattr(roket_trio._connection.connection, "current_loop", refuse)
     with pytest.raises(RuntimeError, match="no loop today"):
-        await adopt(pair[0])
+        await adopt(any_pair[0])
     monkeypatch.undo()
-    assert pair[0].fileno() == -1
+    assert any_pair[0].fileno() == -1
 
 
 # --- descriptors over UNIX sockets -----------------------------------------------------------------------------------
@@ -1260,33 +1173,33 @@ async def test_the_guards_hold_for_descriptors_too(unix_pair: Pair) -> None:
 # --- what AnyIO and Trio put over a stream ---------------------------------------------------------------------------
 
 
-async def test_anyios_buffered_streams_work_over_ours(pair: Pair) -> None:
-    async with stream_over(pair[0]) as stream:
-        pair[1].sendall(b"header\r\n12345678abcdrest")
-        pair[1].shutdown(socket.SHUT_WR)
+async def test_anyios_buffered_streams_work_over_ours(any_pair: Pair) -> None:
+    async with stream_over(any_pair[0]) as stream:
+        any_pair[1].sendall(b"header\r\n12345678abcdrest")
+        any_pair[1].shutdown(socket.SHUT_WR)
         buffered = BufferedByteStream(stream)
         assert await buffered.receive_until(b"\r\n", 100) == b"header"
         assert await buffered.receive_exactly(8) == b"12345678"
         assert await buffered.receive(4) == b"abcd"
-        assert buffered.extra(SocketAttribute.family) == pair[0].family
+        assert buffered.extra(SocketAttribute.family) == any_pair[0].family
         with pytest.raises(anyio.IncompleteRead):
             await buffered.receive_exactly(100)
         await buffered.send(b"reply")
         await buffered.send_eof()
-        assert read_to_end(pair[1]) == b"reply"
+        assert read_to_fin(any_pair[1]) == b"reply"
         await buffered.aclose()
         assert stream.close_report is not None
         with pytest.raises(anyio.ClosedResourceError):
             await BufferedByteReceiveStream(stream).receive()
 
 
-async def test_anyios_text_streams_work_over_ours(pair: Pair) -> None:
-    async with stream_over(pair[0]) as stream:
+async def test_anyios_text_streams_work_over_ours(any_pair: Pair) -> None:
+    async with stream_over(any_pair[0]) as stream:
         text = TextStream(stream, encoding="utf-8")
         await text.send("Grüße")
-        assert pair[1].recv(100) == "Grüße".encode()
+        assert any_pair[1].recv(100) == "Grüße".encode()
         encoded = "über".encode()
-        pair[1].sendall(encoded[:1])  # a character in two halves
+        any_pair[1].sendall(encoded[:1])  # a character in two halves
         async with anyio.create_task_group() as tasks:
             received: list[str] = []
 
@@ -1295,8 +1208,8 @@ async def test_anyios_text_streams_work_over_ours(pair: Pair) -> None:
 
             tasks.start_soon(reader)
             await anyio.wait_all_tasks_blocked()
-            pair[1].sendall(encoded[1:])
-            pair[1].shutdown(socket.SHUT_WR)
+            any_pair[1].sendall(encoded[1:])
+            any_pair[1].shutdown(socket.SHUT_WR)
         assert "".join(received) == "über"
 
 
@@ -1318,16 +1231,16 @@ def test_anyios_stapled_stream_works_over_two_of_ours(run: Run) -> None:
         run(main)
 
 
-def test_trios_stapled_stream_and_its_buffered_reader_work_over_ours(pair: Pair) -> None:
+def test_trios_stapled_stream_and_its_buffered_reader_work_over_ours(any_pair: Pair) -> None:
     async def main() -> None:
-        async with stream_over(pair[0]) as stream:
+        async with stream_over(any_pair[0]) as stream:
             both = trio.StapledStream(stream, stream)
-            pair[1].sendall(b"ping")
-            pair[1].shutdown(socket.SHUT_WR)
+            any_pair[1].sendall(b"ping")
+            any_pair[1].shutdown(socket.SHUT_WR)
             assert await both.receive_some() == b"ping"
             await both.send_all(b"pong")
             await both.send_eof()
-            assert read_to_end(pair[1]) == b"pong"
+            assert read_to_fin(any_pair[1]) == b"pong"
             assert await both.receive_some() == b""
             await both.aclose()
 
@@ -1368,18 +1281,18 @@ def tls_reversing_server(sock: socket.socket, context: ssl.SSLContext, *, unwrap
 
 @pytest.mark.parametrize("make", [wrap_tls, TLSStream.wrap], ids=["wrap_tls", "TLSStream.wrap"])
 async def test_tls_over_a_stream_that_is_open_already(
-    pair: Pair, make: Callable[..., Any], server_context: ssl.SSLContext, client_context: ssl.SSLContext
+    any_pair: Pair, make: Callable[..., Any], server_context: ssl.SSLContext, client_context: ssl.SSLContext
 ) -> None:
-    async with stream_over(pair[0]) as stream:
-        with thread(tls_reversing_server, pair[1], server_context):
+    async with stream_over(any_pair[0]) as stream:
+        with thread(tls_reversing_server, any_pair[1], server_context):
             tls = await make(stream, hostname="localhost", ssl_context=client_context)
             assert isinstance(tls, TLSStream)
             await tls.send(b"hello")
             assert await tls.receive() == b"olleh"
             with pytest.raises(anyio.EndOfStream):
                 await tls.receive()
-            assert tls.extra(SocketAttribute.family) == pair[0].family
-            assert tls.extra(SocketAttribute.raw_socket) is pair[0]
+            assert tls.extra(SocketAttribute.family) == any_pair[0].family
+            assert tls.extra(SocketAttribute.raw_socket) is any_pair[0]
             assert tls.extra(TLSAttribute.server_side) is False
             assert tls.extra(TLSAttribute.tls_version).startswith("TLSv")
             await tls.aclose()
@@ -1387,16 +1300,16 @@ async def test_tls_over_a_stream_that_is_open_already(
 
 
 async def test_tls_can_be_taken_off_again(
-    pair: Pair, server_context: ssl.SSLContext, client_context: ssl.SSLContext
+    any_pair: Pair, server_context: ssl.SSLContext, client_context: ssl.SSLContext
 ) -> None:
     def peer() -> bytes:
-        with server_context.wrap_socket(pair[1], server_side=True, suppress_ragged_eofs=False) as tls:
+        with server_context.wrap_socket(any_pair[1], server_side=True, suppress_ragged_eofs=False) as tls:
             tls.sendall(b"encrypted")
             with tls.unwrap() as plain:
                 plain.sendall(b"unencrypted")
                 return plain.recv(100)
 
-    async with stream_over(pair[0]) as stream:
+    async with stream_over(any_pair[0]) as stream:
         with thread(peer) as seen:
             tls = await wrap_tls(stream, hostname="localhost", ssl_context=client_context)
             assert await tls.receive() == b"encrypted"
@@ -1410,11 +1323,11 @@ async def test_tls_can_be_taken_off_again(
 
 
 def test_tls_that_ends_without_close_notify_is_broken_unless_that_is_allowed(
-    run: Run, pair: Pair, server_context: ssl.SSLContext, client_context: ssl.SSLContext
+    run: Run, any_pair: Pair, server_context: ssl.SSLContext, client_context: ssl.SSLContext
 ) -> None:
     async def main(standard_compatible: bool) -> None:
-        async with stream_over(pair[0]) as stream:
-            with thread(lambda: tls_reversing_server(pair[1], server_context, unwrap=False)):
+        async with stream_over(any_pair[0]) as stream:
+            with thread(lambda: tls_reversing_server(any_pair[1], server_context, unwrap=False)):
                 tls = await wrap_tls(
                     stream,
                     hostname="localhost",
@@ -1426,17 +1339,17 @@ def test_tls_that_ends_without_close_notify_is_broken_unless_that_is_allowed(
                 with pytest.raises(anyio.BrokenResourceError if standard_compatible else anyio.EndOfStream):
                     await tls.receive()
 
-    run(main, pair[0].family == socket.AF_INET)
+    run(main, any_pair[0].family == socket.AF_INET)
 
 
 async def test_a_failed_handshake_raises_and_leaves_the_stream_to_its_owner(
-    pair: Pair, server_context: ssl.SSLContext
+    any_pair: Pair, server_context: ssl.SSLContext
 ) -> None:
     def peer() -> None:
-        with pytest.raises(ssl.SSLError), server_context.wrap_socket(pair[1], server_side=True):
+        with pytest.raises(ssl.SSLError), server_context.wrap_socket(any_pair[1], server_side=True):
             pass
 
-    async with stream_over(pair[0]) as stream:
+    async with stream_over(any_pair[0]) as stream:
         with thread(peer):
             with pytest.raises(ssl.SSLCertVerificationError):
                 await wrap_tls(stream, hostname="localhost")  # the default context trusts no test authority
@@ -1511,11 +1424,11 @@ async def test_a_tls_listener_survives_a_failed_handshake(
 
 
 def test_trios_ssl_stream_works_over_ours(
-    pair: Pair, server_context: ssl.SSLContext, client_context: ssl.SSLContext
+    any_pair: Pair, server_context: ssl.SSLContext, client_context: ssl.SSLContext
 ) -> None:
     async def main() -> None:
-        async with stream_over(pair[0]) as stream:
-            with thread(tls_reversing_server, pair[1], server_context):
+        async with stream_over(any_pair[0]) as stream:
+            with thread(tls_reversing_server, any_pair[1], server_context):
                 tls = trio.SSLStream(stream, client_context, server_hostname="localhost")
                 await tls.send_all(b"hello")
                 assert await tls.receive_some() == b"olleh"

@@ -36,6 +36,10 @@ import trustme
 from anyio.abc import SocketAttribute
 from anyio.streams.stapled import StapledObjectStream
 from anyio.streams.tls import TLSAttribute
+from support.sockets import Pair
+from support.streams import ENDLESS, PATIENT, adopt
+from support.threads import other_side, thread
+from support.waiting import BOUND, gone, until
 
 from roket_trio import (
     BrokenResourceError,
@@ -48,7 +52,6 @@ from roket_trio import (
     TLSListener,
     TLSStream,
     TruncatedError,
-    UNIXSocketStream,
     connect_tcp,
     create_tcp_listener,
     wrap_tls,
@@ -58,16 +61,8 @@ from roket_trio._streams.tls_records import Records
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="what the kernel tells of a close is Linux's")
 
-Run = Callable[..., Any]
-Pair = tuple[socket.socket, socket.socket]
 T = TypeVar("T")
 
-# No peer and no wait of these tests takes longer (seconds).
-BOUND = 15.0
-# Longer than any test waits: a close that ends before it was ended by something else.
-PATIENT = ClosePolicy(linger_seconds=30)
-# More than two sockets' buffers can hold.
-ENDLESS = bytes(64 << 20)
 # Some records, no two of them alike.
 DATA = bytes(range(256)) * 560
 
@@ -114,26 +109,6 @@ def side(request: pytest.FixtureRequest) -> str:
     """Which side our stream is."""
     name: str = request.param
     return name
-
-
-@pytest.fixture
-def pair(tcp_pair: Pair) -> Pair:
-    """(a socket that becomes our stream, its raw blocking peer)."""
-    tcp_pair[1].settimeout(BOUND)
-    return tcp_pair
-
-
-@pytest.fixture
-def small_pair() -> Iterator[Pair]:
-    """The same, with a peer that takes only a few KB before it is read from."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-        ours = socket.create_connection(listener.getsockname())
-        peer, _ = listener.accept()
-    ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
-    peer.settimeout(BOUND)
-    with ours, peer:
-        yield ours, peer
 
 
 class End(NamedTuple):
@@ -215,36 +190,6 @@ class Peer:
         return End(bytes(data), said_close, "FIN")
 
 
-@contextmanager
-def thread(function: Callable[..., T], *arguments: object) -> Iterator[Future[T]]:
-    """A peer's part, run in a thread that is joined at the end; its failure fails the test."""
-    future: Future[T] = Future()
-
-    def work() -> None:
-        try:
-            future.set_result(function(*arguments))
-        except BaseException as error:
-            future.set_exception(error)
-
-    runner = threading.Thread(target=work, daemon=True)
-    runner.start()
-    try:
-        yield future
-    finally:
-        runner.join(BOUND)
-    assert not runner.is_alive(), "the peer did not finish"
-    future.result(0)
-
-
-async def other_side(function: Callable[..., T], *arguments: object) -> T:
-    return await anyio.to_thread.run_sync(function, *arguments)
-
-
-async def adopt(sock: socket.socket, policy: ClosePolicy = PATIENT) -> SocketStream:
-    kind = UNIXSocketStream if sock.family == socket.AF_UNIX else SocketStream
-    return await kind.from_socket(sock, close_policy=policy)
-
-
 @asynccontextmanager
 async def tls_over(
     pair: Pair, contexts: Contexts, side: str = "client", policy: ClosePolicy = PATIENT, *, standard: bool = True
@@ -265,19 +210,6 @@ async def tls_over(
         yield tls, peer
     finally:
         stream.abort()
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    with anyio.fail_after(BOUND):
-        while not condition():  # noqa: ASYNC110 - what is waited for is not a task of this loop
-            await anyio.sleep(0.002)
-
-
-async def gone(sock: socket.socket) -> None:
-    """Until the peer's FIN or RST has arrived at ``sock``, whatever lies unread there."""
-    poll = select.poll()
-    poll.register(sock, select.POLLRDHUP)
-    await until(lambda: bool(poll.poll(0)))
 
 
 async def receive_all(stream: TLSStream) -> bytes:
@@ -391,7 +323,7 @@ def test_a_stream_that_is_not_anyios_is_refused(contexts: Contexts) -> None:
 
 def test_it_keeps_trios_contract_of_a_stream(contexts: Contexts) -> None:
     async def connected() -> tuple[TLSStream, TLSStream]:
-        one, other = [await adopt(sock) for sock in socket.socketpair()]
+        one, other = [await adopt(sock, PATIENT) for sock in socket.socketpair()]
         made: dict[str, TLSStream] = {}
 
         async def wrap(name: str, stream: SocketStream, **how: Any) -> None:
@@ -576,7 +508,7 @@ async def test_a_client_whose_certificate_is_refused_later_hears_why(pair: Pair,
         with pytest.raises(ssl.SSLError, match=r"(?i)peer.did.not.return.a.certificate"):
             Peer(pair[1], contexts.server, server_side=True).handshake()
 
-    stream = await adopt(pair[0])
+    stream = await adopt(pair[0], PATIENT)
     with thread(refuse):
         tls = await wrap_tls(stream, hostname="localhost", ssl_context=contexts.client)
     for _ in range(2):
@@ -658,7 +590,7 @@ async def test_two_of_ours_talk_both_ways_at_once(contexts: Contexts, version: s
             received.append(data)
 
     received: list[bytes] = []
-    one, other = [await adopt(sock) for sock in socket.socketpair()]
+    one, other = [await adopt(sock, PATIENT) for sock in socket.socketpair()]
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(lambda: talk(one, received, server_side=True, ssl_context=contexts.server))
         tasks.start_soon(lambda: talk(other, received, hostname="localhost", ssl_context=contexts.client))
@@ -1234,7 +1166,7 @@ async def test_session_tickets_go_with_the_first_answer(contexts: Contexts) -> N
         raw.settimeout(BOUND)
         if session is not None:
             peer.ssl.session = session
-        stream = await adopt(ours)
+        stream = await adopt(ours, PATIENT)
         with raw, thread(peer.handshake):
             tls = await wrap_tls(stream, server_side=True, ssl_context=contexts.server)
             await tls.send(b"x")
@@ -1287,7 +1219,7 @@ async def test_cancelled_a_close_leaves_close_notify_to_the_kernel(
 async def test_close_notify_is_queued_above_the_limit_for_unsent_data(small_pair: Pair) -> None:
     """As FIN is: TCP_NOTSENT_LOWAT is for data that can wait."""
 
-    stream = await adopt(small_pair[0])
+    stream = await adopt(small_pair[0], PATIENT)
     sent = 0
     with suppress(BlockingIOError):
         while True:
@@ -1472,7 +1404,7 @@ def refused(sock: socket.socket, contexts: Contexts, alert: str) -> str:
 async def test_a_failed_handshake_is_told_to_the_peer_and_leaves_the_stream_to_its_owner(
     pair: Pair, contexts: Contexts, version: str
 ) -> None:
-    async with await adopt(pair[0]) as stream:
+    async with await adopt(pair[0], PATIENT) as stream:
         with thread(refused, pair[1], contexts, "unknown.ca") as seen:
             with pytest.raises(ssl.SSLCertVerificationError):
                 # A context of its own, which trusts no test authority.
@@ -1573,7 +1505,7 @@ async def test_a_handshake_can_be_cancelled_and_leaves_no_socket(contexts: Conte
 
 
 async def test_wrap_tls_cancelled_leaves_the_stream_to_its_owner(pair: Pair, contexts: Contexts) -> None:
-    async with await adopt(pair[0]) as stream:
+    async with await adopt(pair[0], PATIENT) as stream:
         with anyio.move_on_after(0.1) as scope:
             await wrap_tls(stream, hostname="localhost", ssl_context=contexts.client)
         assert scope.cancelled_caught

@@ -11,6 +11,9 @@ LOOPS = ["trio", "asyncio", "uvloop"]
 
 LIMIT = 60.0  # seconds, for a test
 
+Run = Callable[..., Any]
+"""The fixture ``run``: an async function and its arguments in, its result out."""
+
 
 def run_on(loop: str, main: Callable[..., Coroutine[Any, Any, Any]], *args: object) -> Any:
     """Run ``main(*args)`` to its end on the named loop."""

@@ -22,6 +22,7 @@ import trio
 import trustme
 from anyio.streams.buffered import BufferedByteStream
 from anyio.streams.stapled import StapledByteStream
+from support.loops import Run
 
 from roket_trio import (
     BrokenResourceError,
@@ -35,7 +36,6 @@ from roket_trio import (
 )
 from roket_trio._kernel import splice
 
-Run = Callable[..., Any]
 EXAMPLE = Path(__file__).parents[2] / "examples" / "tcp_relay.py"
 DATA = random.Random(3).randbytes(3_000_017)
 

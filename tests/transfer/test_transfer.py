@@ -22,6 +22,7 @@ import trustme
 from anyio.streams.buffered import BufferedByteReceiveStream
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from support.loops import Run
 
 from roket_trio import (
     BrokenResourceError,
@@ -40,8 +41,6 @@ from roket_trio import (
 from roket_trio._connection.connection import NOTSENT_LOWAT
 from roket_trio._kernel import copy_file_range, sendfile, splice, tcp
 from roket_trio._routes.fair_share import SLOTS_MOST
-
-Run = Callable[..., Any]
 
 DATA = random.Random(7).randbytes(1_500_001)
 ROUTES = {"sendfile": sendfile, "splice": splice, "copy_file_range": copy_file_range}

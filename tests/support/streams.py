@@ -1,0 +1,29 @@
+"""Our streams, made of the sockets of a test."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from roket_trio import ClosePolicy, SocketStream, UNIXSocketStream
+
+# Longer than any test waits: a close that ends before it was ended by something else.
+PATIENT = ClosePolicy(linger_seconds=30)
+# More than two sockets' buffers can hold.
+ENDLESS = bytes(64 << 20)
+
+
+async def adopt(sock: socket.socket, policy: ClosePolicy | None = None) -> SocketStream:
+    kind = UNIXSocketStream if sock.family == socket.AF_UNIX else SocketStream
+    return await kind.from_socket(sock, close_policy=policy or ClosePolicy())
+
+
+@asynccontextmanager
+async def stream_over(sock: socket.socket, policy: ClosePolicy | None = None) -> AsyncIterator[SocketStream]:
+    """Our stream over ``sock``, aborted at the end if the test did not close it."""
+    stream = await adopt(sock, policy)
+    try:
+        yield stream
+    finally:
+        stream.abort()
