@@ -1,8 +1,8 @@
 """The file streams.
 
-Follow a byte that is read: ``_reading`` → ``_sources`` (or ``_uncached``, ``_polled``, ``_objects``); one that is
-written: ``_writing`` → ``_sinks`` (and ``_atomic``). What both have in common is in ``_base``, their threads in
-``_worker``.
+Follow a byte that is read: ``reading`` → ``sources`` (or ``uncached``, ``polled``, ``objects``). One that is written:
+``writing`` → ``sinks`` (and ``atomic``). Both streams share ``base``, and their threads are in ``worker``. For the
+files that a transfer is given see ``opened``, ``descriptor`` and ``protocols``.
 """
 
 from __future__ import annotations

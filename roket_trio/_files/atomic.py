@@ -1,7 +1,7 @@
-"""A file that takes its target's place in one step, when it is complete, or never.
+"""Writing a file beside its target, and replacing the target in one step when it is complete.
 
-(A file without a name, O_TMPFILE, cannot do it: linkat(2) does not replace. So it has a name that tells.) Everything
-here blocks: it is for worker threads.
+The new file has a name, which says what it is. One without a name (O_TMPFILE) would not do, since linkat(2) does not
+replace. Everything here blocks: it is for worker threads.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _NAME_MAX = 255
 
 
 def place_of(path: str, *, follow: bool) -> str:
-    """Where a file really is, or with ``follow=False`` its name in the directory that really is."""
+    """The path of a file without symbolic links, except, with ``follow=False``, the last component."""
     if follow:
         return os.path.realpath(path)
     directory, name = os.path.split(path)
@@ -50,17 +50,17 @@ def put_in_place(directory: int, name: str, target_name: str, *, overwrite: bool
 
 @final
 class Replacement:
-    """A new file beside its target. Its directory is held open, so that a rename of that does not matter."""
+    """A new file beside its target. Their directory is kept open, so it may be renamed meanwhile."""
 
     __slots__ = ("_directory", "_target_name", "fd", "is_over", "name", "target")
 
     def __init__(self, path: str, *, follow: bool = True) -> None:
-        """Create it, with the target's mode, or that of a new file.
+        """Create the new file, with the target's mode, or the usual one if there is no target yet.
 
         :param path: the target; where that is a symbolic link, what it points to is replaced
-        :param follow: False: a symbolic link is not followed, and is no regular file
-        :raises IsADirectoryError, ValueError: the target is a directory, or another thing that is no regular file
-        :raises OSError: it cannot be made there
+        :param follow: False refuses a symbolic link as what is no regular file
+        :raises IsADirectoryError, ValueError: the target is a directory, or something else that is no regular file
+        :raises OSError: the file cannot be created there
         """
         self.target = place_of(path, follow=follow)
         directory, self._target_name = os.path.split(self.target)
@@ -81,11 +81,11 @@ class Replacement:
         if stat.S_ISDIR(status.st_mode):
             raise IsADirectoryError(21, os.strerror(21), self.target)
         if not stat.S_ISREG(status.st_mode):
-            raise ValueError(f"only a regular file can be replaced atomically, and {self.target} is none")
+            raise ValueError(f"only a regular file can be replaced atomically, and {self.target} is no regular file")
         return status
 
     def _create(self, existing: os.stat_result | None) -> int:
-        # A private target's successor is never readable by others, not even while it is written.
+        # What replaces a private file is never readable by others, not even while it is written.
         mode = 0o666 if existing is None else 0o600
         while True:
             token = f".{secrets.token_hex(4)}{SUFFIX}"
@@ -97,7 +97,7 @@ class Replacement:
                 break
         if existing is not None:
             try:
-                with contextlib.suppress(OSError):  # only root may give files away
+                with contextlib.suppress(OSError):  # only root may change the owner
                     os.fchown(fd, existing.st_uid, existing.st_gid)
                 os.fchmod(fd, stat.S_IMODE(existing.st_mode))
             except BaseException:
@@ -107,10 +107,10 @@ class Replacement:
         return fd
 
     def rename(self, *, overwrite: bool = True) -> None:
-        """Take the target's place. The file has been synced and closed.
+        """Replace the target. The caller has synced and closed the new file.
 
         :param overwrite: False: only if there is no such file yet
-        :raises FileExistsError: there is one; it is as it was, and the new one gone
+        :raises FileExistsError: there is one; it is as it was, and the new file is gone
         :raises OSError: see :func:`put_in_place`; unless the rename was made, the new file is gone
         """
         try:
@@ -122,12 +122,12 @@ class Replacement:
             self._end()
 
     def drop(self) -> None:
-        """Leave nothing behind. Idempotent."""
+        """Delete the new file. Idempotent."""
         if not self.is_over:
             self._unlink()
             self._end()
 
-    # Bound here, since at the interpreter's end modules are emptied.
+    # The functions are bound as defaults, since modules are emptied when the interpreter ends.
 
     def _unlink(self, _unlink: Any = os.unlink) -> None:
         try:

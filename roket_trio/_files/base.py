@@ -1,4 +1,4 @@
-"""What both file streams have in common: one task at a time, what they wrap, and a close that waits for threads."""
+"""The common part of both file streams: what they wrap, one task at a time, and a close that waits for threads."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _DOING = {False: "reading from", True: "writing to"}
 
 
 class FileStream:
-    """A file that is closed once, after whoever uses it has let go."""
+    """A file that is closed once, when no task and no thread uses it any more."""
 
     def __init__(self, file: Any, *, writable: bool) -> None:
         if isinstance(file, int):
@@ -89,7 +89,7 @@ class FileStream:
     @property
     def extra_attributes(self) -> Mapping[Any, Callable[[], Any]]:
         """AnyIO's ``FileStreamAttribute``s: ``file``; ``path`` and ``fileno`` where it has them."""
-        from anyio.streams.file import FileStreamAttribute  # 3 ms that few need
+        from anyio.streams.file import FileStreamAttribute  # it takes 3 ms, and few programs need it
 
         attributes: dict[Any, Callable[[], Any]] = {FileStreamAttribute.file: self._file_is_handed_out}
         path = self._path
@@ -106,10 +106,10 @@ class FileStream:
     # --- the end -----------------------------------------------------------------------------------------------------
 
     def _wake(self) -> None:
-        """Bring back whoever waits for the file to become ready."""
+        """Wake the task that waits for the file to become ready."""
 
-    def _let_go(self) -> None:
-        """Close what the stream has opened beside the file. In the event loop, and never blocks."""
+    def _release(self) -> None:
+        """Close what the stream has opened beside the file. Called in the event loop; never blocks."""
 
     def _end_worker(self) -> None:
         if self._worker is not None:
@@ -119,9 +119,9 @@ class FileStream:
         return self._opened is None or self._opened.kind is not FileKind.STREAM
 
     async def _end(self, loop: Loop, finish: Callable[[], None]) -> None:
-        """Close once, by ``finish`` (in a worker thread where it may block); a second closer waits for the first.
+        """Close once, by ``finish`` (in a worker thread where it may block). A second call waits for the first.
 
-        The descriptor is gone when it returns or raises, whatever comes.
+        The descriptor is closed when this returns or raises.
         """
         if self._released is not None:
             await loop.shielded(self._released.wait)
@@ -134,7 +134,7 @@ class FileStream:
                 if self._interrupt is not None:
                     self._interrupt()
                 await loop.shielded(self._guard.wait_release)
-            self._let_go()
+            self._release()
             self._end_worker()
             self._is_released = True
             with anyio.CancelScope(shield=True):
@@ -164,7 +164,7 @@ class FileStream:
             return
         try:
             self._wake()
-            self._let_go()
+            self._release()
             self._end_worker()
         except Exception:  # the interpreter ends and has emptied modules
             if not _is_finalizing():
@@ -178,8 +178,8 @@ class FileStream:
                 _warn(what, ResourceWarning, source=self)
 
     def _collected(self) -> None:
-        """Nobody closed it, and it is ours."""
-        self._close_file()  # Python shows what a collector raises
+        """Close a file that the stream has opened itself and that nobody has closed."""
+        self._close_file()  # Python prints what this raises in a finalizer
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {'closed' if self._is_closed() else 'open'} {self._name}>"

@@ -1,8 +1,8 @@
-"""What callers call a file, as a descriptor that bytes may be moved from or to without going through the object.
+"""The descriptor of what a caller gives for a file, so that bytes can be moved without going through the object.
 
-Only objects whose bytes *are* the descriptor's bytes qualify: a descriptor, :class:`io.FileIO`, the buffered classes
-straight over one, and wrappers that are known to add nothing. A ``GzipFile`` has a ``fileno()`` too, but its bytes are
-others; trusting ``fileno()`` would send the compressed file.
+Only an object whose bytes *are* the descriptor's bytes has one here: a descriptor, :class:`io.FileIO`, the buffered
+classes directly over one, and wrappers that are known to add nothing. A ``GzipFile`` has a ``fileno()`` too, but other
+bytes: to trust ``fileno()`` would send the compressed file.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ class OpaqueFileError(TypeError):
 @final
 @dataclass(slots=True)
 class OpenFile:
-    """An open file: its descriptor, what kind it is, and where its owner stands in it."""
+    """An open file: its descriptor, its kind, and the object that owns it."""
 
     fd: int
     name: str
     """For messages: the path, or ``descriptor 7``."""
     kind: FileKind
     size: int
-    """By ``fstat`` when it was opened here; 0 for what has no size."""
+    """The size by ``fstat`` when this object was made; 0 for what has no size."""
     append: bool
     """Whether the descriptor has O_APPEND, so that writes ignore their offset."""
     owner: Any
@@ -51,34 +51,35 @@ class OpenFile:
     """Whether the descriptor has O_NONBLOCK."""
 
     def position(self) -> int:
-        """Where the owner's next read or write begins (a buffered object's own idea, not its descriptor's)."""
+        """Where the owner's next read or write begins. A buffered object's descriptor may stand elsewhere."""
         if isinstance(self.owner, int):
             return os.lseek(self.fd, 0, os.SEEK_CUR)
         position: int = self.owner.tell()
         return position
 
     def seek(self, position: int) -> None:
-        """Put the owner's position there."""
+        """Set the owner's position."""
         if isinstance(self.owner, int):
             os.lseek(self.fd, position, os.SEEK_SET)
         else:
             self.owner.seek(position)
 
     def ends_at(self, position: int) -> bool:
-        """Whether the file ends there, a read having found nothing, although ``fstat`` says that it goes on.
+        """Whether the file really ends at ``position``, where a read found nothing, although ``fstat`` says that it is
+        longer.
 
-        sysfs says 4096 of each of its files, and that they occupy no block. One that has become shorter says so, or
-        (where attributes are cached: NFS) still occupies blocks.
+        sysfs reports a size of 4096 for each of its files, and no blocks. A file that has become shorter reports its
+        new size, or (where attributes are cached: NFS) still has blocks.
         """
         status = os.fstat(self.fd)
         is_made_up = status.st_size > position and not getattr(status, "st_blocks", 1)
         return is_made_up and not os.pread(self.fd, 1, position)
 
     def settle(self) -> int:
-        """Make the owner and its descriptor agree on where they stand, and return the place.
+        """Make the owner and its descriptor agree on the position, and return it. For regular files.
 
-        Writes what the owner buffers and drops what it has read ahead, so that whoever goes on, the owner or someone
-        with the descriptor, goes on at the same byte. For regular files.
+        Writes what the owner buffers and drops what it has read ahead, so that the next read or write, by the owner or
+        by the descriptor, is at the same byte.
         """
         owner = self.owner
         if type(owner) in _BUFFERED:
@@ -87,13 +88,13 @@ class OpenFile:
                 # A seek that stays within what was read ahead would not move the descriptor; one from the end drops it.
                 owner.seek(0, os.SEEK_END)
                 owner.seek(position)
-            except OSError:  # generated files have no end to seek from; what the owner read ahead it keeps
+            except OSError:  # generated files have no end to seek from; the owner keeps what it has read ahead
                 os.lseek(self.fd, position, os.SEEK_SET)
         return os.lseek(self.fd, 0, os.SEEK_CUR)
 
 
 def open_file(file: object, *, writable: bool) -> OpenFile:
-    """Find the descriptor behind ``file``, flush what its owner still buffers, and check that it can be used so.
+    """Find the descriptor of ``file``, flush what its owner still buffers, and check that it can be used like this.
 
     :param file: a descriptor, a binary file object, ``anyio.AsyncFile``, a ``trio.open_file`` wrapper
     :param writable: whether it is to be written; otherwise it is to be read
@@ -123,7 +124,7 @@ def open_file(file: object, *, writable: bool) -> OpenFile:
     if access == (os.O_RDONLY if writable else os.O_WRONLY):
         raise ValueError(f"{name} is open for {_ACCESS_NAMES[access]} only")
     if not isinstance(owner, int) and owner.writable():
-        owner.flush()  # so that what the object still holds lies where the descriptor can see it
+        owner.flush()  # the descriptor does not see what the object still buffers
         status = os.fstat(fd)
     return OpenFile(
         fd,
@@ -150,7 +151,7 @@ def unwrap(file: object) -> Any:
         if file < 0:
             raise ValueError(f"a descriptor cannot be negative: {file}")
         return file
-    # anyio.AsyncFile and trio's AsyncIOWrapper hand out the plain object as `wrapped`; a NamedTemporaryFile as `file`.
+    # The plain object is `wrapped` in anyio.AsyncFile and Trio's AsyncIOWrapper, and `file` in a NamedTemporaryFile.
     for attribute in ("wrapped", "file"):
         inner = getattr(file, attribute, None)
         if isinstance(inner, io.IOBase) and not isinstance(file, io.IOBase):
@@ -166,5 +167,5 @@ def _is_transparent(owner: object) -> bool:
 
 
 def _path(owner: Any) -> str | None:
-    name = getattr(owner, "name", None)  # of what was opened by descriptor it is that
+    name = getattr(owner, "name", None)  # a number for what was opened by descriptor
     return os.fsdecode(name) if isinstance(name, str | bytes | os.PathLike) else None

@@ -1,4 +1,7 @@
-"""Objects that read and write but whose bytes are not their descriptor's: in memory, compressed, spooled, home-made."""
+"""Reading file objects through their own methods: those without a descriptor, or with other bytes than it has.
+
+For example in memory, compressed, spooled, or of a class of the program's own.
+"""
 
 from __future__ import annotations
 
@@ -11,13 +14,13 @@ from .._errors import ClosedResourceError
 from .sources import AT_ONCE, Source
 from .worker import Worker
 
-# A non-blocking object that has nothing now cannot say when it will have more; it is asked again this often (seconds).
+# A non-blocking object that has nothing now cannot say when it will have more. It is asked again this often (seconds).
 ASK_AGAIN = 0.01
 
 
 @final
 class ObjectSource(Source):
-    """Reads through the object's own methods: in a worker thread, except from memory."""
+    """Reads through an object's own methods, in a worker thread unless it is in memory."""
 
     __slots__ = ("_file", "_is_closed", "_is_memory", "_readinto")
 
@@ -28,7 +31,7 @@ class ObjectSource(Source):
         self._is_closed = False
         self._readinto = getattr(file, "readinto", None)
 
-    def read_now(self, max_bytes: int, turn: float) -> bytes | None:
+    def read_now(self, max_bytes: int, slice_end: float) -> bytes | None:
         if not self._is_memory or max_bytes > AT_ONCE:
             return None
         return _as_bytes(self._file.read(max_bytes))
@@ -80,7 +83,7 @@ class ObjectSource(Source):
 
 
 def check_object(file: Any, method: str) -> None:
-    """Refuse what cannot be read or written so.
+    """Refuse an object that cannot be read or written.
 
     :param method: "read" or "write"
     :raises TypeError: it has no such method

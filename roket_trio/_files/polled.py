@@ -1,10 +1,10 @@
-"""Pipes, FIFOs, terminals and what else makes its reader wait: polled, then read or written without blocking.
+"""Pipes, FIFOs, terminals and sockets as files: polled, then read or written without blocking.
 
-The description that a caller has opened is usually shared: with the shell, with a child, between standard input and
-output. So O_NONBLOCK is not set on it; the pipe or terminal is opened once more, through /proc/self/fd, and that
-private description is non-blocking. (``preadv2(RWF_NOWAIT)`` needs no flag, but FIFOs and terminals refuse it with
-EOPNOTSUPP, Linux 6.18.) Where that cannot be done (sockets, the master of a pty, which would open another pty) the flag
-is set on the caller's description until the stream is closed.
+The open file description that a caller has is usually shared: with the shell, with a child, between standard input and
+output. So O_NONBLOCK is not set on it. The pipe or terminal is opened again, through /proc/self/fd, and that private
+description is non-blocking. (``preadv2(RWF_NOWAIT)`` needs no flag, but FIFOs and terminals refuse it with EOPNOTSUPP,
+Linux 6.18.) What cannot be opened again (sockets, and the master of a pty, which would open another pty) has the flag
+set on the caller's description until the stream is closed.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ _AT_ONCE = 256 << 10
 
 
 @final
-class Channel:
-    """A non-blocking descriptor for one direction of a pipe or its like, and the wait for it."""
+class PolledDescriptor:
+    """A non-blocking descriptor for reading or writing a pipe, a FIFO, a terminal or a socket, and the wait for it."""
 
     __slots__ = ("_file", "_is_blocking_again", "_poll", "_readiness", "_watched", "fd", "is_closed")
 
@@ -49,23 +49,23 @@ class Channel:
         self._poll.register(self.fd, select.POLLOUT if writable else select.POLLIN)
 
     def is_ready(self) -> bool:
-        """Whether a read or write has an answer.
+        """Whether a read or write would not wait.
 
-        Asked before each read: a FIFO that no writer has opened yet reads as at its end, but polls as not ready.
+        Call it before each read: a FIFO that no writer has opened yet reads as at its end, but polls as not ready.
         """
         return bool(self._poll.poll(0))
 
     async def wait(self, loop: Loop, *, writable: bool) -> None:
-        """Wait until it may be ready.
+        """Wait until the file may be ready.
 
-        :raises ClosedResourceError: it was closed meanwhile
+        :raises ClosedResourceError: the stream was closed meanwhile
         """
         if self.is_closed:
             raise ClosedResourceError
         if self._readiness is None:
             try:
                 self._readiness = loop.readiness(self.fd)
-            except FileExistsError:  # the loop watches this number already, for the other direction
+            except FileExistsError:  # the loop's epoll has this number already, for the other direction
                 self._watched = os.dup(self.fd)
                 self._readiness = loop.readiness(self._watched)
         if writable:
@@ -103,7 +103,7 @@ def _open_again(fd: int, access: int) -> int:
     try:
         return os.open(f"/proc/self/fd/{fd}", access | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
     except OSError:
-        return -1  # no /proc; not ours to open; a pipe whose readers are gone
+        return -1  # no /proc; no permission; a pipe whose readers are gone
 
 
 def _is_terminal_proper(status: os.stat_result) -> bool:
@@ -111,11 +111,11 @@ def _is_terminal_proper(status: os.stat_result) -> bool:
 
 
 def _count_buffered(file: OpenFile) -> int:
-    """How much a buffered reader has already taken out of the pipe. It stays the reader's until it is asked for."""
+    """How many bytes a buffered reader has already read from the pipe. They are read from it first."""
     reader = file.owner
     if not isinstance(reader, io.BufferedReader):
         return 0
-    # Only a peek tells, and it must not wait when there is nothing: for these microseconds the flag is set after all.
+    # Only peek() tells, and it must not wait when there is nothing, so the flag is set for these microseconds.
     if not file.nonblocking:
         os.set_blocking(file.fd, False)
     try:
@@ -127,32 +127,32 @@ def _count_buffered(file: OpenFile) -> int:
 
 @final
 class PolledSource(Source):
-    """Reads from a :class:`Channel`. A wait that is cancelled has taken nothing."""
+    """Reads from a :class:`PolledDescriptor`. A wait that is cancelled has read nothing."""
 
-    __slots__ = ("_buffered", "_channel", "_file")
+    __slots__ = ("_buffered", "_descriptor", "_file")
 
     def __init__(self, file: OpenFile) -> None:
         super().__init__()
         self._file = file
         self._buffered = _count_buffered(file)
-        self._channel = Channel(file, writable=False)
+        self._descriptor = PolledDescriptor(file, writable=False)
 
-    def read_now(self, max_bytes: int, turn: float) -> bytes | None:
+    def read_now(self, max_bytes: int, slice_end: float) -> bytes | None:
         if self._buffered:
             data: bytes = self._file.owner.read(min(max_bytes, self._buffered))
             self._buffered -= len(data)
             return data
-        channel = self._channel
-        if not channel.is_ready():
+        descriptor = self._descriptor
+        if not descriptor.is_ready():
             return None
         try:
-            return os.read(channel.fd, min(max_bytes, _AT_ONCE))
+            return os.read(descriptor.fd, min(max_bytes, _AT_ONCE))
         except BlockingIOError:  # another reader was faster
             return None
 
     async def read(self, max_bytes: int, worker: Worker) -> bytes:
         while True:
-            await self._channel.wait(worker.loop, writable=False)
+            await self._descriptor.wait(worker.loop, writable=False)
             data = self.read_now(max_bytes, 0.0)
             if data is not None:
                 return data
@@ -162,17 +162,17 @@ class PolledSource(Source):
             count: int = self._file.owner.readinto(buffer[: self._buffered])
             self._buffered -= count
             return count
-        channel = self._channel
-        if not channel.is_ready():
+        descriptor = self._descriptor
+        if not descriptor.is_ready():
             return None
         try:
-            return os.readv(channel.fd, (buffer[:_AT_ONCE],))
+            return os.readv(descriptor.fd, (buffer[:_AT_ONCE],))
         except BlockingIOError:
             return None
 
     async def readinto(self, buffer: memoryview, worker: Worker) -> int:
         while True:
-            await self._channel.wait(worker.loop, writable=False)
+            await self._descriptor.wait(worker.loop, writable=False)
             count = self.readinto_now(buffer)
             if count is not None:
                 return count
@@ -184,7 +184,7 @@ class PolledSource(Source):
         return os.lseek(self._file.fd, position, whence)
 
     def wake(self) -> None:
-        self._channel.wake()
+        self._descriptor.wake()
 
     def release(self) -> None:
-        self._channel.release()
+        self._descriptor.release()

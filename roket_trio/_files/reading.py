@@ -1,4 +1,4 @@
-"""``FileReadStream``: the two faces of reading a file."""
+"""``FileReadStream``: reading a file, by AnyIO's methods and Trio's."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from .objects import ObjectSource, check_object
 from .polled import PolledSource
 from .protocols import BinaryReader, WrappedReader
 from .sources import PagedSource, RegularSource, Source
-from .uncached import AheadSource, BlockingSource, GeneratedSource
+from .uncached import BlockingSource, GeneratedSource, ReadAheadSource
 
 DEFAULT_MAX_BYTES = 65536
 
@@ -30,16 +30,16 @@ DEFAULT_MAX_BYTES = 65536
 @public
 @final
 class FileReadStatistics(NamedTuple):
-    """What a :class:`FileReadStream` has done so far."""
+    """The counters of a :class:`FileReadStream`."""
 
     received_bytes: int
-    """The bytes that were given to the caller."""
+    """The bytes that were returned to the caller."""
     cached_reads: int
     """Reads that the page cache answered, without a worker thread."""
     thread_hops: int
     """Calls of a worker thread; each may have served several reads."""
     fallbacks: int
-    """Those among them that were needed only because the file's system cannot tell what is cached."""
+    """How many of those calls were needed only because the file system cannot say what is cached."""
 
 
 @public
@@ -51,8 +51,8 @@ class FileReadStream(FileStream, anyio.abc.ByteReceiveStream, trio.abc.ReceiveSt
     waits for a disk. Pipes, FIFOs and terminals are waited for without a thread; objects whose bytes are not their
     descriptor's (``GzipFile``, ``BytesIO``...) are read through their own methods. One task at a time may read.
 
-    The position is the file's own: what has wrapped an open file object finds that where the stream stands, and may
-    move it between two reads. A pipe is not to be read through the object meanwhile.
+    The position is the file's own. A program that has wrapped a file object finds the object where the stream stands,
+    and may move it between two reads. It must not read a pipe through the object meanwhile.
     """
 
     def __init__(self, file: BinaryReader | WrappedReader) -> None:
@@ -78,7 +78,7 @@ class FileReadStream(FileStream, anyio.abc.ByteReceiveStream, trio.abc.ReceiveSt
 
         A FIFO is opened without waiting for its writer; reading waits.
 
-        :raises OSError: as :func:`open`: it does not exist, is a directory, ...
+        :raises OSError: the file does not exist, is a directory...: whatever :func:`open` raises
         """
         place = opened_at()
         loop = current_loop()
@@ -90,7 +90,7 @@ class FileReadStream(FileStream, anyio.abc.ByteReceiveStream, trio.abc.ReceiveSt
         return stream
 
     async def receive(self, max_bytes: int = DEFAULT_MAX_BYTES) -> bytes:
-        """Read from where the stream stands.
+        """Read from the stream's position.
 
         :param max_bytes: the most to return
         :returns: at least one byte
@@ -128,12 +128,13 @@ class FileReadStream(FileStream, anyio.abc.ByteReceiveStream, trio.abc.ReceiveSt
         return data
 
     async def receive_into(self, buffer: bytearray | memoryview) -> int:
-        """Read into the caller's buffer, from where the stream stands.
+        """Read into the caller's buffer, from the stream's position.
 
         :param buffer: a writable, contiguous buffer of at least one byte
-        :returns: the number of bytes, at least 1; fewer than fit also before the end of the file
+        :returns: the number of bytes, at least 1; it may be fewer than fit even before the end of the file
 
-        Otherwise as :meth:`receive`. Once a call has failed or was cancelled, what the buffer holds is undefined.
+        It raises the errors of :meth:`receive`, and is cancelled like it. When it has failed or was cancelled, the
+        content of the buffer is undefined.
         """
         with memoryview(buffer) as view:
             if view.format == "B" and view.ndim == 1 and view.contiguous:
@@ -171,7 +172,7 @@ class FileReadStream(FileStream, anyio.abc.ByteReceiveStream, trio.abc.ReceiveSt
         return count
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
-        """Trio's :meth:`receive`: ``b""`` at the end, as often as it is asked; a full checkpoint each time."""
+        """Read as Trio's streams do: ``b""`` at the end, on every call; each call is a full checkpoint."""
         max_bytes = DEFAULT_MAX_BYTES if max_bytes is None else _positive(max_bytes)
         loop = self._loop or self._running_loop()
         loop.yield_at = 0.0  # a schedule point is due: the next step makes a full checkpoint
@@ -191,7 +192,7 @@ class FileReadStream(FileStream, anyio.abc.ByteReceiveStream, trio.abc.ReceiveSt
             raise StopAsyncIteration from None
 
     async def seek(self, position: int, whence: int = io.SEEK_SET) -> int:
-        """Go elsewhere in the file.
+        """Change the position.
 
         :param position: in bytes, relative to what ``whence`` says (as :meth:`io.IOBase.seek`)
         :returns: the new absolute position
@@ -208,7 +209,7 @@ class FileReadStream(FileStream, anyio.abc.ByteReceiveStream, trio.abc.ReceiveSt
             self._guard.release()
 
     async def tell(self) -> int:
-        """Where the next byte is read, from the start of the file.
+        """The position of the next byte, from the start of the file.
 
         :raises OSError: the file cannot seek
         :raises ClosedResourceError, BusyResourceError: as :meth:`receive`
@@ -229,9 +230,9 @@ class FileReadStream(FileStream, anyio.abc.ByteReceiveStream, trio.abc.ReceiveSt
         return loop
 
     async def aclose(self) -> None:
-        """Close the file, also the one that was wrapped. Idempotent.
+        """Close the file, even if it was opened by the caller and wrapped. Idempotent.
 
-        Wakes a reader that waits for a pipe (:class:`ClosedResourceError`); a worker thread that reads is waited for.
+        A task that waits for a pipe gets :class:`ClosedResourceError`. A worker thread that reads is waited for.
 
         :raises BrokenResourceError: closing failed; the descriptor is gone nevertheless
 
@@ -242,7 +243,7 @@ class FileReadStream(FileStream, anyio.abc.ByteReceiveStream, trio.abc.ReceiveSt
         await loop.checkpoint()
 
     def statistics(self) -> FileReadStatistics:
-        """What the stream has done so far."""
+        """The stream's counters."""
         counts = self._source.counts
         return FileReadStatistics(counts.received_bytes, counts.cached_reads, counts.thread_hops, counts.fallbacks)
 
@@ -259,14 +260,14 @@ class FileReadStream(FileStream, anyio.abc.ByteReceiveStream, trio.abc.ReceiveSt
         if hasattr(self, "_source"):
             self._source.wake()
 
-    def _let_go(self) -> None:
+    def _release(self) -> None:
         if hasattr(self, "_source"):
             self._source.release()
 
     def _close_may_block(self) -> bool:
-        # Closing what was only read waits for nobody on a local file system (2 µs, 160 by way of a thread), unless it
-        # frees the blocks of a file that has no name any more. NFS and FUSE, which ask a server, cannot tell what is
-        # cached, so they have another source.
+        # Closing what was only read does not wait on a local file system (2 µs; 160 in a thread), unless it frees the
+        # blocks of a file that has no name any more. NFS and FUSE, which ask a server, cannot say what is cached, so
+        # they have another source.
         if not isinstance(self._source, PagedSource) or self._file.writable():
             return super()._close_may_block()
         try:
@@ -276,15 +277,15 @@ class FileReadStream(FileStream, anyio.abc.ByteReceiveStream, trio.abc.ReceiveSt
 
 
 def source_for(file: OpenFile, offset: int | None = None) -> Source:
-    """The way to read ``file`` from where its owner stands, moving that; or from ``offset``, leaving it alone.
+    """Choose how to read ``file``: from its owner's position, which moves along, or from ``offset``, leaving it alone.
 
-    ``offset`` is for regular files; the others have no place to leave.
+    ``offset`` is for regular files; the others have no position.
     """
     if file.kind is FileKind.REGULAR:
         if not file.direct and page_cache.can_tell(file.fd):
             return PagedSource(file, offset)
-        # Pages of O_DIRECT files are not cached; a file of size 0 is generated, or will only have content later.
-        return AheadSource(file, offset) if file.direct or file.size else GeneratedSource(file, offset)
+        # Pages of O_DIRECT files are not cached. A file of size 0 is generated, or will have content only later.
+        return ReadAheadSource(file, offset) if file.direct or file.size else GeneratedSource(file, offset)
     return PolledSource(file) if file.kind is FileKind.STREAM else BlockingSource(file)
 
 

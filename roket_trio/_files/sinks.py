@@ -1,7 +1,7 @@
-"""Where the bytes of a file go: one class for each way to write without ever blocking the event loop.
+"""Sinks: one class for each way to write a file without ever blocking the event loop.
 
 A write into the page cache waits when there are too many dirty pages (``balance_dirty_pages``), so a worker thread does
-it. (``pwritev2(RWF_NOWAIT)`` would tell beforehand on XFS and Btrfs; ext4 and tmpfs refuse it with EOPNOTSUPP, Linux
+it. (``pwritev2(RWF_NOWAIT)`` would say so beforehand on XFS and Btrfs; ext4 and tmpfs refuse it with EOPNOTSUPP, Linux
 6.18.)
 """
 
@@ -19,16 +19,16 @@ from .._errors import ClosedResourceError
 from .._loops import Loop
 from .descriptor import OpenFile
 from .objects import ASK_AGAIN
-from .polled import Channel
+from .polled import PolledDescriptor
 from .worker import Worker
 
-# The most that goes into a pipe between two looks at the clock.
+# The most that is written to a pipe before the task looks whether other tasks are to run.
 _PIPE_SLICE = 256 << 10
 
 
 @final
 class WriteCounts:
-    """What a sink has done so far."""
+    """The counters of a sink."""
 
     __slots__ = ("sent_bytes", "short_writes", "thread_hops")
 
@@ -39,47 +39,47 @@ class WriteCounts:
 
 
 class Sink(ABC):
-    """Takes bytes, from one task at a time. ``OSError`` is raised as it comes; :attr:`progress` says how far it was."""
+    """Writes bytes, for one task at a time. It raises plain ``OSError``; :attr:`progress` says how much was written."""
 
     __slots__ = ("counts", "progress")
 
     def __init__(self) -> None:
         self.counts = WriteCounts()
         self.progress = 0
-        """How much of the last item was taken."""
+        """How many bytes of the last item were written."""
 
     @abstractmethod
     async def write(self, item: memoryview, worker: Worker) -> None:
-        """Take the whole item."""
+        """Write the whole item."""
 
     async def wait_ready(self, worker: Worker) -> None:
         """Wait until a write might not wait."""
         await worker.loop.checkpoint()
 
-    def took(self, count: int, of: int) -> None:
-        """The file has taken ``count`` bytes of the ``of`` that it was given."""
+    def count_written(self, count: int, of: int) -> None:
+        """Count a write that took ``count`` of ``of`` bytes."""
         if count < of:
             self.counts.short_writes += 1
         self.progress += count
         self.counts.sent_bytes += count
 
-    def wake(self) -> None:  # noqa: B027 - most have nobody to wake
-        """The stream is being closed: whoever waits must come back with :class:`ClosedResourceError`."""
+    def wake(self) -> None:  # noqa: B027 - most never wait
+        """The stream is being closed: a waiting :meth:`write` must raise :class:`ClosedResourceError`."""
 
-    def release(self) -> None:  # noqa: B027 - most have nothing of their own
-        """Close what the sink has opened for itself. Nobody uses it any more. Idempotent."""
+    def release(self) -> None:  # noqa: B027 - most open nothing
+        """Close what the sink has opened itself. Called when no task uses it any more. Idempotent."""
 
 
 @final
 class ThreadSink(Sink):
-    """A regular file or a device: written where its descriptor stands (or at its end, O_APPEND), in a worker thread."""
+    """Writes a regular file or a device in a worker thread, at its descriptor's position (or its end, O_APPEND)."""
 
     __slots__ = ("_fd", "_flush")
 
     def __init__(self, file: OpenFile) -> None:
         super().__init__()
         self._fd = file.fd
-        # What the owner has written meanwhile lies before what is sent now.
+        # What the owner has written meanwhile comes before what is written here.
         self._flush = None if isinstance(file.owner, int | io.FileIO) else file.owner.flush
 
     async def write(self, item: memoryview, worker: Worker) -> None:
@@ -93,66 +93,66 @@ class ThreadSink(Sink):
         while self.progress < total:
             rest = item[self.progress :] if self.progress else item
             count = os.write(self._fd, rest)
-            if not count:  # write(2) does not say that it may; to ask again could go on for ever
+            if not count:  # write(2) does not say that this can happen; trying again might never end
                 raise OSError(errno.EIO, "the file takes no more bytes")
-            self.took(count, rest.nbytes)
+            self.count_written(count, rest.nbytes)
 
 
 @final
 class PolledSink(Sink):
-    """A pipe or its like, written without blocking."""
+    """Writes a pipe, a FIFO, a terminal or a socket without blocking."""
 
-    __slots__ = ("_channel", "_flush")
+    __slots__ = ("_descriptor", "_flush")
 
     def __init__(self, file: OpenFile) -> None:
         super().__init__()
-        self._channel = Channel(file, writable=True)
+        self._descriptor = PolledDescriptor(file, writable=True)
 
     async def write(self, item: memoryview, worker: Worker) -> None:
-        channel = self._channel
+        descriptor = self._descriptor
         while self.progress < item.nbytes:
             rest = item[self.progress : self.progress + _PIPE_SLICE]
             try:
-                self.took(os.write(channel.fd, rest), rest.nbytes)
+                self.count_written(os.write(descriptor.fd, rest), rest.nbytes)
             except BlockingIOError:
-                await channel.wait(worker.loop, writable=True)
+                await descriptor.wait(worker.loop, writable=True)
                 continue
             if self.progress < item.nbytes and worker.loop.yield_is_due():
                 await worker.loop.checkpoint()
-                if channel.is_closed:
+                if descriptor.is_closed:
                     raise ClosedResourceError
 
     def write_now(self, item: memoryview) -> int:
-        """Write what there is room for.
+        """Write as much as fits.
 
-        :raises BlockingIOError: there is none; :meth:`wait_writable`
+        :raises BlockingIOError: nothing fits; :meth:`wait_writable`
         """
-        return os.write(self._channel.fd, item[:_PIPE_SLICE])
+        return os.write(self._descriptor.fd, item[:_PIPE_SLICE])
 
     async def wait_writable(self, loop: Loop) -> None:
-        """Wait until there may be room."""
-        await self._channel.wait(loop, writable=True)
+        """Wait until something may fit."""
+        await self._descriptor.wait(loop, writable=True)
 
     async def wait_ready(self, worker: Worker) -> None:
-        while not self._channel.is_ready():
-            await self._channel.wait(worker.loop, writable=True)
+        while not self._descriptor.is_ready():
+            await self._descriptor.wait(worker.loop, writable=True)
 
     def wake(self) -> None:
-        self._channel.wake()
+        self._descriptor.wake()
 
     def release(self) -> None:
-        self._channel.release()
+        self._descriptor.release()
 
 
 @final
 class ObjectSink(Sink):
-    """Writes through the object's own method: in a worker thread, except into memory."""
+    """Writes through an object's own method, in a worker thread unless it is in memory."""
 
     __slots__ = ("_file", "_is_closed", "_is_memory")
 
     @staticmethod
     def is_exact(file: Any) -> bool:
-        """Whether a write of it that fails has taken nothing: one that buffers or compresses may have."""
+        """Whether a failed write has written nothing. An object that buffers or compresses cannot promise that."""
         return isinstance(file, io.RawIOBase | io.BytesIO)
 
     def __init__(self, file: Any) -> None:
@@ -163,7 +163,7 @@ class ObjectSink(Sink):
 
     async def write(self, item: memoryview, worker: Worker) -> None:
         if self._is_memory:
-            self.took(self._file.write(item), item.nbytes)
+            self.count_written(self._file.write(item), item.nbytes)
             return
         while self.progress < item.nbytes:
             rest = item[self.progress :]
@@ -174,8 +174,8 @@ class ObjectSink(Sink):
                 if self._is_closed:
                     raise ClosedResourceError
                 continue
-            # An object that is no file by the book may return nothing: then it has taken everything.
-            self.took(count if isinstance(count, int) else rest.nbytes, rest.nbytes)
+            # An object that does not follow io's interface may return None: it has taken everything.
+            self.count_written(count if isinstance(count, int) else rest.nbytes, rest.nbytes)
 
     def wake(self) -> None:
         self._is_closed = True

@@ -1,4 +1,4 @@
-"""Files of which nobody can tell what is cached: read in a worker thread, so that a hop serves many chunks."""
+"""Regular files and devices whose cached pages are not known. A worker thread reads them, many chunks at a time."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from .descriptor import OpenFile
 from .sources import AT_ONCE, FIRST_WINDOW, RegularSource, Source
 from .worker import Worker
 
-# Where the file system cannot tell, what was read ahead lies in memory: a transfer may use half a MiB.
+# What is read ahead is kept in memory here, of which a transfer may use half a MiB.
 _LAST_PRIVATE_WINDOW = 512 << 10
 _PIECE = 64 << 10
 
 
 @final
-class AheadSource(RegularSource):
-    """A regular file whose system cannot tell what is cached (tmpfs, NFS, overlays, O_DIRECT; no RWF_NOWAIT).
+class ReadAheadSource(RegularSource):
+    """A regular file whose file system cannot say what is cached (tmpfs, NFS, overlays, O_DIRECT; no RWF_NOWAIT).
 
-    A worker thread reads it, several chunks in a hop, each into the very object that will be given out. (Not tmpfs in
-    the event loop either: its pages may lie in swap.) 128 MiB on tmpfs in chunks of 64 KiB take 2.3-2.8 times the
-    blocking loop; AnyIO's hop a chunk takes 11-20 times.
+    A worker thread reads several chunks in a hop, each into the object that will be returned. (tmpfs is not read in the
+    event loop either: its pages may be in swap.) 128 MiB on tmpfs in chunks of 64 KiB take 2.3-2.8 times as long as the
+    blocking loop. With a hop for each chunk, as AnyIO reads, they take 11-20 times as long.
     """
 
     __slots__ = ("_chunks", "_next_window", "_taken")
@@ -33,12 +33,12 @@ class AheadSource(RegularSource):
         self._taken = 0  # of the first chunk
         self._next_window = FIRST_WINDOW
 
-    def moved_elsewhere(self) -> None:
+    def position_changed(self) -> None:
         self._chunks.clear()
         self._taken = 0
         self._next_window = 0
 
-    def read_now(self, max_bytes: int, turn: float) -> bytes | None:
+    def read_now(self, max_bytes: int, slice_end: float) -> bytes | None:
         if self.is_shared:
             self.settle()
         return self._take(max_bytes) if self._chunks else None
@@ -95,15 +95,15 @@ class AheadSource(RegularSource):
         return bool(chunks)
 
     def _read_ahead(self, max_bytes: int, window: int) -> list[bytes]:
-        """In a worker thread: chunks of ``max_bytes``, as many as fit into ``window``, but at least one."""
+        """In a worker thread: read chunks of ``max_bytes``, as many as fit into ``window``, but at least one."""
         chunks: list[bytes] = []
         position = self.position
-        size = self.clip(max_bytes) if not window else max(self.clip(max_bytes), _PIECE)
+        size = self.clipped(max_bytes) if not window else max(self.clipped(max_bytes), _PIECE)
         while not chunks or position - self.position + size <= window:
             try:
                 data = os.pread(self.file.fd, size, position)
             except OSError:
-                if chunks:  # nobody has asked for these bytes yet; who does will be told
+                if chunks:  # these bytes were not requested yet; reading them will raise it
                     break
                 raise
             if not data:
@@ -113,11 +113,11 @@ class AheadSource(RegularSource):
         return chunks
 
     def _read_direct(self, max_bytes: int, window: int) -> list[bytes]:
-        """In a worker thread: whole blocks into an aligned buffer (open(2), O_DIRECT), of which the bytes are cut."""
+        """In a worker thread: read whole blocks into an aligned buffer (open(2), O_DIRECT), and copy what is wanted."""
         fd = self.file.fd
         block = max(mmap.PAGESIZE, os.fstat(fd).st_blksize)
         before = self.position % block
-        wanted = before + max(self.clip(max_bytes), window)
+        wanted = before + max(self.clipped(max_bytes), window)
         with mmap.mmap(-1, -(-wanted // block) * block) as area, memoryview(area) as view:
             count = os.preadv(fd, (view,), self.position - before)
             return [bytes(view[before:count])] if count > before else []
@@ -125,15 +125,16 @@ class AheadSource(RegularSource):
 
 @final
 class GeneratedSource(RegularSource):
-    """A file of size 0 by ``fstat`` that may have content nevertheless (/proc): written anew as it is read.
+    """A file of size 0 by ``fstat`` that may have content nevertheless: the kernel generates it as it is read (/proc).
 
-    A worker thread reads until the chunk is full, since each read gives about a page. It reads straight on and never
-    seeks: the kernel makes everything up to there once more for that (28 s for the 10 MB of /proc/kallsyms, not 0.3).
+    A worker thread reads until the chunk is full, since each read gives about a page. It reads sequentially and never
+    seeks: for a seek the kernel generates everything up to there again (28 s instead of 0.3 s for the 10 MB of
+    /proc/kallsyms).
     """
 
     __slots__ = ()
 
-    def read_now(self, max_bytes: int, turn: float) -> bytes | None:
+    def read_now(self, max_bytes: int, slice_end: float) -> bytes | None:
         return None
 
     async def read(self, max_bytes: int, worker: Worker) -> bytes:
@@ -141,7 +142,7 @@ class GeneratedSource(RegularSource):
         return await worker.run(self._gather, max_bytes)
 
     def _gather(self, max_bytes: int) -> bytes:
-        """In a worker thread."""
+        """In a worker thread: read until ``max_bytes`` are there, or the file ends."""
         got = bytearray()
         max_bytes = min(max_bytes, AT_ONCE)
         while len(got) < max_bytes:
@@ -149,7 +150,7 @@ class GeneratedSource(RegularSource):
             try:
                 data = os.read(self.file.fd, wanted) if self.moves else os.pread(self.file.fd, wanted, self.position)
             except OSError:
-                if got:  # it will come again
+                if got:  # the next read will raise it
                     break
                 raise
             if not data:
@@ -172,7 +173,7 @@ class GeneratedSource(RegularSource):
 
 @final
 class BlockingSource(Source):
-    """A device that is always ready, or as good as (/dev/zero, a disk): read in a worker thread, where it stands."""
+    """A device that cannot be polled (/dev/zero, a disk): read in a worker thread, at its descriptor's position."""
 
     __slots__ = ("_file",)
 
@@ -180,7 +181,7 @@ class BlockingSource(Source):
         super().__init__()
         self._file = file
 
-    def read_now(self, max_bytes: int, turn: float) -> bytes | None:
+    def read_now(self, max_bytes: int, slice_end: float) -> bytes | None:
         return None
 
     async def read(self, max_bytes: int, worker: Worker) -> bytes:

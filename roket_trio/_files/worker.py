@@ -1,9 +1,10 @@
-"""A thread of the stream's own, for files that keep one busy.
+"""A worker thread for one file stream, once the stream keeps one busy.
 
 A hop to a worker thread of the loop and back takes 100 µs on Trio, 125 on asyncio, 92 on uvloop (AnyIO's own: 106, 80,
-55); to this one 37, 35 and 15, since it wakes the loop by an eventfd that is watched all the time. With it a write of 1
-MiB costs 1.23 times the blocking one, without 1.55. It begins at the third hop, so that a small file never starts a
-thread, and it ends with the stream. There are a few at most: a thousand streams share the loop's threads.
+55). A hop to this thread takes 37, 35 and 15, since it wakes the loop by an eventfd that stays registered. With it a
+write of 1 MiB takes 1.23 times as long as the blocking one, without it 1.55. The thread starts at the third hop, so
+that a small file never needs one, and ends with the stream. There are a few at most; the other streams use the loop's
+threads.
 """
 
 from __future__ import annotations
@@ -26,11 +27,12 @@ _free = threading.BoundedSemaphore(_AT_MOST)
 
 _BEGIN_AT_HOP = 3
 
-# The loop itself waits this long (seconds) for the thread before it turns to others: copying a MiB takes 0.25 ms, and
-# coming back through the loop another 0.1. It does so while no schedule point is due, so that a loop's turn stays one
-# of a millisecond however many files are busy; and not for a while after a call that took longer: that was a disk.
-_PATIENCE = 0.0005
-_IMPATIENT_FOR = 0.1
+# The loop itself waits this long (seconds) for the thread before it runs other tasks: copying a MiB takes 0.25 ms, and
+# coming back through the loop another 0.1. It does so only while no schedule point is due, so that the others still run
+# once a millisecond however many files are busy; and not for a while after a call that took longer, which waited for a
+# disk.
+_WAIT_IN_LOOP = 0.0005
+_NO_WAIT_FOR = 0.1
 
 
 @final
@@ -45,7 +47,7 @@ class Worker:
         self._own: _Thread | None = None
 
     async def run(self, function: Callable[..., T], *args: Any) -> T:
-        """Call ``function(*args)`` in a thread; otherwise as :meth:`~roket_trio._loops.Loop.run_in_thread`."""
+        """Call ``function(*args)`` in a thread, by the rules of :meth:`~roket_trio._loops.Loop.run_in_thread`."""
         if self._own is None:
             self._hops += 1
             if self._hops < _BEGIN_AT_HOP or not _AVAILABLE or not _free.acquire(blocking=False):
@@ -92,9 +94,9 @@ class _Thread:
         "_error",
         "_finished",
         "_go",
-        "_impatient_until",
         "_is_awaited",
         "_job",
+        "_no_wait_until",
         "_readiness",
         "_result",
         "_thread",
@@ -108,7 +110,7 @@ class _Thread:
         self._error: BaseException | None = None
         self._done = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._is_awaited = False
-        self._impatient_until = 0.0
+        self._no_wait_until = 0.0
         self._go, self._finished = threading.Lock(), threading.Lock()
         self._go.acquire()
         self._finished.acquire()
@@ -143,19 +145,19 @@ class _Thread:
 
     def _is_finished_soon(self) -> bool:
         now = monotonic()
-        if now < self._impatient_until or now >= self.loop.yield_at:
+        if now < self._no_wait_until or now >= self.loop.yield_at:
             return False
-        if self._finished.acquire(timeout=_PATIENCE):
+        if self._finished.acquire(timeout=_WAIT_IN_LOOP):
             return True
-        self._impatient_until = monotonic() + _IMPATIENT_FOR
+        self._no_wait_until = monotonic() + _NO_WAIT_FOR
         return False
 
     async def _wait(self) -> None:
-        # In this order here, and in the opposite one in the thread: one of the two sees the other.
+        # Set before the check, while the thread checks it after the release: so one of the two sees the other.
         self._is_awaited = True
         while not self._finished.acquire(blocking=False):
             try:
-                os.eventfd_read(self._done)  # it may tell of an earlier call
+                os.eventfd_read(self._done)  # it may be from an earlier call
             except BlockingIOError:
                 await self._readiness.wait_readable()
 
@@ -172,7 +174,7 @@ class _Thread:
                 self._result = function(*args)
             except BaseException as error:  # noqa: ASYNC103 - raised where it is awaited
                 self._error = error
-            del function, args  # the caller's buffer is the caller's again
+            del function, args  # release the caller's buffer
             self._finished.release()
             if self._is_awaited:
                 os.eventfd_write(self._done, 1)

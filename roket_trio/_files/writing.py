@@ -1,4 +1,4 @@
-"""``FileWriteStream``: the two faces of writing a file."""
+"""``FileWriteStream``: writing a file, by AnyIO's methods and Trio's."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ from .objects import check_object
 from .protocols import BinaryWriter, WrappedWriter
 from .sinks import ObjectSink, PolledSink, Sink, ThreadSink
 
-# Only a FIFO whose reader is not there yet: how often to try again (seconds), since nothing tells.
+# For a FIFO whose reader is not there yet: how often opening it is tried (seconds), since the kernel reports nothing.
 _TRY_AGAIN = 0.02
 
 
 @public
 @final
 class FileWriteStatistics(NamedTuple):
-    """What a :class:`FileWriteStream` has done so far."""
+    """The counters of a :class:`FileWriteStream`."""
 
     sent_bytes: int
     """The bytes that the file has taken."""
@@ -60,7 +60,7 @@ class FileWriteStream(FileStream, anyio.abc.ByteSendStream, trio.abc.SendStream)
         """
         super().__init__(file, writable=True)
         self._replacement: Replacement | None = None
-        # Why a further send would leave a hole in what the file gets, or in what would replace the target.
+        # Why a further send would leave a gap in the file.
         self._cut: str | None = None
         self._is_incomplete = False
         self._is_replaced = False
@@ -76,17 +76,17 @@ class FileWriteStream(FileStream, anyio.abc.ByteSendStream, trio.abc.SendStream)
     async def from_path(
         cls, path: str | os.PathLike[str], append: bool = False, *, atomic: bool = False
     ) -> FileWriteStream:
-        """Open a file for writing, creating it if it is not there.
+        """Open a file for writing, creating it if it does not exist.
 
-        :param append: go on at its end; otherwise it is emptied
-        :param atomic: write beside it, in the same directory (``.NAME.xxxxxxxx.roket-part``), and put that in its place
-            on a clean close, synced to the disk, with the mode that it had. After a send that failed or was cancelled,
-            an error that leaves ``async with``, a cancelled close, :meth:`discard`, or no close at all, nothing is left
-            behind and the file is as it was. After a crash of the process the new file may be left.
-        :raises ValueError: both at once; ``atomic`` for what is no regular file
-        :raises OSError: as :func:`open`
+        :param append: write at its end; otherwise it is emptied
+        :param atomic: write a new file in the same directory (``.NAME.xxxxxxxx.roket-part``), and replace the file by
+            that on a clean close, synced to the disk, with the mode that it had. After a send that failed or was
+            cancelled, an error that leaves ``async with``, a cancelled close, :meth:`discard`, or no close at all, the
+            new file is deleted and the old one is as it was. After a crash of the process the new file may remain.
+        :raises ValueError: both ``append`` and ``atomic``; ``atomic`` for what is no regular file
+        :raises OSError: whatever :func:`open` raises
 
-        A FIFO is waited for until it has a reader. Cancellation: nothing is left open, nor behind.
+        If it is a FIFO, this waits until it has a reader. Cancellation: no file is left open, and no new one remains.
         """
         if append and atomic:
             raise ValueError("a file cannot be appended to and replaced at once")
@@ -113,20 +113,20 @@ class FileWriteStream(FileStream, anyio.abc.ByteSendStream, trio.abc.SendStream)
         return stream
 
     async def send(self, item: bytes | bytearray | memoryview) -> None:
-        """Write all of ``item`` where the file stands, or at its end if it was opened for appending.
+        """Write all of ``item`` at the file's position, or at its end if it was opened for appending.
 
         :raises BrokenResourceError: writing failed; the message names the file, the errno and "N of M bytes". Or an
-            earlier send was cut.
+            earlier send was cut
         :raises ClosedResourceError: the stream is closed, or was closed while this waited for a pipe
         :raises BusyResourceError: another task is sending
 
         Cancellation: checked before anything is written; a worker thread that writes is waited for. Only a send that
-        waits for a pipe is cancelled in the middle; it cuts the stream: later sends fail.
+        waits for a pipe can be cancelled in the middle. That cuts the stream: later sends fail.
         """
         await self._send(item, at_once=False)
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
-        """Trio's :meth:`send`: a full checkpoint each time."""
+        """Write as Trio's streams do: each call is a full checkpoint. Otherwise the same as :meth:`send`."""
         await self._send(data, at_once=True)
 
     async def _send(self, item: bytes | bytearray | memoryview, *, at_once: bool) -> None:
@@ -158,14 +158,14 @@ class FileWriteStream(FileStream, anyio.abc.ByteSendStream, trio.abc.SendStream)
             self._guard.release()
 
     def _note(self, total: int) -> None:
-        """A send did not come to its end."""
+        """Note that a send of ``total`` bytes was not completed."""
         self._is_incomplete = True
         done = self._sink.progress
         if 0 < done < total and isinstance(self._sink, PolledSink):
             self._cut = f"an earlier send to {self._name} was cut after {done} of {total} bytes"
 
     async def wait_send_all_might_not_block(self) -> None:
-        """Trio's: wait until a send might not wait for a pipe. The one sender, as :meth:`send_all`."""
+        """Wait until :meth:`send_all` might not have to wait for a pipe. Only one task may send or wait for that."""
         loop = self._loop or self._running_loop()
         await loop.checkpoint()
         self._check_open()
@@ -178,13 +178,14 @@ class FileWriteStream(FileStream, anyio.abc.ByteSendStream, trio.abc.SendStream)
             self._guard.release()
 
     async def aclose(self) -> None:
-        """Flush and close the file, also the one that was wrapped; put it in its target's place if it is ``atomic``.
+        """Flush and close the file, even if it was opened by the caller and wrapped. If it is ``atomic``, replace its
+        target.
 
-        Wakes a sender that waits for a pipe (:class:`ClosedResourceError`); a worker thread that writes is waited for.
+        A task that waits for a pipe gets :class:`ClosedResourceError`. A worker thread that writes is waited for.
         Idempotent; a second call waits for the first.
 
-        :raises BrokenResourceError: flushing, syncing, closing or replacing failed; or there is nothing to replace the
-            target with, since a send had failed or was cancelled. The descriptor is gone nevertheless.
+        :raises BrokenResourceError: flushing, syncing, closing or replacing failed; or an ``atomic`` file is
+            incomplete, since a send had failed or was cancelled. The descriptor is gone nevertheless
 
         Cancellation: the descriptor is gone before ``Cancelled`` is raised; an ``atomic`` file that has not yet begun
         to replace its target is discarded.
@@ -200,7 +201,7 @@ class FileWriteStream(FileStream, anyio.abc.ByteSendStream, trio.abc.SendStream)
             await self._commit(loop)
 
     async def _commit(self, loop: Loop) -> None:
-        # A send that is under way in a thread comes to its end first: whether it succeeds decides.
+        # A send that is under way in a thread is completed first: whether it succeeds decides.
         self._is_closing = True
         try:
             await loop.checkpoint()
@@ -213,12 +214,12 @@ class FileWriteStream(FileStream, anyio.abc.ByteSendStream, trio.abc.SendStream)
             raise BrokenResourceError(f"{self._path} was not replaced: {why}")
 
     async def discard(self) -> None:
-        """Close an ``atomic`` file and drop it; its target stays as it was. Idempotent, and too late after a close.
+        """Close an ``atomic`` file and delete it; its target stays as it was. Idempotent. Too late after a close.
 
-        :raises RuntimeError: the stream is not ``atomic``: what was written is written
-        :raises BrokenResourceError: it could not be removed
+        :raises RuntimeError: the stream is not ``atomic``: what was sent is in the file already
+        :raises BrokenResourceError: the file could not be deleted
 
-        Cancellation: it is gone before ``Cancelled`` is raised.
+        Cancellation: the file is gone before ``Cancelled`` is raised.
         """
         if self._replacement is None:
             raise RuntimeError("only a stream that was opened with atomic=True can be discarded")
@@ -227,7 +228,7 @@ class FileWriteStream(FileStream, anyio.abc.ByteSendStream, trio.abc.SendStream)
         await loop.checkpoint()
 
     def _replace_target(self) -> None:
-        """In a worker thread."""
+        """In a worker thread: sync and close the file, and rename it; or discard it if it is incomplete."""
         assert self._replacement is not None
         if self._is_incomplete:
             self._discard()
@@ -242,11 +243,11 @@ class FileWriteStream(FileStream, anyio.abc.ByteSendStream, trio.abc.SendStream)
         self._is_replaced = True
 
     def _discard(self) -> None:
-        """In a worker thread, or at the end of everything."""
+        """In a worker thread, or in a finalizer: close the file and delete it."""
         assert self._replacement is not None
-        try:  # not contextlib's: at the interpreter's end modules are emptied
+        try:  # without contextlib, since modules are emptied when the interpreter ends
             self._file.close()
-        except OSError:  # what could not be written is not wanted any more
+        except OSError:  # the file is deleted in any case
             pass
         self._replacement.drop()
 
@@ -259,7 +260,7 @@ class FileWriteStream(FileStream, anyio.abc.ByteSendStream, trio.abc.SendStream)
             await self.aclose()
 
     def statistics(self) -> FileWriteStatistics:
-        """What the stream has done so far."""
+        """The stream's counters."""
         counts = self._sink.counts
         return FileWriteStatistics(counts.sent_bytes, counts.thread_hops, counts.short_writes)
 
@@ -267,7 +268,7 @@ class FileWriteStream(FileStream, anyio.abc.ByteSendStream, trio.abc.SendStream)
         if hasattr(self, "_sink"):
             self._sink.wake()
 
-    def _let_go(self) -> None:
+    def _release(self) -> None:
         if hasattr(self, "_sink"):
             self._sink.release()
 
@@ -279,7 +280,7 @@ class FileWriteStream(FileStream, anyio.abc.ByteSendStream, trio.abc.SendStream)
 
 
 def sink_for(file: OpenFile) -> Sink:
-    """The way to write ``file`` where it stands, or at its end."""
+    """Choose how to write ``file``: at its position, or at its end if it was opened for appending."""
     if file.kind is FileKind.STREAM:
         return PolledSink(file)
     if file.kind is FileKind.REGULAR and not file.append:
