@@ -312,7 +312,7 @@ def test_a_program_is_fed_and_listened_to() -> None:
     with RunningProgram([sys.executable, "-c", code], {"ROKET_CASE": "x"}) as program:
         program.feed(payload(3_000_000))
         program.close_input()
-        program.wait_said_all(20)
+        program.wait_output_read(20)
         assert program.check.good_bytes == 3_000_000
         assert program.output_head == payload(1 << 16)
         assert program.errors == "so it is\n"

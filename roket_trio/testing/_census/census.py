@@ -23,7 +23,7 @@ from typing import Final, final
 from ..._kernel import procfs
 from ..._kernel.tcp import TCPState
 from ..._origin import public
-from .observers import NotObservedError, Observation
+from .observers import NotObservedError, SocketTables
 from .records import Holder, Linger, Observer, SocketRecord
 
 _FIRST_LOOK_AGAIN: Final = 0.002  # seconds; doubled up to the next
@@ -157,7 +157,7 @@ def take_census(pid: int | None = None, *, with_children: bool = False) -> Censu
     if not procfs.AVAILABLE:
         raise NotObservedError("there is no /proc")
     try:
-        seen = Observation(root)
+        seen = SocketTables(root)
         sockets = seen.held(root)
     except NotObservedError as error:
         if not procfs.is_alive(root):
@@ -192,7 +192,7 @@ def close_wait_sockets(pid: int | None = None) -> tuple[SocketRecord, ...]:
     :raises ProcessLookupError, NotObservedError: as :func:`take_census`
     """
     pid = os.getpid() if pid is None else pid
-    seen = Observation(pid, {TCPState.CLOSE_WAIT, TCPState.LISTEN}, with_unix=False)
+    seen = SocketTables(pid, {TCPState.CLOSE_WAIT, TCPState.LISTEN}, with_unix=False)
     if all(row.state != TCPState.CLOSE_WAIT for row in seen.tcp):
         return ()
     return tuple(record for record in seen.held(pid, listed_only=True) if record.state is TCPState.CLOSE_WAIT)

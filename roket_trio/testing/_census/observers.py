@@ -30,7 +30,7 @@ class NotObservedError(RuntimeError):
 
 
 @final
-class Observation:
+class SocketTables:
     """The kernel's tables of one network namespace, read once, and who read them."""
 
     def __init__(self, pid: int, states: Iterable[int] = _HELD, *, with_unix: bool = True) -> None:

@@ -1,8 +1,8 @@
-"""The close suite: what peers do to a program, what they expect, and why. A table; more than 300 lines for that.
+"""The cases of the close suite: what peers do to a program, what they expect of it, and why. It is one long table.
 
-A case has an address, ``close/GROUP.NUMBER``, that never changes its meaning. MUST: without it data is lost or sockets
-leak. SHOULD: a good program does it. INFO: worth knowing. Its script is the peer's part, on each connection of a round;
-rounds follow one another against the same process.
+A case has an address, ``close/GROUP.NUMBER``, that never changes its meaning. Its level is MUST where data is lost or
+sockets leak without it, SHOULD where a good program does it, and INFO where it is worth knowing. A case has rounds,
+which follow one another against the same process. In a round each connection gets the same script for the peer.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from ..._origin import public
 from .._peers.payload import payload
 from .._peers.wire import Wire
 from .._results.case_result import Level, Role
-from .context import Stage
+from .context import CaseContext
 from .judging import CaseExpectation
 from .programs import Speaks
 
-CaseScript = Callable[[Wire, Stage], None]
+CaseScript = Callable[[Wire, CaseContext], None]
 
 _BOTH: Final[tuple[Role, ...]] = ("client", "server")
 _UPLOAD: Final = 100_000
@@ -48,18 +48,18 @@ class Case:
     level: Level
     roles: tuple[Role, ...]
     job: str
-    """What a program that knows the environment contract is asked to do; ``roket check --jobs`` tells."""
+    """What a program that knows the environment contract is asked to do; ``roket check --jobs`` lists all jobs."""
     why: str
     """The rule, with its source."""
     expectation: CaseExpectation
     rounds: tuple[Round, ...]
     """The last one is judged."""
     plain: frozenset[Speaks] = frozenset()
-    """The programs that know no contract and can be put to it all the same."""
+    """The kinds of programs that do not know the contract and can still be tested with this case."""
     stdin: int = 0
-    """How many bytes of the payload the program gets."""
+    """How many bytes of the payload the program gets on its standard input."""
     feeds_at_once: bool = True
-    """Whether it gets them at the start, or when the script says so."""
+    """Whether it gets them at the start. Otherwise it gets them when the script says so."""
     ends_stdin: bool = False
     """Whether its standard input ends after that; otherwise with the case."""
     environment: dict[str, str] = field(default_factory=dict)
@@ -70,144 +70,144 @@ class Case:
     """What its users see where the case fails."""
 
     def is_for(self, role: Role, speaks: Speaks) -> bool:
-        """Whether a program of that kind can be put to it."""
+        """Whether a program of that role and kind can be tested with this case."""
         return role in self.roles and (speaks == "contract" or speaks in self.plain)
 
 
 # --- scripts ---------------------------------------------------------------------------------------------------------
 
 
-def _finishes(wire: Wire, stage: Stage) -> None:
+def _finishes(wire: Wire, context: CaseContext) -> None:
     wire.half_close()
-    wire.receive(seconds=stage.patience)
+    wire.receive(seconds=context.patience)
 
 
-def _sends_and_finishes(wire: Wire, stage: Stage) -> None:
+def _sends_and_finishes(wire: Wire, context: CaseContext) -> None:
     wire.send(payload(_UPLOAD))
-    _finishes(wire, stage)
+    _finishes(wire, context)
 
 
-def _listens(wire: Wire, stage: Stage) -> None:
-    wire.receive(seconds=stage.patience)
+def _listens(wire: Wire, context: CaseContext) -> None:
+    wire.receive(seconds=context.patience)
     wire.half_close()
 
 
-def _replies_late(wire: Wire, stage: Stage) -> None:
-    wire.receive(seconds=stage.within)
+def _replies_late(wire: Wire, context: CaseContext) -> None:
+    wire.receive(seconds=context.within)
     wire.stall(1.0)
     wire.send(payload(_UPLOAD))
     wire.stall(0.8)
-    _finishes(wire, stage)
+    _finishes(wire, context)
 
 
-def _answers_and_finishes(wire: Wire, stage: Stage) -> None:
+def _answers_and_finishes(wire: Wire, context: CaseContext) -> None:
     wire.receive_until(b"\r\n\r\n")
     wire.send(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
     wire.stall(0.3)
-    _finishes(wire, stage)
+    _finishes(wire, context)
 
 
-def _leaves_something_unread(wire: Wire, stage: Stage) -> None:
+def _leaves_something_unread(wire: Wire, context: CaseContext) -> None:
     wire.send(payload(_UNREAD))
-    wire.wait_acked(stage.within)
-    stage.feed()
+    wire.wait_acked(context.within)
+    context.feed()
     wire.wait_gone(0.3)  # the program closes before anything of its is received
-    wire.receive(seconds=stage.patience)
+    wire.receive(seconds=context.patience)
 
 
-def _reads_late(wire: Wire, stage: Stage) -> None:
-    stage.feed()
+def _reads_late(wire: Wire, context: CaseContext) -> None:
+    context.feed()
     wire.stall(1.2)
-    wire.receive(seconds=stage.patience)
+    wire.receive(seconds=context.patience)
 
 
-def _swallows_the_fin(wire: Wire, stage: Stage) -> None:
-    stage.feed()
-    wire.receive(seconds=stage.patience)
-    stage.wait_released(wire, stage.within)
+def _swallows_the_fin(wire: Wire, context: CaseContext) -> None:
+    context.feed()
+    wire.receive(seconds=context.patience)
+    context.wait_released(wire, context.within)
 
 
-def _uploads_and_reads_at_the_end(wire: Wire, stage: Stage) -> None:
-    wire.send(payload(10_000_000), seconds=stage.patience)
+def _uploads_and_reads_at_the_end(wire: Wire, context: CaseContext) -> None:
+    wire.send(payload(10_000_000), seconds=context.patience)
     wire.half_close()
-    wire.receive(seconds=stage.patience)
+    wire.receive(seconds=context.patience)
 
 
-def _reads_after_a_while(wire: Wire, stage: Stage) -> None:
+def _reads_after_a_while(wire: Wire, context: CaseContext) -> None:
     wire.stall(1.0)
-    wire.receive(seconds=stage.patience)
+    wire.receive(seconds=context.patience)
 
 
-def _reads_once_it_is_released(wire: Wire, stage: Stage) -> None:
+def _reads_once_it_is_released(wire: Wire, context: CaseContext) -> None:
     wire.stall(0.5)
-    stage.wait_released(wire, stage.within)
-    wire.receive(seconds=stage.patience)
+    context.wait_released(wire, context.within)
+    wire.receive(seconds=context.patience)
 
 
-def _waits_for_the_end(wire: Wire, stage: Stage) -> None:
-    wire.wait_gone(stage.patience)
+def _waits_for_the_end(wire: Wire, context: CaseContext) -> None:
+    wire.wait_gone(context.patience)
 
 
-def _sends_and_resets(wire: Wire, stage: Stage) -> None:
+def _sends_and_resets(wire: Wire, context: CaseContext) -> None:
     wire.send(payload(50_000))
-    wire.wait_acked(stage.within)
-    stage.wait_accepted(wire, stage.within)  # who is reset in the queue may be dropped unread
+    wire.wait_acked(context.within)
+    context.wait_accepted(wire, context.within)  # a connection that is reset in the queue may be dropped unread
     wire.reset()
 
 
-def _resets_in_the_middle(wire: Wire, stage: Stage) -> None:
+def _resets_in_the_middle(wire: Wire, context: CaseContext) -> None:
     wire.receive(_UPLOAD)
     wire.reset()
 
 
-def _resets_soon(wire: Wire, stage: Stage) -> None:
+def _resets_soon(wire: Wire, context: CaseContext) -> None:
     wire.stall(0.3)
     wire.reset()
 
 
-def _resets_at_once(wire: Wire, stage: Stage) -> None:
+def _resets_at_once(wire: Wire, context: CaseContext) -> None:
     wire.reset()
 
 
-def _is_echoed(wire: Wire, stage: Stage) -> None:
+def _is_echoed(wire: Wire, context: CaseContext) -> None:
     """Send, finish, and receive what comes back."""
-    _sends_and_finishes(wire, stage)
+    _sends_and_finishes(wire, context)
 
 
-def _stays_a_while(wire: Wire, stage: Stage) -> None:
-    stage.assembled.wait(stage.patience * 2)
+def _stays_a_while(wire: Wire, context: CaseContext) -> None:
+    context.assembled.wait(context.patience * 2)
     wire.wait_gone(0.5)
 
 
-def _never_answers_close_notify(wire: Wire, stage: Stage) -> None:
-    session = stage.tls(wire)
-    stage.feed()
-    session.receive(seconds=stage.patience)
-    stage.wait_released(wire, stage.patience)
+def _never_answers_close_notify(wire: Wire, context: CaseContext) -> None:
+    session = context.tls(wire)
+    context.feed()
+    session.receive(seconds=context.patience)
+    context.wait_released(wire, context.patience)
 
 
-def _truncates_tls(wire: Wire, stage: Stage) -> None:
-    session = stage.tls(wire)
+def _truncates_tls(wire: Wire, context: CaseContext) -> None:
+    session = context.tls(wire)
     session.send(payload(50_000))
     wire.half_close()  # no close_notify
-    wire.receive(seconds=stage.patience)
+    wire.receive(seconds=context.patience)
 
 
-def _leaves_tickets_unread(wire: Wire, stage: Stage) -> None:
-    session = stage.tls(wire)
-    wire.wait_acked(stage.within)
-    stage.feed()
+def _leaves_tickets_unread(wire: Wire, context: CaseContext) -> None:
+    session = context.tls(wire)
+    wire.wait_acked(context.within)
+    context.feed()
     wire.wait_gone(0.3)
-    session.receive(seconds=stage.patience)
+    session.receive(seconds=context.patience)
     wire.half_close()
-    wire.receive(seconds=stage.patience)
+    wire.receive(seconds=context.patience)
 
 
-def _kills_the_sender(wire: Wire, stage: Stage) -> None:
+def _kills_the_sender(wire: Wire, context: CaseContext) -> None:
     wire.receive(_UPLOAD)
     wire.stall(0.3)
-    stage.kill()
-    wire.receive(seconds=stage.patience)
+    context.kill()
+    wire.receive(seconds=context.patience)
 
 
 # --- the table -------------------------------------------------------------------------------------------------------
@@ -224,7 +224,8 @@ CASES: Final[tuple[Case, ...]] = (
         "MUST",
         _BOTH,
         "idle",
-        "Who has received FIN is in CLOSE_WAIT until the program closes; no timer ends it (RFC 9293, 3.6; tcp(7)).",
+        "A socket that has received FIN is in CLOSE_WAIT until the program closes it, and no timer ends it (RFC 9293, "
+        "3.6; tcp(7)).",
         CaseExpectation(_CLOSES, trigger="fin sent"),
         (Round(_finishes),),
         plain=frozenset({"echo", "any"}),
@@ -232,11 +233,11 @@ CASES: Final[tuple[Case, ...]] = (
     ),
     Case(
         "close/1.2",
-        "data and FIN in one breath",
+        "data, and FIN directly after it",
         "MUST",
         _BOTH,
         "pipe",
-        "FIN comes after all data, and is told after all data (RFC 9293, 3.6).",
+        "FIN comes after all data, and is reported after all data (RFC 9293, 3.6).",
         CaseExpectation(_WHOLE, download=_UPLOAD, trigger="fin sent"),
         (Round(_sends_and_finishes),),
         plain=frozenset({"pipe"}),
@@ -263,7 +264,7 @@ CASES: Final[tuple[Case, ...]] = (
         "MUST",
         _BOTH,
         "pipe",
-        "After its own FIN a program still receives until the peer's (RFC 9293, 3.6).",
+        "A program goes on receiving after its own FIN, until the peer's FIN (RFC 9293, 3.6).",
         CaseExpectation((("complete", "clean"),), download=_UPLOAD, trigger="fin sent"),
         (Round(_replies_late),),
         plain=frozenset({"pipe"}),
@@ -350,11 +351,11 @@ CASES: Final[tuple[Case, ...]] = (
         "MUST",
         _BOTH,
         "cancel-send",
-        "FIN says that all was sent (RFC 9293, 3.6): after a part of a message it is a lie, and RST the truth.",
+        "FIN says that all was sent (RFC 9293, 3.6). After a part of a message that is wrong: RST is the right end.",
         CaseExpectation(_CUT, upload=_ENDLESS, checks_upload=False),
         (Round(_reads_after_a_while),),
         environment={"ROKET_BYTES": str(_ENDLESS), "ROKET_SECONDS": "0.3"},
-        symptom="The peer takes a truncated file for the whole.",
+        symptom="The peer takes a truncated file for the whole file.",
     ),
     Case(
         "close/3.2",
@@ -362,7 +363,7 @@ CASES: Final[tuple[Case, ...]] = (
         "MUST",
         _BOTH,
         "cancel-close",
-        "Failure to be graceful is no failure to close: the descriptor goes on every path.",
+        "A close that cannot be graceful is still a close: the descriptor is released on every path.",
         CaseExpectation(_CLOSES, upload=_ENDLESS, checks_upload=False),
         (Round(_reads_once_it_is_released),),
         environment={"ROKET_BYTES": str(_ENDLESS), "ROKET_SECONDS": "0.3"},
@@ -386,7 +387,7 @@ CASES: Final[tuple[Case, ...]] = (
         "SHOULD",
         _BOTH,
         "close-in-receive",
-        "A close on this side is not the peer's end: who waits must not take it for one.",
+        "A close on this side is not the peer's end, and a task that receives must not take it for that.",
         CaseExpectation(_WHOLE, says="closed"),
         (Round(_waits_for_the_end),),
         environment={"ROKET_SECONDS": "0.3"},
@@ -399,7 +400,7 @@ CASES: Final[tuple[Case, ...]] = (
         _BOTH,
         "pipe",
         "The kernel closes what a dead process held, with FIN after what was sent: on the wire a crash looks like an "
-        "end (exit(2), tcp_close). Only framing in the protocol tells.",
+        "end (exit(2), tcp_close). Only framing in the protocol tells them apart.",
         CaseExpectation(_CLOSES, upload=16 << 20),
         (Round(_kills_the_sender),),
         plain=frozenset({"pipe"}),
@@ -413,7 +414,7 @@ CASES: Final[tuple[Case, ...]] = (
         "MUST",
         _BOTH,
         "late-read",
-        "What had arrived is received first, then the reset is told (tcp_recvmsg: the queue before sk_err).",
+        "What had arrived is received first, then the reset is reported (tcp_recvmsg: the queue before sk_err).",
         CaseExpectation((("complete", "clean"),), download=50_000, must_fail=True, is_reset_by_peer=True),
         (Round(_sends_and_resets),),
         environment={"ROKET_SECONDS": "1"},
@@ -439,7 +440,7 @@ CASES: Final[tuple[Case, ...]] = (
         "SHOULD",
         _BOTH,
         "idle",
-        "After RST the socket is in no table any more, and its descriptor leaks all the same until it is closed.",
+        "After RST the socket is in none of the kernel's tables, and still its descriptor leaks until it is closed.",
         CaseExpectation((("*", "clean"),), is_reset_by_peer=True),
         (Round(_resets_soon),),
         plain=frozenset({"pipe", "echo", "any"}),
@@ -487,7 +488,7 @@ CASES: Final[tuple[Case, ...]] = (
         "MUST",
         ("server",),
         "raise",
-        "One connection's failure is its own.",
+        "The failure of one connection must not end the others.",
         CaseExpectation(_CLOSES, must_live=True),
         (Round(_reads_after_a_while), Round(_reads_after_a_while)),
         environment={"ROKET_BYTES": str(_UPLOAD)},
@@ -499,7 +500,7 @@ CASES: Final[tuple[Case, ...]] = (
         "MUST",
         ("server",),
         "echo",
-        "EMFILE from accept(2) passes: wait, and accept again.",
+        "EMFILE from accept(2) is temporary: wait, and accept again.",
         CaseExpectation(_CLOSES, must_live=True, trigger="fin sent"),
         (Round(_stays_a_while, 150), Round(_finishes)),
         plain=frozenset({"echo", "any"}),
@@ -512,7 +513,7 @@ CASES: Final[tuple[Case, ...]] = (
         "MUST",
         ("server",),
         "echo",
-        "The peer's FIN ends one direction (RFC 9293, 3.6): what is owed is still sent.",
+        "The peer's FIN ends one direction (RFC 9293, 3.6): the rest of the answer is still sent.",
         CaseExpectation(_WHOLE, upload=_UPLOAD, trigger="fin sent"),
         (Round(_is_echoed),),
         plain=frozenset({"echo"}),
@@ -566,7 +567,7 @@ CASES: Final[tuple[Case, ...]] = (
 
 
 def case(address: str) -> Case:
-    """The case of that address.
+    """Find a case by its address.
 
     :raises KeyError: there is none
     """

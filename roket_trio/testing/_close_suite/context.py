@@ -1,4 +1,4 @@
-"""What a case's script may do beside its connection: let the program's input flow, look into the program, end it."""
+"""What the script of a case may do besides using its connection: feed the program, look at its sockets, kill it."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ _MOMENT: Final = 0.3
 
 
 @final
-class Stage:
-    """For one run of one case; used by the scripts' threads and by the runner."""
+class CaseContext:
+    """What one run of one case shares. The threads of the scripts and the runner use it."""
 
     def __init__(
         self,
@@ -37,13 +37,17 @@ class Stage:
         serves_tls: bool = False,
         pem: Path | None = None,
     ) -> None:
-        """``pid``: the process to look into; ``None``: none. ``pem``: certificate and key, for cases over TLS."""
+        """Not public: the runner makes it.
+
+        :param pid: the process whose sockets are looked at; ``None``: none
+        :param pem: certificate and key, for cases over TLS
+        """
         self.within: Final = within
         """How long the program may take to close, in seconds."""
         self.patience: Final = within * 1.6
-        """How long to wait for it in all, to tell what is late from what never comes."""
+        """How long to wait for it in all, so that a late close is told apart from one that never comes."""
         self.assembled: Final = threading.Event()
-        """All connections of the round have come about."""
+        """Set once all connections of the round are there."""
         self.observers: Final[set[Observer]] = set()
         self._pid = pid
         self._program = program
@@ -52,17 +56,17 @@ class Stage:
         self._serves_tls = serves_tls
         self._pem = pem
         self._sessions: dict[Wire, TLSWire] = {}
-        self._held_early: dict[Wire, SocketRecord] = {}
+        self._held_too_long: dict[Wire, SocketRecord] = {}
 
     def feed(self) -> None:
-        """Let the program have its standard input, if it has not had it yet."""
+        """Give the program its standard input, if it does not have it yet."""
         with self._lock:
             data, self._stdin = self._stdin, b""
         if self._program is not None and data:
             self._program.feed(data)
 
     def tls(self, wire: Wire) -> TLSWire:
-        """Begin TLS on a wire, handshake included; what arrives is judged decrypted."""
+        """Begin TLS on a wire, with the handshake. What arrives is compared with the payload once it is decrypted."""
         assert self._pem is not None
         context = server_context(self._pem) if self._serves_tls else client_context(self._pem)
         session = self._sessions[wire] = TLSWire(wire, context, server_side=self._serves_tls)
@@ -70,7 +74,7 @@ class Stage:
         return session
 
     def check_of(self, wire: Wire) -> PayloadCheck:
-        """What arrived on a wire, decrypted if there was TLS."""
+        """How what arrived on a wire compares with the payload, decrypted if there was TLS."""
         session = self._sessions.get(wire)
         return wire.check if session is None else session.check
 
@@ -80,9 +84,9 @@ class Stage:
             self._program.signal_group(signal.SIGKILL)
 
     def wait_accepted(self, wire: Wire, seconds: float) -> None:
-        """Wait until the program has this connection, which may lie in its listen queue still.
+        """Wait until the program has accepted this connection, which may still be in its listen queue.
 
-        Where that cannot be seen: a moment.
+        Where that cannot be seen, wait 0.3 s.
         """
         deadline = time.monotonic() + seconds
         while self._pid is not None and time.monotonic() < deadline:
@@ -97,26 +101,26 @@ class Stage:
         wire.stall(_MOMENT)
 
     def wait_released(self, wire: Wire, seconds: float) -> None:
-        """Wait until the program holds this connection no more; if it does after so long, that is kept against it."""
+        """Wait until the program has closed this connection. If it still holds it after so long, that is a leak."""
         started = time.monotonic()
-        held = self.held([wire], seconds)
+        held = self.still_held([wire], seconds)
         if held is None:
             return
         took = time.monotonic() - started
         if held:
-            self._held_early[wire] = held[0]
+            self._held_too_long[wire] = held[0]
             wire.timeline.note("note", detail=f"the program still holds its socket after {took:.1f} s")
         else:
             wire.timeline.note("note", detail=f"the program has released its socket, after {took:.1f} s at most")
 
-    def held_early(self, wire: Wire) -> SocketRecord | None:
-        """What :meth:`wait_released` found to be held too long."""
-        return self._held_early.get(wire)
+    def held_too_long(self, wire: Wire) -> SocketRecord | None:
+        """The socket that :meth:`wait_released` found to be held too long; ``None``: none."""
+        return self._held_too_long.get(wire)
 
-    def held(self, wires: Sequence[Wire], seconds: float) -> list[SocketRecord] | None:
-        """The program's ends of these connections that it still holds after ``seconds`` at most.
+    def still_held(self, wires: Sequence[Wire], seconds: float) -> list[SocketRecord] | None:
+        """Wait up to ``seconds`` until the program holds its ends of these connections no more.
 
-        :returns: as soon as there are none; ``None``: it cannot be observed
+        :returns: those that it still holds; ``None``: it cannot be observed
         """
         if self._pid is None:
             return None
@@ -127,7 +131,7 @@ class Stage:
             except NotObservedError:
                 if self._program is None or time.monotonic() >= deadline:
                     return None
-                time.sleep(_LOOK_AGAIN)  # a process that is about to end can be seen no more, and has not ended yet
+                time.sleep(_LOOK_AGAIN)  # a process that is ending can be seen no more before it has ended
                 continue
             held = [record for record in sockets if any(is_end_of(record, wire) for wire in wires)]
             if not held or time.monotonic() >= deadline:
@@ -135,9 +139,9 @@ class Stage:
             time.sleep(_LOOK_AGAIN)
 
     def _sockets(self, pid: int) -> list[SocketRecord]:
-        """What the program holds now, and those that it has left behind when it has ended.
+        """The sockets of the program and its descendants; once it has ended, of the processes that it left behind.
 
-        :raises NotObservedError: it cannot be seen
+        :raises NotObservedError: they cannot be seen
         """
         found: list[SocketRecord] = []
         try:
@@ -162,7 +166,7 @@ def is_end_of(record: SocketRecord, wire: Wire) -> bool:
 
 
 def _plain(address: Address) -> Address:
-    """Without the clothes of an IPv4 address on an IPv6 socket."""
+    """The address of an IPv4 peer of an IPv6 socket, without the prefix that maps it."""
     if isinstance(address, tuple) and address[0].startswith("::ffff:"):
         return address[0].removeprefix("::ffff:"), address[1]
     return address

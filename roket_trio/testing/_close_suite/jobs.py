@@ -1,11 +1,11 @@
 """The environment contract: what a program that takes part in the whole suite is asked to do. Pure.
 
 It is started once for each case, with ``ROKET_CASE`` (the case's address), ``ROKET_ROLE`` (``client``: it connects;
-``server``: it listens), ``ROKET_HOST`` and ``ROKET_PORT`` (where), and ``ROKET_JOB``, one of the names below. Further
-ones where a job needs them: ``ROKET_BYTES``, ``ROKET_SECONDS``, and for TLS ``ROKET_TLS_CA`` (a client's: whom to
-trust, for the name ``localhost``) or ``ROKET_TLS_CERT`` (a server's: certificate and key in one file). A job or role
-that it cannot do: exit status 127. A client makes one connection. A server serves connections until its standard input
-ends, or one only where the job is to copy standard input or output.
+``server``: it listens), ``ROKET_HOST`` and ``ROKET_PORT`` (where), and ``ROKET_JOB``, one of the names below. Some jobs
+have more variables: ``ROKET_BYTES``, ``ROKET_SECONDS``, and for TLS ``ROKET_TLS_CA`` (for a client: the certificate to
+trust, of the name ``localhost``) or ``ROKET_TLS_CERT`` (for a server: certificate and key in one file). A program that
+cannot do a job, or not in that role, exits with status 127. A client makes one connection. A server serves connections
+until its standard input ends; where the job is to copy standard input or output, it serves one only.
 
 "Stays": when the job is done the process stays alive until its standard input ends, and then exits with status 0, so
 that what it has left open can be seen. Where it does not stay: status 0 if it has sent and received everything,
@@ -40,4 +40,4 @@ JOBS: Final = {
     "tls-read": "Receive to the peer's end, over TLS, and write it to standard output. Does not stay.",
     "tls-send-close": "As send-close, over TLS 1.3.",
 }
-"""Each job, in words for whoever writes a program that does it."""
+"""Each job, described for the author of a program that does it."""

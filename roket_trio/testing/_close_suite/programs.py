@@ -1,8 +1,8 @@
-"""Programs under test: how to start one, feed it, listen to it, and end it, whatever it does.
+"""Programs under test: how to start one, feed it, read its output, and end it, whatever it does.
 
-A program may print for ever, ignore its input, fork, or refuse to die: what is kept of it is bounded, its pipes never
-block this side, and at the end its process group, all that descends from it and what has detached itself are killed
-(unless that has changed its environment as well).
+A program may print for ever, ignore its input, fork, or ignore signals. What is kept of its output is bounded, and its
+pipes never block this side. At the end its process group is killed, with all its descendants and with processes that
+have detached themselves (unless such a process has changed its environment as well).
 """
 
 from __future__ import annotations
@@ -49,19 +49,19 @@ class Target:
     role: Role
     speaks: Speaks
     command: tuple[str, ...] | None = None
-    """What starts it, ``{host}`` and ``{port}`` to be filled in; ``None``: it is running."""
+    """What starts it, with ``{host}`` and ``{port}`` to be filled in; ``None``: it is running already."""
     host: str = "127.0.0.1"
     port: int = 0
-    """Of a server: where it listens; 0: it takes the port that it is told."""
+    """Where a server listens; 0: it takes the port that it is given."""
     pid: int | None = None
-    """Of a server that is running: its process, to look into; ``None``: not known."""
+    """The process of a server that is running already, whose sockets are looked at; ``None``: not known."""
     start_seconds: float = 10.0
     """How long a server may take to listen, a client to connect."""
     allow_remote: bool = False
 
     @classmethod
     def from_command(cls, command: str, role: Role, *, speaks: Speaks | None = None, **more: object) -> Target:
-        """A program that is started by a command line. It is split as a shell would, and run without one.
+        """A program that a command line starts. The line is split as a shell would, and run without a shell.
 
         :param speaks: ``None``: ``contract`` if the command has no place for the port, and no port is given
         :raises ValueError: the command is empty, or its quotes are not closed
@@ -83,7 +83,7 @@ class Target:
 
 @final
 class RunningProgram:
-    """A child process, with its standard streams in the hands of one thread. A context manager."""
+    """A child process whose standard streams one thread of ours serves. A context manager."""
 
     def __init__(self, argv: Sequence[str], environment: Mapping[str, str], *, open_files: int | None = None) -> None:
         """Start it.
@@ -97,7 +97,7 @@ class RunningProgram:
         """What it wrote to its standard output, compared with the payload."""
         self._head = bytearray()
         self._errors = bytearray()
-        # What detaches itself (a daemon) descends from it no more, and still has this.
+        # A process that detaches itself (a daemon) is no descendant any more, and still has this variable.
         mark = secrets.token_hex(8)
         self._mark: Final = f"{_MARK}={mark}".encode()
         self._process = subprocess.Popen(
@@ -114,13 +114,13 @@ class RunningProgram:
         if open_files is not None:
             with suppress(ProcessLookupError):
                 resource.prlimit(self.pid, resource.RLIMIT_NOFILE, (open_files, open_files))
-        self._has_said_all = threading.Event()
+        self._has_read_output = threading.Event()
         self._input = bytearray()
         self._closes_input = False
         self._is_stopping = False
-        self._bell, self._ring = os.pipe()
-        os.set_blocking(self._bell, False)
-        self._thread = threading.Thread(target=self._carry, name="target's streams")
+        self._wake_reader, self._wake_writer = os.pipe()
+        os.set_blocking(self._wake_reader, False)
+        self._thread = threading.Thread(target=self._run_streams, name="target's streams")
         self._thread.start()
 
     def __enter__(self) -> RunningProgram:
@@ -145,7 +145,7 @@ class RunningProgram:
         return self._process.poll()
 
     def feed(self, data: bytes) -> None:
-        """Write to its standard input, as far as it takes it."""
+        """Write to its standard input, as fast as it reads."""
         self._input += data
         self._wake()
 
@@ -154,23 +154,23 @@ class RunningProgram:
         self._closes_input = True
         self._wake()
 
-    def wait_said_all(self, seconds: float) -> None:
-        """Wait until all that it wrote is here: what it wrote last is read after its exit is seen. A child of its own
-        may keep its outputs open."""
-        self._has_said_all.wait(seconds)
+    def wait_output_read(self, seconds: float) -> None:
+        """Wait until all of its output was read, which may be after its exit was seen. A child process of its own may
+        keep its outputs open, so the wait is bounded."""
+        self._has_read_output.wait(seconds)
 
     def signal_group(self, number: signal.Signals) -> None:
-        """Send a signal to it and to those that it has started."""
+        """Send a signal to it and to the processes that it has started."""
         with suppress(ProcessLookupError, PermissionError):
             os.killpg(self.pid, number)
 
     def left_behind(self) -> list[int]:
-        """The processes that live although it may have ended: its children, theirs, and daemons."""
+        """The processes that it started, directly or not, and that are still running."""
         return [pid for pid in procfs.with_environment(self._mark) if pid != self.pid]
 
     def kill(self) -> None:
         """End it, its process group, its descendants and its daemons; join the thread."""
-        if self._ring < 0:
+        if self._wake_writer < 0:
             return
         family = procfs.descendants(self.pid)
         self.signal_group(signal.SIGKILL)
@@ -190,18 +190,18 @@ class RunningProgram:
             if stream is not None:
                 with suppress(OSError):
                     stream.close()
-        os.close(self._bell)
-        os.close(self._ring)
-        self._ring = -1
+        os.close(self._wake_reader)
+        os.close(self._wake_writer)
+        self._wake_writer = -1
 
     def _wake(self) -> None:
-        if self._ring >= 0:
-            os.write(self._ring, b"!")
+        if self._wake_writer >= 0:
+            os.write(self._wake_writer, b"!")
 
     # --- the thread --------------------------------------------------------------------------------------------------
 
-    def _carry(self) -> None:
-        """Carry its streams until it has closed its outputs, or is to be ended."""
+    def _run_streams(self) -> None:
+        """Read its outputs and write its input until it is to be ended."""
         out, err, into = self._process.stdout, self._process.stderr, self._process.stdin
         assert out
         assert err
@@ -211,29 +211,29 @@ class RunningProgram:
         outputs: dict[int, IO[bytes]] = {out.fileno(): out, err.fileno(): err}
         while not self._is_stopping:
             poll = select.poll()
-            poll.register(self._bell, select.POLLIN)
+            poll.register(self._wake_reader, select.POLLIN)
             for fd in outputs:
                 if fd != out.fileno() or self.check.total_bytes < _MAX_OUTPUT:
                     poll.register(fd, select.POLLIN)
             if not into.closed:
                 poll.register(into, select.POLLOUT if self._input else 0)
             for fd, events in poll.poll():
-                if fd == self._bell:
-                    os.read(self._bell, 4096)
+                if fd == self._wake_reader:
+                    os.read(self._wake_reader, 4096)
                 elif fd in outputs:
-                    if not self._take(fd, is_error=fd == err.fileno()):
+                    if not self._read_output(fd, is_error=fd == err.fileno()):
                         del outputs[fd]
                         if not outputs:
-                            self._has_said_all.set()
-                elif events & (select.POLLERR | select.POLLHUP):  # nobody reads it any more
+                            self._has_read_output.set()
+                elif events & (select.POLLERR | select.POLLHUP):  # the program does not read any more
                     self._end_input(into)
                 else:
-                    self._put(into)
+                    self._write_input(into)
             if self._closes_input and not self._input and not into.closed:
                 self.timeline.note("note", detail="its standard input has ended")
                 self._end_input(into)
 
-    def _take(self, fd: int, *, is_error: bool) -> bool:
+    def _read_output(self, fd: int, *, is_error: bool) -> bool:
         try:
             data = os.read(fd, _AT_ONCE)
         except BlockingIOError:
@@ -247,7 +247,7 @@ class RunningProgram:
             self._head += data[: max(0, _KEPT_OUTPUT - len(self._head))]
         return bool(data)
 
-    def _put(self, into: IO[bytes]) -> None:
+    def _write_input(self, into: IO[bytes]) -> None:
         try:
             count = os.write(into.fileno(), self._input[:_AT_ONCE])
         except BlockingIOError:

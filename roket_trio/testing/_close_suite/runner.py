@@ -22,14 +22,15 @@ from .._peers.tls_wire import certificate
 from .._peers.wire import Wire
 from .._results.case_result import CaseResult, ResultEvent
 from .cases import Case, Round
-from .context import Stage, is_end_of
+from .context import CaseContext, is_end_of
 from .judging import CaseObservation, ObservedConnection, judge
 from .programs import RunningProgram, Target
 
-_SCRIPT_SECONDS: Final = 10.0  # and six times what the program may take: beyond what a script's own waits add up to
+# A script may take so long, and six times the program's time to close: more than a script's own waits add up to.
+_SCRIPT_SECONDS: Final = 10.0
 _ACCEPT_SECONDS: Final = 1.0  # for the peer to take what waits in its listen queue
 _EXIT_SECONDS: Final = 3.0  # at least, for a program whose input has ended
-_SAY_SECONDS: Final = 1.0  # for what it has written to come through its pipes
+_OUTPUT_SECONDS: Final = 1.0  # for what a program that has ended had written to come through its pipes
 _TRY_SECONDS: Final = 0.2
 _WAKE_SECONDS: Final = 0.1
 _LOOK_AGAIN: Final = 0.02
@@ -47,14 +48,14 @@ def run_cases(
     within: float | None = None,
     repro: Callable[[Case], str] = lambda case: "",
 ) -> Iterator[CaseResult]:
-    """Put one program to several cases, and yield each result as it comes, in the order of the cases.
+    """Test one program with several cases. Yields each result when it is there, in the order of the cases.
 
-    Leaving the iteration, by an exception too (Ctrl-C), ends the programs that are running.
+    Leaving the iteration ends the programs that are running, also when an exception (Ctrl-C) does it.
 
     :param at_once: how many cases run at once; 1 where the program has a port of its own, or is running
     :raises OSError: the program cannot be started
     """
-    programs = Programs()
+    programs = RunningPrograms()
     wanted = list(cases)
     pool = ThreadPoolExecutor(max_workers=at_once, thread_name_prefix="close suite")
     try:
@@ -62,7 +63,7 @@ def run_cases(
             pool.submit(run_case, case, target, within=within, repro=repro(case), programs=programs) for case in wanted
         ]
         for future in futures:
-            # In short waits: a signal may be given to any thread, and Ctrl-C is carried out when this one wakes.
+            # In short waits: the kernel may give a signal to any thread, and Ctrl-C takes effect when this one wakes.
             while not future.done():
                 wait([future], _WAKE_SECONDS)
             yield future.result()
@@ -79,35 +80,35 @@ def run_case(
     *,
     within: float | None = None,
     repro: str = "",
-    programs: Programs | None = None,
+    programs: RunningPrograms | None = None,
 ) -> CaseResult:
-    """Put one program to one case. Blocks the thread, for seconds.
+    """Test one program with one case. Blocks the thread, for seconds.
 
-    :param within: how long the program may take to close, in seconds; ``None``: as the case has it
-    :param repro: the command that does it again, for the result
-    :param programs: for who may have to end it early
+    :param within: how long the program may take to close, in seconds; ``None``: as long as the case says
+    :param repro: the command that repeats it, for the result
+    :param programs: gets the program while it runs, so that it can be ended early
     :raises OSError: the program cannot be started
     :raises ValueError: the case is not for such a program
     """
     if not case.is_for(target.role, target.speaks):
         raise ValueError(f"{case.address} is not for a {target.role} of the kind {target.speaks!r}")
     within = case.expectation.within if within is None else within
-    return _Run(case, target, within, Programs() if programs is None else programs).result(repro)
+    return _CaseRun(case, target, within, RunningPrograms() if programs is None else programs).result(repro)
 
 
 @final
-class Programs:
-    """Those that are running, for who may have to end them all. Thread-safe."""
+class RunningPrograms:
+    """The programs under test that are running, so that all can be ended. Thread-safe."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._running: set[RunningProgram] = set()
         self.are_over: bool = False
-        """Whether :meth:`end` was called: nothing waits for them any more."""
+        """Whether :meth:`end` was called. Nothing waits for a program then."""
 
     @contextmanager
-    def known(self, program: RunningProgram) -> Iterator[None]:
-        """While it is one of them."""
+    def running(self, program: RunningProgram) -> Iterator[None]:
+        """For the time of a ``with`` block the program is one of them."""
         with self._lock:
             self._running.add(program)
             if self.are_over:
@@ -119,7 +120,7 @@ class Programs:
                 self._running.discard(program)
 
     def end(self) -> None:
-        """Kill those that are running and those that are still to be started."""
+        """Kill the programs that are running, and those that are still to be started."""
         with self._lock:
             self.are_over = True
             for program in self._running:
@@ -127,10 +128,10 @@ class Programs:
 
 
 @final
-class _Run:
+class _CaseRun:
     """One run of one case."""
 
-    def __init__(self, case: Case, target: Target, within: float, programs: Programs) -> None:
+    def __init__(self, case: Case, target: Target, within: float, programs: RunningPrograms) -> None:
         self._case = case
         self._target = target
         self._within = within
@@ -142,12 +143,12 @@ class _Run:
 
     def result(self, repro: str) -> CaseResult:
         with ExitStack() as stack:
-            wires, stage = self._play(stack)
-            held = stage.held(wires, self._within) if wires else []
-            connections = tuple(self._seen(wire, stage, held) for wire in wires)
+            wires, context = self._run_rounds(stack)
+            held = context.still_held(wires, self._within) if wires else []
+            connections = tuple(self._seen(wire, context, held) for wire in wires)
             observation = self._observe(connections)
             events = self._events(wires)
-            absence = self._absence if len(wires) < observation.expected_connections else ""
+            missing = self._missing_reason if len(wires) < observation.expected_connections else ""
         may_decline = self._target.speaks == "contract"
         found = judge(replace(self._case.expectation, within=self._within), observation, may_decline=may_decline)
         if self._case.open_files and self._program is None and found.verdict == "pass":
@@ -164,30 +165,33 @@ class _Run:
             bytes=found.moved_bytes,
             ms=round((time.monotonic() - self._started) * 1000),
             events=events,
-            observer=", ".join(["peer", *sorted(stage.observers)]),
+            observer=", ".join(["peer", *sorted(context.observers)]),
             repro=repro,
-            reason=f"{found.reason}: {absence}" if absence and found.verdict == "fail" else found.reason,
+            reason=f"{found.reason}: {missing}" if missing and found.verdict == "fail" else found.reason,
         )
 
-    def _play(self, stack: ExitStack) -> tuple[tuple[Wire, ...], Stage]:
-        """Start the program, lead it through the rounds; the wires of the last one, closed."""
+    def _run_rounds(self, stack: ExitStack) -> tuple[tuple[Wire, ...], CaseContext]:
+        """Start the program, and run the rounds.
+
+        :returns: the wires of the last round, closed
+        """
         if self._target.role == "client":
-            return self._play_client(stack)
+            return self._run_client(stack)
         self._address = self._target.host, self._target.port or _free_port(self._target.host)
-        stage = self._start(stack, *self._address)
+        context = self._start(stack, *self._address)
         wires: tuple[Wire, ...] = ()
         for round_ in self._case.rounds:
-            with self._connected(round_, stage) as peer:
+            with self._connected(round_, context) as peer:
                 if peer is not None:
                     self._until_finished(peer)
                 wires = peer.wires if peer is not None else ()
-        return wires, stage
+        return wires, context
 
-    def _play_client(self, stack: ExitStack) -> tuple[tuple[Wire, ...], Stage]:
+    def _run_client(self, stack: ExitStack) -> tuple[tuple[Wire, ...], CaseContext]:
         (round_,) = self._case.rounds
-        stage: Future[Stage] = Future()  # the program may have connected before its start has returned
+        context: Future[CaseContext] = Future()  # the program may have connected before its start has returned
         listening = ListeningPeer(
-            lambda wire: round_.script(wire, stage.result()),
+            lambda wire: round_.script(wire, context.result()),
             host=self._target.host,
             port=self._target.port,
             connections=1,
@@ -197,23 +201,23 @@ class _Run:
         )
         with listening as peer:
             try:
-                stage.set_result(self._start(stack, peer.host, peer.port))
+                context.set_result(self._start(stack, peer.host, peer.port))
             except BaseException as error:
-                stage.set_exception(error)
+                context.set_exception(error)
                 raise
             self._until(lambda: peer.wait_connected(0.02) or self._has_exited, self._target.start_seconds)
             if peer.wait_connected(_ACCEPT_SECONDS):  # one that has connected and ended may still be in the queue
                 self._until_finished(peer)
-            return peer.wires, stage.result()
+            return peer.wires, context.result()
 
     @contextmanager
-    def _connected(self, round_: Round, stage: Stage) -> Iterator[Peer | None]:
-        """The peers of a round; ``None``: nobody listens."""
+    def _connected(self, round_: Round, context: CaseContext) -> Iterator[Peer | None]:
+        """The peer of a round, with its connections made; ``None``: the program does not listen."""
         peers: list[ConnectingPeer] = []
 
         def try_to_connect() -> bool:
             peer = ConnectingPeer(
-                lambda wire: round_.script(wire, stage),
+                lambda wire: round_.script(wire, context),
                 self._address,
                 connections=round_.connections,
                 allow_remote=self._target.allow_remote,
@@ -226,9 +230,9 @@ class _Run:
                 peers.append(peer.__enter__())
             return bool(peers) or self._has_exited
 
-        stage.assembled.clear()
+        context.assembled.clear()
         self._until(try_to_connect, self._target.start_seconds)
-        stage.assembled.set()
+        context.assembled.set()
         try:
             yield peers[0] if peers else None
         finally:
@@ -236,7 +240,7 @@ class _Run:
                 peer.__exit__(None, None, None)
 
     def _until_finished(self, peer: Peer) -> None:
-        """Wait for its scripts, unless all is to end."""
+        """Wait until its scripts are over, or the programs are to end."""
         self._until(lambda: peer.wait_finished(_WAKE_SECONDS), self._script_seconds)
 
     @property
@@ -244,8 +248,8 @@ class _Run:
         return self._program is not None and self._program.exit_status is not None
 
     @property
-    def _exit_told(self) -> str:
-        """How the program has ended, with its last words; empty: it has not."""
+    def _exit_text(self) -> str:
+        """How the program has ended, with the last line of its standard error; empty: it has not."""
         program = self._program
         if program is None or (status := program.exit_status) is None:
             return ""
@@ -255,16 +259,16 @@ class _Run:
         return told
 
     @property
-    def _absence(self) -> str:
-        """Why there were too few connections, as far as it is known."""
+    def _missing_reason(self) -> str:
+        """Why there were fewer connections than expected, as far as it is known."""
         where = f"{self._address[0]}:{self._address[1]}"
         if self._program is None:
             return f"nobody listens on {where}"
         does = "did not connect" if self._target.role == "client" else f"does not listen on {where}"
-        return self._exit_told or f"the program {does} within {self._target.start_seconds:g} s"
+        return self._exit_text or f"the program {does} within {self._target.start_seconds:g} s"
 
     def _until(self, condition: Callable[[], bool], seconds: float) -> bool:
-        """Ask again until it holds, or the time is over."""
+        """Wait until a condition holds, the time is over, or the programs are to end; returns whether it holds."""
         deadline = time.monotonic() + seconds
         while not condition():
             if time.monotonic() >= deadline or self._programs.are_over:
@@ -272,10 +276,10 @@ class _Run:
             time.sleep(_LOOK_AGAIN)
         return True
 
-    def _start(self, stack: ExitStack, host: str, port: int) -> Stage:
+    def _start(self, stack: ExitStack, host: str, port: int) -> CaseContext:
         case, target = self._case, self._target
         if target.command is None:
-            return Stage(self._within, target.pid, None, b"")
+            return CaseContext(self._within, target.pid, None, b"")
         pem: Path | None = None
         if case.needs_tls:
             pem = Path(stack.enter_context(TemporaryDirectory()), "localhost.pem")
@@ -291,8 +295,8 @@ class _Run:
         }
         program = RunningProgram(target.argv(host, port), environment, open_files=case.open_files)
         self._program = stack.enter_context(program)
-        stack.enter_context(self._programs.known(program))
-        stage = Stage(
+        stack.enter_context(self._programs.running(program))
+        context = CaseContext(
             self._within,
             program.pid,
             program,
@@ -301,14 +305,14 @@ class _Run:
             pem=pem,
         )
         if case.feeds_at_once:
-            stage.feed()
+            context.feed()
             if case.ends_stdin:
                 program.close_input()
-        return stage
+        return context
 
-    def _seen(self, wire: Wire, stage: Stage, held: list[SocketRecord] | None) -> ObservedConnection:
-        check = stage.check_of(wire)
-        record = stage.held_early(wire) or next((one for one in held or () if is_end_of(one, wire)), None)
+    def _seen(self, wire: Wire, context: CaseContext, held: list[SocketRecord] | None) -> ObservedConnection:
+        check = context.check_of(wire)
+        record = context.held_too_long(wire) or next((one for one in held or () if is_end_of(one, wire)), None)
         return ObservedConnection(
             wire.timeline.events,
             check.total_bytes,
@@ -328,7 +332,7 @@ class _Run:
         self._until(lambda: self._has_exited or self._has_said_enough(program), seconds)
         status = program.exit_status
         if status is not None:
-            program.wait_said_all(_SAY_SECONDS)
+            program.wait_output_read(_OUTPUT_SECONDS)
         return CaseObservation(
             connections,
             expected,
@@ -342,14 +346,14 @@ class _Run:
         )
 
     def _is_listening(self) -> bool:
-        """Whether a server that must go on takes another connection: a process that dies shows it before its exit."""
+        """Whether a server that must go on accepts another connection. A process that dies refuses before it exits."""
         if not self._case.expectation.must_live:
             return True
         for _ in range(_ASK_AGAIN):
             try:
                 with socket.create_connection(self._address, _EXIT_SECONDS):
                     return True
-            except ConnectionResetError:  # a handler was quick to fail; or the process ends: then it is refused next
+            except ConnectionResetError:  # a handler failed at once; if the process ends, the next one is refused
                 time.sleep(_LOOK_AGAIN)
             except OSError:
                 return False
@@ -365,7 +369,7 @@ class _Run:
         return expected.says is None or b"\n" in program.output_head
 
     def _events(self, wires: tuple[Wire, ...]) -> tuple[ResultEvent, ...]:
-        """What happened, in the order of time: on the wires, and what is known of the program."""
+        """What happened on the wires and to the program, in the order of time."""
         found = [
             ResultEvent(self._ms(event.at), "peer", number, event.kind, event.count, event.detail)
             for number, wire in enumerate(wires)
@@ -376,7 +380,7 @@ class _Run:
                 ResultEvent(self._ms(event.at), "program", -1, event.kind, event.count, event.detail)
                 for event in self._program.timeline.events
             ]
-            if told := self._exit_told:
+            if told := self._exit_text:
                 found.append(ResultEvent(self._ms(time.monotonic()), "program", -1, "note", 0, told))
         found.sort(key=lambda event: event.ms)
         return tuple(found[:_MAX_EVENTS])
@@ -386,7 +390,7 @@ class _Run:
 
 
 def _free_port(host: str) -> int:
-    """A port that nobody listens on now."""
+    """A port on which nothing listens now."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family) as sock:
         sock.bind((host, 0))
