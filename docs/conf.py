@@ -81,7 +81,7 @@ nitpick_ignore_regex = [
     # What callers pass or get by an alias, a protocol or a type variable, and never make by name.
     (r"py:class", r"IPAddress|PeerAddress|ShutdownEvent|Stream|roket_trio\._files\.protocols\.\w+"),
     (r"py:class", r"roket_trio\._serving\.(server\.ShutdownEvent|supervise\.S)"),
-    (r"py:class", r"roket_trio\.testing\.[\w.]+\.(Programs|Round|Situation|Stage)"),
+    (r"py:class", r"roket_trio\.testing\._[\w.]+"),
 ]
 
 _PUBLIC = {

@@ -26,7 +26,7 @@ class ResourceGuard:
 
     def __init__(self, doing: str) -> None:
         """:param doing: what the task does, for the message: "reading from", "writing to"..."""
-        self.is_taken = False
+        self.is_taken: bool = False
         self._doing = doing
         self._released: anyio.Event | None = None
 
