@@ -19,11 +19,11 @@ MEASURED = (
     "tests/project/test_lazy_names.py",
     "tests/pytest_plugin/test_plugin_cost.py::test_loading_it_costs_a_start_next_to_nothing",
     "tests/pytest_plugin/test_plugin_census.py::test_the_census_costs_little",
-    "tests/routes/test_routes.py::test_as_many_slices_as_fit_in_a_millisecond_run_in_a_turn_and_a_cancelled_one_loses_no_place",
-    "tests/serving/test_serve.py::test_those_above_max_connections_wait_in_the_queue_and_cost_nothing",
+    "tests/routes/test_routes_running.py::test_as_many_slices_as_fit_in_a_millisecond_run_in_a_turn_and_a_cancelled_one_loses_no_place",
+    "tests/serving/test_serve_connections.py::test_those_above_max_connections_wait_in_the_queue_and_cost_nothing",
     "tests/serving/test_soak.py",
-    "tests/serving/test_supervise.py::test_an_idle_connection_costs_little_memory_and_no_cpu",
-    "tests/serving/test_supervise.py::test_many_at_once_are_cut_without_holding_up_the_loop",
+    "tests/serving/test_supervise_watcher.py::test_an_idle_connection_costs_little_memory_and_no_cpu",
+    "tests/serving/test_supervise_watcher.py::test_many_at_once_are_cut_without_holding_up_the_loop",
     "tests/testing/test_reports.py::test_the_time_for_a_table_grows_with_it_and_no_faster",
 )
 """Files, and tests of other files. With several workers, one worker runs all of these."""

@@ -6,7 +6,7 @@ import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from roket_trio import ClosePolicy, SocketStream, UNIXSocketStream
+from roket_trio import ClosePolicy, EndOfStream, SocketStream, UNIXSocketStream
 
 # Longer than any test waits: a close that ends before it was ended by something else.
 PATIENT = ClosePolicy(linger_seconds=30)
@@ -27,3 +27,12 @@ async def stream_over(sock: socket.socket, policy: ClosePolicy | None = None) ->
         yield stream
     finally:
         stream.abort()
+
+
+async def receive_to_end(stream: SocketStream) -> bytes:
+    data = b""
+    try:
+        while True:
+            data += await stream.receive(1 << 20)
+    except EndOfStream:
+        return data
