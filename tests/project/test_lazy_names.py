@@ -13,6 +13,7 @@ import re
 import statistics
 import subprocess
 import sys
+import textwrap
 import traceback
 import typing
 from importlib import import_module
@@ -21,11 +22,13 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+import trio
 
 import roket_trio
 import roket_trio.staticfiles
 import roket_trio.testing.fixtures
 from roket_trio._errors import connection_failed
+from roket_trio.testing import ListeningPeer, scripts
 
 PACKAGE = Path(roket_trio.__file__).parent
 SOURCE = ast.parse((PACKAGE / "__init__.py").read_text(encoding="utf-8"))
@@ -124,6 +127,16 @@ def test_help_begins_with_the_public_names_by_purpose_and_an_example() -> None:
     assert "trio.run(push" in about
     for name in roket_trio.__all__:
         assert f"``{name}``" in about, name
+
+
+def test_the_example_in_help_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    example = (roket_trio.__doc__ or "").partition("::\n\n")[2].partition("    trio.run")[0]
+    namespace: dict[str, Any] = {}
+    exec(textwrap.dedent(example), namespace)
+    (tmp_path / "file").write_bytes(bytes(10_000))
+    with ListeningPeer(scripts.discard()) as peer:
+        trio.run(namespace["push"], str(tmp_path / "file"), peer.host, peer.port)
+    assert capsys.readouterr().out == "10000 bytes, acknowledged: True\n"
 
 
 # AnyIO's own class, so that its name is AnyIO's.
