@@ -112,3 +112,16 @@ def broken(doing: str, error: OSError) -> BrokenResourceError:
     translated = BrokenResourceError(f"{doing}: {describe(error)}")
     translated.errno = error.errno
     return translated
+
+
+def bare(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    """The only exception in a group, however deep it is; the group itself if it has several.
+
+    Raise it ``from None``. So the caller of something that has tasks inside gets no group around one exception.
+    """
+    found: BaseException = group
+    while isinstance(found, BaseExceptionGroup):
+        if len(found.exceptions) != 1:
+            break
+        found = found.exceptions[0]
+    return found

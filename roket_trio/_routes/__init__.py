@@ -1,5 +1,7 @@
-"""How bytes move between two ends: one file for each pair of ends, with its system calls and its fallback.
+"""How bytes move between two ends.
 
-``base`` is what the routes have in common; ``fair_share`` bounds what transfers take of a turn of the event loop;
-``rate_limit`` is the limit in bytes a second; ``send`` sends from memory in fair shares.
+``route`` is one transfer's way: a kernel's route while the kernel takes it, then the plain loop. ``file_to_socket``,
+``socket_to_file``, ``socket_to_socket`` and ``file_to_file`` are the kernel's routes, and ``table`` chooses among them.
+``ends`` says what the plain loop needs of a source and a sink; ``file_ends``, ``connection_ends`` and ``foreign_ends``
+are those. ``fair_share`` bounds what transfers take of a turn of the event loop, ``rate_limit`` the bytes a second.
 """

@@ -34,18 +34,18 @@ class ConnectionReader(Reader):
     def receiving(self) -> AbstractContextManager[None]:
         return self.connection.receiving()
 
-    def read_now(self, room: int) -> memoryview | None:
+    def read_now(self, size: int) -> memoryview | None:
         connection = self.connection
         connection.life.check_open()  # another task may have closed it while this one waited
         try:
-            count = connection.sock.recv_into(self._buffer[:room], 0, socket.MSG_PEEK if self.peeks else 0)
+            count = connection.sock.recv_into(self._buffer[:size], 0, socket.MSG_PEEK if self.peeks else 0)
         except BlockingIOError:
             return None
         if count and not self.peeks:
             self.connection.received(count)
         return self.filled(count)
 
-    async def read(self, room: int) -> memoryview | None:
+    async def read(self, size: int) -> memoryview | None:
         await self.connection.readiness.wait_readable()
         return None
 

@@ -34,7 +34,7 @@ class End(ABC):
     @property
     @abstractmethod
     def failure(self) -> str:
-        """What to say of an error: "reading /etc/hosts failed"."""
+        """How a message about a failure begins: "reading /etc/hosts failed"."""
 
     def seek(self, position: int) -> None:  # noqa: B027
         """Let the file stand there, if it has positions."""
@@ -45,7 +45,7 @@ class End(ABC):
 
 
 class Reader(End):
-    """A source, read as far as a transfer needs it."""
+    """A source, as the plain loop reads it."""
 
     __slots__ = ("_buffer", "_other", "total")
 
@@ -57,57 +57,60 @@ class Reader(End):
         return f"reading {self.name} failed"
 
     def receiving(self) -> AbstractContextManager[None]:
-        """Enter it for the length of a run: nobody else may read."""
+        """The guard of a run, during which no other task may read."""
         return _NO_GUARD
 
     async def release(self) -> None:
-        """A run is over, or interrupted."""
+        """Give back what a run of the plain loop has opened."""
 
     def go_to(self, moved: int) -> None:
-        """The plain loop begins to read: ``moved`` bytes behind the first one, where the source has positions."""
+        """Read next what stands ``moved`` bytes behind the beginning of the transfer, if the source has positions."""
 
     def allocate(self, size: int, *, twice: bool) -> None:
-        """Make the buffer; two that take turns if the last piece is still being written while the next one is read."""
+        """Make the buffer, or two that take turns: one is filled while what is in the other one is written."""
         self._buffer = memoryview(bytearray(size))
         self._other = memoryview(bytearray(size)) if twice else self._buffer
 
     def filled(self, count: int) -> memoryview:
-        """The first bytes of the buffer, whose turn is over."""
+        """The first ``count`` bytes of the buffer. The next piece goes into the other buffer."""
         data = self._buffer[:count]
         self._buffer, self._other = self._other, self._buffer
         return data
 
     @abstractmethod
-    def read_now(self, room: int) -> memoryview | None:
-        """At most ``room`` bytes that can be had at once; nothing at EOF; ``None``: :meth:`read` waits for them."""
+    def read_now(self, size: int) -> memoryview | None:
+        """Read at most ``size`` bytes without waiting; nothing at EOF. ``None``: :meth:`read` must wait for them."""
 
     @abstractmethod
-    async def read(self, room: int) -> memoryview | None:
-        """Wait for at most ``room`` bytes; nothing at EOF; ``None``: ask again, there may be some now."""
+    async def read(self, size: int) -> memoryview | None:
+        """Wait, and read at most ``size`` bytes; nothing at EOF. ``None``: there may be some for :meth:`read_now`."""
 
     def confirm(self) -> None:
-        """Raise ClosedResourceError if what was read last must not be passed on any more."""
+        """Check that what was read last may still be written.
+
+        :raises ClosedResourceError: the connection was closed, and has discarded it
+        """
 
     def accepted(self, count: int) -> None:
-        """The sink has ``count`` bytes more."""
+        """Note that the sink has taken ``count`` of the bytes that were read."""
 
     def has_again(self, count: int) -> bool:
-        """Whether the last ``count`` bytes that were read are read once more when the transfer goes on."""
+        """Whether the last ``count`` bytes that were read will be read again when the transfer is resumed."""
         return False
 
     def check_end(self) -> None:
-        """EOF was read.
+        """Note that EOF was read.
 
-        :raises BrokenResourceError: it is the end of a connection that was lost
+        :raises BrokenResourceError: it was none: the connection was lost
         """
 
     def may_end_at(self, moved: int) -> bool:
-        """Whether this is all, although more was expected."""
+        """Whether a source that ends after ``moved`` bytes is complete, although more were expected."""
         return False
 
 
 class Writer(End):
-    """A sink, written as far as a transfer needs it."""
+    """A sink, as the plain loop writes it."""
 
     __slots__ = ("is_exact",)
 
@@ -122,25 +125,25 @@ class Writer(End):
         return f"writing {self.name} failed"
 
     def sending(self, total: int | None, moved: int) -> AbstractContextManager[None]:
-        """Enter it for the length of a run: nobody else may write. Earlier runs have moved ``moved`` of ``total``."""
+        """The guard of a run, during which no other task may write. Earlier runs have moved ``moved`` of ``total``."""
         return _NO_GUARD
 
     def release(self) -> None:
-        """A run is over, or interrupted."""
+        """Give back what a run of the plain loop has opened."""
 
     def go_to(self, moved: int) -> None:
-        """The plain loop begins to write, ``moved`` bytes behind the first one where the sink has positions."""
+        """Write next to ``moved`` bytes behind the beginning of the transfer, if the sink has positions."""
 
     @abstractmethod
     async def write(self, data: memoryview, accepted: Callable[[int], None]) -> None:
-        """Write all or some of it, or wait until that may succeed.
+        """Write all or a part of ``data``, or only wait until that may succeed.
 
-        :param accepted: is told each count of bytes that the sink has taken, before anything else can happen
+        :param accepted: is called with each count of bytes that the sink has taken, at once
         """
 
     def begin_writing(self, data: memoryview, accepted: Callable[[int], None]) -> bool:
-        """Let a worker thread write all of it, and do not wait; False where that cannot be done."""
+        """Let a worker thread write all of ``data``, and do not wait for it; False if there is no such thread."""
         return False
 
     async def finish_writing(self) -> None:
-        """Wait for what :meth:`begin_writing` has begun, whatever cancels the task, and raise what it raised."""
+        """Wait for what :meth:`begin_writing` has begun, even if the task is cancelled, and raise what it raised."""

@@ -1,13 +1,13 @@
 """Fair shares of one event loop for the transfers that run in it.
 
 A transfer that never has to wait could keep the loop to itself, and a hundred that are ready at once could keep it for
-the length of a hundred slices. So there are a few places: who has moved a slice in one turn of the loop has used one
-up, and it is free again when that turn is over. However many transfers there are, in one turn run as many slices as
-fit into a millisecond, by what the last ones took, first come first served; one transfer alone pays one checkpoint for
-so many slices.
+the length of a hundred slices. So a loop has a few slots. A transfer takes a slot for each slice that it moves, and the
+slot is free again in the next turn of the loop. In one turn as many slices run as fit into a millisecond, however many
+transfers there are, and transfers that wait are served in the order in which they came. A transfer that is alone makes
+one checkpoint for as many slices as there are slots.
 
-Measured (100 transfers of 20 MB, the worst that another task had to wait): 82-175 ms when a transfer only looked at the
-clock, 3 ms so.
+Measured with 100 transfers of 20 MB: another task had to wait for at most 3 ms; for 82 to 175 ms when each transfer
+looked at the clock instead.
 """
 
 from __future__ import annotations
@@ -21,12 +21,13 @@ import anyio
 
 from .._loops import YIELD_EVERY, Loop
 
-# The most that one slice moves (bytes): 0.15 to 0.5 ms. A thousand transfers of 8 MiB at once take 1.22 times what a
-# bare epoll loop does so, 1.26 in slices of 1 MiB.
+# The most that one slice moves (bytes), in 0.15 to 0.5 ms. A thousand transfers of 8 MiB at once take 1.22 times what a
+# bare epoll loop takes with this quantum, 1.26 times with 1 MiB.
 QUANTUM = 2 << 20
 
-# So many slices in one turn at first, and at most: one that finds its socket full takes next to no time, and the next
-# ones may not. (With 16 at most the others waited 6 to 9 ms, p99, beside a hundred transfers; with four 1 to 3.)
+# How many slots there are at first, and at most. The most is not larger, since a slice that finds its socket full takes
+# next to no time, and the next ones may not: beside a hundred transfers the other tasks waited 6 to 9 ms (p99) with 16
+# slots, 1 to 3 ms with four.
 _SLOTS_FIRST = 2
 SLOTS_MOST = 4
 
@@ -38,8 +39,10 @@ _schedulers: weakref.WeakKeyDictionary[Loop, FairScheduler] = weakref.WeakKeyDic
 
 @final
 class FairScheduler:
-    """The places of one loop: ``await scheduler.acquire()`` before a slice, ``scheduler.release()`` after it, and no
-    ``await`` between."""
+    """Gives the slots of one loop to its transfers.
+
+    Call ``await scheduler.acquire()`` before a slice and ``scheduler.release()`` after it, with no ``await`` between.
+    """
 
     __slots__ = (
         "__weakref__",
@@ -55,19 +58,18 @@ class FairScheduler:
 
     def __init__(self, loop: Loop) -> None:
         self._loop = weakref.ref(loop)
-        # Each place is free, used up in this turn, or on its way to one that had waited for it.
+        # Each slot is free, used in this turn, or given to a task of the queue that has not run yet.
         self._slots = self._free = _SLOTS_FIRST
         self._used = 0
-        # What a slice takes, on average, and when the one that runs began.
+        # How long a slice takes on average (seconds), and when the one that runs began.
         self._quantum_seconds = YIELD_EVERY / _SLOTS_FIRST
         self._began = 0.0
         self._queue: deque[anyio.Event] = deque()
-        # Somebody waits for the next turn, and will free then what was used in this one.
+        # Whether a task waits for the next turn, in which it frees what was used in this one.
         self._turn_is_awaited = False
 
     async def acquire(self) -> None:
-        """Wait for a place. A check for cancellation when there is one, otherwise a checkpoint: as many as are free in
-        a turn are used up within a millisecond."""
+        """Wait for a slot. With a free slot this is a check for cancellation, otherwise a checkpoint."""
         loop = self._loop()
         assert loop is not None
         if self._free:
@@ -82,7 +84,7 @@ class FairScheduler:
         self._began = monotonic()
 
     def release(self) -> None:
-        """Let the next one have it, in the next turn; or two, or none, as the time that a slice takes allows."""
+        """Free the slot for the next turn, and adapt the number of slots to the time that a slice takes."""
         self._quantum_seconds += (monotonic() - self._began - self._quantum_seconds) * _WEIGHT
         if self._slots > 1 and self._slots * self._quantum_seconds > YIELD_EVERY:
             self._slots -= 1
@@ -118,7 +120,7 @@ class FairScheduler:
             self._queue.popleft().set()
 
     async def _wait_in_the_queue(self, loop: Loop) -> None:
-        # Who waits here does not wait for ever: somebody waits for the next turn, or is about to run and give back.
+        # This wait ends: another task waits for the next turn, or has a slot and is about to release it.
         mine = anyio.Event()
         self._queue.append(mine)
         try:
@@ -133,7 +135,7 @@ class FairScheduler:
 
 
 def scheduler_of(loop: Loop) -> FairScheduler:
-    """The places of ``loop``."""
+    """The scheduler of ``loop``."""
     found = _schedulers.get(loop)
     if found is None:
         found = _schedulers[loop] = FairScheduler(loop)

@@ -59,7 +59,7 @@ class FileReader(Reader):
                 raise ValueError(f"{self.name} is no regular file; it has no offsets")
             return
         self.offset = file.settle() if offset is None else offset
-        if file.size:  # one of size 0 may be generated (/proc): only reading tells
+        if file.size:  # a file of size 0 may be generated (/proc) and have content
             self.total = max(0, file.size - self.offset)
             if offset is not None and offset > file.size:
                 raise ValueError(f"offset {offset} is beyond the end of {self.name}: it has {file.size} bytes")
@@ -72,23 +72,23 @@ class FileReader(Reader):
         self._moved = moved
         self._close_source()
 
-    def read_now(self, room: int) -> memoryview | None:
+    def read_now(self, size: int) -> memoryview | None:
         if self._source is None:
             if self._start is not None:
                 return None
             self._open_source()
         assert self._source is not None
-        count = self._source.readinto_now(self._buffer[:room])
+        count = self._source.readinto_now(self._buffer[:size])
         return None if count is None else self.filled(count)
 
-    async def read(self, room: int) -> memoryview | None:
+    async def read(self, size: int) -> memoryview | None:
         if self._source is None:
             # In a thread: to seek in a compressed file may take long.
             self._home = await current_loop().run_in_thread(self._seek_from_home)
             self._open_source()
             return None
         assert self._worker is not None
-        return self.filled(await self._source.readinto(self._buffer[:room], self._worker))
+        return self.filled(await self._source.readinto(self._buffer[:size], self._worker))
 
     def _open_source(self) -> None:
         self._worker = Worker(current_loop())

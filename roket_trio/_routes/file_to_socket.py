@@ -1,7 +1,7 @@
-"""File → socket: sendfile while the pages are cached, a worker thread where a disk must be waited for.
+"""File → socket by sendfile. Pages that are not cached are fetched by a worker thread first.
 
-No thread ever holds the socket: the worker only fetches pages into the cache, and the event loop sends them. So a
-cancelled or closed connection never has to wait for a thread to let go of it, and one slow disk stops nobody.
+No thread ever holds the socket: the thread only fetches pages into the cache, and the event loop sends them. So a
+cancelled or closed connection never has to wait for a thread, and one slow disk stops no other task.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from .fair_share import QUANTUM, scheduler_of
 from .file_ends import FileReader
 from .route import KernelRoute, Route
 
-# How much is asked for at once whether it is cached: the question costs 3 µs a MiB.
+# Of how many bytes at a time it is asked whether they are cached. That costs 3 µs a MiB.
 ASK = 2 << 20
 
 # How much a worker thread fetches in one hop (40-190 µs). The kernel's read-ahead runs on while the loop sends.
@@ -105,7 +105,7 @@ class FileToSocket(KernelRoute):
     def _fill(self, route: Route, sink: int, count: int) -> bool:
         """Send a slice of ``count`` bytes, or as much of it as the socket takes; returns whether that is full now.
 
-        A part is followed by another call at once: to come again for its EAGAIN would cost a place in a later turn.
+        After a part of it the call is repeated at once, up to EAGAIN: later that would cost another slot.
         """
         while count:
             try:
@@ -122,7 +122,7 @@ class FileToSocket(KernelRoute):
         return False
 
     async def _make_cached(self, route: Route, offset: int, end: int) -> int:
-        """See to it that a piece from ``offset`` on is in the page cache; returns where it ends."""
+        """Fetch a piece from ``offset`` on into the page cache unless it is there; returns where the piece ends."""
         piece_end = min(end, offset + ASK)
         if page_cache.is_cached(self._fd, offset, piece_end - offset):
             return piece_end
@@ -131,5 +131,5 @@ class FileToSocket(KernelRoute):
             fetched = await self._connection.loop.run_in_thread(page_cache.fetch, self._fd, offset, window)
         except OSError as error:
             route.fail("source", error)
-        # Nothing there: sendfile will say so too.
+        # If there was nothing to fetch, sendfile finds the end of the file too.
         return offset + fetched if fetched else piece_end

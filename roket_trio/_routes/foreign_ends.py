@@ -36,17 +36,17 @@ class ForeignReader(Reader):
             raise TypeError(f"expected a file or a byte stream to read from, not {self.name}")
 
     def allocate(self, size: int, *, twice: bool) -> None:
-        pass  # it makes its own
+        pass  # the stream makes its own buffers
 
-    def read_now(self, room: int) -> memoryview | None:
+    def read_now(self, size: int) -> memoryview | None:
         return None
 
-    async def read(self, room: int) -> memoryview | None:
+    async def read(self, size: int) -> memoryview | None:
         if self._receive is None:
             assert self._receive_some is not None
-            return memoryview(await self._receive_some(min(room, _CHUNK)))
+            return memoryview(await self._receive_some(min(size, _CHUNK)))
         try:
-            received = await (self._receive(min(room, _CHUNK)) if self.takes_size else self._receive())
+            received = await (self._receive(min(size, _CHUNK)) if self.takes_size else self._receive())
         except anyio.EndOfStream:
             return memoryview(b"")
         return memoryview(received) if received else None  # an object may be empty; the end is an exception
@@ -66,7 +66,7 @@ class ForeignWriter(Writer):
         self.connection = self.offset = self.path = None
         self.is_exact = True
         send = getattr(stream, "send", None) or getattr(stream, "send_all", None)
-        # A socket's own send, Trio's too, may take a part and say so, which nobody would see; it has no aclose.
+        # The send of a socket, Trio's too, may take a part only, and returns the count. A socket has no aclose.
         if send is None or not hasattr(stream, "aclose"):
             raise TypeError(f"expected a file or a byte stream to write to, not {self.name}")
         self._send = send

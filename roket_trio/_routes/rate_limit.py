@@ -8,21 +8,23 @@ from typing import final
 
 import anyio
 
-# The shortest time over which the rate holds (seconds): what is moved at once is what this allows.
+# The shortest time over which the rate holds (seconds). One step moves what the rate allows in it.
 _GRAIN = 0.01
 
 
 @final
 class RateLimiter:
-    """A limit in bytes a second, smooth at 10 ms; or none.
+    """A limit in bytes a second, smooth at 10 ms, or no limit.
 
-    A pause is made up for by one grain at most, so that a stall is not followed by a burst.
+    After a pause at most 10 ms are made up for, so that a stall is not followed by a burst.
     """
 
     __slots__ = ("_free_at", "_rate")
 
     def __init__(self, rate: float | None) -> None:
-        """:raises ValueError: the rate is not positive"""
+        """:param rate: bytes a second; ``None`` or ``inf`` for no limit
+        :raises ValueError: the rate is not positive
+        """
         if rate is not None and not rate > 0:
             raise ValueError(f"rate_limit must be positive, not {rate}")
         self._rate = None if rate == inf else rate
@@ -45,6 +47,6 @@ class RateLimiter:
             self._free_at = max(self._free_at, monotonic() - _GRAIN) + count / self._rate
 
     async def wait(self) -> None:
-        """Wait until the next step is allowed. A checkpoint if it has to."""
+        """Wait until the next step is allowed. It is a checkpoint only if it has to wait."""
         if self._rate is not None and (seconds := self._free_at - monotonic()) > 0:
             await anyio.sleep(seconds)

@@ -1,8 +1,8 @@
-"""One movement of bytes: by a kernel's route while there is one, and by one plain loop from the byte that it reached.
+"""The way of one transfer: a kernel's route while the kernel takes it, and a plain loop from the byte that it reached.
 
-A kernel's route (:class:`KernelRoute`) does system calls. When the kernel refuses one of them, which has moved nothing,
-the plain loop reads and writes what is left. Here is all that both have in common: how far the transfer is, what has
-left the source and not reached the sink, and the error that says which side failed.
+A kernel's route (:class:`KernelRoute`) does system calls. When the kernel refuses one of them, that call has moved
+nothing, and the plain loop reads and writes what is left. :class:`Route` keeps what both need: how far the transfer has
+come, what has left the source and not reached the sink, and the error that says which side failed.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from .rate_limit import RateLimiter
 # What the plain loop moves at a time: a worker thread's hop costs 40-190 µs.
 BUFFER = 256 << 10
 
-# What is left where nobody knows how much there is.
+# What is left when the length of the source is unknown.
 _UNKNOWN = 1 << 62
 
 _NOTHING = memoryview(b"")
@@ -43,18 +43,20 @@ class KernelRoute(ABC):
 
     @abstractmethod
     async def run(self, route: Route) -> bool:
-        """Move what is left, and keep ``route``'s books.
+        """Move what is left, and count it in ``route``.
 
-        :returns: False when the kernel refuses: the refused call has moved nothing
+        What has left the source and not reached the sink when this ends is put into ``route.unsent``.
+
+        :returns: False when the kernel has refused a call, which has moved nothing
         """
 
 
 @final
 class Route:
-    """One way from a source to a sink, for one transfer. It may be run again after it was interrupted.
+    """The way of one transfer from its source to its sink. It may be run again after it was interrupted.
 
-    ``bytes_moved`` is what the sink has accepted, over all runs; ``name`` is the way that runs or ran last. Both are
-    plain attributes that change while it runs, and cost nothing to read.
+    ``bytes_moved`` is how many bytes the sink has accepted in all runs together; ``name`` is the route that runs, or
+    that ran last. Both are plain attributes that change during a run, and cost nothing to read.
     """
 
     __slots__ = (
@@ -84,10 +86,10 @@ class Route:
         kernel: KernelRoute | None,
         plain: str,
     ) -> None:
-        """Move ``count`` bytes (``None``: all there are).
+        """Move ``count`` bytes (``None``: all that there are).
 
-        :param kernel: what is tried first
-        :param plain: the name of the plain loop
+        :param kernel: the kernel's route, which is tried first; ``None`` if these ends have none
+        :param plain: what the plain loop is called in reports
         :raises TypeError: ``count`` is no integer
         :raises ValueError: ``count`` is negative
         """
@@ -103,21 +105,21 @@ class Route:
         self.limiter = limiter
         self.bytes_moved = 0
         self.name = plain if kernel is None else kernel.name
-        # The faster ways that the kernel refused.
+        # The faster routes that the kernel refused.
         self.fallbacks: tuple[str, ...] = ()
-        # What nobody knows since it was interrupted, so that it cannot be run again.
+        # What cannot be known after an interruption, so that the transfer cannot be resumed.
         self.unknown: str | None = None
         # Whether the source has said that there is no more.
         self.ended = False
-        # What has left the source and not reached the sink: it goes first.
+        # What has left the source and not reached the sink. It is sent first.
         self.unsent = b""
-        # Of the plain loop: the piece that is being written, whether a thread does it, and the piece that comes next.
+        # In the plain loop: the piece that is being written, the piece after it, and whether a thread writes.
         self._writing = self._next = _NOTHING
         self._is_writing = False
 
     @property
     def left(self) -> int:
-        """How many bytes have still to leave the source; a large number when nobody knows."""
+        """How many bytes have still to leave the source; a large number if that is unknown."""
         if self._total is None:
             return _UNKNOWN
         left = self._total - self.bytes_moved
@@ -140,7 +142,7 @@ class Route:
         with self._reader.receiving(), self._writer.sending(self._total, self.bytes_moved):
             try:
                 loop = sink.loop if sink is not None else current_loop()  # which asks the kernel for the process
-                # What moves something takes a place in a turn of the loop first: a schedule point where one is due.
+                # Whatever moves bytes takes a slot of the loop's scheduler first, which is a schedule point when due.
                 await (loop.checkpoint_if_cancelled() if self.left else loop.step())
                 if source is not None:
                     source.life.check_open()
@@ -167,7 +169,7 @@ class Route:
             connection.routed(self.name)
 
     def _fall_back(self) -> None:
-        """The kernel has refused the way that was tried, and moved nothing."""
+        """Go on with the plain loop, since the kernel has refused its route."""
         if self.bytes_moved:
             self._note_route()
         for connection in self._connections():
@@ -230,19 +232,19 @@ class Route:
             else:
                 self.ended = True
 
-    async def _read(self, scheduler: FairScheduler, room: int) -> memoryview | None:
-        """What the source has. ``None``: ask again, and write first what was read before: it has nothing now."""
+    async def _read(self, scheduler: FairScheduler, size: int) -> memoryview | None:
+        """Read what the source has. ``None``: it has nothing now. The next call waits if nothing is being written."""
         await scheduler.acquire()
         try:
-            data = self._reader.read_now(room)
+            data = self._reader.read_now(size)
         finally:
             scheduler.release()
         if data is None and not self._is_writing:
-            data = await self._reader.read(room)
+            data = await self._reader.read(size)
         return data
 
     async def _write(self, data: memoryview) -> None:
-        """Write it all, after what is being written; or begin to, where a thread of the sink's own can do the rest."""
+        """Write all of ``data`` after what is being written, or let the sink's own thread write it."""
         self._next = data
         await self._finish_writing()
         self._writing, self._next = data, _NOTHING
@@ -257,7 +259,7 @@ class Route:
             self.fail("sink", error)
 
     async def _finish_writing(self) -> None:
-        """Wait for what the sink's thread has begun to write, whatever cancels this task."""
+        """Wait until the sink's thread has written its piece, even if this task is cancelled."""
         if self._is_writing:
             self._is_writing = False
             try:
@@ -266,7 +268,7 @@ class Route:
                 self.fail("sink", error)
 
     def _accepted(self, count: int) -> None:
-        """The sink has taken so much of the piece. In a worker thread, too."""
+        """Count what the sink has taken of the piece. A worker thread may call this."""
         self.bytes_moved += count
         self._writing = self._writing[count:]
         self._reader.accepted(count)
@@ -281,10 +283,10 @@ class Route:
     # --- the end -----------------------------------------------------------------------------------------------------
 
     def _check_end(self) -> None:
-        """The source has said that there is no more.
+        """Check whether the source may end here.
 
         :raises TruncatedError: there should have been more
-        :raises BrokenResourceError: it is no end: the connection was lost
+        :raises BrokenResourceError: the source has not ended: its connection was lost
         """
         self.ended = False
         try:
@@ -326,7 +328,7 @@ class Route:
 
 
 def _failure(what: str, error: Exception) -> BrokenResourceError:
-    """An end's own error, if that says more than that it is broken (it ended too early...), or one with its reason."""
+    """The error to raise for ``error``: itself if its class says more than "broken", otherwise a new one."""
     if isinstance(error, BrokenResourceError) and type(error) is not BrokenResourceError:
         return error
     reason = error if isinstance(error, OSError) else error.__cause__

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, Protocol, final
 import anyio
 import anyio.abc
 
-from .._errors import ClosedResourceError
+from .._errors import ClosedResourceError, bare
 from .._loops import Nursery, current_loop
 from .._net.listener import SocketListener
 from .._streams.sockets import SocketStream, is_cancellation
@@ -67,13 +67,7 @@ class Server:
         try:
             await self._run(shutdown, drain_seconds)
         except BaseExceptionGroup as group:
-            error: BaseException = group
-            while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
-                error = error.exceptions[0]
-            try:
-                raise error from None  # noqa: ASYNC123 - Ctrl-C while the nurseries were waited for comes out as it is
-            finally:
-                del error  # its traceback holds this frame
+            raise bare(group) from None  # noqa: ASYNC123 - Ctrl-C while the nurseries were waited for comes out as it is
 
     async def _run(self, shutdown: ShutdownEvent | None, drain_seconds: float) -> None:
         async with self._loop.open_nursery() as self._handlers:

@@ -18,6 +18,7 @@ import anyio.abc
 from anyio.lowlevel import RunVar
 
 from .._connection.states import Phase
+from .._errors import bare
 from .._kernel import epoll
 from .._loops import Loop, current_loop
 from .idle_timer import IdleTimer, TimerQueue
@@ -208,8 +209,6 @@ class WatcherHost:
         try:
             await self._nursery.__aexit__(None, None, None)  # noqa: ASYNC102 - see above
         except BaseExceptionGroup as group:
-            if len(group.exceptions) != 1:
-                raise
-            raise group.exceptions[0] from None  # noqa: ASYNC123 - Ctrl-C in the task, say, comes out as it is
+            raise bare(group) from None  # noqa: ASYNC123 - Ctrl-C in the task, say, comes out as it is
         finally:
             self._watcher.host_closed(self)

@@ -1,1 +1,1 @@
-"""``transfer`` chooses the route for two ends and runs it; ``relay`` joins two connections."""
+"""``transfer`` moves bytes from one end to another; ``relay`` moves them both ways between two connections."""

@@ -8,21 +8,23 @@ from typing import Any, NamedTuple, final
 import anyio
 import anyio.abc
 
+from .._connection.idle_clock import IdleClock
 from .._connection.states import Phase
-from .._errors import PeerGoneError
+from .._errors import PeerGoneError, bare
 from .._kernel import tcp
 from .._origin import public
 from .._streams.sockets import SocketStream
+from .end_types import BothWays
 from .transfer import Transfer, TransferReport
 
-# How finely the time without progress is measured, as a part of it.
-_LOOKS = 10
+# With linger_seconds=0 the second half may go on for so many turns of the event loop without moving anything.
+_TURNS = 10
 
 
 @public
 @final
 class RelayReport(NamedTuple):
-    """What a relay did."""
+    """What a relay has moved each way."""
 
     left_to_right: TransferReport
     right_to_left: TransferReport
@@ -31,7 +33,7 @@ class RelayReport(NamedTuple):
 
 
 @public
-async def relay(left: Any, right: Any, *, linger_seconds: float = 30.0) -> RelayReport:
+async def relay(left: BothWays, right: BothWays, *, linger_seconds: float = 30.0) -> RelayReport:
     """Move bytes both ways between two streams until both have finished.
 
     When one side has finished, its FIN is passed on after its last byte, and the other direction goes on. A connection
@@ -40,11 +42,12 @@ async def relay(left: Any, right: Any, *, linger_seconds: float = 30.0) -> Relay
     that.)
 
     A stream that cannot send EOF without closing (AnyIO's TLS) gets none: it may go on sending, within
-    ``linger_seconds``, and hears of the end when the caller closes it.
+    ``linger_seconds``, and learns of the end when the caller closes it.
 
-    :param left: a :class:`SocketStream`, or any byte stream; likewise ``right``
+    :param left: a :class:`SocketStream`, or any byte stream that both sends and receives
+    :param right: the other one
     :param linger_seconds: when one direction has ended and nothing moves in the other one, nor is acknowledged, for so
-        long (at most a tenth longer), both are reset; 0: when nothing is ready to be moved
+        long (at most an eighth longer), both are reset; 0: when nothing is ready to be moved
     :returns: what was moved each way; both streams are still open, and have sent EOF if they can
     :raises BrokenResourceError: one side failed; ``side`` and ``bytes_moved`` are of the direction that noticed, which
         a note names
@@ -87,12 +90,16 @@ async def relay(left: Any, right: Any, *, linger_seconds: float = 30.0) -> Relay
     async def bound_the_second_half() -> None:
         await first_ended.wait()
         second, sink = (back, left) if there in reports else (there, right)
-        before, looks = (second.bytes_moved, _unacked(sink)), 0
-        while looks < _LOOKS:
-            await anyio.sleep(linger_seconds / _LOOKS)
-            now = (second.bytes_moved, _unacked(sink))
-            looks = looks + 1 if now == before else 0
-            before = now
+
+        def figure() -> tuple[int, int]:
+            return second.bytes_moved, _unacked(sink)
+
+        clock = IdleClock(linger_seconds, figure(), anyio.current_time())
+        is_over = False
+        while not is_over:
+            for _ in range(1 if linger_seconds else _TURNS):
+                await anyio.sleep(max(0.0, clock.due - anyio.current_time()))
+            is_over = clock.is_over(figure(), anyio.current_time())
         if passed_on < 2:
             fail(PeerGoneError(f"one side had finished, and the other one moved nothing for {linger_seconds} seconds"))
 
@@ -102,20 +109,19 @@ async def relay(left: Any, right: Any, *, linger_seconds: float = 30.0) -> Relay
             tasks.start_soon(move, back, left, "right to left")
             tasks.start_soon(bound_the_second_half)
     except BaseExceptionGroup as group:  # Ctrl-C in one of the tasks comes out as it is
-        if len(group.exceptions) != 1:
-            raise
-        raise group.exceptions[0] from None  # noqa: ASYNC123 - its group was made here
+        raise bare(group) from None  # noqa: ASYNC123 - its group was made here
     if failures:
         for stream in (left, right):
             if not isinstance(stream, SocketStream):
-                with contextlib.suppress(Exception):  # what has failed is told already
-                    await anyio.aclose_forcefully(stream)
+                with contextlib.suppress(Exception), anyio.CancelScope() as scope:  # what has failed is known already
+                    scope.cancel()
+                    await stream.aclose()
         raise failures[0]
     return RelayReport(reports[there], reports[back], anyio.current_time() - began)
 
 
 async def _send_eof(stream: Any) -> None:
-    """Pass an end on, to who can be told without being closed."""
+    """Send EOF, if the stream can do that without closing."""
     send_eof = getattr(stream, "send_eof", None)
     if send_eof is not None:
         with contextlib.suppress(NotImplementedError):
@@ -123,9 +129,9 @@ async def _send_eof(stream: Any) -> None:
 
 
 def _reset(stream: Any) -> None:
-    """Make the end of a stream unclean, at once, whosever it is: its TCP connection is reset."""
+    """Reset the TCP connection under a stream at once, so that its peer does not take what was cut for the end."""
     if isinstance(stream, SocketStream):
-        if stream._connection.life.phase is Phase.LIVE:  # otherwise its owner is closing it, by his own rules
+        if stream._connection.life.phase is Phase.LIVE:  # otherwise its owner is closing it, by its own policy
             stream.abort()
         return
     with contextlib.suppress(Exception):  # one that is broken may answer with anything
@@ -135,8 +141,10 @@ def _reset(stream: Any) -> None:
 
 
 def _unacked(stream: Any) -> int:
-    """What its kernel holds for a peer: that grows less while a slow one takes bytes, and there is no room for new
-    ones. 0 where nobody can tell."""
+    """How many bytes the kernel holds for the stream's peer; 0 where that cannot be known.
+
+    It shrinks while a slow peer takes bytes, although the kernel has no space for new ones yet.
+    """
     with contextlib.suppress(Exception):  # closed meanwhile, or no socket's
         sock = _socket_below(stream)
         if sock is not None:
@@ -145,8 +153,7 @@ def _unacked(stream: Any) -> int:
 
 
 def _socket_below(stream: Any) -> Any:
-    """The socket under another library's stream or wrapper, as AnyIO's attribute or as Trio's; ``None``: there is
-    none."""
+    """The socket under another library's stream or wrapper, by AnyIO's attribute or by Trio's; ``None`` without one."""
     while stream is not None:
         if isinstance(stream, anyio.TypedAttributeProvider):
             return stream.extra(anyio.abc.SocketAttribute.raw_socket, None)

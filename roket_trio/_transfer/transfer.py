@@ -21,30 +21,37 @@ from .._routes.rate_limit import RateLimiter
 from .._routes.route import Route
 from .._routes.table import route_between
 from .._streams.sockets import SocketStream, UNIXSocketStream
+from .end_types import Sink, Source
 
 
 @public
 @final
 class TransferReport(NamedTuple):
-    """What a transfer did."""
+    """What a transfer has moved, and how."""
 
     bytes_moved: int
-    """What the sink has accepted, over all runs."""
+    """How many bytes the sink has accepted, in all runs together."""
     seconds: float
-    """How long it ran, over all runs."""
+    """How long all runs together took."""
     route: str
-    """``sendfile``, ``splice``, ``copy_file_range``, ``read-send``, or ``read-write`` between files; the last that
-    ran."""
+    """The route that ran last: ``sendfile``, ``splice``, ``copy_file_range``, ``read-send``, or ``read-write`` between
+    files."""
     fallbacks: tuple[str, ...]
     """The faster routes that the kernel refused."""
 
 
 @public
-async def copy(source: Any, sink: Any, *, count: int | None = None) -> TransferReport:
-    """Move bytes from ``source`` to ``sink``, by the fastest route that the two allow; otherwise as
-    :class:`Transfer`."""
+async def copy(source: Source, sink: Sink, *, count: int | None = None) -> TransferReport:
+    """Move bytes from ``source`` to ``sink``, by the fastest route that the two allow.
+
+    The arguments are those of :class:`Transfer`; the errors and what a cancellation leaves are those of its
+    :meth:`Transfer.run`. A copy that was cancelled cannot return how far it came, and cannot be resumed: use a
+    ``Transfer`` for that.
+
+    :returns: how many bytes were moved, how long that took, and by which route
+    """
     transfer = Transfer.__new__(Transfer)
-    transfer._prepare(source, sink, count, None)  # run() borrows the ends and checks them: once is enough
+    transfer._prepare(source, sink, count, None)  # run() opens the ends and checks them: once is enough
     return await transfer.run()
 
 
@@ -60,21 +67,24 @@ class Transfer:
     :param source: where to read: a :class:`SocketStream`, a :class:`FileReadStream`, a binary file object, an
         ``anyio.AsyncFile`` or ``trio.open_file`` wrapper, a descriptor, or any byte stream of AnyIO or Trio. A file is
         read from where it stands, and stands behind the last byte that was moved afterwards.
-    :param sink: where to write, likewise
+    :param sink: where to write: the same kinds of ends. A file is written from where it stands, and stands behind the
+        last byte that was written afterwards.
     :param count: how many bytes; ``None`` for all up to EOF. A file that has fewer gives what it has; a stream that
         ends early raises :class:`TruncatedError`.
-    :param rate_limit: bytes a second, smooth at 10 ms
+    :param rate_limit: the most bytes a second, smooth at 10 ms; ``None`` for no limit
     :raises ValueError: a negative count, a limit that is not positive
-    :raises TypeError: an end that cannot be read or written
+    :raises TypeError: an end that cannot be read or written, or the path of a file that is not open
     """
 
-    def __init__(self, source: Any, sink: Any, *, count: int | None = None, rate_limit: float | None = None) -> None:
+    def __init__(
+        self, source: Source, sink: Sink, *, count: int | None = None, rate_limit: float | None = None
+    ) -> None:
         self._prepare(source, sink, count, rate_limit)
-        with _borrowed(source, opened_to_read) as readable, _borrowed(sink, opened_to_write) as writable:
+        with _opened(source, opened_to_read) as readable, _opened(sink, opened_to_write) as writable:
             _reader(readable, source, self._count)
             _writer(writable, sink)
 
-    def _prepare(self, source: Any, sink: Any, count: int | None, rate_limit: float | None) -> None:
+    def _prepare(self, source: Source, sink: Sink, count: int | None, rate_limit: float | None) -> None:
         self._source = source
         self._sink = sink
         self._count = checked_count(count)
@@ -85,15 +95,15 @@ class Transfer:
 
     @property
     def bytes_moved(self) -> int:
-        """What the sink has accepted so far, over all runs. May be read at any time, also while it runs.
+        """How many bytes the sink has accepted so far, in all runs together. It may be read at any time.
 
-        Into a stream that is not ours it is a lower bound.
+        For a sink that is a stream of another library it is a lower bound.
         """
         return 0 if self._route is None else self._route.bytes_moved
 
     @property
     def route(self) -> str | None:
-        """The route that runs, or that ran last; ``None`` before the first run."""
+        """The name of the route that runs, or ran last; ``None`` before the first run."""
         return None if self._route is None else self._route.name
 
     async def run(self) -> TransferReport:
@@ -114,8 +124,8 @@ class Transfer:
         began = monotonic()
         try:
             with (
-                _borrowed(self._source, opened_to_read) as readable,
-                _borrowed(self._sink, opened_to_write) as writable,
+                _opened(self._source, opened_to_read) as readable,
+                _opened(self._sink, opened_to_write) as writable,
             ):
                 if self._route is None:
                     reader, writer = _reader(readable, self._source, self._count), _writer(writable, self._sink)
@@ -135,33 +145,39 @@ class Transfer:
         return TransferReport(self._route.bytes_moved, self._seconds, self._route.name, self._route.fallbacks)
 
 
-def _borrowed(end: Any, lend: Callable[[Any], AbstractContextManager[Any]]) -> AbstractContextManager[Any]:
-    """An end, as what it really is: a Connection, an OpenFile, an object with a descriptor of no use, a stream."""
+def _opened(end: Any, opened: Callable[[Any], AbstractContextManager[Any]]) -> AbstractContextManager[Any]:
+    """Open an end for a run: a :class:`Connection`, an ``OpenFile``, an object that reads and writes, or a stream."""
     connection = _connection_of(end)
     if connection is not None:
         return nullcontext(connection)
-    return lend(end) if is_file(end) else nullcontext(end)
+    return opened(end) if is_file(end) else nullcontext(end)
 
 
 def _connection_of(end: Any) -> Connection | None:
-    """The socket behind one of our streams; never behind a wrapper, which may hold bytes, nor behind a subclass."""
+    """The connection of a stream of ours; ``None`` for a wrapper, which may hold bytes, and for a subclass."""
     return end._connection if type(end) in (SocketStream, UNIXSocketStream) else None
 
 
-def _reader(borrowed: Any, given: Any, count: int | None) -> Reader:
-    """:raises TypeError: it cannot be read so"""
-    if isinstance(borrowed, Connection):
-        return ConnectionReader(borrowed)
+def _reader(opened: Any, given: Any, count: int | None) -> Reader:
+    """The reader for a source.
+
+    :raises TypeError: it cannot be read, or not in the way that was asked for
+    """
+    if isinstance(opened, Connection):
+        return ConnectionReader(opened)
     if is_file(given):
-        return FileReader(borrowed)
-    reader = ForeignReader(borrowed)
+        return FileReader(opened)
+    reader = ForeignReader(opened)
     if count is not None and not reader.takes_size:
         raise TypeError(f"a stream of objects ({reader.name}) cannot be asked for so many bytes; leave out count")
     return reader
 
 
-def _writer(borrowed: Any, given: Any) -> Writer:
-    """:raises TypeError: it cannot be written so"""
-    if isinstance(borrowed, Connection):
-        return ConnectionWriter(borrowed)
-    return FileWriter(borrowed) if is_file(given) else ForeignWriter(borrowed)
+def _writer(opened: Any, given: Any) -> Writer:
+    """The writer for a sink.
+
+    :raises TypeError: it cannot be written
+    """
+    if isinstance(opened, Connection):
+        return ConnectionWriter(opened)
+    return FileWriter(opened) if is_file(given) else ForeignWriter(opened)
