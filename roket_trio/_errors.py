@@ -1,5 +1,4 @@
-"""The exceptions, each of them both libraries' class of the same name, and the one place that translates
-``OSError``."""
+"""The exceptions, each a subclass of Trio's and AnyIO's class of the same name, and the translation of ``OSError``."""
 
 from __future__ import annotations
 
@@ -11,8 +10,8 @@ from typing import final
 import anyio
 import trio
 
-# AnyIO's own: Trio has none of that name, and a program that says ``except roket_trio.EndOfStream`` must catch the ones
-# of AnyIO's wrappers (TLS, buffered, text) too.
+# AnyIO's own class: Trio has none of that name, and ``except roket_trio.EndOfStream`` must also catch the exceptions of
+# AnyIO's wrappers (TLS, buffered, text).
 from anyio import EndOfStream as EndOfStream
 
 from ._origin import public
@@ -28,10 +27,10 @@ class ClosedResourceError(anyio.ClosedResourceError, trio.ClosedResourceError):
 class BrokenResourceError(anyio.BrokenResourceError, trio.BrokenResourceError):
     """The stream cannot go on: the peer reset it, the network lost it, the disk failed, or a send on it was cut.
 
-    ``errno`` is the kernel's error number where the kernel gave one, otherwise ``None``; it stands in the message too.
-    Of a transfer: ``side`` is ``"source"`` or ``"sink"``, whichever failed; ``bytes_moved`` is how many bytes the sink
-    has, ``bytes_lost`` how many had left the source and reached nobody (a :class:`Transfer` that can be run again has
-    kept them).
+    ``errno`` is the kernel's error number if there was one, otherwise ``None``; the message contains it too. When a
+    transfer raises this, ``side`` says which end failed, ``"source"`` or ``"sink"``; ``bytes_moved`` is how many bytes
+    the sink has, and ``bytes_lost`` how many were read from the source and are not in the sink. (A :class:`Transfer`
+    that can be run again keeps those.)
     """
 
     errno: int | None = None
@@ -48,7 +47,7 @@ class BusyResourceError(anyio.BusyResourceError, trio.BusyResourceError):
 
 @public
 class ConnectionFailed(anyio.ConnectionFailed):
-    """No connection could be made. An ``OSError``; ``errno`` is set when there was one reason."""
+    """No connection could be made. It is an ``OSError``, and ``errno`` is set when there was one reason."""
 
 
 @final
@@ -76,13 +75,13 @@ class TruncatedError(BrokenResourceError):
 @public
 @final
 class PeerGoneError(BrokenResourceError):
-    """The peer has finished and nothing has moved for as long as its budget allows."""
+    """The peer has finished or vanished, and nothing has moved for as long as ``supervise`` or ``relay`` allowed."""
 
 
 def connection_failed(message: str, code: int | None) -> ConnectionFailed:
-    """A :class:`ConnectionFailed` that is Python's own class for its errno too.
+    """Make a :class:`ConnectionFailed` that is also an instance of Python's class for the errno.
 
-    AnyIO's ``connect_unix`` lets those through, so programs have ``except FileNotFoundError`` around it.
+    AnyIO's ``connect_unix`` raises that class, so programs have ``except FileNotFoundError`` around it.
     """
     failure = _connection_failed_as(code)(message)
     failure.errno = code
@@ -101,14 +100,14 @@ def _connection_failed_as(code: int | None) -> type[ConnectionFailed]:
 
 
 def describe(error: OSError) -> str:
-    """``[Errno 104] Connection reset by peer``: the number and the system's words for it, without a file name."""
+    """Write ``[Errno 104] Connection reset by peer``: the number and the system's words, without a file name."""
     if error.errno is None:
         return str(error) or type(error).__name__
     return f"[Errno {error.errno}] {error.strerror or os.strerror(error.errno)}"
 
 
 def broken(doing: str, error: OSError) -> BrokenResourceError:
-    """Translate the kernel's refusal into the streams' exception; raise the result ``from error``."""
+    """Translate ``error`` into the streams' exception; raise the result ``from error``."""
     translated = BrokenResourceError(f"{doing}: {describe(error)}")
     translated.errno = error.errno
     return translated

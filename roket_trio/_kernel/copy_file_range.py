@@ -1,4 +1,4 @@
-"""File to file inside the kernel, or inside the file system: copy_file_range(2)."""
+"""Copying from file to file in the kernel, or in the file system: copy_file_range(2)."""
 
 from __future__ import annotations
 
@@ -15,6 +15,6 @@ def copy_file_range(source: int, sink: int, count: int, source_offset: int, sink
     """For a worker thread: copy up to ``count`` bytes, leaving both positions alone.
 
     :returns: the bytes copied; 0 at the end of ``source`` (and for files of /proc before Linux 5.19, which lie)
-    :raises OSError: EXDEV, EINVAL, EOPNOTSUPP, EBADF (O_APPEND): it cannot be done so
+    :raises OSError: EXDEV, EINVAL, EOPNOTSUPP, EBADF (O_APPEND): the kernel cannot copy between these two
     """
     return os.copy_file_range(source, sink, min(count, AT_MOST), source_offset, sink_offset)

@@ -1,4 +1,4 @@
-"""Empty a receive queue without looking at it."""
+"""Discarding what a receive queue holds."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ _scratch = bytearray(_AT_ONCE)
 
 
 class Discarded(NamedTuple):
-    """What :func:`discard_received` dropped, and what it came upon."""
+    """What :func:`discard_received` dropped, and why it stopped."""
 
     dropped: int
     """The number of bytes dropped."""
     reached_end: bool
     """Whether the peer's FIN was reached."""
     error: OSError | None
-    """ECONNRESET and the like, which the kernel tells once, after the last byte."""
+    """ECONNRESET and the like, which the kernel reports once, after the last byte."""
 
 
 def discard_received(sock: socket.socket, *, limit: int | None = None, copies: bool = False) -> Discarded:
-    """Take what has arrived off ``sock`` and drop it, without waiting.
+    """Receive what has arrived on ``sock`` and drop it, without waiting.
 
     On TCP ``MSG_TRUNC`` frees the queue without copying it (tcp(7), Linux 2.4).
 
-    :param limit: stop after this many bytes, so that a peer that never stops cannot hold the caller
+    :param limit: stop after this many bytes, so that a peer that never stops sending cannot keep the caller busy
     :param copies: into a scratch buffer, for a UNIX socket (to ask ``sock`` for its family takes 2 µs)
     """
     flags = socket.MSG_TRUNC if sys.platform == "linux" and not copies else 0

@@ -1,4 +1,4 @@
-"""Changes in a socket's state, as edges on a descriptor that an event loop can wait for."""
+"""Changes of a socket's state, reported by an epoll descriptor, which an event loop can wait for."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ if AVAILABLE:
     ANY_CHANGE = select.EPOLLIN | select.EPOLLOUT | select.EPOLLRDHUP | select.EPOLLET
     PEER_CLOSED = select.EPOLLRDHUP
 
-# So that a flood of resets is seen to in pieces, with the other tasks' turns between.
-_NEWS_AT_ONCE = 128
+# A flood of resets is handled in pieces, so that other tasks can run between them.
+_EVENTS_AT_ONCE = 128
 
 
 @final
 class SocketEvents:
-    """A private epoll on one socket: readable whenever the socket has something new of ``events`` to say.
+    """A private epoll on one socket: readable whenever one of ``events`` has newly happened.
 
-    With :data:`ANY_CHANGE` this tells that our FIN was acknowledged, without polling: reaching FIN_WAIT2 wakes the
+    With :data:`ANY_CHANGE` it reports that our FIN was acknowledged, without polling: reaching FIN_WAIT2 wakes the
     socket's writers, and the edge-triggered epoll reports EPOLLOUT again (``tcp_rcv_state_process``, Linux 6.18).
     With :data:`PEER_CLOSED` it stays readable from the peer's FIN or RST on, whatever data lies unread (EPOLLHUP and
     EPOLLERR are always reported, epoll_ctl(2)).
@@ -52,8 +52,8 @@ class SocketEvents:
 class PeerEvents:
     """One epoll on many sockets: readable when the peer of any of them has finished, by FIN or by RST.
 
-    Edge-triggered, so each such change is told once, and a peer that has finished costs nothing from then on. Data that
-    arrives wakes nobody: it is announced with a key that has none of these events (``sock_def_readable``).
+    It is edge-triggered, so each such change is reported once, and a peer that has finished costs nothing from then on.
+    Data that arrives does not wake it, since the kernel announces data with other events (``sock_def_readable``).
     """
 
     __slots__ = ("_epoll",)
@@ -65,7 +65,7 @@ class PeerEvents:
         return self._epoll.fileno()
 
     def add(self, sock: socket.socket) -> None:
-        """Watch ``sock``. A peer that has finished already is told at once. A socket that is closed is forgotten.
+        """Watch ``sock``. A peer that has finished already is reported at once. Closing ``sock`` removes it.
 
         :raises OSError: ENOSPC, the user's limit of watches (epoll(7)); ENOMEM
         """
@@ -76,8 +76,8 @@ class PeerEvents:
         self._epoll.unregister(sock)
 
     def take(self) -> list[int]:
-        """The descriptors with news since the last call, in part when there are very many; empty for none."""
-        return [fd for fd, _ in self._epoll.poll(0, _NEWS_AT_ONCE)]
+        """The descriptors with events since the last call; when there are very many, some of them."""
+        return [fd for fd, _ in self._epoll.poll(0, _EVENTS_AT_ONCE)]
 
     def close(self) -> None:
         self._epoll.close()

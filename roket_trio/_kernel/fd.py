@@ -10,8 +10,8 @@ import stat
 import struct
 from typing import final
 
-# "The kernel cannot do this with these two descriptors": the errnos after which another way is tried, provided that the
-# call moved nothing. Everything else (EIO, ENOSPC, EPIPE...) is an answer, not a refusal.
+# The errnos that mean "the kernel cannot do this with these two descriptors". After one of them another route is tried,
+# provided that the call moved nothing. All others (EIO, ENOSPC, EPIPE...) are failures.
 REFUSALS = frozenset(
     {
         errno.ENOSYS,
@@ -47,7 +47,7 @@ def file_kind(fd: int, status: os.stat_result) -> FileKind:
         return FileKind.STREAM
     if stat.S_ISBLK(mode):
         return FileKind.OTHER
-    # Terminals, /dev/random, /dev/kmsg, eventfds, and "regular" files that are none (tracefs' trace_pipe).
+    # Terminals, /dev/random, /dev/kmsg, eventfds, and what only claims to be a regular file (tracefs' trace_pipe).
     return FileKind.STREAM if _is_pollable(fd) else FileKind.OTHER
 
 
@@ -60,7 +60,7 @@ def _is_seekable(fd: int) -> bool:
 
 
 def _is_pollable(fd: int) -> bool:
-    """Whether the kernel can say when the file is ready: epoll refuses what cannot (EPERM, epoll_ctl(2))."""
+    """Whether the kernel can report when the file is ready: epoll refuses other files (EPERM, epoll_ctl(2))."""
     if not hasattr(select, "epoll"):
         return os.isatty(fd)
     with select.epoll() as epoll:

@@ -1,4 +1,4 @@
-"""A socket of another process, borrowed for a look."""
+"""Looking at a socket of another process: pidfd_getfd(2)."""
 
 from __future__ import annotations
 
@@ -8,13 +8,14 @@ import socket
 _PIDFD_GETFD = 438  # the same on every architecture (Linux 5.6)
 
 
-def borrow_socket(pid: int, fd: int) -> socket.socket:
-    """A copy of a process's descriptor, by pidfd_getfd(2); the caller closes it.
+def copy_socket(pid: int, fd: int) -> socket.socket:
+    """Copy a process's descriptor; the caller closes the copy.
 
-    While the copy is open the socket stays open, whatever its owner does: look, and close at once. Meant for children
-    of this process.
+    While the copy is open the socket stays open, whatever its owner does, so close it at once. Meant for children of
+    this process.
 
-    :raises OSError: it may not (ptrace(2), ``PTRACE_MODE_ATTACH``), there is none, or the kernel is older than 5.6
+    :raises OSError: it is not allowed (ptrace(2), ``PTRACE_MODE_ATTACH``), there is no such process or descriptor, or
+        the kernel is older than 5.6
     """
     import ctypes
 

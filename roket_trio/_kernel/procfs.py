@@ -1,6 +1,7 @@
-"""What /proc tells of the sockets of a process: which descriptors are sockets, and the tables of its namespace.
+"""The sockets of a process in /proc: which of its descriptors are sockets, and the tables of its namespace.
 
-See proc(5). One process may look into another if both have one owner (``PTRACE_MODE_READ``, ptrace(2)), or as root.
+See proc(5). A process may read about another one of the same owner (``PTRACE_MODE_READ``, ptrace(2)), and root about
+all.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ def socket_inodes(pid: int) -> dict[int, int]:
     """The descriptors of a process that are sockets, each with its inode; about 2 µs for each descriptor it has.
 
     :raises FileNotFoundError, ProcessLookupError: there is no such process
-    :raises PermissionError: it is somebody else's
+    :raises PermissionError: it belongs to another user
     """
     found = {}
     folder = f"/proc/{pid}/fd"
@@ -37,9 +38,9 @@ def socket_inodes(pid: int) -> dict[int, int]:
 
 
 def socket_protocol(pid: int, fd: int) -> str | None:
-    """The kernel's name for what a descriptor is: TCP, TCPv6, UDP, UNIX-STREAM, NETLINK...; ``None``: not told.
+    """The kernel's name for the kind of a socket: TCP, TCPv6, UDP, UNIX-STREAM, NETLINK...; ``None``: unknown.
 
-    It is told for as long as the descriptor is open, also after the socket has left every table
+    The kernel knows it for as long as the descriptor is open, even after the socket has left every table
     (``sockfs_xattr_get``, Linux 3.7).
     """
     try:
@@ -49,8 +50,10 @@ def socket_protocol(pid: int, fd: int) -> str | None:
 
 
 def tcp_sockets(pid: int, states: Collection[int] = ALL_STATES) -> Iterator[InetSocket]:
-    """The TCP sockets of the process's network namespace in one of ``states``, from /proc/PID/net/tcp and tcp6; with
-    no ``info``. The kernel writes down all of them, so few states are hardly cheaper than all."""
+    """The TCP sockets of the process's network namespace in one of ``states``, from /proc/PID/net/tcp and tcp6.
+
+    They have no ``info``. The kernel lists all of them, so few states are hardly cheaper than all.
+    """
     for name, family in (("tcp", socket.AF_INET), ("tcp6", socket.AF_INET6)):
         try:
             file = open(f"/proc/{pid}/net/{name}", encoding="ascii")
@@ -83,7 +86,7 @@ def network_namespace(pid: int) -> int:
 
 
 def is_alive(pid: int) -> bool:
-    """Whether there is such a process, and it has not ended: one that nobody has waited for holds nothing any more."""
+    """Whether there is such a process and it has not ended. A zombie has ended: it has no descriptors any more."""
     try:
         with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as file:
             return file.read().rpartition(")")[2].split()[0] not in "ZX"
@@ -104,7 +107,7 @@ def children(pid: int) -> list[int]:
 
 
 def descendants(pid: int) -> list[int]:
-    """All living processes that descend from one, as far as they may be seen; one that detached itself does not."""
+    """All living processes that descend from one, as far as they may be seen. A daemon no longer descends from it."""
     found: list[int] = []
     waiting = [pid]
     while waiting:
@@ -118,8 +121,10 @@ def descendants(pid: int) -> list[int]:
 
 
 def with_environment(entry: bytes) -> list[int]:
-    """The living processes that were started with ``entry`` (``NAME=value``) in their environment, as far as they may
-    be seen; about 20 µs for each process there is."""
+    """The living processes that were started with ``entry`` (``NAME=value``) in their environment.
+
+    Only those that may be seen are listed. It takes about 20 µs for each process of the system.
+    """
     found = []
     for name in os.listdir("/proc"):
         if name.isdigit():
@@ -127,7 +132,7 @@ def with_environment(entry: bytes) -> list[int]:
                 with open(f"/proc/{name}/environ", "rb") as file:
                     if entry in file.read().split(b"\0"):
                         found.append(int(name))
-            except OSError:  # it has ended, or is somebody else's
+            except OSError:  # it has ended, or belongs to another user
                 continue
     return found
 
@@ -148,7 +153,7 @@ def _inet_socket(family: int, fields: list[str]) -> InetSocket:
 
 
 def _address(family: int, field: str) -> tuple[str, int]:
-    """``0100007F:1F90``: the address in 32-bit words of the host's order, each printed as a number."""
+    """Read ``0100007F:1F90``: an address in 32-bit words of the host's byte order, and a port."""
     host, port = field.split(":")
     words = [int(host[i : i + 8], 16) for i in range(0, len(host), 8)]
     return socket.inet_ntop(family, struct.pack(f"={len(words)}I", *words)), int(port, 16)

@@ -1,4 +1,4 @@
-"""Give a file or directory another name without replacing what has that name, or in exchange: renameat2(2)."""
+"""Renaming a file or directory without replacing another one, and exchanging two: renameat2(2)."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ _REFUSALS = (errno.ENOSYS, errno.EINVAL, errno.EPERM, errno.EOPNOTSUPP)
 def rename_new(name: str, new_name: str, *, source: int, target: int) -> None:
     """Rename ``name`` in the directory ``source`` to ``new_name`` in the directory ``target``, where nothing may be.
 
-    :raises FileExistsError: something is there; both are as they were
+    :raises FileExistsError: something has that name; both are as they were
     :raises OSError: as :func:`os.rename`
 
-    Where the kernel cannot promise that, a file is linked and unlinked, which promises it too; a directory is looked
-    for first, and only somebody who makes an empty one in that moment loses it.
+    Where the kernel cannot do that, a file is linked and unlinked, which never replaces one either. For a directory
+    the name is checked first; an empty directory that is created in that moment is lost.
     """
     code = _renameat2(source, name, target, new_name, _NOREPLACE)
     if code == 0:
@@ -46,10 +46,10 @@ def rename_new(name: str, new_name: str, *, source: int, target: int) -> None:
 
 
 def exchange(name: str, other_name: str, *, source: int, target: int) -> bool:
-    """Let two names change places, in one step.
+    """Exchange two names in one step.
 
     :returns: False where the kernel cannot do that; nothing has changed
-    :raises OSError: one of them is not there, or it is not allowed
+    :raises OSError: one of them does not exist, or it is not allowed
     """
     code = _renameat2(source, name, target, other_name, _EXCHANGE)
     if code and code not in _REFUSALS:
@@ -66,7 +66,7 @@ def _is_there(name: str, directory: int) -> bool:
 
 
 def _renameat2(source: int, name: str, target: int, new_name: str, flags: int) -> int:
-    """The errno; 0 for done."""
+    """Call renameat2; returns the errno, 0 for success."""
     call = _found()
     if call is None:
         return errno.ENOSYS

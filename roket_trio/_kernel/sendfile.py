@@ -1,4 +1,4 @@
-"""File to socket without user space: sendfile(2)."""
+"""Sending a file without copying it to user space: sendfile(2)."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Every socket of a network namespace, from the kernel: sock_diag(7) over netlink.
+"""The sockets of a network namespace as the kernel lists them: sock_diag(7) over netlink.
 
-No privilege is needed. Structures: ``include/uapi/linux/inet_diag.h`` and ``unix_diag.h``. A list that the
-kernel filters by state costs 2.8 ms at 1,000 sockets and 3.3 ms at 10,000, a whole one 10 and 85 ms, a lookup 20 µs.
+No privilege is needed. Structures: ``include/uapi/linux/inet_diag.h`` and ``unix_diag.h``. A list that the kernel
+filters by state takes 2.8 ms at 1,000 sockets and 3.3 ms at 10,000, a full one 10 and 85 ms, a lookup 20 µs.
 """
 
 from __future__ import annotations
@@ -52,13 +52,13 @@ class InetSocket(NamedTuple):
     local: tuple[str, int]
     remote: tuple[str, int]
     unread_bytes: int
-    """What the receive queue holds; a FIN not yet read counts as one. Of a listener the connections that wait for
+    """What the receive queue holds; an unread FIN counts as one. For a listener: how many connections wait for
     ``accept``."""
     unacked_bytes: int
-    """What the send queue holds; an unacknowledged FIN counts as one. Of a listener the size of its queue."""
+    """What the send queue holds; an unacknowledged FIN counts as one. For a listener: the size of its queue."""
     uid: int
     inode: int
-    """The same as in ``/proc/PID/fd``; 0: no process holds it (an orphan, TIME_WAIT, or not accepted yet)."""
+    """The number that ``/proc/PID/fd`` shows; 0: no process has it open (an orphan, TIME_WAIT, or not accepted yet)."""
     info: bytes | None
     """``struct tcp_info``, where it was asked for."""
 
@@ -71,7 +71,7 @@ class UnixSocket(NamedTuple):
     state: int
     """1 connected, 10 listening, 7 neither."""
     path: str
-    """Where it is bound; an abstract name begins with ``@``; empty for most."""
+    """The path that it is bound to; an abstract name begins with ``@``; empty for most."""
     peer_inode: int
     """0: it has no peer, or that is closed or not accepted yet."""
     shutdown: int
@@ -84,11 +84,11 @@ class UnixSocket(NamedTuple):
 
 @final
 class SockDiag:
-    """A netlink socket to ask with; a context manager. For one thread at a time.
+    """A netlink socket for such requests; a context manager. One thread at a time may use it.
 
     It sees the network namespace in which it was opened.
 
-    :raises OSError: the kernel, or what guards it (seccomp), refuses
+    :raises OSError: the kernel refuses, or a seccomp filter
     """
 
     def __init__(self) -> None:
@@ -119,10 +119,10 @@ class SockDiag:
         return [_inet_socket(body) for body in self._ask(_TCPDIAG_GETSOCK, request, _NLM_F_DUMP)]
 
     def tcp_connection(self, local: tuple[str, int], remote: tuple[str, int]) -> InetSocket | None:
-        """The one end of a connection that has just these addresses, with its ``info``; ``None``: there is none.
+        """The end of a connection that has exactly these addresses, with its ``info``; ``None``: there is none.
 
         Addresses are numeric. Where there is no such connection the kernel answers with a listener on the same local
-        port (``inet_diag_find_one_icsk`` looks up as for an incoming segment): that is not taken for an answer.
+        port (``inet_diag_find_one_icsk`` looks up as for an incoming segment), which is ignored.
         """
         family = socket.AF_INET6 if ":" in local[0] else socket.AF_INET
         addresses = [socket.inet_pton(family, host) for host in (local[0], remote[0])]

@@ -1,7 +1,7 @@
-"""Segments that never arrive: a filter on a TCP socket drops them before the protocol sees them (socket(7)).
+"""Dropping segments that arrive for a TCP socket, by a filter, before the protocol sees them (socket(7)).
 
-``tcp_v4_rcv`` runs a socket's filter on the segment, header first, and discards what it refuses without an answer: to
-its peer the socket has vanished. Recent kernels (6.18 is one) want CAP_NET_ADMIN for this on TCP sockets.
+``tcp_v4_rcv`` runs a socket's filter on each segment and discards what the filter refuses without an answer, so that
+the socket seems to have vanished to its peer. Recent kernels (6.18 is one) need CAP_NET_ADMIN for that.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import struct
 from typing import Final
 
 _SO_ATTACH_FILTER: Final = 26
-_SO_DETACH_FILTER: Final = 27
 _FLAGS_OFFSET: Final = 13  # of the TCP header (RFC 9293, section 3.1)
 _FIN: Final = 1
 
@@ -22,24 +21,16 @@ _DROP: Final = (_RETURN, 0, 0, 0)
 
 
 def drop_everything(sock: socket.socket) -> None:
-    """Nothing reaches ``sock`` any more: no data, no acknowledgement, no FIN, no RST. A listener takes no SYN.
+    """Let nothing reach ``sock`` any more: no data, no acknowledgement, no FIN, no RST, and no SYN if it listens.
 
-    :raises OSError: EPERM, the kernel wants CAP_NET_ADMIN for it; ENOPROTOOPT, the platform has no filters
+    :raises OSError: EPERM, the kernel needs CAP_NET_ADMIN for it; ENOPROTOOPT, the platform has no filters
     """
     _attach(sock, [_DROP])
 
 
 def drop_fins(sock: socket.socket) -> None:
-    """No segment with a FIN reaches ``sock``, nor the data that it carries; otherwise as :func:`drop_everything`."""
+    """Let no segment with a FIN reach ``sock``, nor the data in it; it raises what :func:`drop_everything` raises."""
     _attach(sock, [(_LOAD_BYTE, 0, 0, _FLAGS_OFFSET), (_JUMP_IF_SET, 0, 1, _FIN), _DROP, _KEEP])
-
-
-def drop_nothing(sock: socket.socket) -> None:
-    """Take the filter off; the peer's retransmissions get through. No error if there is none."""
-    try:
-        sock.setsockopt(socket.SOL_SOCKET, _SO_DETACH_FILTER, 0)
-    except FileNotFoundError:
-        pass
 
 
 def may_drop() -> bool:

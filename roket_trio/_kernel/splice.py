@@ -1,4 +1,4 @@
-"""Socket to pipe to socket or file without user space: splice(2)."""
+"""Moving bytes from a socket through a pipe to a socket or file, without copying to user space: splice(2)."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from typing import final
 
 AVAILABLE = sys.platform == "linux" and hasattr(os, "splice")
 
-# How much a pipe is asked to hold. Against blocking code with 1 MiB (medians, Trio): into a file 1.12 with 1 MiB, 1.50
-# with 512 KiB, 1.69 with 256; a relay 0.54 and, with 256 KiB, 0.84.
+# The size that is requested for a pipe. Into a file it takes 1.12 times as long with 1 MiB as blocking code (medians,
+# Trio), 1.50 with 512 KiB, 1.69 with 256 KiB; a relay takes 0.54 with 1 MiB, and 0.84 with 256 KiB.
 PIPE_BYTES = 1 << 20
 
-# What one holds that nobody has asked to hold more (pipe(7)).
+# The size of a pipe for which none was requested (pipe(7)).
 _SMALL_PIPE_BYTES = 64 << 10
 
-# So many pipes are made larger than that: when a user's pipes hold more than 64 MiB together (pipe-user-pages-soft,
-# pipe(7)), every new one in every program of his holds a page or two. A thousand small ones fit.
+# So many pipes are made larger than that. When a user's pipes hold more than 64 MiB together (pipe-user-pages-soft,
+# pipe(7)), every new pipe of the user's programs holds a page or two. A thousand small ones fit.
 _LARGE = 32
 _may_be_large = threading.BoundedSemaphore(_LARGE)
 
@@ -29,14 +29,14 @@ _FLAGS = os.SPLICE_F_NONBLOCK | os.SPLICE_F_MOVE if AVAILABLE else 0
 
 @final
 class Pipe:
-    """A pipe of our own, for one transfer: made empty, never pooled."""
+    """A private pipe for one transfer. It is never used for another one."""
 
     __slots__ = ("_is_large", "_read", "_write", "held", "size")
 
     def __init__(self) -> None:
         self._read, self._write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self.held = 0
-        """How many bytes are in it."""
+        """How many bytes it holds."""
         self.size = _SMALL_PIPE_BYTES
         """How many bytes it can hold, at most."""
         self._is_large = _may_be_large.acquire(blocking=False)
@@ -45,9 +45,9 @@ class Pipe:
                 self.size = fcntl.fcntl(self._write, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
 
     def fill(self, sock: int, count: int) -> int:
-        """Take up to ``count`` bytes that ``sock`` has received.
+        """Move up to ``count`` bytes that ``sock`` has received into the pipe.
 
-        :returns: the bytes taken; 0 at EOF
+        :returns: the bytes moved; 0 at EOF
         :raises BlockingIOError: nothing has arrived (or the pipe is full)
         """
         taken = os.splice(sock, self._write, min(count, PIPE_BYTES), flags=_FLAGS)
@@ -55,7 +55,7 @@ class Pipe:
         return taken
 
     def empty_into_socket(self, sock: int) -> int:
-        """Give what it holds to the non-blocking ``sock``.
+        """Send what the pipe holds to the non-blocking ``sock``.
 
         :returns: the bytes accepted
         :raises BlockingIOError: the socket's buffer is full
@@ -65,14 +65,14 @@ class Pipe:
         return given
 
     def empty_into_file(self, file: int, offset: int) -> int:
-        """For a worker thread: write what it holds to the regular ``file`` at ``offset``, leaving its position
-        alone."""
+        """For a worker thread: write what the pipe holds to the regular ``file`` at ``offset``. The file's position
+        stays the same."""
         given = os.splice(self._read, file, self.held, offset_dst=offset)
         self.held -= given
         return given
 
     def take_out(self) -> bytes:
-        """What it still holds, as bytes."""
+        """Read what the pipe still holds."""
         pieces = []
         while self.held:
             piece = os.read(self._read, self.held)
@@ -81,7 +81,7 @@ class Pipe:
         return b"".join(pieces)
 
     def close(self) -> None:
-        """Drop what it holds. Once."""
+        """Close the pipe and drop what it holds. Call it once."""
         os.close(self._read)
         os.close(self._write)
         if self._is_large:

@@ -1,5 +1,4 @@
-"""Let the disk begin before the file is complete, so that an fsync at its end has less to wait for:
-sync_file_range(2)."""
+"""Starting to write a file to the disk before it is complete, so that its fsync takes less time: sync_file_range(2)."""
 
 from __future__ import annotations
 
@@ -12,11 +11,11 @@ _WRITE = 2  # SYNC_FILE_RANGE_WRITE: begin to write what is dirty and not being 
 
 
 def begin(fd: int, offset: int, count: int) -> bool:
-    """For a worker thread: have ``count`` bytes from ``offset`` written out, without waiting for it.
+    """For a worker thread: start writing ``count`` bytes from ``offset`` to the disk, and do not wait for the end.
 
-    It may wait all the same, for room in the disk's queue. Nothing is promised: only fsync makes a file durable.
+    It may wait nevertheless, while the disk's queue is full. Only fsync makes a file durable.
 
-    :returns: False where that cannot be had
+    :returns: False where the system cannot do that
     :raises OSError: the disk's error
     """
     call = _found()

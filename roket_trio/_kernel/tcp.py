@@ -1,7 +1,7 @@
-"""What the kernel knows of a TCP connection, and the switches that decide how it ends.
+"""What the kernel knows about a TCP connection, and the socket options that decide how the connection ends.
 
-The layout of ``struct tcp_info`` only ever grows at its end (``include/uapi/linux/tcp.h``), so fields are read by their
-offset, and one that an older kernel does not have is ``None``. Elsewhere than on Linux there is no view at all.
+``struct tcp_info`` only ever grows at its end (``include/uapi/linux/tcp.h``), so fields are read by their offset, and
+one that an older kernel does not have is ``None``. Only Linux has it.
 """
 
 from __future__ import annotations
@@ -65,11 +65,11 @@ class KernelView(NamedTuple):
     """Bytes of ours that the peer's TCP has acknowledged since the connection began; our SYN and FIN count as one
     each."""
     unacked_bytes: int
-    """Bytes of ours that the kernel still holds because the peer has not acknowledged them; sent or not."""
+    """Bytes of ours that the kernel still holds because the peer has not acknowledged them, whether sent or not."""
     unsent_bytes: int
-    """That part of ``unacked_bytes`` that has not been on the wire yet."""
+    """How many of the ``unacked_bytes`` have not been sent yet."""
     unread_bytes: int
-    """Bytes of the peer's that wait to be received."""
+    """Bytes from the peer that wait to be received."""
     rtt_seconds: float
     """The smoothed round-trip time."""
 
@@ -80,7 +80,7 @@ def tcp_state(sock: socket.socket) -> int:
 
 
 def acked_bytes(sock: socket.socket) -> int | None:
-    """``tcpi_bytes_acked`` (Linux 4.1), which outlives the connection; ``None`` where the kernel has not got it."""
+    """``tcpi_bytes_acked`` (Linux 4.1), also after the connection's end; ``None`` where the kernel does not have it."""
     if not HAVE_TCP_INFO:
         return None
     info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _ENOUGH_FOR_ALL)
@@ -91,7 +91,7 @@ def acked_bytes(sock: socket.socket) -> int | None:
 
 
 def unacked_bytes(sock: socket.socket) -> int:
-    """What the send queue still holds (tcp(7), ``SIOCOUTQ``); an unacknowledged FIN counts as one.
+    """How many bytes the send queue holds (tcp(7), ``SIOCOUTQ``); an unacknowledged FIN counts as one.
 
     For a UNIX socket: what the peer has not received yet, with the kernel's overhead for each piece.
     """
@@ -99,12 +99,12 @@ def unacked_bytes(sock: socket.socket) -> int:
 
 
 def unread_bytes(sock: socket.socket) -> int:
-    """What the receive queue holds (tcp(7), ``SIOCINQ``)."""
+    """How many bytes the receive queue holds (tcp(7), ``SIOCINQ``)."""
     return ioctl_int(sock.fileno(), _FIONREAD)
 
 
 def kernel_view(sock: socket.socket) -> KernelView | None:
-    """Everything in :class:`KernelView`, or ``None`` where the kernel does not say."""
+    """A :class:`KernelView` of the connection; ``None`` where the kernel has none."""
     if not HAVE_TCP_INFO:
         return None
     info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _ENOUGH_FOR_ALL)
@@ -140,10 +140,10 @@ def quiet_seconds_of(info: bytes) -> float | None:
 
 
 def unanswered_seconds(sock: socket.socket) -> float:
-    """How long the peer has acknowledged nothing while it was asked again and again; 0 while it answers.
+    """How long the peer has acknowledged nothing although data or probes were sent again; 0 while it answers.
 
-    A peer that is there but does not read answers each probe of its closed window, so this is a vanished one, or its
-    network: at least two retransmissions (``tcpi_retransmits``) or two probes (``tcpi_probes``) in a row are lost.
+    A peer that is alive but does not read answers each probe of its closed window. So the peer or the network has
+    vanished: at least two retransmissions (``tcpi_retransmits``) or probes (``tcpi_probes``) in a row are lost.
     """
     if not HAVE_TCP_INFO:
         return 0.0
@@ -155,7 +155,7 @@ def unanswered_seconds(sock: socket.socket) -> float:
 
 
 def bound_orphan(sock: socket.socket, unacked_seconds: float, fin_wait_seconds: float) -> None:
-    """Bound how long the kernel goes on with the connection after its descriptor is closed (tcp(7)).
+    """Bound how long the kernel keeps the connection after its descriptor is closed (tcp(7)).
 
     ``TCP_USER_TIMEOUT`` ends it when sent data stays unacknowledged, or the window stays shut, for ``unacked_seconds``
     (measured: an orphan of a peer that does not read is gone after 1.75 s at 1.5 s, after more than 60 s without).
@@ -170,9 +170,9 @@ def bound_orphan(sock: socket.socket, unacked_seconds: float, fin_wait_seconds: 
 def keep_alive(
     sock: socket.socket, idle_seconds: float, interval_seconds: float, probes: int, user_timeout_seconds: float | None
 ) -> None:
-    """Have the kernel ask a silent peer whether it is there, and give the connection up when no answer comes (tcp(7)).
+    """Have the kernel send probes to a silent peer, and end the connection when no answer comes (tcp(7)).
 
-    Whole seconds, rounded up; ``TCP_USER_TIMEOUT`` in milliseconds.
+    Times are rounded up to whole seconds, ``TCP_USER_TIMEOUT`` to milliseconds.
     """
     # A socket that the peer has reset meanwhile refuses; a platform without an option has its own times.
     with contextlib.suppress(OSError, AttributeError):
@@ -211,16 +211,15 @@ def limit_unsent(sock: socket.socket, count: int) -> None:
 
 def discard_on_close(sock: socket.socket) -> None:
     """Make ``close`` drop what was not sent and reset the connection: ``SO_LINGER`` with a time of 0 (socket(7))."""
-    with contextlib.suppress(OSError):  # the peer was faster
+    with contextlib.suppress(OSError):  # the peer may have reset it already
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
 
 def disconnect(sock: socket.socket) -> None:
-    """Reset the connection at once, even while another thread holds the descriptor, or a forked child its copy.
+    """Reset the connection at once, even while another thread uses the descriptor or a forked child has a copy of it.
 
-    ``close`` with a linger time of 0 sends nothing as long as anybody else holds the open file; ``connect`` to an
-    address of family AF_UNSPEC dissolves the association instead (connect(2)), which on TCP sends RST
-    (``tcp_disconnect``).
+    ``close`` with a linger time of 0 sends nothing as long as the socket is open elsewhere. ``connect`` to an address
+    of family AF_UNSPEC dissolves the association (connect(2)), which on TCP sends RST at once (``tcp_disconnect``).
     """
     import ctypes
 
@@ -228,7 +227,7 @@ def disconnect(sock: socket.socket) -> None:
     if _connect is None:
         _connect = ctypes.CDLL(None, use_errno=True).connect
     address = struct.pack("H14x", socket.AF_UNSPEC)
-    _connect(sock.fileno(), address, len(address))  # ENOTCONN: the peer was faster
+    _connect(sock.fileno(), address, len(address))  # ENOTCONN: the peer has reset it already
 
 
 _connect: Any = None

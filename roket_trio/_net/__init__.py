@@ -1,1 +1,1 @@
-"""How connections come about: ``connect``, ``listen`` and ``listener``; ``addresses`` checks and resolves names."""
+"""Making connections: ``connect``, ``listen`` and ``listener``; ``addresses`` checks and resolves names."""

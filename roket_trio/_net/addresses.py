@@ -1,4 +1,4 @@
-"""Where to connect to, and where to listen: addresses as they are given, checked, and resolved by AnyIO."""
+"""The addresses to connect to and to listen on: checked here, and resolved by AnyIO."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ IPAddress: TypeAlias = "str | IPv4Address | IPv6Address"
 
 @final
 class Endpoint(NamedTuple):
-    """An address of one family, as the socket module takes it."""
+    """An address and its family, in the form of the socket module."""
 
     family: int
     address: Any
@@ -32,9 +32,10 @@ class Endpoint(NamedTuple):
 async def resolve(
     host: str | None, port: int | None, family: int = socket.AF_UNSPEC, *, passive: bool = False
 ) -> list[Endpoint]:
-    """The addresses of a host, in the system's order (RFC 6724); of this host, to listen on, if ``passive``.
+    """Look up the addresses of a host, in the system's order (RFC 6724).
 
-    :raises ConnectionFailed: it has none
+    :param passive: look up addresses of this host, to listen on
+    :raises ConnectionFailed: there is none
     """
     flags = socket.AI_PASSIVE | socket.AI_ADDRCONFIG if passive else 0
     try:
@@ -42,8 +43,7 @@ async def resolve(
         if found is not None:
             await current_loop().checkpoint()
         else:
-            # Not asked for SOCK_STREAM alone: uvloop then loses the zone of a link-local address (MagicStack/uvloop
-            # 539).
+            # Without type=SOCK_STREAM: with it uvloop loses the zone of a link-local address (MagicStack/uvloop 539).
             found = await anyio.getaddrinfo(host, port, family=family, flags=flags)
     except (OSError, UnicodeError) as error:
         # UnicodeError: a label that is empty or longer than 63 characters (the idna codec).
@@ -55,28 +55,28 @@ async def resolve(
 
 
 def _numeric(host: str | None, port: int | None, family: int, flags: int) -> list[Any] | None:
-    """The answer for an address in figures, which needs no worker thread; ``None`` for a name, and for a zone.
+    """Look up a numeric address, which needs no worker thread; ``None`` for a name, and for an address with a zone.
 
-    Trio does so itself; to asyncio and uvloop it saves a hop: 70 of 600 µs of CPU time to connect and close.
+    Trio does the same. On asyncio and uvloop it saves a hop: 70 of 600 µs of CPU time to connect and close.
     """
     if host is None or "%" in host:
         return None
     try:
         return socket.getaddrinfo(host, port, family, flags=flags | socket.AI_NUMERICHOST)
-    except (OSError, UnicodeError):  # a name; what is wrong with it is said where it is looked up
+    except (OSError, UnicodeError):  # it is a name; if it is not valid, looking it up says so
         return None
 
 
 def _with_zone(address: tuple[Any, ...]) -> tuple[Any, ...]:
-    """``("fe80::1%2", port)``, as AnyIO shows a link-local address, as the socket module takes it."""
+    """Convert ``("fe80::1%2", port)``, AnyIO's form of a link-local address, to the form of the socket module."""
     host, zone = address[0].partition("%")[::2]
     return (host, address[1], 0, int(zone)) if zone else address
 
 
 def checked_host(host: IPAddress) -> str:
-    """A host as getaddrinfo takes it.
+    """The host as getaddrinfo takes it.
 
-    :raises ValueError: it is empty, or holds a NUL
+    :raises ValueError: it is empty, or contains a NUL
     """
     name = str(host)
     if not name or "\0" in name:

@@ -1,7 +1,7 @@
 """``connect_tcp`` and ``connect_unix``.
 
-AnyIO's ``connect_tcp`` cannot be used as it is: on asyncio it puts the socket into a transport, which reads ahead and
-owns the descriptor. What is sound to reuse is its name resolution, and the race of RFC 8305 is small.
+AnyIO's ``connect_tcp`` cannot be used: on asyncio it puts the socket into a transport, which reads ahead and owns the
+descriptor. Its name resolution is used; the race of RFC 8305 is written here.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from .._streams.sockets import DEFAULT_POLICY, SocketStream, UNIXSocketStream
 from .._streams.tls import TLSStream, aclose_after_alert
 from .addresses import Endpoint, IPAddress, check_port, checked_host, checked_path, resolve
 
-# How long connect_unix leaves a full listen queue alone before it tries again (seconds): connect(2) gives EAGAIN there,
-# and nothing tells when there is room.
+# How long connect_unix waits before it tries again when the listen queue is full (seconds): connect(2) gives EAGAIN,
+# and the kernel does not report when there is space.
 _QUEUE_FULL_FIRST = 0.001
 _QUEUE_FULL_MOST = 0.1
 
@@ -119,9 +119,9 @@ async def connect_tcp(
 ) -> SocketStream | TLSStream:
     """Connect to a TCP server.
 
-    A name with several addresses is raced by RFC 8305 (Happy Eyeballs): IPv6 and IPv4 in turn, the next one when the
-    one before has failed or has not answered for ``happy_eyeballs_delay``; the first that connects wins, the others are
-    dropped.
+    If a name has several addresses, they are tried by RFC 8305 (Happy Eyeballs): IPv6 and IPv4 in turn, the next one
+    when the one before has failed or has not answered for ``happy_eyeballs_delay``. The first one that connects is
+    used, and the other attempts are dropped.
 
     :param remote_host: a name or an address
     :param remote_port: 1 to 65535
@@ -129,13 +129,13 @@ async def connect_tcp(
     :param local_port: the local port to connect from; needs ``local_host``
     :param tls: do a TLS handshake and return a TLS stream; implied by ``ssl_context`` and ``tls_hostname``
     :param ssl_context: the context to use instead of the default one, which verifies the server
-    :param tls_standard_compatible: an end without TLS's close_notify is an error, :class:`TruncatedError`
+    :param tls_standard_compatible: whether an end without TLS's close_notify is an error, :class:`TruncatedError`
     :param tls_hostname: the name that the certificate must be for, if it is not ``remote_host``
     :param happy_eyeballs_delay: seconds between the starts of two attempts
     :param close_policy: how the stream will close
-    :raises ConnectionFailed: no address, or none that answers; the reasons are its cause
+    :raises ConnectionFailed: the host has no address, or none of them answers; the reasons are its cause
     :raises ValueError: a port out of range, an empty host, a negative delay; nothing was sent
-    :raises ssl.SSLError: the handshake failed; the server was told why with an alert
+    :raises ssl.SSLError: the handshake failed; the server was sent an alert
     :raises BrokenResourceError: the connection ended in the handshake
 
     Cancellation: no connection is left behind.
@@ -164,7 +164,7 @@ async def connect_tcp(
             standard_compatible=tls_standard_compatible,
         )
     except ssl.SSLError:
-        await aclose_after_alert(stream)  # noqa: ASYNC120 - who is cancelled need not hear why the handshake failed
+        await aclose_after_alert(stream)  # noqa: ASYNC120 - a cancellation may replace the handshake's error
         raise
     except BaseException:
         stream.abort()
@@ -172,7 +172,7 @@ async def connect_tcp(
 
 
 def _interleaved(endpoints: list[Endpoint]) -> list[Endpoint]:
-    """Families in turn, the system's first choice first (RFC 8305, section 4)."""
+    """The addresses with both families in turn, beginning with the system's first choice (RFC 8305, section 4)."""
     first = [endpoint for endpoint in endpoints if endpoint.family == endpoints[0].family]
     others = [endpoint for endpoint in endpoints if endpoint.family != endpoints[0].family]
     mixed = [endpoint for pair in zip(first, others, strict=False) for endpoint in pair]
@@ -216,7 +216,7 @@ async def _race(endpoints: list[Endpoint], local: Endpoint | None, delay: float,
 
 
 def _all_failed(what: str, failures: list[OSError]) -> ConnectionFailed:
-    """The one exception for them all; made apart, so that no frame of its traceback holds it, which were a cycle."""
+    """Make one exception of several. A function of its own, since a frame that keeps an exception makes a cycle."""
     code = failures[0].errno if len({error.errno for error in failures}) == 1 else None
     failure = connection_failed(f"cannot connect to {what}: " + "; ".join(describe(error) for error in failures), code)
     failure.__cause__ = failures[0] if len(failures) == 1 else ExceptionGroup("no address answered", failures)
@@ -224,7 +224,7 @@ def _all_failed(what: str, failures: list[OSError]) -> ConnectionFailed:
 
 
 async def _connect(endpoint: Endpoint, local: Endpoint | None) -> socket.socket:
-    """Connect one non-blocking socket; it is closed unless it is returned."""
+    """Connect one non-blocking socket. It is closed unless it is returned."""
     sock = socket.socket(endpoint.family, socket.SOCK_STREAM)
     try:
         sock.setblocking(False)
@@ -233,7 +233,7 @@ async def _connect(endpoint: Endpoint, local: Endpoint | None) -> socket.socket:
             sock.bind(local.address)
         await connect_socket(sock, endpoint.address)
         # A connect to a free port of this host's ephemeral range can connect a socket to itself (RFC 9293, section
-        # 3.5: simultaneous open). Nobody listens there, so that is what the caller hears.
+        # 3.5: simultaneous open). No server listens there, so the connection counts as refused.
         if sock.getsockname() == sock.getpeername():
             raise OSError(errno.ECONNREFUSED, os.strerror(errno.ECONNREFUSED))
     except BaseException:
@@ -243,8 +243,8 @@ async def _connect(endpoint: Endpoint, local: Endpoint | None) -> socket.socket:
 
 
 def _drop(sock: socket.socket) -> None:
-    """Close a socket that nobody gets. It may be connected by now, and an end without a byte would look like the whole
-    of an empty message: the server sees a reset."""
+    """Close the socket of an attempt that is not used. If it is connected by now, the server sees a reset, since a FIN
+    would look like a complete empty message."""
     discard_on_close(sock)
     sock.close()
 
@@ -258,7 +258,7 @@ async def connect_socket(sock: socket.socket, address: Any) -> None:
         return
     except BlockingIOError as error:
         if error.errno != errno.EINPROGRESS:
-            raise  # EAGAIN: a UNIX listener's queue is full, and nothing tells when it is not
+            raise  # EAGAIN: a UNIX listener's queue is full
     readiness = loop.readiness(sock.fileno())
     try:
         await readiness.wait_writable()
@@ -272,13 +272,11 @@ async def connect_socket(sock: socket.socket, address: Any) -> None:
 async def connect_unix(
     path: str | bytes | os.PathLike[Any], *, close_policy: ClosePolicy = DEFAULT_POLICY
 ) -> UNIXSocketStream:
-    """Connect to a UNIX stream socket.
-
-    When the server's listen queue is full, wait for room.
+    """Connect to a UNIX stream socket. When the server's listen queue is full, wait until it is not.
 
     :param path: the socket's path; an abstract name begins with a NUL (Linux)
     :param close_policy: how the stream will close
-    :raises ConnectionFailed: nobody listens there, or it may not be reached
+    :raises ConnectionFailed: no server listens there, or it is not permitted
     :raises ValueError: an empty path, or one that is too long for the system (107 bytes on Linux)
 
     Cancellation: no connection is left behind.

@@ -1,4 +1,4 @@
-"""``create_tcp_listener`` and ``create_unix_listener``: AnyIO's makers of listeners."""
+"""``create_tcp_listener`` and ``create_unix_listener``, with AnyIO's signatures."""
 
 from __future__ import annotations
 
@@ -22,21 +22,20 @@ from .._streams.sockets import DEFAULT_POLICY, SocketStream
 from .addresses import Endpoint, IPAddress, check_port, checked_host, checked_path, resolve
 from .listener import SocketListener
 
-# The kernel cuts it down to net.core.somaxconn; listen(2) takes an int.
+# The kernel reduces it to net.core.somaxconn; listen(2) takes an int.
 _BACKLOG_MOST = 65536
 
-# How often another ephemeral port is tried when the one that one interface gave is taken on the next.
+# How many ephemeral ports are tried, when one that is free on the first address is taken on another one.
 _PORT_TRIES = 10
 
 
 @public
 @final
 class TCPListener(MultiListener[SocketStream], trio.abc.Listener[SocketStream]):
-    """The listening sockets of one port: AnyIO's ``MultiListener`` that can ``accept`` too, and so is Trio's
-    listener."""
+    """The listening sockets of one port: an AnyIO ``MultiListener`` that has Trio's ``accept`` too."""
 
     async def accept(self) -> SocketStream:
-        """Accept from whichever socket has a connection; otherwise as :meth:`SocketListener.accept`."""
+        """Wait for a connection on any of the sockets, by the rules of :meth:`SocketListener.accept`."""
         sockets = self._sockets()
         if len(sockets) == 1:
             return await sockets[0].accept()
@@ -53,7 +52,7 @@ class TCPListener(MultiListener[SocketStream], trio.abc.Listener[SocketStream]):
                     tasks.start_soon(_wait_then_cancel, listener, tasks.cancel_scope)
 
     async def aclose(self) -> None:
-        """Close every socket, even if cancelled; otherwise as :meth:`SocketListener.aclose`."""
+        """Close every socket, even if cancelled, by the rules of :meth:`SocketListener.aclose`."""
         for listener in self._sockets():
             listener.close()
         await current_loop().checkpoint()
@@ -63,7 +62,7 @@ class TCPListener(MultiListener[SocketStream], trio.abc.Listener[SocketStream]):
 
 
 async def _wait_then_cancel(listener: SocketListener, scope: anyio.CancelScope) -> None:
-    # A task group would wrap what it raises; the next turn of the loop in accept() raises the same thing bare.
+    # Raised here it would come out of the task group in a group; accept() raises the same error bare when it goes on.
     with suppress(BusyResourceError, ClosedResourceError):
         await listener.wait_connection()
     scope.cancel()
@@ -86,9 +85,9 @@ async def create_tcp_listener(
     :param local_port: 0 to 65535; 0 lets the system choose one, the same on each address
     :param family: only addresses of this family
     :param backlog: how many connections may wait to be accepted; the system has a limit of its own
-    :param reuse_port: let other sockets, of other processes too, listen on the same port (SO_REUSEPORT)
+    :param reuse_port: let other sockets, also those of other processes, listen on the same port (SO_REUSEPORT)
     :param close_policy: how accepted streams will close
-    :returns: an AnyIO ``MultiListener`` of one :class:`SocketListener` an address, which has Trio's ``accept`` too
+    :returns: an AnyIO ``MultiListener`` with a :class:`SocketListener` for each address; it has Trio's ``accept`` too
     :raises OSError: the port is taken, or not allowed
     :raises ConnectionFailed: ``local_host`` has no address
     :raises ValueError: a port out of range, a backlog that is not positive
@@ -115,7 +114,7 @@ async def create_tcp_listener(
         except OSError as error:
             for sock in sockets:
                 sock.close()
-            # The system chose a port for the first address that is taken on another one.
+            # The system has chosen a port for the first address, and it is taken on another one.
             if error.errno != errno.EADDRINUSE or local_port or not sockets:
                 raise
             taken.append(error)
@@ -125,7 +124,7 @@ async def create_tcp_listener(
 
 
 def _listener(sockets: list[socket.socket], policy: ClosePolicy) -> TCPListener:
-    # AnyIO's SocketListener is typed for AnyIO's streams; ours gives out ours.
+    # AnyIO types its SocketListener for its own streams; ours returns ours.
     return TCPListener(cast(list[anyio.abc.Listener[SocketStream]], [SocketListener(sock, policy) for sock in sockets]))
 
 
@@ -157,9 +156,9 @@ async def create_unix_listener(
     backlog: int = _BACKLOG_MOST,
     close_policy: ClosePolicy = DEFAULT_POLICY,
 ) -> SocketListener:
-    """Listen on a UNIX socket. A socket that stands at the path already is replaced, as AnyIO does.
+    """Listen on a UNIX socket. A socket that exists at the path is replaced, as AnyIO does.
 
-    :param path: where; an abstract name begins with a NUL (Linux)
+    :param path: the path of the socket; an abstract name begins with a NUL (Linux)
     :param mode: the permissions of the socket, from the moment that it exists
     :param backlog: how many connections may wait to be accepted
     :param close_policy: how accepted streams will close
@@ -176,7 +175,7 @@ async def create_unix_listener(
 
 
 def _listening_unix(name: str, mode: int | None, backlog: int) -> socket.socket:
-    """In a worker thread, since it works on a directory."""
+    """In a worker thread, since it changes a directory: make the socket, and listen."""
     if not name.startswith("\0"):
         try:
             if stat.S_ISSOCK(os.stat(name).st_mode):
@@ -186,8 +185,7 @@ def _listening_unix(name: str, mode: int | None, backlog: int) -> socket.socket:
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         if mode is not None and not name.startswith("\0"):
-            # bind(2) makes the file with the socket's own mode, less the umask: never wider than asked, not for a
-            # moment.
+            # bind(2) creates the file with the socket's own mode, less the umask: so it is never wider than requested.
             os.fchmod(sock.fileno(), mode)
         sock.bind(name)
         if mode is not None and not name.startswith("\0"):

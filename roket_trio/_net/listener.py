@@ -1,4 +1,4 @@
-"""``SocketListener``: accepts connections, survives what accept(2) can throw at it, and closes without a trace."""
+"""``SocketListener``: accepts connections, goes on after the passing errors of accept(2), and closes cleanly."""
 
 from __future__ import annotations
 
@@ -50,9 +50,9 @@ _OF_THE_NEW_SOCKET = frozenset(
 
 _OUT_OF_RESOURCES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 
-# How long accept() leaves the others alone when descriptors or memory have run out (seconds). Nothing tells when one is
-# free again, so this is the one place that looks again by the clock; clients wait in the listen queue meanwhile. Trio
-# and asyncio wait 100 ms and 1 s; the first try comes sooner, since a busy server frees descriptors all the time.
+# How long accept() waits before it tries again when descriptors or memory have run out (seconds). The kernel does not
+# report when one is free again, so a clock decides, and only here; clients wait in the listen queue meanwhile. Trio
+# waits 100 ms and asyncio 1 s. The first try here comes sooner, since a busy server frees descriptors all the time.
 _BACKOFF_FIRST = 0.01
 _BACKOFF_MOST = 0.5
 
@@ -88,13 +88,13 @@ class SocketListener(anyio.abc.SocketListener, trio.abc.Listener[SocketStream]):
     ) -> SocketListener:
         """Take over a listening stream socket, or the descriptor of one (socket activation).
 
-        A socket that is bound but does not listen yet is made to.
+        If the socket is bound but does not listen yet, this makes it listen.
 
-        :raises ValueError: it is no socket, neither TCP nor UNIX, not bound, connected, or closed; it stays the
-            caller's
+        :raises ValueError: it is no socket, neither TCP nor UNIX, not bound, connected, or closed. The caller still
+            owns it
         :raises TypeError: it is neither a socket nor an int
 
-        Cancellation: it stays the caller's.
+        Cancellation: the caller still owns the socket.
         """
         await current_loop().checkpoint()
         sock = adopted_socket(sock_or_fd)
@@ -114,19 +114,19 @@ class SocketListener(anyio.abc.SocketListener, trio.abc.Listener[SocketStream]):
     async def accept(self) -> SocketStream:
         """Wait for a connection and take it out of the listen queue.
 
-        A connection that died in the queue is passed over. When the process or the system is out of descriptors or
-        memory, the call waits and tries again, and says so once in the log (``roket_trio``, WARNING): clients wait in
-        the queue.
+        A connection that has failed in the queue is skipped. When the process or the system is out of descriptors or
+        memory, the call waits and tries again, and logs that once (logger ``roket_trio``, WARNING); clients wait in the
+        queue meanwhile.
 
         :returns: a :class:`SocketStream`, or :class:`UNIXSocketStream`
         :raises ClosedResourceError: the listener was closed, before or meanwhile
         :raises BusyResourceError: another task is accepting
-        :raises OSError: what none of this can mend
+        :raises OSError: any other error of accept(2)
 
-        Cancellation: no connection is lost, none is accepted.
+        Cancellation: no connection is accepted, and none is lost.
         """
         self._check_open()
-        # A full one: who always finds the next connection waiting must still let their handlers run.
+        # A full checkpoint, so that handlers run even if the next connection is always waiting.
         await self._loop.checkpoint()
         while True:
             stream = await self.accept_waiting()
@@ -135,7 +135,10 @@ class SocketListener(anyio.abc.SocketListener, trio.abc.Listener[SocketStream]):
             await self.wait_connection()
 
     async def accept_waiting(self) -> SocketStream | None:
-        """Accept a connection that waits already; ``None`` when none does. Waits only while resources are out."""
+        """Accept a connection that waits already; ``None`` when none does.
+
+        It waits only while there are no descriptors or no memory.
+        """
         backoff = 0.0
         while True:
             try:
@@ -149,9 +152,9 @@ class SocketListener(anyio.abc.SocketListener, trio.abc.Listener[SocketStream]):
             await self._wait_out(backoff)
 
     def accept_now(self) -> SocketStream | None:
-        """:meth:`accept_waiting` without any waiting.
+        """Accept a connection that waits already, without any waiting; ``None`` when none does.
 
-        :raises OSError: resources are out, or worse
+        :raises OSError: out of descriptors or memory, or any other error of accept(2)
         """
         while True:
             self._check_open()
@@ -168,7 +171,7 @@ class SocketListener(anyio.abc.SocketListener, trio.abc.Listener[SocketStream]):
 
     @property
     def queue_length(self) -> int:
-        """How many connections wait, or, where the kernel does not tell, how many may wait by default."""
+        """How many connections wait, or, where the kernel does not say, how many may wait by default."""
         self._check_open()
         length = tcp.listen_queue(self._sock)
         return _QUEUE_USUALLY if length is None else length
@@ -184,7 +187,7 @@ class SocketListener(anyio.abc.SocketListener, trio.abc.Listener[SocketStream]):
             await self._readiness.wait_readable()
 
     async def _wait_out(self, seconds: float) -> None:
-        """Sleep, but wake when the listener is closed. One task at a time."""
+        """Sleep until the time is over or the listener is closed. One task at a time."""
         self._check_open()
         with self._guard, anyio.CancelScope() as self._backoff:
             await anyio.sleep(seconds)
@@ -207,14 +210,13 @@ class SocketListener(anyio.abc.SocketListener, trio.abc.Listener[SocketStream]):
         """Stop listening and release the descriptor. Idempotent.
 
         A task in :meth:`accept` gets :class:`ClosedResourceError`. Connections that wait in the listen queue are reset
-        by the kernel at once (``inet_csk_listen_stop``), so no client hangs. A UNIX socket's path is left to who made
-        it.
+        by the kernel at once (``inet_csk_listen_stop``), so no client hangs. A UNIX socket's file is not deleted.
         """
         self.close()
         await self._loop.checkpoint()
 
     def close(self) -> None:
-        """:meth:`aclose` without the checkpoint."""
+        """Close as :meth:`aclose` does, without a checkpoint."""
         if not self._closed:
             self._closed = True
             self._readiness.close()
@@ -227,7 +229,7 @@ class SocketListener(anyio.abc.SocketListener, trio.abc.Listener[SocketStream]):
             raise ClosedResourceError("the listener was closed on this side")
 
     def check_free(self) -> None:
-        """What :meth:`wait_connection` would raise."""
+        """Raise what :meth:`wait_connection` would raise at once."""
         self._check_open()
         self._guard.check()
 
@@ -247,7 +249,7 @@ class SocketListener(anyio.abc.SocketListener, trio.abc.Listener[SocketStream]):
         except Exception:
             if not _is_finalizing():
                 raise
-            self._sock.close()  # the interpreter ends and has emptied modules
+            self._sock.close()  # the interpreter ends, and modules are empty already
         _warn(f"{what}, opened at {self._opened_at}", ResourceWarning, source=self, stacklevel=2)
 
     @property

@@ -274,7 +274,7 @@ def test_a_reset_connection_that_may_not_be_borrowed_is_known_by_its_past(
     def refuses(pid: int, fd: int) -> socket.socket:
         raise PermissionError("not yours")
 
-    monkeypatch.setattr(observers, "borrow_socket", refuses)
+    monkeypatch.setattr(observers, "copy_socket", refuses)
     with program(tmp_path, "child") as (pid, server):
         before = take_census(pid)
         reset(server)

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from typing import Final, NamedTuple, final
 
 from ..._kernel import procfs
-from ..._kernel.pidfd import borrow_socket
+from ..._kernel.pidfd import copy_socket
 from ..._kernel.sock_diag import ALL_STATES, InetSocket, SockDiag, UnixSocket
 from ..._kernel.tcp import TCPState, quiet_seconds_of, unread_bytes, unsent_bytes_of
 from ..._origin import public
@@ -207,7 +207,7 @@ class _Answer(NamedTuple):
 def _ask_descriptor(pid: int, fd: int) -> _Answer | None:
     """What a TCP socket of this process, or of a child, tells itself; ``None``: it may not be asked."""
     try:
-        sock = socket.socket(fileno=fd) if pid == os.getpid() else borrow_socket(pid, fd)
+        sock = socket.socket(fileno=fd) if pid == os.getpid() else copy_socket(pid, fd)
     except OSError:
         return None
     try:
