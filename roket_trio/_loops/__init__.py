@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import threading
 from collections.abc import Callable
 from importlib import import_module
 
@@ -19,7 +18,8 @@ from .interface import Readiness as Readiness
 from .resource_guard import ResourceGuard as ResourceGuard
 from .trio import TrioLoop
 
-_of_thread = threading.local()
+# One for each run, not one for each thread: what a loop counts (turns, slots of the fair scheduler) ends with its run.
+_of_run: lowlevel.RunVar[TrioLoop] = lowlevel.RunVar("roket_trio loop")
 _find_asyncio_loop: Callable[[], Loop] | None = None
 
 
@@ -30,10 +30,11 @@ def current_loop() -> Loop:
     """
     if lowlevel.in_trio_task():
         try:
-            loop: Loop = _of_thread.trio_loop
-        except AttributeError:
-            loop = _of_thread.trio_loop = TrioLoop()
-        return loop
+            return _of_run.get()
+        except LookupError:
+            loop = TrioLoop()
+            _of_run.set(loop)
+            return loop
     global _find_asyncio_loop
     if _find_asyncio_loop is None:  # a program that never runs asyncio does not load it: 13 ms
         _find_asyncio_loop = import_module(".asyncio", __name__).running_loop

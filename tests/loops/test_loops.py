@@ -42,6 +42,15 @@ def test_a_test_may_start_its_loop_itself(run: Callable[..., Any], loop_name: st
     assert run(main) == loop_name
 
 
+def test_each_run_has_a_loop_of_its_own(run: Callable[..., Any]) -> None:
+    """What one run has counted, such as the slots that its transfers used up, is nothing to the next."""
+
+    async def main() -> object:
+        return current_loop()
+
+    assert run(main) is not run(main)
+
+
 async def test_a_thread_that_was_lent_something_is_waited_for_when_the_caller_is_cancelled() -> None:
     release, finished = threading.Event(), threading.Event()
 
