@@ -55,11 +55,18 @@ def listening(host: str = "127.0.0.1") -> Iterator[tuple[socket.socket, int]]:
 @pytest.fixture
 def refused_port() -> Iterator[int]:
     """A port where nobody listens, and nobody will: it is bound, on both loopback addresses."""
-    with socket.socket() as holder, socket.socket(socket.AF_INET6) as other:
-        holder.bind(("127.0.0.1", 0))
-        port: int = holder.getsockname()[1]
-        other.bind(("::1", port))
-        yield port
+    while True:
+        with socket.socket() as holder, socket.socket(socket.AF_INET6) as other:
+            holder.bind(("127.0.0.1", 0))
+            port: int = holder.getsockname()[1]
+            try:
+                other.bind(("::1", port))
+            except OSError as error:
+                if error.errno != errno.EADDRINUSE:
+                    raise
+                continue  # the port is free for IPv4 alone
+            yield port
+            return
 
 
 @pytest.fixture
