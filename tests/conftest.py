@@ -31,6 +31,13 @@ pytest_plugins = ["pytester", "support.measured"]
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "loops(*names): the test runs on these loops alone")
+    # A shell without job control starts `pytest &` with SIGINT ignored, nohup with SIGHUP, and the programs that the
+    # tests start would inherit that (signal(7)). What has a handler here is SIG_DFL there, after execve(2).
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    for number in (signal.SIGHUP, signal.SIGTERM):
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, lambda *_: None)  # the run itself goes on ignoring it
     # A shell has SIGINT ignored for a job in the background, and children inherit that: tests of Ctrl-C would hang.
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
