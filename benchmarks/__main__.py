@@ -12,15 +12,16 @@ from pathlib import Path
 from . import compare, gate
 from .cases import CASES
 from .counting import counts_of
-from .endpoints.loops import available
 from .endpoints.processes import ROOT
-from .measuring.fingerprint import fingerprint
-from .measuring.measure import WrongCountError, measure
-from .measuring.probe import ProbeError
-from .measuring.rows import Row, rows
-from .measuring.workshop import FULL, Workshop, workshop
+from .job import WrongCountError
+from .loops import available
 from .peers import PeerError
+from .probe import ProbeError
 from .reporting import plots, records, report, story, summary
+from .results.fingerprint import fingerprint
+from .results.rows import Row, rows
+from .rounds import measure
+from .testbed import FULL, Testbed, open_testbed
 
 QUICK = 64 << 20
 PLOTS = ROOT / "docs" / "benchmarks"
@@ -100,9 +101,9 @@ def run(options: argparse.Namespace) -> int:
     where = fingerprint(options.directory or tempfile.gettempdir())
     print(report.heading(where, size, rounds, options.sink), flush=True)
     results: list[Row] = []
-    with workshop(size, receiver=options.sink, directory=options.directory) as shop:
+    with open_testbed(size, receiver=options.sink, directory=options.directory) as testbed:
         for name in wanted(options):
-            results += measured(name, shop, rounds, options)
+            results += measured(name, testbed, rounds, options)
     print(*closing(options, results), sep="\n\n")
     told = records.of_run(where, size, rounds, options.sink, results)
     if options.record is not None:
@@ -141,11 +142,11 @@ def wanted(options: argparse.Namespace) -> list[str]:
     return [name for name, case in CASES.items() if options.all or not case.long]
 
 
-def measured(name: str, shop: Workshop, rounds: int, options: argparse.Namespace) -> list[Row]:
+def measured(name: str, testbed: Testbed, rounds: int, options: argparse.Namespace) -> list[Row]:
     """Measure one case, and print its table."""
     case = CASES[name].on(options.loop or available())
-    samples = measure(case, shop, rounds, shuffle=random.Random(options.seed))
-    found = rows(case, samples, shop, counts_of(case, shop))
+    samples = measure(case, testbed, rounds, shuffle=random.Random(options.seed))
+    found = rows(case, samples, testbed, counts_of(case, testbed))
     print(f"\n{report.table(case, found)}", flush=True)
     return found
 
@@ -156,9 +157,9 @@ def hold(options: argparse.Namespace) -> int:
     findings = []
     if options.ceilings:
         size = options.mib << 20 if options.mib else FULL
-        with workshop(size, receiver=options.sink, directory=options.directory) as shop:
+        with open_testbed(size, receiver=options.sink, directory=options.directory) as testbed:
             for name in cases:
-                findings += gate.ceilings(measured(name, shop, options.rounds or 20, options))
+                findings += gate.ceilings(measured(name, testbed, options.rounds or 20, options))
     else:
         for found in gate.counted(loops, cases):
             print(gate.line(found), flush=True)

@@ -22,10 +22,10 @@ from typing import Literal
 
 from .cases import CASES
 from .endpoints.processes import ROOT
-from .measuring.bootstrap import Interval, interval, median_ratio
-from .measuring.measure import WrongCountError
-from .measuring.probe import Probe, ours, probe
-from .measuring.workshop import Workshop, workshop
+from .job import WrongCountError
+from .probe import Probe, ours, probe
+from .results.bootstrap import Interval, interval, median_ratio
+from .testbed import Testbed, open_testbed
 
 LIMIT = 1.1
 """How many times what the base takes is still no regression."""
@@ -44,7 +44,7 @@ Verdict = Literal["not slower", "faster", "SLOWER", "unclear", "inconclusive"]
 
 @dataclass(frozen=True)
 class Times:
-    """Of one job: seconds, one of each for every round."""
+    """The seconds that one job took in every round, by each of the three processes."""
 
     head: Sequence[float]
     base: Sequence[float]
@@ -78,7 +78,7 @@ def _shown(ratio: float, between: Interval) -> str:
 
 
 def judge(case: str, loop: str, wall: Times, cpu: Times, limit: float) -> Compared:
-    """What the times say; the CPU time can only make it slower: it tells where the wall clock is unclear."""
+    """Judge the times of one job. The CPU time can only make the verdict worse, where the wall clock is unclear."""
     verdict = _verdict(cpu, limit) if _verdict(cpu, limit) == "SLOWER" else _verdict(wall, limit)
     return Compared(
         case,
@@ -108,8 +108,10 @@ def _verdict(times: Times, limit: float) -> Verdict:
 class Comparison:
     """The three processes, and what they share."""
 
-    def __init__(self, shop: Workshop, head: Probe, base: Probe, base_again: Probe, rounds: int, limit: float) -> None:
-        self._shop = shop
+    def __init__(
+        self, testbed: Testbed, head: Probe, base: Probe, base_again: Probe, rounds: int, limit: float
+    ) -> None:
+        self._testbed = testbed
         self._probes = {"head": head, "base": base, "base_again": base_again}
         self._rounds = rounds
         self._limit = limit
@@ -126,14 +128,14 @@ class Comparison:
         return judge(case, loop, *self._measure(case, loop), self._limit)
 
     def _measure(self, case: str, loop: str) -> tuple[Times, Times]:
-        """Wall and CPU time."""
+        """The wall and the CPU times of all rounds."""
         way = ours(case, loop).name
         wall: dict[str, list[float]] = {side: [] for side in self._probes}
         cpu: dict[str, list[float]] = {side: [] for side in self._probes}
         for number in range(self._rounds + 1):
             for side in random.sample(sorted(self._probes), len(self._probes)):
-                sample = self._probes[side].measure(case, way, self._shop)
-                if sample.moved != CASES[case].size(self._shop):
+                sample = self._probes[side].measure(case, way, self._testbed)
+                if sample.moved != CASES[case].size(self._testbed):
                     raise WrongCountError(f"{case}, {way}, {side}: {sample.moved} bytes arrived")
                 if number:  # the first of each does not count
                     wall[side].append(sample.seconds)
@@ -157,11 +159,11 @@ def compare(
     """
     with ExitStack() as stack:
         tree = stack.enter_context(tree_of(base))
-        shop = stack.enter_context(workshop(size))
+        testbed = stack.enter_context(open_testbed(size))
         head = stack.enter_context(probe())
         base_probe, base_again = (stack.enter_context(probe(tree, older=True)) for _ in range(2))
         _is_imported_from(tree, base_probe)
-        comparison = Comparison(shop, head, base_probe, base_again, rounds, limit)
+        comparison = Comparison(testbed, head, base_probe, base_again, rounds, limit)
         known = base_probe.cases()
         for case in cases:
             for loop in loops:
@@ -191,7 +193,7 @@ def tree_of(commit: str) -> Iterator[Path]:
 def merge_base(branch: str) -> str | None:
     """Where the working tree has left another branch; at that very commit, unchanged, the one before it.
 
-    ``None``: nobody knows (no git, no such branch, a shallow clone), or there is nothing earlier.
+    ``None`` if it cannot be found out (no git, no such branch, a shallow clone), or if there is no earlier commit.
     """
     found = next(filter(None, (_asked("merge-base", "HEAD", name) for name in (branch, f"origin/{branch}"))), None)
     if found is not None and _is_unchanged() and found == _asked("rev-parse", "HEAD"):
@@ -213,7 +215,7 @@ def _asked(*arguments: str) -> str | None:
 
 
 def git(*arguments: str) -> str:
-    """What git answers.
+    """Run git; returns what it prints.
 
     :raises OSError: it fails
     """

@@ -16,11 +16,11 @@ from dataclasses import dataclass
 
 from .cases import CASES
 from .counting import Counts
+from .job import Case
 from .limits import LIMITS, SIZE
-from .measuring.measure import Case
-from .measuring.probe import Probe, ours, probe
-from .measuring.rows import GIB, Row
-from .measuring.workshop import Workshop, workshop
+from .probe import Probe, ours, probe
+from .results.rows import GIB, Row
+from .testbed import Testbed, open_testbed
 
 TRIES = 3
 
@@ -40,7 +40,7 @@ class Finding:
     found: str
     limit: str
     holds: bool | None
-    """``None``: it cannot be observed here."""
+    """``None`` where the figure cannot be observed."""
 
     def __str__(self) -> str:
         found = f"{self.what} {self.found} {self.limit}".rstrip()
@@ -52,40 +52,40 @@ def counted(loops: Sequence[str], cases: Sequence[str]) -> Iterator[list[Finding
 
     :raises ProbeError: a job failed
     """
-    with workshop(SIZE) as shop, workshop(SIZE // 4) as small_shop:
+    with open_testbed(SIZE) as testbed, open_testbed(SIZE // 4) as small_testbed:
         for loop in loops:
             with probe(traced=True) as process:
                 for name in cases:
                     if name in LIMITS:
-                        yield _counted(process, name, loop, shop)
+                        yield _counted(process, name, loop, testbed)
             for name in cases:
                 if name.startswith("memory-"):
-                    yield _grown(CASES[name], loop, small_shop)
+                    yield _grown(CASES[name], loop, small_testbed)
 
 
-def _counted(process: Probe, name: str, loop: str, shop: Workshop) -> list[Finding]:
+def _counted(process: Probe, name: str, loop: str, testbed: Testbed) -> list[Finding]:
     way = ours(name, loop).name
-    process.measure(name, way, shop)  # what is done once in a process is done
-    return examine(CASES[name], loop, shop, lambda: process.count(name, way, shop))
+    process.measure(name, way, testbed)  # what is done once in a process is done
+    return examine(CASES[name], loop, testbed, lambda: process.count(name, way, testbed))
 
 
-def examine(case: Case, loop: str, shop: Workshop, count: Callable[[], Counts]) -> list[Finding]:
+def examine(case: Case, loop: str, testbed: Testbed, count: Callable[[], Counts]) -> list[Finding]:
     """Hold a job to the table.
 
     :param count: does the job once, and counts
     """
-    found = _judged(case, loop, shop, count())
+    found = _judged(case, loop, testbed, count())
     for _ in range(TRIES - 1):
         if all(finding.holds is not False for finding in found):
             break
-        again = _judged(case, loop, shop, count())
+        again = _judged(case, loop, testbed, count())
         found = [new if old.holds is False else old for old, new in zip(found, again, strict=True)]
     return found
 
 
-def _judged(case: Case, loop: str, shop: Workshop, counts: Counts) -> list[Finding]:
+def _judged(case: Case, loop: str, testbed: Testbed, counts: Counts) -> list[Finding]:
     limit = LIMITS[case.name]
-    units = counts.moved / GIB if case.unit == "transfer" else case.divisor(shop)
+    units = counts.moved / GIB if case.unit == "transfer" else case.divisor(testbed)
 
     def at_most(what: str, value: float | None, most: int) -> Finding:
         found = "not observed" if value is None else f"{value:,.0f}"
@@ -104,9 +104,9 @@ def _judged(case: Case, loop: str, shop: Workshop, counts: Counts) -> list[Findi
     ]
 
 
-def _grown(case: Case, loop: str, shop: Workshop) -> list[Finding]:
+def _grown(case: Case, loop: str, testbed: Testbed) -> list[Finding]:
     """Memory, in a process of its own, and its growth with the size of the transfer."""
-    figures = ours(case.name, loop).run(shop).figures
+    figures = ours(case.name, loop).run(testbed).figures
     return [
         Finding(
             case.name,
@@ -116,7 +116,7 @@ def _grown(case: Case, loop: str, shop: Workshop) -> list[Finding]:
             f"≤ {ask.at_most:,.0f}",
             figures[ask.name] <= ask.at_most,
         )
-        for ask in case.asks
+        for ask in case.figure_limits
     ]
 
 
@@ -142,14 +142,14 @@ def ceilings(rows: Sequence[Row]) -> list[Finding]:
 
 
 def line(findings: Sequence[Finding]) -> str:
-    """What was found for one job on one loop."""
+    """The findings for one job on one loop, as a line of the table."""
     return "".join(
         [f"{findings[0].case:22}{findings[0].loop:9}", *(f"{finding!s:30}" for finding in findings)]
     ).rstrip()
 
 
 def verdict(findings: Sequence[Finding]) -> tuple[int, str]:
-    """The exit status, and why."""
+    """The exit status, and the lines that say why."""
     broken = [finding for finding in findings if finding.holds is False]
     unseen = sorted({finding.what for finding in findings if finding.holds is None})
     lines = [f"{len(broken)} of {len(findings)} limits do not hold:" if broken else f"All {len(findings)} limits hold."]

@@ -22,7 +22,7 @@ class Most:
     uvloop: int
 
     def on(self, loop: str) -> int:
-        """The one that holds there."""
+        """The limit on that loop."""
         found: int = getattr(self, loop)
         return found
 

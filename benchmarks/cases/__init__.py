@@ -1,4 +1,4 @@
-"""The jobs. A new one is a file with a ``CASES``, and a line here."""
+"""The jobs that are measured. A new job is a file with ``CASES``, and a line here."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator
 from importlib import import_module
 
-from ..measuring.measure import Case
+from ..job import Case
 
 _MODULES = (
     "file_read",

@@ -14,9 +14,9 @@ import anyio
 
 from roket_trio import FileWriteStream, SocketStream, Transfer
 
-from ..endpoints.loops import LOOPS
-from ..measuring.measure import Ask, Case, Done, Limits, Watch, Way
-from ..measuring.workshop import Workshop
+from ..job import Case, Done, FigureLimit, Limits, Stopwatch, Way
+from ..loops import LOOPS
+from ..testbed import Testbed
 
 TIMES = 5
 HUGE = 10 << 30
@@ -85,9 +85,9 @@ async def _cancelled(transfer: Transfer) -> float:
 def cancelling(ends: Callable[[Path], Ends]) -> Callable[..., Any]:
     """The job: let it come to a standstill, and cancel it, a few times."""
 
-    async def job(shop: Workshop, watch: Watch) -> Done:
+    async def job(testbed: Testbed, stopwatch: Stopwatch) -> Done:
         latencies: list[float] = []
-        with TemporaryDirectory(prefix="roket-benchmarks-") as place, watch:
+        with TemporaryDirectory(prefix="roket-benchmarks-") as place, stopwatch:
             for _ in range(TIMES):
                 async with ends(Path(place)) as (source, sink):
                     transfer = Transfer(source, sink)
@@ -116,10 +116,10 @@ CASES = [
             for loop in LOOPS
         ),
         Limits(times_trio=None),
-        size=lambda shop: TIMES,
+        size=lambda testbed: TIMES,
         unit="cancellation",
-        divisor=lambda shop: TIMES,
-        asks=(Ask("worst, ms", at_most=50),),
+        divisor=lambda testbed: TIMES,
+        figure_limits=(FigureLimit("worst, ms", at_most=50),),
         rounds_at_most=3,
         warmed=False,
         counted=False,

@@ -17,10 +17,10 @@ from anyio.streams.file import FileReadStream as AnyIOFileReadStream
 
 from roket_trio import EndOfStream, FileReadStream, connect_tcp
 
-from ..endpoints.loops import LOOPS
 from ..endpoints.processes import COUNT, bound
-from ..measuring.measure import Ask, Case, Done, Limits, Watch, Way
-from ..measuring.workshop import Workshop, chilled
+from ..job import Case, Done, FigureLimit, Limits, Stopwatch, Way
+from ..loops import LOOPS
+from ..testbed import Testbed, cold_copy
 
 PIECE = 64 << 10
 TICK = 0.001
@@ -45,19 +45,19 @@ async def _worst_lag() -> AsyncIterator[list[float]]:
         tasks.cancel_scope.cancel()
 
 
-def blocking_read(shop: Workshop, watch: Watch) -> Done:
+def blocking_read(testbed: Testbed, stopwatch: Stopwatch) -> Done:
     buffer, moved = bytearray(PIECE), 0
-    with chilled(shop) as (path, cached), watch, open(path, "rb", buffering=0) as file:
+    with cold_copy(testbed) as (path, cached), stopwatch, open(path, "rb", buffering=0) as file:
         while count := file.readinto(buffer):
             moved += count
     return Done(moved, figures={CACHED: cached * 100})
 
 
-def blocking_sendfile(shop: Workshop, watch: Watch) -> Done:
-    with chilled(shop) as (path, cached), socket.create_connection(shop.sink) as sock:
+def blocking_sendfile(testbed: Testbed, stopwatch: Stopwatch) -> Done:
+    with cold_copy(testbed) as (path, cached), socket.create_connection(testbed.sink) as sock:
         sock.settimeout(None)
         bound(sock)
-        with watch:
+        with stopwatch:
             with open(path, "rb") as file:
                 sock.sendfile(file)
             sock.shutdown(socket.SHUT_WR)
@@ -65,39 +65,39 @@ def blocking_sendfile(shop: Workshop, watch: Watch) -> Done:
     return Done(COUNT.unpack(counted)[0], "sendfile", {CACHED: cached * 100})
 
 
-def _timed(move: Callable[[str, Workshop, Watch], Awaitable[tuple[int, str]]]) -> Callable[..., Any]:
+def _timed(move: Callable[[str, Testbed, Stopwatch], Awaitable[tuple[int, str]]]) -> Callable[..., Any]:
     """The job: a cold file, and a task that ticks."""
 
-    async def job(shop: Workshop, watch: Watch) -> Done:
-        with chilled(shop) as (path, cached):
+    async def job(testbed: Testbed, stopwatch: Stopwatch) -> Done:
+        with cold_copy(testbed) as (path, cached):
             async with _worst_lag() as worst:
-                moved, route = await move(path, shop, watch)
+                moved, route = await move(path, testbed, stopwatch)
         return Done(moved, route, {CACHED: cached * 100, LAG: worst[0]})
 
     return job
 
 
-async def _trio_read(path: str, shop: Workshop, watch: Watch) -> tuple[int, str]:
+async def _trio_read(path: str, testbed: Testbed, stopwatch: Stopwatch) -> tuple[int, str]:
     moved = 0
-    with watch:
+    with stopwatch:
         async with await trio.open_file(path, "rb") as file:
             while piece := await file.read(PIECE):
                 moved += len(piece)
     return moved, ""
 
 
-async def _anyio_read(path: str, shop: Workshop, watch: Watch) -> tuple[int, str]:
+async def _anyio_read(path: str, testbed: Testbed, stopwatch: Stopwatch) -> tuple[int, str]:
     moved = 0
-    with watch:
+    with stopwatch:
         async with await AnyIOFileReadStream.from_path(path) as file:
             async for piece in file:
                 moved += len(piece)
     return moved, ""
 
 
-async def _roket_read(path: str, shop: Workshop, watch: Watch) -> tuple[int, str]:
+async def _roket_read(path: str, testbed: Testbed, stopwatch: Stopwatch) -> tuple[int, str]:
     moved = 0
-    with watch:
+    with stopwatch:
         async with await FileReadStream.from_path(path) as file:
             try:
                 while True:
@@ -108,9 +108,9 @@ async def _roket_read(path: str, shop: Workshop, watch: Watch) -> tuple[int, str
     return moved, f"{counts.cached_reads} cached, {counts.thread_hops} hops"
 
 
-async def _anyio_send(path: str, shop: Workshop, watch: Watch) -> tuple[int, str]:
-    async with await anyio.connect_tcp(*shop.sink) as stream:
-        with watch:
+async def _anyio_send(path: str, testbed: Testbed, stopwatch: Stopwatch) -> tuple[int, str]:
+    async with await anyio.connect_tcp(*testbed.sink) as stream:
+        with stopwatch:
             async with await anyio.open_file(path, "rb") as file:
                 while piece := await file.read(PIECE):
                     await stream.send(piece)
@@ -119,9 +119,9 @@ async def _anyio_send(path: str, shop: Workshop, watch: Watch) -> tuple[int, str
     return COUNT.unpack(counted)[0], ""
 
 
-async def _roket_send(path: str, shop: Workshop, watch: Watch) -> tuple[int, str]:
-    async with await connect_tcp(*shop.sink) as stream:
-        with watch:
+async def _roket_send(path: str, testbed: Testbed, stopwatch: Stopwatch) -> tuple[int, str]:
+    async with await connect_tcp(*testbed.sink) as stream:
+        with stopwatch:
             with open(path, "rb") as file:
                 await stream.send_file(file)
             await stream.send_eof()
@@ -135,7 +135,7 @@ def _case(name: str, title: str, ways: tuple[Way, ...]) -> Case:
         title,
         ways,
         Limits(times_trio=None),
-        asks=(Ask(CACHED, at_most=1),),
+        figure_limits=(FigureLimit(CACHED, at_most=1),),
         rounds_at_most=5,
         counted=False,
         long=True,

@@ -20,12 +20,12 @@ from typing import Any
 
 from ..endpoints.processes import ROOT, free_port, wait_until_it_listens
 from ..endpoints.web import nginx
-from ..measuring.measure import Case, Done, Limits, Watch, Way, WrongCountError
-from ..measuring.workshop import Workshop
+from ..job import Case, Done, Limits, Stopwatch, Way, WrongCountError
+from ..testbed import Testbed
 
 _LIMIT = 120
 
-Receiver = Callable[[Workshop], contextlib.AbstractContextManager[tuple[str, Callable[[], None]]]]
+Receiver = Callable[[Testbed], contextlib.AbstractContextManager[tuple[str, Callable[[], None]]]]
 """Who listens, and how to wait until all of it is on the disk."""
 
 
@@ -57,19 +57,19 @@ def _sync(path: str) -> None:
         os.fsync(file.fileno())
 
 
-def _done(shop: Workshop, route: str = "") -> Done:
-    moved = os.path.getsize(shop.target)
-    os.unlink(shop.target)
+def _done(testbed: Testbed, route: str = "") -> Done:
+    moved = os.path.getsize(testbed.target)
+    os.unlink(testbed.target)
     return Done(moved, route)
 
 
-Job = Callable[[Workshop, Watch], Done]
+Job = Callable[[Testbed, Stopwatch], Done]
 
 
 @contextlib.contextmanager
-def roket_recv(shop: Workshop) -> Iterator[tuple[str, Callable[[], None]]]:
+def roket_recv(testbed: Testbed) -> Iterator[tuple[str, Callable[[], None]]]:
     """``roket recv``: yields HOST:PORT, and what waits until the file is on the disk."""
-    with _running(_roket("recv", "0", shop.target), stderr=subprocess.PIPE) as receiver:
+    with _running(_roket("recv", "0", testbed.target), stderr=subprocess.PIPE) as receiver:
         assert receiver.stderr is not None
 
         def wait() -> None:
@@ -84,14 +84,14 @@ def to_stdout(command: Callable[[str], list[str]]) -> Receiver:
     """A receiver that writes to its standard output, which is synced afterwards."""
 
     @contextlib.contextmanager
-    def receiver(shop: Workshop) -> Iterator[tuple[str, Callable[[], None]]]:
+    def receiver(testbed: Testbed) -> Iterator[tuple[str, Callable[[], None]]]:
         port = free_port()
-        with open(shop.target, "wb") as target, _running(command(str(port)), stdout=target) as process:
+        with open(testbed.target, "wb") as target, _running(command(str(port)), stdout=target) as process:
             wait_until_it_listens(port)
 
             def wait() -> None:
                 process.wait(_LIMIT)
-                _sync(shop.target)
+                _sync(testbed.target)
 
             yield f"127.0.0.1:{port}", wait
 
@@ -101,25 +101,25 @@ def to_stdout(command: Callable[[str], list[str]]) -> Receiver:
 def pair(send: Callable[[str, str], list[str]], receiver: Receiver, route: str = "") -> Job:
     """A sender, by its host and port, with a file as its standard input, and a receiver."""
 
-    def job(shop: Workshop, watch: Watch) -> Done:
-        with open(shop.source, "rb") as source, receiver(shop) as (where, wait), watch:
+    def job(testbed: Testbed, stopwatch: Stopwatch) -> Done:
+        with open(testbed.source, "rb") as source, receiver(testbed) as (where, wait), stopwatch:
             command = send(*where.split(":"))
             subprocess.run(command, stdin=source, cwd=ROOT, env=_environment(), check=True, timeout=_LIMIT)
             wait()
-        return _done(shop, route)
+        return _done(testbed, route)
 
     return job
 
 
-def curl_from_nginx(shop: Workshop, watch: Watch) -> Done:
-    directory, name = os.path.split(shop.source)
+def curl_from_nginx(testbed: Testbed, stopwatch: Stopwatch) -> Done:
+    directory, name = os.path.split(testbed.source)
     with nginx(directory) as (host, port):
         url = f"http://{host}:{port}/{name}"
-        with watch:
-            command = ["curl", "-sS", "--noproxy", "*", "-o", shop.target, url]
+        with stopwatch:
+            command = ["curl", "-sS", "--noproxy", "*", "-o", testbed.target, url]
             subprocess.run(command, check=True, timeout=_LIMIT)
-            _sync(shop.target)
-    return _done(shop)
+            _sync(testbed.target)
+    return _done(testbed)
 
 
 def roket_send(host: str, port: str) -> list[str]:

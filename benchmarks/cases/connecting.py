@@ -12,55 +12,55 @@ import trio
 
 from roket_trio import connect_tcp
 
-from ..endpoints.loops import LOOPS
 from ..endpoints.processes import COUNT
-from ..measuring.measure import Case, Done, Limits, Watch, Way
-from ..measuring.workshop import Workshop
+from ..job import Case, Done, Limits, Stopwatch, Way
+from ..loops import LOOPS
+from ..testbed import Testbed
 
 
-def times(shop: Workshop) -> int:
+def times(testbed: Testbed) -> int:
     """200 in a run of full size: each leaves a TIME_WAIT."""
-    return max(10, 200 * shop.size >> 27)
+    return max(10, 200 * testbed.size >> 27)
 
 
-def blocking_connect(shop: Workshop, watch: Watch) -> Done:
+def blocking_connect(testbed: Testbed, stopwatch: Stopwatch) -> Done:
     counted = 0
-    with watch:
-        for _ in range(times(shop)):
-            with socket.create_connection(shop.sink) as sock:
+    with stopwatch:
+        for _ in range(times(testbed)):
+            with socket.create_connection(testbed.sink) as sock:
                 sock.sendall(b"!")
                 sock.shutdown(socket.SHUT_WR)
                 counted += COUNT.unpack(sock.recv(COUNT.size))[0]
     return Done(counted)
 
 
-async def trio_connect(shop: Workshop, watch: Watch) -> Done:
+async def trio_connect(testbed: Testbed, stopwatch: Stopwatch) -> Done:
     counted = 0
-    with watch:
-        for _ in range(times(shop)):
-            async with await trio.open_tcp_stream(*shop.sink) as stream:
+    with stopwatch:
+        for _ in range(times(testbed)):
+            async with await trio.open_tcp_stream(*testbed.sink) as stream:
                 await stream.send_all(b"!")
                 await stream.send_eof()
                 counted += COUNT.unpack(await stream.receive_some(COUNT.size))[0]
     return Done(counted)
 
 
-async def anyio_connect(shop: Workshop, watch: Watch) -> Done:
+async def anyio_connect(testbed: Testbed, stopwatch: Stopwatch) -> Done:
     counted = 0
-    with watch:
-        for _ in range(times(shop)):
-            async with await anyio.connect_tcp(*shop.sink) as stream:
+    with stopwatch:
+        for _ in range(times(testbed)):
+            async with await anyio.connect_tcp(*testbed.sink) as stream:
                 await stream.send(b"!")
                 await stream.send_eof()
                 counted += COUNT.unpack(await stream.receive(COUNT.size))[0]
     return Done(counted)
 
 
-async def roket_connect(shop: Workshop, watch: Watch) -> Done:
+async def roket_connect(testbed: Testbed, stopwatch: Stopwatch) -> Done:
     counted = 0
-    with watch:
-        for _ in range(times(shop)):
-            async with await connect_tcp(*shop.sink) as stream:
+    with stopwatch:
+        for _ in range(times(testbed)):
+            async with await connect_tcp(*testbed.sink) as stream:
                 await stream.send(b"!")
                 await stream.send_eof()
                 counted += COUNT.unpack(await stream.receive(COUNT.size))[0]

@@ -11,16 +11,16 @@ from anyio.abc import SocketStream as AnyIOSocketStream
 
 from roket_trio import SocketStream
 
-from ..endpoints.loops import LOOPS
-from ..measuring.measure import Case, Done, Limits, Watch, Way
-from ..measuring.workshop import Workshop
+from ..job import Case, Done, Limits, Stopwatch, Way
+from ..loops import LOOPS
+from ..testbed import Testbed
 
 MESSAGE = bytes(64)
 
 
-def round_trips(shop: Workshop) -> int:
+def round_trips(testbed: Testbed) -> int:
     """2,000 in a run of full size."""
-    return max(10, shop.size >> 16)
+    return max(10, testbed.size >> 16)
 
 
 def pair() -> tuple[socket.socket, socket.socket]:
@@ -41,7 +41,7 @@ class Stream(Protocol):
     async def receive(self, max_bytes: int = ..., /) -> bytes: ...
 
 
-async def _ping(client: Stream, server: Stream, times: int, watch: Watch) -> Done:
+async def _ping(client: Stream, server: Stream, times: int, stopwatch: Stopwatch) -> Done:
     async def echo() -> None:
         for _ in range(times):
             await server.send(await server.receive(65536))
@@ -49,15 +49,15 @@ async def _ping(client: Stream, server: Stream, times: int, watch: Watch) -> Don
     moved = 0
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(echo)
-        with watch:
+        with stopwatch:
             for _ in range(times):
                 await client.send(MESSAGE)
                 moved += len(await client.receive(65536))
     return Done(moved)
 
 
-async def trio_echo(shop: Workshop, watch: Watch) -> Done:
-    times = round_trips(shop)
+async def trio_echo(testbed: Testbed, stopwatch: Stopwatch) -> Done:
+    times = round_trips(testbed)
     client, server = (trio.SocketStream(trio.socket.from_stdlib_socket(sock)) for sock in pair())
 
     async def echo() -> None:
@@ -67,23 +67,23 @@ async def trio_echo(shop: Workshop, watch: Watch) -> Done:
     moved = 0
     async with client, server, trio.open_nursery() as nursery:
         nursery.start_soon(echo)
-        with watch:
+        with stopwatch:
             for _ in range(times):
                 await client.send_all(MESSAGE)
                 moved += len(await client.receive_some(65536))
     return Done(moved)
 
 
-async def anyio_echo(shop: Workshop, watch: Watch) -> Done:
+async def anyio_echo(testbed: Testbed, stopwatch: Stopwatch) -> Done:
     one, other = pair()
     async with await AnyIOSocketStream.from_socket(one) as client, await AnyIOSocketStream.from_socket(other) as server:
-        return await _ping(client, server, round_trips(shop), watch)
+        return await _ping(client, server, round_trips(testbed), stopwatch)
 
 
-async def roket_echo(shop: Workshop, watch: Watch) -> Done:
+async def roket_echo(testbed: Testbed, stopwatch: Stopwatch) -> Done:
     one, other = pair()
     async with await SocketStream.from_socket(one) as client, await SocketStream.from_socket(other) as server:
-        return await _ping(client, server, round_trips(shop), watch)
+        return await _ping(client, server, round_trips(testbed), stopwatch)
 
 
 PROFILE = """\
@@ -104,7 +104,7 @@ CASES = [
             *(Way(f"roket_trio on {loop}", "roket", loop, roket_echo) for loop in LOOPS),
         ),
         Limits(times_faster=1, times_trio=None),
-        size=lambda shop: round_trips(shop) * len(MESSAGE),
+        size=lambda testbed: round_trips(testbed) * len(MESSAGE),
         unit="round trip",
         divisor=round_trips,
         profile=PROFILE,

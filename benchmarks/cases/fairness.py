@@ -14,18 +14,18 @@ import anyio
 
 from roket_trio import SocketStream, copy
 
-from ..endpoints.loops import LOOPS
 from ..endpoints.processes import COUNT
-from ..measuring.measure import Ask, Case, Done, Limits, Watch, Way
-from ..measuring.workshop import Workshop, chilled
+from ..job import Case, Done, FigureLimit, Limits, Stopwatch, Way
+from ..loops import LOOPS
+from ..testbed import Testbed, cold_copy
 
 AT_ONCE = 100
 TICK = 0.001
 
 
-def each(shop: Workshop) -> int:
+def each(testbed: Testbed) -> int:
     """The bytes of one transfer: 16 MiB in a run of full size."""
-    return max(1, shop.size >> 3)
+    return max(1, testbed.size >> 3)
 
 
 async def _lags(into: list[float]) -> None:
@@ -35,7 +35,7 @@ async def _lags(into: list[float]) -> None:
         into.append(perf_counter() - due)
 
 
-async def roket_together(shop: Workshop, watch: Watch) -> Done:
+async def roket_together(testbed: Testbed, stopwatch: Stopwatch) -> Done:
     counted, routes = 0, set()
     lags: list[float] = []
 
@@ -48,18 +48,18 @@ async def roket_together(shop: Workshop, watch: Watch) -> Done:
             arrived = await stream.receive(COUNT.size)
             counted += COUNT.unpack(arrived)[0]
 
-    sockets = [socket.create_connection(shop.sink_of_many) for _ in range(AT_ONCE + 1)]
+    sockets = [socket.create_connection(testbed.sink_of_many) for _ in range(AT_ONCE + 1)]
     first, *others = [await SocketStream.from_socket(sock) for sock in sockets]
-    with chilled(shop) as (cold, cached):
+    with cold_copy(testbed) as (cold, cached):
         async with anyio.create_task_group() as watching:
             watching.start_soon(_lags, lags)
-            with watch:
+            with stopwatch:
                 async with anyio.create_task_group() as tasks:
-                    tasks.start_soon(transfer, first, cold, shop.size)
+                    tasks.start_soon(transfer, first, cold, testbed.size)
                     for stream in others:
-                        tasks.start_soon(transfer, stream, shop.source, each(shop))
+                        tasks.start_soon(transfer, stream, testbed.source, each(testbed))
             watching.cancel_scope.cancel()
-        assert os.path.getsize(cold) == shop.size
+        assert os.path.getsize(cold) == testbed.size
     lags.sort()
     return Done(
         counted,
@@ -85,11 +85,11 @@ CASES = [
         f"a cold file and {AT_ONCE} cached ones of an eighth each at once, while a task ticks",
         tuple(Way(f"roket_trio on {loop}", "roket", loop, roket_together) for loop in LOOPS),
         Limits(times_trio=None),
-        size=lambda shop: shop.size + AT_ONCE * each(shop),
-        asks=(
-            Ask("lag p99, ms", at_most=5),
-            Ask("worst lag, ms", at_most=25),
-            Ask("of the cold file cached before, %", at_most=1),
+        size=lambda testbed: testbed.size + AT_ONCE * each(testbed),
+        figure_limits=(
+            FigureLimit("lag p99, ms", at_most=5),
+            FigureLimit("worst lag, ms", at_most=25),
+            FigureLimit("of the cold file cached before, %", at_most=1),
         ),
         rounds_at_most=5,
         counted=False,

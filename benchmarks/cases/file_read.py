@@ -7,10 +7,11 @@ from anyio.streams.file import FileReadStream as AnyIOFileReadStream
 
 from roket_trio import EndOfStream, FileReadStream
 
-from ..endpoints.loops import LOOPS
-from ..measuring.measure import Case, Done, Limits, Watch, Way
-from ..measuring.workshop import Workshop
-from ..peers import JAVA, C, ways
+from ..job import Case, Done, Limits, Stopwatch, Way
+from ..loops import LOOPS
+from ..peers import JAVA, C
+from ..testbed import Testbed
+from .peer_ways import ways
 
 PIECE = 64 << 10
 BUFFER = 256 << 10
@@ -19,10 +20,10 @@ BUFFER = 256 << 10
 def readinto(size: int) -> Way:
     """The ceiling: one buffer, and a plain loop."""
 
-    def job(shop: Workshop, watch: Watch) -> Done:
+    def job(testbed: Testbed, stopwatch: Stopwatch) -> Done:
         buffer = bytearray(size)
         moved = 0
-        with watch, open(shop.source, "rb", buffering=0) as file:
+        with stopwatch, open(testbed.source, "rb", buffering=0) as file:
             while count := file.readinto(buffer):
                 moved += count
         return Done(moved)
@@ -30,19 +31,19 @@ def readinto(size: int) -> Way:
     return Way("blocking readinto", "ceiling", "none", job)
 
 
-async def trio_open_file(shop: Workshop, watch: Watch) -> Done:
+async def trio_open_file(testbed: Testbed, stopwatch: Stopwatch) -> Done:
     moved = 0
-    with watch:
-        async with await trio.open_file(shop.source, "rb") as file:
+    with stopwatch:
+        async with await trio.open_file(testbed.source, "rb") as file:
             while piece := await file.read(PIECE):
                 moved += len(piece)
     return Done(moved)
 
 
-async def anyio_stream(shop: Workshop, watch: Watch) -> Done:
+async def anyio_stream(testbed: Testbed, stopwatch: Stopwatch) -> Done:
     moved = 0
-    with watch:
-        async with await AnyIOFileReadStream.from_path(shop.source) as file:
+    with stopwatch:
+        async with await AnyIOFileReadStream.from_path(testbed.source) as file:
             async for piece in file:
                 moved += len(piece)
     return Done(moved)
@@ -53,10 +54,10 @@ def _route(file: FileReadStream) -> str:
     return f"{counts.cached_reads} cached, {counts.thread_hops} hops"
 
 
-async def roket_receive(shop: Workshop, watch: Watch) -> Done:
+async def roket_receive(testbed: Testbed, stopwatch: Stopwatch) -> Done:
     moved = 0
-    with watch:
-        async with await FileReadStream.from_path(shop.source) as file:
+    with stopwatch:
+        async with await FileReadStream.from_path(testbed.source) as file:
             try:
                 while True:
                     moved += len(await file.receive(PIECE))
@@ -65,11 +66,11 @@ async def roket_receive(shop: Workshop, watch: Watch) -> Done:
     return Done(moved, _route(file))
 
 
-async def roket_receive_into(shop: Workshop, watch: Watch) -> Done:
+async def roket_receive_into(testbed: Testbed, stopwatch: Stopwatch) -> Done:
     buffer = bytearray(BUFFER)
     moved = 0
-    with watch:
-        async with await FileReadStream.from_path(shop.source) as file:
+    with stopwatch:
+        async with await FileReadStream.from_path(testbed.source) as file:
             try:
                 while True:
                     moved += await file.receive_into(buffer)

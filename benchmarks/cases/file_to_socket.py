@@ -9,31 +9,32 @@ import trio
 
 from roket_trio import connect_tcp
 
-from ..endpoints.loops import LOOPS
 from ..endpoints.processes import COUNT, bound
-from ..measuring.measure import Case, Done, Limits, Watch, Way
-from ..measuring.workshop import Workshop
-from ..peers import ASYNCIO, GO, JAVA, UVLOOP, C, ways
+from ..job import Case, Done, Limits, Stopwatch, Way
+from ..loops import LOOPS
+from ..peers import ASYNCIO, GO, JAVA, UVLOOP, C
+from ..testbed import Testbed
+from .peer_ways import ways
 
 PIECE = 64 << 10
 
 
-def blocking_sendfile(shop: Workshop, watch: Watch) -> Done:
-    with socket.create_connection(shop.sink) as sock:
+def blocking_sendfile(testbed: Testbed, stopwatch: Stopwatch) -> Done:
+    with socket.create_connection(testbed.sink) as sock:
         sock.settimeout(None)
         bound(sock)
-        with watch:
-            with open(shop.source, "rb") as file:
+        with stopwatch:
+            with open(testbed.source, "rb") as file:
                 sock.sendfile(file)
             sock.shutdown(socket.SHUT_WR)
             counted = sock.recv(COUNT.size)
     return Done(COUNT.unpack(counted)[0], "sendfile")
 
 
-async def trio_loop(shop: Workshop, watch: Watch) -> Done:
-    async with await trio.open_tcp_stream(*shop.sink) as stream:
-        with watch:
-            async with await trio.open_file(shop.source, "rb") as file:
+async def trio_loop(testbed: Testbed, stopwatch: Stopwatch) -> Done:
+    async with await trio.open_tcp_stream(*testbed.sink) as stream:
+        with stopwatch:
+            async with await trio.open_file(testbed.source, "rb") as file:
                 while piece := await file.read(PIECE):
                     await stream.send_all(piece)
             await stream.send_eof()
@@ -41,10 +42,10 @@ async def trio_loop(shop: Workshop, watch: Watch) -> Done:
     return Done(COUNT.unpack(counted)[0])
 
 
-async def anyio_loop(shop: Workshop, watch: Watch) -> Done:
-    async with await anyio.connect_tcp(*shop.sink) as stream:
-        with watch:
-            async with await anyio.open_file(shop.source, "rb") as file:
+async def anyio_loop(testbed: Testbed, stopwatch: Stopwatch) -> Done:
+    async with await anyio.connect_tcp(*testbed.sink) as stream:
+        with stopwatch:
+            async with await anyio.open_file(testbed.source, "rb") as file:
                 while piece := await file.read(PIECE):
                     await stream.send(piece)
             await stream.send_eof()
@@ -52,10 +53,10 @@ async def anyio_loop(shop: Workshop, watch: Watch) -> Done:
     return Done(COUNT.unpack(counted)[0])
 
 
-async def roket_send_file(shop: Workshop, watch: Watch) -> Done:
-    async with await connect_tcp(*shop.sink) as stream:
-        with watch:
-            with open(shop.source, "rb") as file:
+async def roket_send_file(testbed: Testbed, stopwatch: Stopwatch) -> Done:
+    async with await connect_tcp(*testbed.sink) as stream:
+        with stopwatch:
+            with open(testbed.source, "rb") as file:
                 await stream.send_file(file)
             await stream.send_eof()
             counted = await stream.receive(COUNT.size)

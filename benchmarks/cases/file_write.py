@@ -8,49 +8,50 @@ from anyio.streams.file import FileWriteStream as AnyIOFileWriteStream
 
 from roket_trio import FileWriteStream
 
-from ..endpoints.loops import LOOPS
-from ..measuring.measure import Case, Done, Limits, Watch, Way
-from ..measuring.workshop import Workshop
-from ..peers import JAVA, C, ways
+from ..job import Case, Done, Limits, Stopwatch, Way
+from ..loops import LOOPS
+from ..peers import JAVA, C
+from ..testbed import Testbed
+from .peer_ways import ways
 
 PIECE = bytes(1 << 20)
 
 
-def _pieces(shop: Workshop) -> list[bytes]:
-    whole, rest = divmod(shop.size, len(PIECE))
+def _pieces(testbed: Testbed) -> list[bytes]:
+    whole, rest = divmod(testbed.size, len(PIECE))
     return [PIECE] * whole + [PIECE[:rest]] * bool(rest)
 
 
-def _written(shop: Workshop) -> int:
-    size = os.stat(shop.target).st_size
-    os.unlink(shop.target)  # also, so that the next one need not wait for this one's pages to be written
+def _written(testbed: Testbed) -> int:
+    size = os.stat(testbed.target).st_size
+    os.unlink(testbed.target)  # also, so that the next one need not wait for this one's pages to be written
     return size
 
 
-def blocking_write(shop: Workshop, watch: Watch) -> Done:
-    pieces = _pieces(shop)
-    with watch, open(shop.target, "wb", buffering=0) as file:
+def blocking_write(testbed: Testbed, stopwatch: Stopwatch) -> Done:
+    pieces = _pieces(testbed)
+    with stopwatch, open(testbed.target, "wb", buffering=0) as file:
         for piece in pieces:
             file.write(piece)
-    return Done(_written(shop))
+    return Done(_written(testbed))
 
 
-async def anyio_stream(shop: Workshop, watch: Watch) -> Done:
-    pieces = _pieces(shop)
-    with watch:
-        async with await AnyIOFileWriteStream.from_path(shop.target) as file:
+async def anyio_stream(testbed: Testbed, stopwatch: Stopwatch) -> Done:
+    pieces = _pieces(testbed)
+    with stopwatch:
+        async with await AnyIOFileWriteStream.from_path(testbed.target) as file:
             for piece in pieces:
                 await file.send(piece)
-    return Done(_written(shop))
+    return Done(_written(testbed))
 
 
-async def roket_send(shop: Workshop, watch: Watch) -> Done:
-    pieces = _pieces(shop)
-    with watch:
-        async with await FileWriteStream.from_path(shop.target) as file:
+async def roket_send(testbed: Testbed, stopwatch: Stopwatch) -> Done:
+    pieces = _pieces(testbed)
+    with stopwatch:
+        async with await FileWriteStream.from_path(testbed.target) as file:
             for piece in pieces:
                 await file.send(piece)
-    return Done(_written(shop), f"{file.statistics().thread_hops} hops")
+    return Done(_written(testbed), f"{file.statistics().thread_hops} hops")
 
 
 PROFILE = """\

@@ -9,27 +9,27 @@ import sys
 from collections.abc import Callable
 from tempfile import TemporaryDirectory
 
-from ..endpoints.loops import LIMIT, LOOPS
 from ..endpoints.processes import ROOT
-from ..measuring.measure import Ask, Case, Done, Limits, Watch, Way
-from ..measuring.workshop import Workshop
+from ..job import Case, Done, FigureLimit, Limits, Stopwatch, Way
+from ..loops import LIMIT, LOOPS
+from ..testbed import Testbed
 
 # 8 GiB in a run of full size, for what is written to a disk 512 MiB.
 TIMES = {"file-to-socket": 64, "socket-to-file": 4}
 
 
 def measured(job: str, loop: str) -> Callable[..., Done]:
-    """The job: ``python -m benchmarks.measuring.memory``."""
+    """The job: ``python -m benchmarks.counting.memory``."""
 
-    def run(shop: Workshop, watch: Watch) -> Done:
-        host, port = shop.sink if job == "file-to-socket" else shop.sender
-        with TemporaryDirectory(prefix="roket-benchmarks-", dir=os.path.dirname(shop.target)) as place:
+    def run(testbed: Testbed, stopwatch: Stopwatch) -> Done:
+        host, port = testbed.sink if job == "file-to-socket" else testbed.sender
+        with TemporaryDirectory(prefix="roket-benchmarks-", dir=os.path.dirname(testbed.target)) as place:
             path = os.path.join(place, "file")
             open(path, "wb").close()
-            numbers = (str(shop.size), str(shop.size * TIMES[job]))
-            with watch:
+            numbers = (str(testbed.size), str(testbed.size * TIMES[job]))
+            with stopwatch:
                 done = subprocess.run(
-                    [sys.executable, "-m", "benchmarks.measuring.memory", loop, job, *numbers, path, host, str(port)],
+                    [sys.executable, "-m", "benchmarks.counting.memory", loop, job, *numbers, path, host, str(port)],
                     cwd=ROOT,
                     stdout=subprocess.PIPE,
                     timeout=LIMIT,
@@ -52,8 +52,11 @@ CASES = [
         f"memory of a {job.replace('-to-', ' → ')} transfer, and its growth at {times} times the size",
         tuple(Way(f"roket_trio on {loop}", "roket", loop, measured(job, loop), blocking=True) for loop in LOOPS),
         Limits(times_trio=None),
-        size=lambda shop, times=times: shop.size * times,  # type: ignore[misc]
-        asks=(Ask("peak Python allocation, KiB", at_most=512), Ask("RSS growth, KiB", at_most=1024)),
+        size=lambda testbed, times=times: testbed.size * times,  # type: ignore[misc]
+        figure_limits=(
+            FigureLimit("peak Python allocation, KiB", at_most=512),
+            FigureLimit("RSS growth, KiB", at_most=1024),
+        ),
         rounds_at_most=1,
         warmed=False,
         profile=PROFILE,

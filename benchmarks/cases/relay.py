@@ -15,29 +15,30 @@ import trio
 
 from roket_trio import connect_tcp, copy
 
-from ..endpoints.loops import LOOPS
 from ..endpoints.processes import COUNT, Address, bound, free_port, program
 from ..endpoints.relays import relaying
-from ..measuring.measure import Case, Done, Limits, Watch, Way
-from ..measuring.workshop import Workshop
-from ..peers import ASYNCIO, GO, UVLOOP, C, ways
+from ..job import Case, Done, Limits, Stopwatch, Way
+from ..loops import LOOPS
+from ..peers import ASYNCIO, GO, UVLOOP, C
+from ..testbed import Testbed
+from .peer_ways import ways
 
 PIECE = 64 << 10
 PIPE = 1 << 20
 
 
-def blocking_splice(shop: Workshop, watch: Watch) -> Done:
+def blocking_splice(testbed: Testbed, stopwatch: Stopwatch) -> Done:
     import fcntl
 
     inlet, outlet = os.pipe()
     try:
         fcntl.fcntl(outlet, fcntl.F_SETPIPE_SZ, PIPE)
-        with socket.create_connection(shop.sender) as left, socket.create_connection(shop.sink) as right:
+        with socket.create_connection(testbed.sender) as left, socket.create_connection(testbed.sink) as right:
             for sock in (left, right):
                 sock.settimeout(None)
                 bound(sock)
-            with watch:
-                left.sendall(COUNT.pack(shop.size))
+            with stopwatch:
+                left.sendall(COUNT.pack(testbed.size))
                 while held := os.splice(left.fileno(), outlet, PIPE):
                     while held:
                         held -= os.splice(inlet, right.fileno(), held)
@@ -49,10 +50,10 @@ def blocking_splice(shop: Workshop, watch: Watch) -> Done:
     return Done(COUNT.unpack(counted)[0], "splice")
 
 
-async def trio_loop(shop: Workshop, watch: Watch) -> Done:
-    async with await trio.open_tcp_stream(*shop.sender) as left, await trio.open_tcp_stream(*shop.sink) as right:
-        with watch:
-            await left.send_all(COUNT.pack(shop.size))
+async def trio_loop(testbed: Testbed, stopwatch: Stopwatch) -> Done:
+    async with await trio.open_tcp_stream(*testbed.sender) as left, await trio.open_tcp_stream(*testbed.sink) as right:
+        with stopwatch:
+            await left.send_all(COUNT.pack(testbed.size))
             while piece := await left.receive_some(PIECE):
                 await right.send_all(piece)
             await right.send_eof()
@@ -60,10 +61,10 @@ async def trio_loop(shop: Workshop, watch: Watch) -> Done:
     return Done(COUNT.unpack(counted)[0])
 
 
-async def anyio_loop(shop: Workshop, watch: Watch) -> Done:
-    async with await anyio.connect_tcp(*shop.sender) as left, await anyio.connect_tcp(*shop.sink) as right:
-        with watch:
-            await left.send(COUNT.pack(shop.size))
+async def anyio_loop(testbed: Testbed, stopwatch: Stopwatch) -> Done:
+    async with await anyio.connect_tcp(*testbed.sender) as left, await anyio.connect_tcp(*testbed.sink) as right:
+        with stopwatch:
+            await left.send(COUNT.pack(testbed.size))
             async for piece in left:
                 await right.send(piece)
             await right.send_eof()
@@ -71,10 +72,10 @@ async def anyio_loop(shop: Workshop, watch: Watch) -> Done:
     return Done(COUNT.unpack(counted)[0])
 
 
-async def roket_copy(shop: Workshop, watch: Watch) -> Done:
-    async with await connect_tcp(*shop.sender) as left, await connect_tcp(*shop.sink) as right:
-        with watch:
-            await left.send(COUNT.pack(shop.size))
+async def roket_copy(testbed: Testbed, stopwatch: Stopwatch) -> Done:
+    async with await connect_tcp(*testbed.sender) as left, await connect_tcp(*testbed.sink) as right:
+        with stopwatch:
+            await left.send(COUNT.pack(testbed.size))
             report = await copy(left, right)
             await right.send_eof()
             counted = await right.receive(COUNT.size)
@@ -114,21 +115,21 @@ def _haproxy(target: Address) -> Iterator[Address]:
 def through(forwarder: Callable[[Address], contextlib.AbstractContextManager[Address]]) -> Callable[..., Done]:
     """The job: a process sends to the forwarder, which sends to us."""
 
-    def job(shop: Workshop, watch: Watch) -> Done:
-        with forwarder(shop.sender) as address:
-            _fetch(address, 1, Watch())  # what a program does at its first connection belongs to its start
-            return Done(_fetch(address, shop.size, watch))
+    def job(testbed: Testbed, stopwatch: Stopwatch) -> Done:
+        with forwarder(testbed.sender) as address:
+            _fetch(address, 1, Stopwatch())  # what a program does at its first connection belongs to its start
+            return Done(_fetch(address, testbed.size, stopwatch))
 
     return job
 
 
-def _fetch(address: Address, count: int, watch: Watch) -> int:
+def _fetch(address: Address, count: int, stopwatch: Stopwatch) -> int:
     moved = 0
     with socket.create_connection(address) as sock:
         sock.settimeout(None)
         bound(sock)
         buffer = bytearray(PIPE)
-        with watch:
+        with stopwatch:
             sock.sendall(COUNT.pack(count))
             while got := sock.recv_into(buffer, 0, getattr(socket, "MSG_TRUNC", 0)):
                 moved += got

@@ -18,10 +18,10 @@ import anyio
 
 from roket_trio import SocketStream, copy
 
-from ..endpoints.loops import LOOPS
 from ..endpoints.processes import COUNT
-from ..measuring.measure import Ask, Case, Done, Limits, Watch, Way
-from ..measuring.workshop import Workshop
+from ..job import Case, Done, FigureLimit, Limits, Stopwatch, Way
+from ..loops import LOOPS
+from ..testbed import Testbed
 
 AT_ONCE = 1000
 PIECE = 1 << 20
@@ -33,15 +33,15 @@ class Load:
     """How many transfers there are at once, and how large each of them is."""
 
     many: int
-    each: Callable[[Workshop], int]
+    each: Callable[[Testbed], int]
 
-    def total(self, shop: Workshop) -> int:
+    def total(self, testbed: Testbed) -> int:
         """How many bytes have to arrive."""
-        return self.many * self.each(shop)
+        return self.many * self.each(testbed)
 
-    def connect(self, shop: Workshop) -> list[socket.socket]:
+    def connect(self, testbed: Testbed) -> list[socket.socket]:
         """The connections."""
-        return [socket.create_connection(shop.sink_of_many) for _ in range(self.many)]
+        return [socket.create_connection(testbed.sink_of_many) for _ in range(self.many)]
 
 
 def _done(counts: int, route: str, times: list[float]) -> Done:
@@ -51,15 +51,15 @@ def _done(counts: int, route: str, times: list[float]) -> Done:
 def bare_epoll(load: Load) -> Callable[..., Done]:
     """The ceiling: nothing but an epoll loop, sendfile, and a table of offsets."""
 
-    def job(shop: Workshop, watch: Watch) -> Done:
-        sockets = {sock.fileno(): sock for sock in load.connect(shop)}
+    def job(testbed: Testbed, stopwatch: Stopwatch) -> Done:
+        sockets = {sock.fileno(): sock for sock in load.connect(testbed)}
         offsets = dict.fromkeys(sockets, 0)
-        size, counted, times = load.each(shop), 0, []
-        with open(shop.source, "rb", buffering=0) as file, select.epoll() as epoll:
+        size, counted, times = load.each(testbed), 0, []
+        with open(testbed.source, "rb", buffering=0) as file, select.epoll() as epoll:
             for sock in sockets.values():
                 sock.setblocking(False)
                 epoll.register(sock, select.EPOLLOUT)
-            with watch:
+            with stopwatch:
                 began = perf_counter()
                 while sockets:
                     for fd, _ in epoll.poll():
@@ -85,21 +85,21 @@ def bare_epoll(load: Load) -> Callable[..., Done]:
 def roket_at_once(load: Load) -> Callable[..., Any]:
     """Ours: a task for each."""
 
-    async def job(shop: Workshop, watch: Watch) -> Done:
-        streams = [await SocketStream.from_socket(sock) for sock in load.connect(shop)]
-        size, counted, times, routes = load.each(shop), 0, [], set()
+    async def job(testbed: Testbed, stopwatch: Stopwatch) -> Done:
+        streams = [await SocketStream.from_socket(sock) for sock in load.connect(testbed)]
+        size, counted, times, routes = load.each(testbed), 0, [], set()
 
         async def transfer(stream: SocketStream) -> None:
             nonlocal counted
             async with stream:
-                with open(shop.source, "rb", buffering=0) as file:
+                with open(testbed.source, "rb", buffering=0) as file:
                     routes.add((await copy(file, stream, count=size)).route)
                 await stream.send_eof()
                 arrived = await stream.receive(COUNT.size)
                 counted += COUNT.unpack(arrived)[0]
                 times.append(perf_counter() - began)
 
-        with watch:
+        with stopwatch:
             began = perf_counter()
             async with anyio.create_task_group() as tasks:
                 for stream in streams:
@@ -112,15 +112,15 @@ def roket_at_once(load: Load) -> Callable[..., Any]:
 def anyio_at_once(load: Load) -> Callable[..., Any]:
     """The idiom: a task for each, with a loop over pieces of 64 KiB."""
 
-    async def job(shop: Workshop, watch: Watch) -> Done:
-        streams = [await anyio.abc.SocketStream.from_socket(sock) for sock in load.connect(shop)]
-        size, counted, times = load.each(shop), 0, []
+    async def job(testbed: Testbed, stopwatch: Stopwatch) -> Done:
+        streams = [await anyio.abc.SocketStream.from_socket(sock) for sock in load.connect(testbed)]
+        size, counted, times = load.each(testbed), 0, []
 
         async def transfer(stream: anyio.abc.SocketStream) -> None:
             nonlocal counted
             async with stream:
                 left = size
-                async with await anyio.open_file(shop.source, "rb") as file:
+                async with await anyio.open_file(testbed.source, "rb") as file:
                     while left:
                         piece = await file.read(min(READ, left))
                         await stream.send(piece)
@@ -130,7 +130,7 @@ def anyio_at_once(load: Load) -> Callable[..., Any]:
                 counted += COUNT.unpack(arrived)[0]
                 times.append(perf_counter() - began)
 
-        with watch:
+        with stopwatch:
             began = perf_counter()
             async with anyio.create_task_group() as tasks:
                 for stream in streams:
@@ -143,10 +143,10 @@ def anyio_at_once(load: Load) -> Callable[..., Any]:
 def roket_one(load: Load) -> Callable[..., Any]:
     """The same bytes over one connection."""
 
-    async def job(shop: Workshop, watch: Watch) -> Done:
-        size = load.each(shop)
-        async with await SocketStream.from_socket(socket.create_connection(shop.sink_of_many)) as stream:
-            with watch, open(shop.source, "rb", buffering=0) as file:
+    async def job(testbed: Testbed, stopwatch: Stopwatch) -> Done:
+        size = load.each(testbed)
+        async with await SocketStream.from_socket(socket.create_connection(testbed.sink_of_many)) as stream:
+            with stopwatch, open(testbed.source, "rb", buffering=0) as file:
                 for _ in range(load.many):
                     await stream.send_file(file, count=size)
                 await stream.send_eof()
@@ -156,13 +156,13 @@ def roket_one(load: Load) -> Callable[..., Any]:
     return job
 
 
-THOUSAND = Load(AT_ONCE, lambda shop: max(1, shop.size >> 4))
+THOUSAND = Load(AT_ONCE, lambda testbed: max(1, testbed.size >> 4))
 """8 MiB each, in a run of full size."""
 
 
 def _shared_out(many: int) -> Case:
     # No part is larger than the source.
-    load = Load(many, lambda shop: max(1, min(shop.size, 8 * shop.size // many)))
+    load = Load(many, lambda testbed: max(1, min(testbed.size, 8 * testbed.size // many)))
     return Case(
         f"scale-{many}",
         f"{many} at once, a GiB together (but one alone: 128 MiB)" if many == 1 else f"{many} at once, a GiB together",
@@ -203,7 +203,7 @@ def _all() -> Iterator[Case]:
         ),
         Limits(times_ceiling=1 / 0.8, times_faster=0.5),
         size=THOUSAND.total,
-        asks=(Ask("slowest / median", at_most=2),),
+        figure_limits=(FigureLimit("slowest / median", at_most=2),),
         counted=False,
         profile=PROFILE,
     )

@@ -15,10 +15,10 @@ import trio
 
 from roket_trio import connect_tcp
 
-from ..endpoints.loops import LOOPS
 from ..endpoints.processes import COUNT, bound
-from ..measuring.measure import Case, Done, Limits, Watch, Way
-from ..measuring.workshop import FULL, Workshop
+from ..job import Case, Done, Limits, Stopwatch, Way
+from ..loops import LOOPS
+from ..testbed import FULL, Testbed
 
 PIECE = 64 << 10
 AT_MOST = 2000
@@ -32,39 +32,39 @@ class Size:
     def __init__(self, size: int) -> None:
         self._size = size
 
-    def each(self, shop: Workshop) -> int:
+    def each(self, testbed: Testbed) -> int:
         """Large ones are in proportion to the size of the run."""
-        return self._size if self._size <= 1 << 20 else max(1 << 20, self._size * shop.size // FULL)
+        return self._size if self._size <= 1 << 20 else max(1 << 20, self._size * testbed.size // FULL)
 
-    def times(self, shop: Workshop) -> int:
+    def times(self, testbed: Testbed) -> int:
         """At least once."""
-        return max(1, min(AT_MOST, shop.size // self.each(shop)))
+        return max(1, min(AT_MOST, testbed.size // self.each(testbed)))
 
-    def total(self, shop: Workshop) -> int:
+    def total(self, testbed: Testbed) -> int:
         """How many bytes have to arrive."""
-        return self.each(shop) * self.times(shop)
+        return self.each(testbed) * self.times(testbed)
 
-    def path(self, shop: Workshop) -> str:
+    def path(self, testbed: Testbed) -> str:
         """A file of that size; its bytes are zeros, which cost the same."""
-        path = f"{shop.source}-{self.each(shop)}"
+        path = f"{testbed.source}-{self.each(testbed)}"
         if not os.path.exists(path):
             with open(path, "wb") as file:
-                for start in range(0, self.each(shop), 1 << 20):
-                    file.write(bytes(min(1 << 20, self.each(shop) - start)))
+                for start in range(0, self.each(testbed), 1 << 20):
+                    file.write(bytes(min(1 << 20, self.each(testbed) - start)))
         return path
 
 
 def blocking_sendfile(size: Size) -> Callable[..., Done]:
     """The ceiling."""
 
-    def job(shop: Workshop, watch: Watch) -> Done:
-        path = size.path(shop)
-        with socket.create_connection(shop.sink) as sock:
+    def job(testbed: Testbed, stopwatch: Stopwatch) -> Done:
+        path = size.path(testbed)
+        with socket.create_connection(testbed.sink) as sock:
             sock.settimeout(None)
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             bound(sock)
-            with watch:
-                for _ in range(size.times(shop)):
+            with stopwatch:
+                for _ in range(size.times(testbed)):
                     with open(path, "rb") as file:
                         sock.sendfile(file)
                 sock.shutdown(socket.SHUT_WR)
@@ -77,11 +77,11 @@ def blocking_sendfile(size: Size) -> Callable[..., Done]:
 def trio_loop(size: Size) -> Callable[..., Any]:
     """The idiom."""
 
-    async def job(shop: Workshop, watch: Watch) -> Done:
-        path = size.path(shop)
-        async with await trio.open_tcp_stream(*shop.sink) as stream:
-            with watch:
-                for _ in range(size.times(shop)):
+    async def job(testbed: Testbed, stopwatch: Stopwatch) -> Done:
+        path = size.path(testbed)
+        async with await trio.open_tcp_stream(*testbed.sink) as stream:
+            with stopwatch:
+                for _ in range(size.times(testbed)):
                     async with await trio.open_file(path, "rb") as file:
                         while piece := await file.read(PIECE):
                             await stream.send_all(piece)
@@ -95,11 +95,11 @@ def trio_loop(size: Size) -> Callable[..., Any]:
 def anyio_loop(size: Size) -> Callable[..., Any]:
     """The idiom."""
 
-    async def job(shop: Workshop, watch: Watch) -> Done:
-        path = size.path(shop)
-        async with await anyio.connect_tcp(*shop.sink) as stream:
-            with watch:
-                for _ in range(size.times(shop)):
+    async def job(testbed: Testbed, stopwatch: Stopwatch) -> Done:
+        path = size.path(testbed)
+        async with await anyio.connect_tcp(*testbed.sink) as stream:
+            with stopwatch:
+                for _ in range(size.times(testbed)):
                     async with await anyio.open_file(path, "rb") as file:
                         while piece := await file.read(PIECE):
                             await stream.send(piece)
@@ -113,11 +113,11 @@ def anyio_loop(size: Size) -> Callable[..., Any]:
 def roket_send_file(size: Size) -> Callable[..., Any]:
     """Ours."""
 
-    async def job(shop: Workshop, watch: Watch) -> Done:
-        path = size.path(shop)
-        async with await connect_tcp(*shop.sink) as stream:
-            with watch:
-                for _ in range(size.times(shop)):
+    async def job(testbed: Testbed, stopwatch: Stopwatch) -> Done:
+        path = size.path(testbed)
+        async with await connect_tcp(*testbed.sink) as stream:
+            with stopwatch:
+                for _ in range(size.times(testbed)):
                     with open(path, "rb") as file:
                         await stream.send_file(file)
                 await stream.send_eof()

@@ -9,11 +9,12 @@ import trio
 
 from roket_trio import EndOfStream, connect_tcp
 
-from ..endpoints.loops import LOOPS
 from ..endpoints.processes import COUNT, bound
-from ..measuring.measure import Case, Done, Limits, Watch, Way
-from ..measuring.workshop import Workshop
-from ..peers import ASYNCIO, UVLOOP, C, ways
+from ..job import Case, Done, Limits, Stopwatch, Way
+from ..loops import LOOPS
+from ..peers import ASYNCIO, UVLOOP, C
+from ..testbed import Testbed
+from .peer_ways import ways
 
 PIECE = 64 << 10
 BUFFER = 256 << 10
@@ -22,14 +23,14 @@ BUFFER = 256 << 10
 def recv_into(size: int) -> Way:
     """The ceiling: one buffer, and a plain loop."""
 
-    def job(shop: Workshop, watch: Watch) -> Done:
+    def job(testbed: Testbed, stopwatch: Stopwatch) -> Done:
         buffer = bytearray(size)
         moved = 0
-        with socket.create_connection(shop.sender) as sock:
+        with socket.create_connection(testbed.sender) as sock:
             sock.settimeout(None)
             bound(sock)
-            with watch:
-                sock.sendall(COUNT.pack(shop.size))
+            with stopwatch:
+                sock.sendall(COUNT.pack(testbed.size))
                 while count := sock.recv_into(buffer):
                     moved += count
         return Done(moved)
@@ -37,31 +38,31 @@ def recv_into(size: int) -> Way:
     return Way("blocking recv_into", "ceiling", "none", job)
 
 
-async def trio_receive_some(shop: Workshop, watch: Watch) -> Done:
+async def trio_receive_some(testbed: Testbed, stopwatch: Stopwatch) -> Done:
     moved = 0
-    async with await trio.open_tcp_stream(*shop.sender) as stream:
-        with watch:
-            await stream.send_all(COUNT.pack(shop.size))
+    async with await trio.open_tcp_stream(*testbed.sender) as stream:
+        with stopwatch:
+            await stream.send_all(COUNT.pack(testbed.size))
             while piece := await stream.receive_some(PIECE):
                 moved += len(piece)
     return Done(moved)
 
 
-async def anyio_receive(shop: Workshop, watch: Watch) -> Done:
+async def anyio_receive(testbed: Testbed, stopwatch: Stopwatch) -> Done:
     moved = 0
-    async with await anyio.connect_tcp(*shop.sender) as stream:
-        with watch:
-            await stream.send(COUNT.pack(shop.size))
+    async with await anyio.connect_tcp(*testbed.sender) as stream:
+        with stopwatch:
+            await stream.send(COUNT.pack(testbed.size))
             async for piece in stream:
                 moved += len(piece)
     return Done(moved)
 
 
-async def roket_receive(shop: Workshop, watch: Watch) -> Done:
+async def roket_receive(testbed: Testbed, stopwatch: Stopwatch) -> Done:
     moved = 0
-    async with await connect_tcp(*shop.sender) as stream:
-        with watch:
-            await stream.send(COUNT.pack(shop.size))
+    async with await connect_tcp(*testbed.sender) as stream:
+        with stopwatch:
+            await stream.send(COUNT.pack(testbed.size))
             try:
                 while True:
                     moved += len(await stream.receive(PIECE))
@@ -70,12 +71,12 @@ async def roket_receive(shop: Workshop, watch: Watch) -> Done:
     return Done(moved, f"{stream.statistics().receive_calls} receives")
 
 
-async def roket_receive_into(shop: Workshop, watch: Watch) -> Done:
+async def roket_receive_into(testbed: Testbed, stopwatch: Stopwatch) -> Done:
     buffer = bytearray(BUFFER)
     moved = 0
-    async with await connect_tcp(*shop.sender) as stream:
-        with watch:
-            await stream.send(COUNT.pack(shop.size))
+    async with await connect_tcp(*testbed.sender) as stream:
+        with stopwatch:
+            await stream.send(COUNT.pack(testbed.size))
             try:
                 while True:
                     moved += await stream.receive_into(buffer)

@@ -10,68 +10,72 @@ import trio
 
 from roket_trio import connect_tcp
 
-from ..endpoints.loops import LOOPS
 from ..endpoints.processes import COUNT, bound
-from ..measuring.measure import Case, Done, Limits, Watch, Way
-from ..measuring.workshop import Workshop
-from ..peers import ASYNCIO, GO, JAVA, UVLOOP, C, ways
+from ..job import Case, Done, Limits, Stopwatch, Way
+from ..loops import LOOPS
+from ..peers import ASYNCIO, GO, JAVA, UVLOOP, C
+from ..testbed import Testbed
+from .peer_ways import ways
 
 PIECE = 64 << 10
 PIPE = 1 << 20
 
 
-def _arrived(shop: Workshop) -> int:
-    size = os.stat(shop.target).st_size
-    os.unlink(shop.target)  # also, so that the next one need not wait for this one's pages to be written
+def _arrived(testbed: Testbed) -> int:
+    size = os.stat(testbed.target).st_size
+    os.unlink(testbed.target)  # also, so that the next one need not wait for this one's pages to be written
     return size
 
 
-def blocking_splice(shop: Workshop, watch: Watch) -> Done:
+def blocking_splice(testbed: Testbed, stopwatch: Stopwatch) -> Done:
     import fcntl
 
     inlet, outlet = os.pipe()
     try:
         fcntl.fcntl(outlet, fcntl.F_SETPIPE_SZ, PIPE)
-        with socket.create_connection(shop.sender) as sock, open(shop.target, "wb", buffering=0) as file:
+        with socket.create_connection(testbed.sender) as sock, open(testbed.target, "wb", buffering=0) as file:
             sock.settimeout(None)
             bound(sock)
-            with watch:
-                sock.sendall(COUNT.pack(shop.size))
+            with stopwatch:
+                sock.sendall(COUNT.pack(testbed.size))
                 while held := os.splice(sock.fileno(), outlet, PIPE):
                     while held:
                         held -= os.splice(inlet, file.fileno(), held)
     finally:
         os.close(inlet)
         os.close(outlet)
-    return Done(_arrived(shop), "splice")
+    return Done(_arrived(testbed), "splice")
 
 
-async def trio_loop(shop: Workshop, watch: Watch) -> Done:
-    async with await trio.open_tcp_stream(*shop.sender) as stream, await trio.open_file(shop.target, "wb") as file:
-        with watch:
-            await stream.send_all(COUNT.pack(shop.size))
+async def trio_loop(testbed: Testbed, stopwatch: Stopwatch) -> Done:
+    async with (
+        await trio.open_tcp_stream(*testbed.sender) as stream,
+        await trio.open_file(testbed.target, "wb") as file,
+    ):
+        with stopwatch:
+            await stream.send_all(COUNT.pack(testbed.size))
             while piece := await stream.receive_some(PIECE):
                 await file.write(piece)
             await file.flush()
-    return Done(_arrived(shop))
+    return Done(_arrived(testbed))
 
 
-async def anyio_loop(shop: Workshop, watch: Watch) -> Done:
-    async with await anyio.connect_tcp(*shop.sender) as stream, await anyio.open_file(shop.target, "wb") as file:
-        with watch:
-            await stream.send(COUNT.pack(shop.size))
+async def anyio_loop(testbed: Testbed, stopwatch: Stopwatch) -> Done:
+    async with await anyio.connect_tcp(*testbed.sender) as stream, await anyio.open_file(testbed.target, "wb") as file:
+        with stopwatch:
+            await stream.send(COUNT.pack(testbed.size))
             async for piece in stream:
                 await file.write(piece)
             await file.flush()
-    return Done(_arrived(shop))
+    return Done(_arrived(testbed))
 
 
-async def roket_receive_file(shop: Workshop, watch: Watch) -> Done:
-    async with await connect_tcp(*shop.sender) as stream:
-        with open(shop.target, "wb", buffering=0) as file, watch:
-            await stream.send(COUNT.pack(shop.size))
+async def roket_receive_file(testbed: Testbed, stopwatch: Stopwatch) -> Done:
+    async with await connect_tcp(*testbed.sender) as stream:
+        with open(testbed.target, "wb", buffering=0) as file, stopwatch:
+            await stream.send(COUNT.pack(testbed.size))
             await stream.receive_file(file)
-        return Done(_arrived(shop), "+".join(stream.statistics().routes))
+        return Done(_arrived(testbed), "+".join(stream.statistics().routes))
 
 
 PROFILE = """\

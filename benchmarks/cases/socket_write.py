@@ -12,26 +12,27 @@ import trio
 
 from roket_trio import connect_tcp
 
-from ..endpoints.loops import LOOPS
 from ..endpoints.processes import COUNT, bound
-from ..measuring.measure import Case, Done, Limits, Watch, Way
-from ..measuring.workshop import Workshop
-from ..peers import ASYNCIO, JAVA, UVLOOP, C, ways
+from ..job import Case, Done, Limits, Stopwatch, Way
+from ..loops import LOOPS
+from ..peers import ASYNCIO, JAVA, UVLOOP, C
+from ..testbed import Testbed
+from .peer_ways import ways
 
 
-def _item(size: int, shop: Workshop) -> bytes:
-    return bytes(min(size, shop.size))
+def _item(size: int, testbed: Testbed) -> bytes:
+    return bytes(min(size, testbed.size))
 
 
 def blocking_sendall(size: int) -> Way:
-    def job(shop: Workshop, watch: Watch) -> Done:
-        item = _item(size, shop)
-        with socket.create_connection(shop.sink) as sock:
+    def job(testbed: Testbed, stopwatch: Stopwatch) -> Done:
+        item = _item(size, testbed)
+        with socket.create_connection(testbed.sink) as sock:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             sock.settimeout(None)
             bound(sock)
-            with watch:
-                for _ in range(shop.size // size):
+            with stopwatch:
+                for _ in range(testbed.size // size):
                     sock.sendall(item)
                 sock.shutdown(socket.SHUT_WR)
                 counted = sock.recv(COUNT.size)
@@ -41,11 +42,11 @@ def blocking_sendall(size: int) -> Way:
 
 
 def trio_send_all(size: int) -> Way:
-    async def job(shop: Workshop, watch: Watch) -> Done:
-        item = _item(size, shop)
-        async with await trio.open_tcp_stream(*shop.sink) as stream:
-            with watch:
-                for _ in range(shop.size // size):
+    async def job(testbed: Testbed, stopwatch: Stopwatch) -> Done:
+        item = _item(size, testbed)
+        async with await trio.open_tcp_stream(*testbed.sink) as stream:
+            with stopwatch:
+                for _ in range(testbed.size // size):
                     await stream.send_all(item)
                 await stream.send_eof()
                 counted = await stream.receive_some(COUNT.size)
@@ -55,11 +56,11 @@ def trio_send_all(size: int) -> Way:
 
 
 def anyio_send(size: int, loop: str) -> Way:
-    async def job(shop: Workshop, watch: Watch) -> Done:
-        item = _item(size, shop)
-        async with await anyio.connect_tcp(*shop.sink) as stream:
-            with watch:
-                for _ in range(shop.size // size):
+    async def job(testbed: Testbed, stopwatch: Stopwatch) -> Done:
+        item = _item(size, testbed)
+        async with await anyio.connect_tcp(*testbed.sink) as stream:
+            with stopwatch:
+                for _ in range(testbed.size // size):
                     await stream.send(item)
                 await stream.send_eof()
                 counted = await stream.receive(COUNT.size)
@@ -69,11 +70,11 @@ def anyio_send(size: int, loop: str) -> Way:
 
 
 def roket_send(size: int, loop: str) -> Way:
-    async def job(shop: Workshop, watch: Watch) -> Done:
-        item = _item(size, shop)
-        async with await connect_tcp(*shop.sink) as stream:
-            with watch:
-                for _ in range(shop.size // size):
+    async def job(testbed: Testbed, stopwatch: Stopwatch) -> Done:
+        item = _item(size, testbed)
+        async with await connect_tcp(*testbed.sink) as stream:
+            with stopwatch:
+                for _ in range(testbed.size // size):
                     await stream.send(item)
                 await stream.send_eof()
                 counted = await stream.receive(COUNT.size)

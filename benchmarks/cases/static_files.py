@@ -17,11 +17,11 @@ from collections.abc import Callable
 from pathlib import Path
 from time import perf_counter
 
-from ..endpoints.loops import LOOPS
 from ..endpoints.processes import Address, bound
 from ..endpoints.web import nginx, web_server
-from ..measuring.measure import Case, Done, Limits, Watch, Way
-from ..measuring.workshop import FULL, Workshop
+from ..job import Case, Done, Limits, Stopwatch, Way
+from ..loops import LOOPS
+from ..testbed import FULL, Testbed
 
 Server = Callable[[str], contextlib.AbstractContextManager[Address]]
 
@@ -30,9 +30,9 @@ CONNECTIONS = 16
 SMALL = 1024
 
 
-def requests(shop: Workshop) -> int:
+def requests(testbed: Testbed) -> int:
     """10,000 in a run of full size."""
-    return max(10 * CONNECTIONS, 10_000 * shop.size // FULL)
+    return max(10 * CONNECTIONS, 10_000 * testbed.size // FULL)
 
 
 def _ask(target: str) -> bytes:
@@ -52,16 +52,16 @@ def _head(sock: socket.socket) -> tuple[int, int]:
     return len(head), int(fields[b"content-length"])
 
 
-def large(server: Server, shop: Workshop, watch: Watch) -> Done:
+def large(server: Server, testbed: Testbed, stopwatch: Stopwatch) -> Done:
     """One file, from the request to its last byte; after one request, so that the server has started."""
-    ask = _ask(os.path.basename(shop.source))
-    with server(os.path.dirname(shop.source)) as address, socket.create_connection(address) as sock:
+    ask = _ask(os.path.basename(testbed.source))
+    with server(os.path.dirname(testbed.source)) as address, socket.create_connection(address) as sock:
         sock.settimeout(None)
         bound(sock)
         sock.sendall(ask.replace(b"GET", b"HEAD"))
         _head(sock)
         moved, buffer = 0, bytearray(1 << 20)
-        with watch:
+        with stopwatch:
             sock.sendall(ask)
             _, length = _head(sock)
             while moved < length and (count := sock.recv_into(buffer, 0, _TRUNC)):
@@ -69,14 +69,14 @@ def large(server: Server, shop: Workshop, watch: Watch) -> Done:
     return Done(moved)
 
 
-def small(server: Server, shop: Workshop, watch: Watch) -> Done:
+def small(server: Server, testbed: Testbed, stopwatch: Stopwatch) -> Done:
     """Every connection asks for the next one when it has an answer."""
     with tempfile.TemporaryDirectory(prefix="roket-benchmarks-") as place:
         Path(place, "small").write_bytes(os.urandom(SMALL))
-        times = _times(server, place, requests(shop), watch)
+        times = _times(server, place, requests(testbed), stopwatch)
         figures = {"p99 (ms)": _p99(times) * 1000}
         if server is not nginx and shutil.which("nginx"):
-            figures["p99 / nginx's"] = _p99(times) / _p99(_times(nginx, place, requests(shop), Watch()))
+            figures["p99 / nginx's"] = _p99(times) / _p99(_times(nginx, place, requests(testbed), Stopwatch()))
     return Done(len(times) * SMALL, figures=figures)
 
 
@@ -84,7 +84,7 @@ def _p99(times: list[float]) -> float:
     return sorted(times)[int(len(times) * 0.99)]
 
 
-def _times(server: Server, directory: str, total: int, watch: Watch) -> list[float]:
+def _times(server: Server, directory: str, total: int, stopwatch: Stopwatch) -> list[float]:
     """The seconds that each answer took."""
     ask = _ask("small")
     with contextlib.ExitStack() as stack:
@@ -97,7 +97,7 @@ def _times(server: Server, directory: str, total: int, watch: Watch) -> list[flo
             sock.sendall(ask)
             head, length = _head(sock)
             sock.recv(length, socket.MSG_WAITALL)
-        with watch:
+        with stopwatch:
             return _in_turn(sockets, ask, head + length, total)
 
 
@@ -131,7 +131,7 @@ def _in_turn(sockets: list[socket.socket], ask: bytes, size: int, total: int) ->
     return times
 
 
-Job = Callable[[Server, Workshop, Watch], Done]
+Job = Callable[[Server, Testbed, Stopwatch], Done]
 
 
 def _ways(job: Job) -> tuple[Way, ...]:
@@ -165,7 +165,7 @@ CASES = [
         f"files of {SMALL} bytes over {CONNECTIONS} kept connections (the CPU is the client's)",
         _ways(small),
         Limits(),
-        size=lambda shop: requests(shop) * SMALL,
+        size=lambda testbed: requests(testbed) * SMALL,
         unit="request",
         divisor=requests,
         counted=False,

@@ -9,18 +9,18 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING
 
-from ..measuring.measure import Watch
+from ..job import Stopwatch
 from . import allocations, strace, syscalls
 from .hops import counting_hops
 
 if TYPE_CHECKING:
-    from ..measuring.measure import Case, Way
-    from ..measuring.workshop import Workshop
+    from ..job import Case, Way
+    from ..testbed import Testbed
 
 
 @dataclass(frozen=True)
 class Counts:
-    """Of one run."""
+    """The counts of one run."""
 
     moved: int
     route: str
@@ -33,8 +33,8 @@ class Counts:
     """How many bytes of Python's memory were held at once, at most, beyond what was held before."""
 
 
-class _Counter(Watch):
-    """Counts while it is entered. What it slows down is not timed."""
+class _Counter(Stopwatch):
+    """Counts calls, allocations and hops while it is entered. They are slowed down by that, so they are not timed."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -64,8 +64,8 @@ class _Counter(Watch):
         self.hops = self._hops.count
 
 
-class _Scales(Watch):
-    """Weighs while it is entered."""
+class _PeakMeter(Stopwatch):
+    """Measures the peak of Python's memory while it is entered."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -84,20 +84,23 @@ class _Scales(Watch):
         tracemalloc.stop()
 
 
-def counts_of(case: Case, shop: Workshop) -> dict[Way, Counts]:
-    """Count every way that this process goes."""
+def counts_of(case: Case, testbed: Testbed) -> dict[Way, Counts]:
+    """Count for every way of a case that this process runs itself."""
     found = {}
     for way in case.ways:
         if case.counted and way.role != "peer":
-            shop.warm()
+            testbed.warm()
             gc.collect()
-            found[way] = count(way, shop)
+            found[way] = count(way, testbed)
     return found
 
 
-def count(way: Way, shop: Workshop) -> Counts:
-    """Run it twice: to count, and to weigh. Run it once before, so that what is done once in a process is done."""
-    counter, scales = _Counter(), _Scales()
-    sample = way.run(shop, counter)
-    way.run(shop, scales)
-    return Counts(sample.moved, sample.route, counter.syscalls, counter.allocations, counter.hops, scales.peak)
+def count(way: Way, testbed: Testbed) -> Counts:
+    """Run a way twice: to count calls and allocations, and to measure memory.
+
+    Run it once before, so that what a process does only once is done.
+    """
+    counter, peak_meter = _Counter(), _PeakMeter()
+    sample = way.run(testbed, counter)
+    way.run(testbed, peak_meter)
+    return Counts(sample.moved, sample.route, counter.syscalls, counter.allocations, counter.hops, peak_meter.peak)

@@ -18,7 +18,7 @@ _SOURCE = Path(__file__).with_suffix(".c")
 
 @functools.cache
 def _library() -> ctypes.PyDLL:
-    """:raises CompilerMissingError: there is none"""
+    """:raises CompilerMissingError: there is no compiler"""
     with tempfile.TemporaryDirectory(prefix="roket-benchmarks-") as place:
         path = os.path.join(place, "allocations.so")
         compile_c(_SOURCE, path, "-shared", "-fPIC")
@@ -29,7 +29,7 @@ def _library() -> ctypes.PyDLL:
 
 @functools.cache
 def available() -> bool:
-    """Whether it can be built here."""
+    """Whether the counter can be built here."""
     try:
         _library()
     except CompilerMissingError:
@@ -43,5 +43,5 @@ def begin() -> None:
 
 
 def end() -> int:
-    """How many calls of the allocators there were since; those that free-lists have served are none."""
+    """How many calls of the allocators there were since :func:`begin`. What a free list serves is no call."""
     return int(_library().end())

@@ -13,7 +13,7 @@ import trio
 
 
 class Hops:
-    """A number that grows."""
+    """The number of hops so far."""
 
     def __init__(self) -> None:
         self.count = 0
@@ -29,8 +29,8 @@ class Hops:
 
 @contextmanager
 def counting_hops() -> Iterator[Hops]:
-    """Count them during the block."""
-    from roket_trio._files import worker  # where it is has no history
+    """Count hops during the block."""
+    from roket_trio._files import worker  # here, for an older package may have it elsewhere
 
     hops = Hops()
     with ExitStack() as stack:

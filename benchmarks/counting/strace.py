@@ -19,17 +19,17 @@ def command(trace: str) -> list[str] | None:
 
 
 def mark_begin() -> None:
-    """In the process."""
+    """Mark in the trace of this process where counting begins."""
     os.access(_BEGIN, os.F_OK)
 
 
 def mark_end() -> None:
-    """In the process."""
+    """Mark in the trace of this process where counting ends."""
     os.access(_END, os.F_OK)
 
 
 def count(trace: str) -> int:
-    """How many there were between the last two marks."""
+    """How many system calls there were between the last two marks."""
     lines = Path(trace).read_text(encoding="utf-8", errors="replace").splitlines()
     begin = max(number for number, line in enumerate(lines) if _BEGIN in line)
     end = max(number for number, line in enumerate(lines) if _END in line)

@@ -30,9 +30,9 @@ _EVENT = "events/raw_syscalls/sys_enter/id"
 
 
 class SyscallCounter:
-    """Counts those of all threads of this process, from its making until :meth:`end`.
+    """Counts the system calls of all threads of this process, from its making until :meth:`end`.
 
-    :raises OSError: the kernel does not let us
+    :raises OSError: the kernel does not let this process count
     """
 
     def __init__(self) -> None:
@@ -47,7 +47,7 @@ class SyscallCounter:
             raise
 
     def end(self) -> int:
-        """How many there were."""
+        """How many system calls there were; stops counting."""
         total = sum(int.from_bytes(os.read(counter, 8), sys.byteorder) for counter in self._counters)
         self._close()
         return total
@@ -59,7 +59,7 @@ class SyscallCounter:
 
 @functools.cache
 def available() -> bool:
-    """Whether the kernel lets us."""
+    """Whether the kernel lets this process count."""
     try:
         SyscallCounter().end()
     except OSError:

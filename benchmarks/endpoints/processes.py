@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 COUNT = struct.Struct("!Q")
-"""How a number of bytes is told: 8 bytes, in network order."""
+"""A number of bytes as it goes over a connection: 8 bytes, in network order."""
 
 ROOT = Path(__file__).resolve().parents[2]
 _ENDS_WITHIN = 10.0
@@ -70,7 +70,7 @@ def _wait_until_it_accepts(process: subprocess.Popen[bytes], address: Address) -
 
 
 def wait_until_it_listens(port: int, seconds: float = LISTENS_WITHIN) -> None:
-    """Until the kernel lists a listener on the port: for one that takes a single connection, so that none is tried."""
+    """Wait until the kernel lists a listener on the port. No connection is tried: some programs take only one."""
     pattern = re.compile(rf"^ *\d+: \w+:{port:04X} \w+:\w+ 0A ", flags=re.MULTILINE)
     pause, deadline = threading.Event(), time.monotonic() + seconds
     while not pattern.search(Path("/proc/net/tcp").read_text(encoding="ascii")):
@@ -80,7 +80,7 @@ def wait_until_it_listens(port: int, seconds: float = LISTENS_WITHIN) -> None:
 
 
 def end(process: subprocess.Popen[Any]) -> None:
-    """Wait until it has ended, as it was asked to, but not for ever."""
+    """Wait until a process that was asked to end has ended; kill it after ten seconds."""
     try:
         process.wait(_ENDS_WITHIN)
     except subprocess.TimeoutExpired:
@@ -88,8 +88,7 @@ def end(process: subprocess.Popen[Any]) -> None:
 
 
 def serve(listen: Callable[[socket.socket], None]) -> None:
-    """In the process: listen on a port of its own, which it prints, and end when standard input does, so with the
-    parent.
+    """Listen on a free port, print it, and end when standard input does, so with the parent process.
 
     :param listen: accepts on the listening socket that it is given, in a thread, for ever
     """

@@ -11,7 +11,7 @@ import anyio
 
 from roket_trio import BrokenResourceError, SocketStream, connect_tcp, relay
 
-from .loops import run_forever_on
+from ..loops import run_forever_on
 from .processes import Address, running, serve
 
 

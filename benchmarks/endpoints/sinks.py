@@ -1,5 +1,5 @@
-"""Who receives: ``python -m benchmarks.endpoints.sinks HOW``. It drops what comes, and at its end answers with
-the number of bytes.
+"""Receivers: ``python -m benchmarks.endpoints.sinks HOW``. A receiver drops what comes, and answers the
+end of a connection with the number of bytes.
 
 HOW is ``discard`` (MSG_TRUNC: the kernel frees the queue without copying it, so that nothing but the sender can be
 slow), ``copy`` (into one buffer, as a program that reads), both for one connection after the other, or ``many``: as

@@ -1,6 +1,6 @@
-"""Who sends: ``python -m benchmarks.endpoints.sources``. It is told a number of bytes, sends that many, and finishes.
+"""A sender: ``python -m benchmarks.endpoints.sources``. It is asked for a number of bytes, sends them, and finishes.
 
-One connection after the other is served; who wants to stop early closes.
+One connection after the other is served. A receiver that has enough closes.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def _serve(listener: socket.socket) -> None:
         peer, _ = listener.accept()
         with peer:
             bound(peer)
-            with contextlib.suppress(OSError):  # who receives counts, and may end it by a reset
+            with contextlib.suppress(OSError):  # the receiver counts, and may end the connection by a reset
                 told = peer.recv(COUNT.size, socket.MSG_WAITALL)
                 if len(told) < COUNT.size:
                     continue

@@ -18,7 +18,7 @@ from pathlib import Path
 import roket_trio
 from roket_trio.staticfiles import StaticFiles
 
-from .loops import run_forever_on
+from ..loops import run_forever_on
 from .processes import Address, free_port, program, running, serve
 
 

@@ -1,12 +1,11 @@
 """The same jobs in other languages, each in a process of its own that does one after the other, so that what a virtual
 machine compiles stays compiled.
 
-They are compared with the ceiling, and bind nobody: no limit is held against them.
+They are compared with the ceiling; no limit is held against them.
 """
 
 from __future__ import annotations
 
-import functools
 import os
 import shutil
 import subprocess
@@ -16,25 +15,20 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from ..endpoints.processes import ROOT, end
-from ..measuring.measure import Done, Watch, Way
 from .building import build, c_compiler, compile_c
-
-if TYPE_CHECKING:
-    from ..measuring.workshop import Workshop
 
 _HERE = Path(__file__).parent
 
 
 @dataclass(frozen=True)
 class Language:
-    """One of them."""
+    """A language, and its program that does the jobs."""
 
     name: str
     program: Callable[[str], list[str]] = field(compare=False)
-    """Builds in the directory that it is given; returns the command to run.
+    """Build the program in the directory given, and return the command that runs it.
 
     :raises CompilerMissingError: it does not build
     """
@@ -69,7 +63,7 @@ ASYNCIO = Language("asyncio", _asyncio("asyncio"), lambda: True)
 
 
 def _has_uvloop() -> bool:
-    from ..endpoints.loops import available
+    from ..loops import available
 
     return "uvloop" in available()
 
@@ -84,20 +78,22 @@ class PeerError(Exception):
 
 
 class Peer:
-    """A running one."""
+    """A running program."""
 
     def __init__(self, name: str, process: subprocess.Popen[str]) -> None:
         self._name = name
         self._process = process
 
-    def do(self, job: str, block: int, shop: Workshop) -> tuple[float, float, int]:
+    def do(
+        self, job: str, *, size: int, block: int, source: str, target: str, sink_port: int, sender_port: int
+    ) -> tuple[float, float, int]:
         """Have a job done: the seconds, the CPU seconds and the bytes that arrived.
 
         :raises PeerError: the program has ended
         """
         assert self._process.stdin is not None
         assert self._process.stdout is not None
-        fields = (job, shop.size, block, shop.source, shop.target, shop.sink[1], shop.sender[1])
+        fields = (job, size, block, source, target, sink_port, sender_port)
         print(*fields, sep="\t", file=self._process.stdin, flush=True)
         answer = self._process.stdout.readline()
         if not answer:
@@ -107,14 +103,14 @@ class Peer:
 
 
 class Peers:
-    """Those that run now; each is started when it is first asked for."""
+    """The programs that run; each is started when it is first asked for."""
 
     def __init__(self, stack: ExitStack) -> None:
         self._stack = stack
         self._running: dict[str, Peer] = {}
 
     def peer(self, language: Language) -> Peer:
-        """The running one.
+        """The running program of a language.
 
         :raises CompilerMissingError: it does not build
         """
@@ -139,24 +135,6 @@ def _started(language: Language) -> Iterator[Peer]:
 
 @contextmanager
 def peers() -> Iterator[Peers]:
-    """None at first; all have ended after the block."""
+    """No program runs at first; all have ended after the block."""
     with ExitStack() as stack:
         yield Peers(stack)
-
-
-def ways(block: int, *jobs: tuple[Language, str, str]) -> Iterator[Way]:
-    """The ways of a case that other languages have, where they are here.
-
-    :param block: how much they read, write or send at a time, where they choose
-    :param jobs: in what language, what that calls the job, and what to say of it
-    """
-    for language, job, label in jobs:
-        if language.is_here():
-            doing = functools.partial(_do, language, job, block)
-            yield Way(f"{language.name}, {label}", "peer", "none", doing)
-
-
-def _do(language: Language, job: str, block: int, shop: Workshop, watch: Watch) -> Done:
-    seconds, cpu, moved = shop.peers.peer(language).do(job, block, shop)
-    watch.told(seconds, cpu)
-    return Done(moved)

@@ -12,7 +12,7 @@ _LIMIT = 120  # seconds; the Go compiler has to build its own library first
 
 
 class CompilerMissingError(OSError):
-    """There is none, or it does not work."""
+    """There is no compiler, or it does not work."""
 
 
 @functools.cache

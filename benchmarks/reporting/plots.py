@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..cases import CASES
-from ..endpoints.loops import LOOPS
+from ..loops import LOOPS
 from .records import Record, latest
 from .svg import THEMES, Canvas, Theme
 

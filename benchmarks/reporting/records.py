@@ -9,7 +9,7 @@ A run is a line for itself, and one for each way of each case. The first has
 ``settings``     ``bytes``: the size of a full transfer; ``rounds``; ``sink``: how the receiver takes the bytes;
                  ``cache``: "warm", but for cases whose name ends with "-cold"
 
-and each of the others, see :class:`benchmarks.measuring.rows.Row`,
+and each of the others, see :class:`benchmarks.results.rows.Row`,
 
 ``kind``         "row"
 ``run``          the ``id`` of its run
@@ -36,7 +36,7 @@ from pathlib import Path
 from typing import Any
 
 from ..endpoints.processes import ROOT
-from ..measuring.rows import Ratio, Row
+from ..results.rows import Ratio, Row
 
 SCHEMA = 3
 HISTORY = ROOT / "benchmarks" / "history.jsonl"

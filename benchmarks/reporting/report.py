@@ -7,8 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from ..measuring.measure import Case
-from ..measuring.rows import Ratio, Row
+from ..job import Case
+from ..results.rows import Ratio, Row
 from . import records
 
 _HEADINGS = ("", "median", "min", "max", "avg", "CPU s/GiB", "calls/GiB", "× ceiling", "× faster", "× trio", "route")

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
-from ..measuring.rows import Row
+from ..results.rows import Row
 
 CASES = ("file-read", "socket-write-64k", "file-to-socket")
 

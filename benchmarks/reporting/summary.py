@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from ..cases import CASES
-from ..endpoints.loops import LOOPS
-from ..measuring.rows import Ratio, Row
+from ..loops import LOOPS
+from ..results.rows import Ratio, Row
 
 # What a first look measures: what people move, and what they would write otherwise.
 QUICK = (

@@ -25,19 +25,19 @@ import pytest
 
 import roket_trio
 from benchmarks import __main__ as program
-from benchmarks import gate, peers
+from benchmarks import gate, loops, peers
 from benchmarks.cases import CASES
 from benchmarks.counting import Counts
-from benchmarks.endpoints import loops
 from benchmarks.endpoints.processes import COUNT
 from benchmarks.endpoints.sinks import sink
 from benchmarks.endpoints.sources import source
-from benchmarks.measuring import fingerprint
-from benchmarks.measuring.measure import Ask, Case, Done, Limits, Role, Sample, Watch, Way, WrongCountError, measure
-from benchmarks.measuring.rows import Ratio, Row, rows
-from benchmarks.measuring.workshop import Workshop, chilled, workshop
+from benchmarks.job import Case, Done, FigureLimit, Limits, Role, Sample, Stopwatch, Way, WrongCountError
 from benchmarks.peers import building
 from benchmarks.reporting import plots, records, report, story, summary
+from benchmarks.results import fingerprint
+from benchmarks.results.rows import Ratio, Row, rows
+from benchmarks.rounds import measure
+from benchmarks.testbed import Testbed, cold_copy, open_testbed
 from roket_trio._kernel import sendfile, splice
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -48,9 +48,9 @@ pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="the benchmarks'
 
 
 @pytest.fixture(scope="module")
-def shop() -> Iterator[Workshop]:
-    with workshop(MIB) as open_shop:
-        yield open_shop
+def testbed() -> Iterator[Testbed]:
+    with open_testbed(MIB) as opened:
+        yield opened
 
 
 def environment(**more: str) -> dict[str, str]:
@@ -61,9 +61,9 @@ def environment(**more: str) -> dict[str, str]:
 
 
 def way(name: str, role: Role, loop: str, job: Callable[..., Any] | None = None) -> Way:
-    def nothing(shop: Workshop, watch: Watch) -> Done:
-        with watch:
-            return Done(shop.size)
+    def nothing(testbed: Testbed, stopwatch: Stopwatch) -> Done:
+        with stopwatch:
+            return Done(testbed.size)
 
     return Way(name, role, loop, job or nothing)
 
@@ -132,7 +132,7 @@ def test_one_command_measures_every_case_and_leaves_nothing_but_its_figures(tmp_
         is_counted = case.counted and row["role"] != "peer"
         assert (row["switches"] is not None) is (row["peak_python_kib"] is not None) is is_counted
         limits = case.limits
-        for ask in case.asks:
+        for ask in case.figure_limits:
             if row["role"] == "roket":
                 assert row["figures"][ask.name]["limit"] == ask.at_most
         for ratio, limit in (
@@ -153,15 +153,15 @@ def test_one_command_measures_every_case_and_leaves_nothing_but_its_figures(tmp_
 
 
 @pytest.mark.parametrize("loop", [loop for loop in loops.available() if loop != "trio"])
-def test_the_jobs_that_are_not_counted_run_on_the_other_loops_too(shop: Workshop, loop: str) -> None:
+def test_the_jobs_that_are_not_counted_run_on_the_other_loops_too(testbed: Testbed, loop: str) -> None:
     for case in CASES.values():
         if not case.counted and not case.long:
             for way in case.ways:
                 if (way.role, way.loop) == ("roket", loop):
-                    assert way.run(shop).moved == case.size(shop), f"{case.name}, {way.name}"
+                    assert way.run(testbed).moved == case.size(testbed), f"{case.name}, {way.name}"
 
 
-def test_what_only_runs_when_asked_for_runs(shop: Workshop, loop_name: str) -> None:
+def test_what_only_runs_when_asked_for_runs(testbed: Testbed, loop_name: str) -> None:
     long = [case for case in CASES.values() if case.long]
     assert {"file-to-socket-1k", "file-to-socket-1g", "file-read-cold", "scale-1", "scale-100"} <= {
         c.name for c in long
@@ -171,10 +171,10 @@ def test_what_only_runs_when_asked_for_runs(shop: Workshop, loop_name: str) -> N
             continue
         for way in case.ways:
             if way.loop in (loop_name, "none") and way.role != "idiom":
-                assert way.run(shop).moved == case.size(shop), f"{case.name}, {way.name}"
+                assert way.run(testbed).moved == case.size(testbed), f"{case.name}, {way.name}"
 
 
-def test_every_roket_row_says_which_way_the_bytes_took(shop: Workshop, loop_name: str) -> None:
+def test_every_roket_row_says_which_way_the_bytes_took(testbed: Testbed, loop_name: str) -> None:
     for name, route in {
         "file-read": r"\d+ cached, \d+ hops",
         "file-read-into": r"\d+ cached, \d+ hops",
@@ -186,15 +186,15 @@ def test_every_roket_row_says_which_way_the_bytes_took(shop: Workshop, loop_name
         "relay": "splice" if splice.AVAILABLE else "read-send",
     }.items():
         (ours,) = (way for way in CASES[name].ways if (way.role, way.loop) == ("roket", loop_name))
-        sample = ours.run(shop)
+        sample = ours.run(testbed)
         assert sample.moved == MIB
         assert re.fullmatch(route, sample.route), name
 
 
-def test_a_route_that_is_not_taken_is_not_reported(shop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_route_that_is_not_taken_is_not_reported(testbed: Testbed, monkeypatch: pytest.MonkeyPatch) -> None:
     (ours,) = (way for way in CASES["file-to-socket"].ways if (way.role, way.loop) == ("roket", "trio"))
     monkeypatch.setattr(sendfile, "AVAILABLE", False)
-    assert ours.run(shop).route == "read-send"
+    assert ours.run(testbed).route == "read-send"
 
 
 def test_ctrl_c_leaves_no_file_and_no_process(tmp_path: Path) -> None:
@@ -243,9 +243,9 @@ def options(**changed: object) -> Namespace:
 def test_a_limit_that_is_not_kept_is_named_and_fails_a_strict_run(
     limit: float, strict: bool, status: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    async def job(shop: Workshop, watch: Watch) -> Done:
-        with watch:
-            return Done(shop.size)
+    async def job(testbed: Testbed, stopwatch: Stopwatch) -> Done:
+        with stopwatch:
+            return Done(testbed.size)
 
     ways = (way("the ceiling", "ceiling", "none"), way("ours", "roket", "trio", job))
     monkeypatch.setattr(program, "CASES", {"planted": Case("planted", "planted", ways, Limits(times_ceiling=limit))})
@@ -266,18 +266,18 @@ def test_no_rounds_at_all_are_refused(capsys: pytest.CaptureFixture[str]) -> Non
 
 
 @pytest.mark.parametrize("off_by", [-1, 1])
-def test_a_wrong_byte_count_raises(off_by: int, shop: Workshop) -> None:
-    def wrong(shop: Workshop, watch: Watch) -> Done:
-        with watch:
-            return Done(shop.size + off_by)
+def test_a_wrong_byte_count_raises(off_by: int, testbed: Testbed) -> None:
+    def wrong(testbed: Testbed, stopwatch: Stopwatch) -> Done:
+        with stopwatch:
+            return Done(testbed.size + off_by)
 
     case = Case("planted", "planted", (way("wrong", "ceiling", "none", wrong),), Limits())
     with pytest.raises(WrongCountError, match=rf"planted, wrong: {MIB + off_by} of {MIB} bytes"):
-        measure(case, shop, 1)
+        measure(case, testbed, 1)
 
 
 def test_bytes_that_do_not_arrive_are_missed_although_they_were_sent(
-    shop: Workshop, monkeypatch: pytest.MonkeyPatch
+    testbed: Testbed, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # The count is the receiver's: a sender that sends less is found out, whatever it believes.
     whole = CASES["socket-write-64k"]
@@ -285,32 +285,32 @@ def test_bytes_that_do_not_arrive_are_missed_although_they_were_sent(
     sendall = socket.socket.sendall
     monkeypatch.setattr(socket.socket, "sendall", lambda sock, data: sendall(sock, data[1:]))
     with pytest.raises(WrongCountError, match="blocking sendall"):
-        measure(case, shop, 1)
+        measure(case, testbed, 1)
 
 
-def test_a_job_that_does_not_end_is_ended(shop: Workshop, loop_name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    async def endless(shop: Workshop, watch: Watch) -> Done:
+def test_a_job_that_does_not_end_is_ended(testbed: Testbed, loop_name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def endless(testbed: Testbed, stopwatch: Stopwatch) -> Done:
         await anyio.sleep_forever()
         raise AssertionError
 
     monkeypatch.setattr(loops, "LIMIT", 0.01)
     with pytest.raises(TimeoutError):
-        way("endless", "roket", loop_name, endless).run(shop)
+        way("endless", "roket", loop_name, endless).run(testbed)
 
 
-def test_rounds_are_interleaved_in_random_order_and_the_first_does_not_count(shop: Workshop) -> None:
+def test_rounds_are_interleaved_in_random_order_and_the_first_does_not_count(testbed: Testbed) -> None:
     ran: list[str] = []
 
     def recorded(name: str) -> Way:
-        def job(shop: Workshop, watch: Watch) -> Done:
+        def job(testbed: Testbed, stopwatch: Stopwatch) -> Done:
             ran.append(name)
-            with watch:
-                return Done(shop.size)
+            with stopwatch:
+                return Done(testbed.size)
 
         return way(name, "ceiling", "none", job)
 
     ways = tuple(recorded(name) for name in "abc")
-    samples = measure(Case("c", "c", ways, Limits()), shop, 10, shuffle=random.Random(1))
+    samples = measure(Case("c", "c", ways, Limits()), testbed, 10, shuffle=random.Random(1))
     rounds = [tuple(ran[start : start + 3]) for start in range(0, len(ran), 3)]
     assert len(rounds) == 11
     assert all(sorted(order) == ["a", "b", "c"] for order in rounds)
@@ -319,11 +319,11 @@ def test_rounds_are_interleaved_in_random_order_and_the_first_does_not_count(sho
 
 
 def test_cpu_time_counts_the_worker_threads_too() -> None:
-    async def main() -> Watch:
-        watch = Watch()
-        with watch:
+    async def main() -> Stopwatch:
+        stopwatch = Stopwatch()
+        with stopwatch:
             await anyio.to_thread.run_sync(spin)
-        return watch
+        return stopwatch
 
     def spin() -> None:
         until = time.thread_time() + 0.05
@@ -341,7 +341,7 @@ def test_loops_that_are_not_wanted_are_left_out() -> None:
 # --- comparing --------------------------------------------------------------------------------------------------------
 
 
-def test_ratios_are_of_medians_and_against_the_same_loop(shop: Workshop) -> None:
+def test_ratios_are_of_medians_and_against_the_same_loop(testbed: Testbed) -> None:
     seconds = {
         way("blocking", "ceiling", "none"): [1.0, 2.0, 90.0],
         way("slow idiom", "idiom", "trio"): [60.0, 60.0, 60.0],
@@ -352,7 +352,7 @@ def test_ratios_are_of_medians_and_against_the_same_loop(shop: Workshop) -> None
     }
     samples = {way: [Sample(s, s / 2, MIB, "the route") for s in own] for way, own in seconds.items()}
     limits = Limits(times_ceiling=1.5, times_faster=10, times_trio=1.3)
-    found = {row.way: row for row in rows(Case("c", "c", tuple(samples), limits), samples, shop)}
+    found = {row.way: row for row in rows(Case("c", "c", tuple(samples), limits), samples, testbed)}
 
     ours = found["ours"]
     assert (ours.median, ours.minimum, ours.maximum) == (3.0, 1.0, 3.0)
@@ -378,7 +378,7 @@ def test_ratios_are_of_medians_and_against_the_same_loop(shop: Workshop) -> None
     assert not any(found[name].misses for name in ("blocking", "slow idiom", "idiom elsewhere"))
 
 
-def test_what_a_job_measures_itself_is_held_to_what_is_asked_by_its_median(shop: Workshop) -> None:
+def test_what_a_job_measures_itself_is_held_to_what_is_asked_by_its_median(testbed: Testbed) -> None:
     ours, other = way("ours", "roket", "trio"), way("program", "idiom", "none")
     figures = [{"lag": 1.0}, {"lag": 4.0}, {"lag": 90.0}]
     samples = {
@@ -387,8 +387,8 @@ def test_what_a_job_measures_itself_is_held_to_what_is_asked_by_its_median(shop:
     }
     limits = Limits(times_faster=2.5, times_less_cpu=4)
     for asked, holds in ((3.0, False), (4.0, True)):
-        case = Case("c", "c", (ours, other), limits, asks=(Ask("lag", at_most=asked),))
-        mine, theirs = rows(case, samples, shop)
+        case = Case("c", "c", (ours, other), limits, figure_limits=(FigureLimit("lag", at_most=asked),))
+        mine, theirs = rows(case, samples, testbed)
         assert (mine.figures["lag"].value, mine.figures["lag"].holds) == (4.0, holds)
         assert theirs.figures["lag"].holds is None
         # A program that has no loop is what every loop is compared with.
@@ -409,18 +409,26 @@ def test_peers_do_the_same_jobs(language: peers.Language) -> None:
         pytest.skip(f"no {language.name} here")  # one is as good as another: CI installs C
     ways = [way for case in CASES.values() for way in case.ways if way.name.startswith(f"{language.name}, ")]
     assert ways
-    with workshop(MIB) as shop:
+    with open_testbed(MIB) as testbed:
         for way in ways:
-            sample = way.run(shop)
+            sample = way.run(testbed)
             assert sample.moved == MIB, way.name
             assert 0 < sample.seconds < LIMIT
             assert sample.cpu_seconds > 0
-        assert not os.path.exists(shop.target)
+        assert not os.path.exists(testbed.target)
 
 
-def test_a_peer_that_fails_is_an_error(shop: Workshop, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_peer_that_fails_is_an_error(testbed: Testbed, capfd: pytest.CaptureFixture[str]) -> None:
     with peers.peers() as running, pytest.raises(peers.PeerError, match="asyncio cannot do nothing at all"):
-        running.peer(peers.ASYNCIO).do("nothing at all", 1, shop)
+        running.peer(peers.ASYNCIO).do(
+            "nothing at all",
+            size=testbed.size,
+            block=1,
+            source=testbed.source,
+            target=testbed.target,
+            sink_port=testbed.sink[1],
+            sender_port=testbed.sender[1],
+        )
     assert "KeyError" in capfd.readouterr().err
 
 
@@ -440,23 +448,23 @@ def test_without_a_compiler_there_is_no_such_peer(monkeypatch: pytest.MonkeyPatc
 # --- what is kept, told and drawn -------------------------------------------------------------------------------------
 
 
-def some_rows(shop: Workshop, name: str = "file-read", factor: float = 1.0) -> list[Row]:
+def some_rows(testbed: Testbed, name: str = "file-read", factor: float = 1.0) -> list[Row]:
     """As if every way took 10 ms, the idioms ten times as long."""
     case = CASES[name].on(["trio", "asyncio"])
     samples = {
         way: [Sample(factor * (0.1 if way.role == "idiom" else 0.01) * (1 + n / 10), 0.01, MIB, "") for n in range(3)]
         for way in case.ways
     }
-    return rows(case, samples, shop, {way: Counts(MIB, "", 10, 20, 1, 4096) for way in case.ways})
+    return rows(case, samples, testbed, {way: Counts(MIB, "", 10, 20, 1, 4096) for way in case.ways})
 
 
 WHERE = {"cpu": "a <fast> one & more", "kernel": "Linux", "python": "CPython", "commit": "abc"}
 
 
-def test_the_history_grows_and_is_read_as_it_was_written(shop: Workshop, tmp_path: Path) -> None:
+def test_the_history_grows_and_is_read_as_it_was_written(testbed: Testbed, tmp_path: Path) -> None:
     history = tmp_path / "history.jsonl"
     for number in range(2):
-        records.append(history, records.of_run(WHERE, MIB, 3, "discard", some_rows(shop, factor=number + 1)))
+        records.append(history, records.of_run(WHERE, MIB, 3, "discard", some_rows(testbed, factor=number + 1)))
     read = records.read(history)
     assert len(read) == len(history.read_text(encoding="utf-8").splitlines())
     run, *recorded = read[: len(read) // 2]
@@ -485,12 +493,12 @@ def test_what_the_repository_has_recorded_can_be_read() -> None:
     assert all(records.latest(recorded, list(cases)) is not None for cases, _ in plots.PLOTS.values())
 
 
-def test_pictures_are_of_one_run_and_well_formed(shop: Workshop, tmp_path: Path) -> None:
+def test_pictures_are_of_one_run_and_well_formed(testbed: Testbed, tmp_path: Path) -> None:
     told = [
-        *records.of_run(WHERE, MIB, 3, "discard", some_rows(shop)),
+        *records.of_run(WHERE, MIB, 3, "discard", some_rows(testbed)),
         *({**record, "id": "later", "run": "later"} for record in records.of_run(WHERE, MIB, 3, "discard", [])),
     ]
-    scaling = [row for name in plots.SCALES for row in some_rows(shop, name, plots.SCALES[name])]
+    scaling = [row for name in plots.SCALES for row in some_rows(testbed, name, plots.SCALES[name])]
     told += [{**record, "run": "last", "id": "last"} for record in records.of_run(WHERE, MIB, 3, "discard", scaling)]
     written = plots.draw(told, tmp_path)
     assert {path.name for path in written} == {
@@ -511,8 +519,8 @@ def test_pictures_are_of_one_run_and_well_formed(shop: Workshop, tmp_path: Path)
     assert plots.draw([], tmp_path) == []
 
 
-def test_the_story_is_told_in_its_own_form(shop: Workshop) -> None:
-    told = story.report([row for name in story.CASES for row in some_rows(shop, name)])
+def test_the_story_is_told_in_its_own_form(testbed: Testbed) -> None:
+    told = story.report([row for name in story.CASES for row in some_rows(testbed, name)])
     assert "file read, ms: average, minimum, maximum; raw" in told
     assert re.search(r"roket_trio on trio +11\.00 +10 +12 +\[10, 11, 12\]", told)
     assert re.search(r"file read +then, JVM +ktor +1436\.75 +66\.75 +21\.5×", told)
@@ -521,8 +529,8 @@ def test_the_story_is_told_in_its_own_form(shop: Workshop) -> None:
     assert "from 10 to 95 MB/s" in told
 
 
-def test_the_answer_is_bars_and_the_readme_has_a_table(shop: Workshop) -> None:
-    told = some_rows(shop)
+def test_the_answer_is_bars_and_the_readme_has_a_table(testbed: Testbed) -> None:
+    told = some_rows(testbed)
     answer = summary.answer(told)
     assert re.search(r"file read, receive\(65536\)\n +trio\.open_file +░{20} 10\.0\n", answer)
     assert re.search(r"roket_trio on asyncio +██ 1\.0, 10\.0 times faster than usual$", answer)
@@ -556,24 +564,24 @@ def test_what_is_asked_for_is_what_is_measured() -> None:
 
 
 @pytest.mark.parametrize(("factor", "holds"), [(1.0, True), (1.7, True), (1.8, False)])
-def test_the_ceilings_have_room_for_noise_and_no_more(factor: float, holds: bool, shop: Workshop) -> None:
+def test_the_ceilings_have_room_for_noise_and_no_more(factor: float, holds: bool, testbed: Testbed) -> None:
     case = CASES["file-read"].on(["trio"])
     seconds = {"ceiling": 1.0, "idiom": 100.0, "roket": factor, "peer": 1.0}
     samples = {way: [Sample(seconds[way.role], 1.0, MIB, "")] * 5 for way in case.ways}
-    findings = gate.ceilings(rows(case, samples, shop))
+    findings = gate.ceilings(rows(case, samples, testbed))
     assert {finding.what for finding in findings} == {"× ceiling", "× faster"}
     assert next(finding.holds for finding in findings if finding.what == "× ceiling") is holds  # the limit is 1.6
     assert gate.verdict(findings)[0] == int(not holds)
 
 
-def test_a_wide_interval_accuses_nobody(shop: Workshop) -> None:
+def test_a_wide_interval_accuses_nobody(testbed: Testbed) -> None:
     case = CASES["file-read"].on(["trio"])
     calm, noisy = [1.0] * 5, [2.5, 1.0, 2.5, 1.0, 2.5]
     samples = {
         way: [Sample(seconds, 1.0, MIB, "") for seconds in (noisy if way.role == "roket" else calm)]
         for way in case.ways
     }
-    found = next(finding for finding in gate.ceilings(rows(case, samples, shop)) if finding.what == "× ceiling")
+    found = next(finding for finding in gate.ceilings(rows(case, samples, testbed)) if finding.what == "× ceiling")
     assert found.found == "2.50 (1.00 to 2.50)"
     assert found.holds
 
@@ -616,12 +624,12 @@ def test_the_source_sends_what_it_was_told_and_finishes(size: int) -> None:
                 assert received == size
 
 
-def test_what_is_called_cold_is(shop: Workshop) -> None:
-    with chilled(shop) as (path, cached):
+def test_what_is_called_cold_is(testbed: Testbed) -> None:
+    with cold_copy(testbed) as (path, cached):
         assert Path(path).stat().st_size == MIB
         if not os.path.realpath(path).startswith("/dev/shm"):
             assert cached < 0.5
-        assert Path(path).read_bytes() == Path(shop.source).read_bytes()
+        assert Path(path).read_bytes() == Path(testbed.source).read_bytes()
     assert not os.path.exists(path)
 
 

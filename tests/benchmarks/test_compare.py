@@ -16,8 +16,8 @@ import roket_trio
 from benchmarks import compare
 from benchmarks.cases import OLDER
 from benchmarks.compare import Comparison, Times, judge
-from benchmarks.measuring.bootstrap import interval, median_ratio
-from benchmarks.measuring.probe import ours
+from benchmarks.probe import ours
+from benchmarks.results.bootstrap import interval, median_ratio
 
 ROOT = Path(__file__).resolve().parents[2]
 LIMIT = 120.0  # seconds, for whatever is waited for
@@ -136,7 +136,7 @@ def test_an_older_version_may_lack_what_the_newest_cases_use(older: bool, reposi
     newest = repository / "benchmarks" / "cases" / "relay.py"
     newest.write_text("from roket_trio import what_was_added_later\n", encoding="utf-8")
     done = subprocess.run(
-        [sys.executable, "-m", "benchmarks.measuring.probe"],
+        [sys.executable, "-m", "benchmarks.probe"],
         input='["cases", "", "", null]\n',
         cwd=repository,
         env={**os.environ, OLDER: "1" if older else ""},

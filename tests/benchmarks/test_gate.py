@@ -20,8 +20,8 @@ from benchmarks.cases import CASES
 from benchmarks.counting import Counts, allocations, count, syscalls
 from benchmarks.counting.hops import counting_hops
 from benchmarks.gate import Finding, examine
-from benchmarks.measuring.probe import ours, probe
-from benchmarks.measuring.workshop import Workshop, workshop
+from benchmarks.probe import ours, probe
+from benchmarks.testbed import Testbed, open_testbed
 from roket_trio import FileReadStream
 from roket_trio._files import sinks, sources
 from roket_trio._files.worker import Worker
@@ -36,17 +36,17 @@ KIB = 1 << 10
 
 
 @pytest.fixture(scope="module")
-def shop() -> Iterator[Workshop]:
-    with workshop(limits.SIZE) as open_shop:
-        yield open_shop
+def testbed() -> Iterator[Testbed]:
+    with open_testbed(limits.SIZE) as opened:
+        yield opened
 
 
-def found(name: str, loop: str, shop: Workshop) -> dict[str, Finding]:
+def found(name: str, loop: str, testbed: Testbed) -> dict[str, Finding]:
     """What the gate finds in this very process."""
     way = ours(name, loop)
-    shop.warm()
-    way.run(shop)
-    return {finding.what: finding for finding in examine(CASES[name], loop, shop, lambda: count(way, shop))}
+    testbed.warm()
+    way.run(testbed)
+    return {finding.what: finding for finding in examine(CASES[name], loop, testbed, lambda: count(way, testbed))}
 
 
 def must_observe(what: str) -> None:
@@ -60,8 +60,8 @@ def must_observe(what: str) -> None:
 
 # The gate itself, with every job, is a phase of `.ci/run`.
 @pytest.mark.parametrize("name", ["file-read", "file-to-socket", "socket-to-file", "relay"])
-def test_a_build_as_it_is_stands_unaccused(name: str, loop_name: str, shop: Workshop) -> None:
-    broken = [finding for finding in found(name, loop_name, shop).values() if finding.holds is False]
+def test_a_build_as_it_is_stands_unaccused(name: str, loop_name: str, testbed: Testbed) -> None:
+    broken = [finding for finding in found(name, loop_name, testbed).values() if finding.holds is False]
     assert not broken
 
 
@@ -121,11 +121,11 @@ def no_sendfile_and_a_buffer_of_16_mib(patch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize(("plant", "name"), [(slices_of_64_kib, "file-to-socket"), (pipes_of_64_kib, "socket-to-file")])
 def test_a_small_chunk_in_a_hot_path_is_found_on_every_loop(
-    plant: Plant, name: str, loop_name: str, shop: Workshop, monkeypatch: pytest.MonkeyPatch
+    plant: Plant, name: str, loop_name: str, testbed: Testbed, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     must_observe("calls")
     plant(monkeypatch)
-    finding = found(name, loop_name, shop)["calls"]
+    finding = found(name, loop_name, testbed)["calls"]
     assert finding.holds is False, str(finding)
 
 
@@ -144,12 +144,12 @@ def test_a_small_chunk_in_a_hot_path_is_found_on_every_loop(
     ],
 )
 def test_what_creeps_into_a_hot_path_is_found(
-    plant: Plant, name: str, whats: list[str], shop: Workshop, monkeypatch: pytest.MonkeyPatch
+    plant: Plant, name: str, whats: list[str], testbed: Testbed, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for what in whats:
         must_observe(what)
     plant(monkeypatch)
-    findings = found(name, "trio", shop)
+    findings = found(name, "trio", testbed)
     for what in whats:
         assert findings[what].holds is False, str(findings[what])
 
@@ -157,11 +157,11 @@ def test_what_creeps_into_a_hot_path_is_found(
 # --- who counts -------------------------------------------------------------------------------------------------------
 
 
-def test_a_process_of_its_own_counts_and_measures(loop_name: str, shop: Workshop) -> None:
+def test_a_process_of_its_own_counts_and_measures(loop_name: str, testbed: Testbed) -> None:
     with probe(traced=True) as process:
         way = ours("file-to-socket", loop_name).name
-        sample = process.measure("file-to-socket", way, shop)
-        counts = process.count("file-to-socket", way, shop)
+        sample = process.measure("file-to-socket", way, testbed)
+        counts = process.count("file-to-socket", way, testbed)
     assert sample.moved == counts.moved == limits.SIZE
     assert (sample.route, counts.route) == ("sendfile", "sendfile")
     assert 0 < sample.seconds < LIMIT
@@ -169,17 +169,17 @@ def test_a_process_of_its_own_counts_and_measures(loop_name: str, shop: Workshop
     assert 0 < counts.peak < 512 * KIB
 
 
-def test_strace_counts_what_the_kernel_counts(shop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_strace_counts_what_the_kernel_counts(testbed: Testbed, monkeypatch: pytest.MonkeyPatch) -> None:
     must_observe("calls")
     if shutil.which("strace") is None:
         missing("strace is not installed")
     way = ours("file-read-into", "trio")
-    way.run(shop)
-    by_the_kernel = count(way, shop).syscalls
+    way.run(testbed)
+    by_the_kernel = count(way, testbed).syscalls
     monkeypatch.setattr(syscalls, "available", lambda: False)
     with probe(traced=True) as process:
-        process.measure("file-read-into", way.name, shop)
-        by_strace = process.count("file-read-into", way.name, shop).syscalls
+        process.measure("file-read-into", way.name, testbed)
+        by_strace = process.count("file-read-into", way.name, testbed).syscalls
     assert by_the_kernel is not None
     assert by_strace is not None
     assert by_the_kernel > limits.SIZE // (256 * KIB)
@@ -237,7 +237,7 @@ def counts(**changed: Any) -> Counts:
     return Counts(**{**usual, **changed})
 
 
-def test_load_is_forgiven_and_a_regression_is_not(shop: Workshop) -> None:
+def test_load_is_forgiven_and_a_regression_is_not(testbed: Testbed) -> None:
     case = CASES["file-to-socket"]
     loaded, usual = counts(syscalls=1 << 20), counts()
     for tries, is_broken in (
@@ -247,13 +247,13 @@ def test_load_is_forgiven_and_a_regression_is_not(shop: Workshop) -> None:
         ([loaded] * gate.TRIES, True),
     ):
         left = iter(tries)
-        findings = examine(case, "trio", shop, lambda: next(left))  # noqa: B023 - it is called here
+        findings = examine(case, "trio", testbed, lambda: next(left))  # noqa: B023 - it is called here
         assert any(finding.holds is False for finding in findings) is is_broken
         assert next(left, None) is None
 
 
-def test_what_cannot_be_observed_is_said_and_fails_in_ci(shop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
-    findings = examine(CASES["file-to-socket"], "trio", shop, lambda: counts(syscalls=None))
+def test_what_cannot_be_observed_is_said_and_fails_in_ci(testbed: Testbed, monkeypatch: pytest.MonkeyPatch) -> None:
+    findings = examine(CASES["file-to-socket"], "trio", testbed, lambda: counts(syscalls=None))
     for name in ("CI", "ROKET_CI"):
         monkeypatch.delenv(name, raising=False)
     status, why = gate.verdict(findings)

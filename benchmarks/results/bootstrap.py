@@ -23,17 +23,17 @@ class Interval:
 
 
 def median_ratio(mine: Sequence[float], theirs: Sequence[float]) -> float:
-    """How many times theirs mine is."""
+    """The median of ``mine`` in units of the median of ``theirs``."""
     return median(mine) / median(theirs)
 
 
 def interval(mine: Sequence[float], theirs: Sequence[float]) -> Interval:
-    """Of :func:`median_ratio`.
+    """The interval of :func:`median_ratio`.
 
     Whole rounds are drawn, since what disturbs a round disturbs both in it. The same samples give the same interval.
 
     :param mine: one figure for each round
-    :param theirs: those of the same rounds; where one has fewer, the rest of the other's is left out
+    :param theirs: one figure for each of the same rounds; where one list is shorter, the rest of the other is left out
     """
     rounds = range(min(len(mine), len(theirs)))
     draw = random.Random(len(rounds))

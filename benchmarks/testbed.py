@@ -1,4 +1,4 @@
-"""What the jobs share: a file to read, a place to write, someone to send to."""
+"""What the jobs share: a file to read, a place to write, receivers and senders, programs in other languages."""
 
 from __future__ import annotations
 
@@ -13,18 +13,20 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from ..endpoints.processes import Address
-from ..endpoints.sinks import sink
-from ..endpoints.sources import source
-from ..peers import Peers, peers
+from .endpoints.processes import Address
+from .endpoints.sinks import sink
+from .endpoints.sources import source
+from .peers import Peers, peers
 
 FULL = 128 << 20
 """The size of the story's own benchmarks."""
 
 
 @dataclass(frozen=True)
-class Workshop:
-    """One for a whole run."""
+class Testbed:
+    """The files, the other ends and the programs that all jobs of a run use."""
+
+    __test__ = False  # pytest would take it for a class of tests
 
     size: int
     source: str
@@ -32,23 +34,23 @@ class Workshop:
     target: str
     """The name of a file that is not there."""
     sink: Address
-    """Who takes one connection after the other, and counts."""
+    """The address of a receiver that takes one connection after the other, and counts."""
     sink_of_many: Address
-    """Who takes any number at once."""
+    """The address of a receiver that takes any number of connections at once."""
     sender: Address
-    """Who sends as many bytes as it is told."""
+    """The address of a sender that sends as many bytes as it is asked for."""
     peers: Peers = field(compare=False, repr=False)
     """The programs in other languages."""
 
     def as_json(self) -> dict[str, Any]:
-        """For another process that works in it."""
+        """All but the programs, for another process that uses the same files and addresses."""
         return {name.name: getattr(self, name.name) for name in fields(self) if name.name != "peers"}
 
     @classmethod
-    def from_json(cls, told: dict[str, Any]) -> Workshop:
-        """In the other process, which has no peers."""
+    def from_json(cls, document: dict[str, Any]) -> Testbed:
+        """The same testbed in the other process, which has no programs of other languages."""
         values: dict[str, Any] = {
-            name: tuple(value) if isinstance(value, list) else value for name, value in told.items()
+            name: tuple(value) if isinstance(value, list) else value for name, value in document.items()
         }
         return cls(peers=Peers(ExitStack()), **values)
 
@@ -72,11 +74,11 @@ def _resident_share(fd: int) -> float:
 
 
 @contextmanager
-def chilled(shop: Workshop) -> Iterator[tuple[str, float]]:
+def cold_copy(testbed: Testbed) -> Iterator[tuple[str, float]]:
     """A copy of the source whose pages are on the disk only; yields its path and the share that is cached after all."""
-    path = shop.target + "-cold"
+    path = testbed.target + "-cold"
     try:
-        shutil.copyfile(shop.source, path)
+        shutil.copyfile(testbed.source, path)
         with open(path, "rb+", buffering=0) as file:
             os.fsync(file.fileno())
             os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
@@ -87,11 +89,11 @@ def chilled(shop: Workshop) -> Iterator[tuple[str, float]]:
 
 
 @contextmanager
-def workshop(size: int, *, receiver: str = "discard", directory: str | None = None) -> Iterator[Workshop]:
-    """Open one; nothing is left of it afterwards.
+def open_testbed(size: int, *, receiver: str = "discard", directory: str | None = None) -> Iterator[Testbed]:
+    """Make the files and start the processes; nothing is left of them after the block.
 
     :param receiver: how the receiver takes what comes, see :mod:`benchmarks.endpoints.sinks`
-    :param directory: where the files are; otherwise where temporary files are kept
+    :param directory: where to put the files; the directory of temporary files, unless it is given
     """
     with (
         tempfile.TemporaryDirectory(prefix="roket-benchmarks-", dir=directory) as place,
@@ -105,4 +107,4 @@ def workshop(size: int, *, receiver: str = "discard", directory: str | None = No
             for start in range(0, size, 1 << 20):
                 file.write(os.urandom(min(1 << 20, size - start)))
         target = os.path.join(place, "target")
-        yield Workshop(size, os.fspath(file_to_send), target, one_by_one, all_at_once, sender, others)
+        yield Testbed(size, os.fspath(file_to_send), target, one_by_one, all_at_once, sender, others)

@@ -35,7 +35,7 @@ def run_on(loop: str, job: Callable[..., Coroutine[Any, Any, T]], *args: object)
 
 
 def run_forever_on(loop: str, job: Callable[..., Coroutine[Any, Any, T]], *args: object, **keywords: object) -> T:
-    """As :func:`run_on`, without a bound: for a process that ends otherwise."""
+    """Run ``job(*args, **keywords)`` on the named loop, without a limit: for a process that its parent ends."""
 
     async def run() -> T:
         return await job(*args, **keywords)

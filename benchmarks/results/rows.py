@@ -1,4 +1,4 @@
-"""From samples to what they mean: medians, ratios within the run, and whether the limits hold."""
+"""A row of results for each way: medians, ratios within the run, and whether the limits hold."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from statistics import fmean, median
 
 from ..counting import Counts
+from ..job import Case, Limits, Role, Sample, Way
+from ..testbed import Testbed
 from .bootstrap import Interval, interval, median_ratio
-from .measure import Case, Limits, Role, Sample, Way
-from .workshop import Workshop
 
 GIB = 1 << 30
 
@@ -26,7 +26,7 @@ class Ratio:
     at_least: bool = False
     """Whether the limit is the least that is asked, and not the most."""
     between: Interval | None = None
-    """Where a ratio is, see :mod:`.bootstrap`; ``None`` for a figure that is none."""
+    """The interval of a ratio, see :mod:`.bootstrap`; ``None`` for a figure that is no ratio."""
 
 
 @dataclass(frozen=True)
@@ -39,15 +39,15 @@ class Row:
     loop: str
     unit: str
     bytes: float
-    """How many a unit has."""
+    """How many bytes a unit has."""
     route: str
-    """The way the bytes took, in the round where that was most usual."""
+    """The route that the bytes took in most rounds."""
     median: float
     average: float
     minimum: float
     maximum: float
     seconds: list[float]
-    """Each round."""
+    """The time of each round."""
     cpu_seconds_per_gib: float
     switches: float | None
     """Context switches, as getrusage(2) counts them: for each GiB, or each unit that is no transfer; so are the next
@@ -89,13 +89,13 @@ class Row:
 
 
 def rows(
-    case: Case, samples: Mapping[Way, Sequence[Sample]], shop: Workshop, counts: Mapping[Way, Counts] | None = None
+    case: Case, samples: Mapping[Way, Sequence[Sample]], testbed: Testbed, counts: Mapping[Way, Counts] | None = None
 ) -> list[Row]:
     """The case's rows, in the order of its ways.
 
     :param counts: what was counted and weighed besides
     """
-    divisor = case.divisor(shop)
+    divisor = case.divisor(testbed)
     seconds = {way: [sample.seconds / divisor for sample in own] for way, own in samples.items()}
     cpu = {way: [sample.cpu_seconds / sample.moved * GIB for sample in own] for way, own in samples.items()}
     return [_row(case, way, own, divisor, seconds, cpu, (counts or {}).get(way)) for way, own in samples.items()]
@@ -160,7 +160,7 @@ def _row(
 
 def asked_of(case: Case, figure: str) -> float | None:
     """What the design asks of it, if anything."""
-    return next((ask.at_most for ask in case.asks if ask.name == figure), None)
+    return next((ask.at_most for ask in case.figure_limits if ask.name == figure), None)
 
 
 def _at_most(mine: Sequence[float], theirs: Sequence[float], limit: float | None) -> Ratio:

@@ -1,4 +1,4 @@
-"""What one transfer costs in memory: ``python -m benchmarks.measuring.memory LOOP JOB SIZE MANY PATH HOST PORT``, a
+"""What one transfer costs in memory: ``python -m benchmarks.counting.memory LOOP JOB SIZE MANY PATH HOST PORT``, a
 process of its own.
 
 It moves SIZE bytes while Python's allocations are traced, then SIZE and MANY bytes untraced, and prints as JSON the
@@ -15,9 +15,9 @@ from collections.abc import Awaitable, Callable
 
 from roket_trio import connect_tcp, copy
 
-from ..endpoints.loops import run_on
+from .. import rss
 from ..endpoints.processes import COUNT, Address
-from . import rss
+from ..loops import run_on
 
 Move = Callable[[int], Awaitable[int]]
 
@@ -52,7 +52,7 @@ JOBS = {"file-to-socket": file_to_socket, "socket-to-file": socket_to_file}
 
 
 async def measure(move: Move, size: int, many: int) -> dict[str, int]:
-    """All three."""
+    """The peak, the growth and the bytes moved, as the module says."""
     await move(size)  # what is imported and cached once is not this transfer's
     tracemalloc.start()
     before, _ = tracemalloc.get_traced_memory()

@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 def forget_peak() -> int:
-    """Begin anew with the peak (proc_pid_clear_refs(5)); returns what is resident now."""
+    """Reset the peak (proc_pid_clear_refs(5)); returns what is resident now."""
     try:
         Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
     except OSError:
@@ -16,7 +16,7 @@ def forget_peak() -> int:
 
 
 def peak() -> int:
-    """The most that was resident since."""
+    """The most that was resident since :func:`forget_peak`."""
     return _field("VmHWM")
 
 

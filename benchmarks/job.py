@@ -1,35 +1,28 @@
-"""Rounds: every way to do a job, in random order, again and again, so that what disturbs one disturbs all alike."""
+"""A job, the ways to do it, what the design asks of them, and the stopwatch that they are timed with."""
 
 from __future__ import annotations
 
-import gc
-import random
 import resource
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from types import TracebackType
-from typing import TYPE_CHECKING, Literal
+from typing import Any, Literal
 
-from ..endpoints.loops import run_on
 from . import rss
-
-if TYPE_CHECKING:
-    from collections.abc import Coroutine
-    from typing import Any
-
-    from .workshop import Workshop
+from .loops import run_on
+from .testbed import Testbed
 
 Role = Literal["ceiling", "idiom", "peer", "roket"]
-"""What it is compared as: the limit of the machine, what people write, another program or language, ours."""
+"""What a way is compared as: the machine's limit, what people usually write, another program or language, ours."""
 
 
 class WrongCountError(Exception):
     """A way to do a job did not move what it should have: its time means nothing."""
 
 
-class Watch:
-    """What one run took: ``with watch:`` around what counts. It may be entered once."""
+class Stopwatch:
+    """The time that one run takes: ``with stopwatch:`` around what counts. It may be entered once."""
 
     def __init__(self) -> None:
         self.seconds = 0.0
@@ -40,12 +33,12 @@ class Watch:
     def __enter__(self) -> None:
         self._rss = rss.forget_peak()
         self._switches = _switches()
-        # The whole process, worker threads included; the sink's share is nobody's.
+        # The whole process, worker threads included; the receiver is another process.
         self._cpu = time.process_time()
         self._wall = time.perf_counter()
 
-    def told(self, seconds: float, cpu_seconds: float) -> None:
-        """Another process has done it, and timed itself."""
+    def set(self, seconds: float, cpu_seconds: float) -> None:
+        """Take the times from another process, which has done the job and timed itself."""
         self.seconds, self.cpu_seconds = seconds, cpu_seconds
 
     def __exit__(
@@ -64,12 +57,12 @@ def _switches() -> int:
 
 @dataclass(frozen=True)
 class Done:
-    """What a job did: the bytes that arrived (asked of who received them), and the way they took."""
+    """What a job did: the number of bytes that arrived, as the receiver counted them, and their route."""
 
     moved: int
     route: str = ""
     figures: Mapping[str, float] = field(default_factory=dict)
-    """What the job has measured itself, by name."""
+    """Figures that the job has measured itself, by name."""
 
 
 @dataclass(frozen=True)
@@ -80,23 +73,29 @@ class Way:
     role: Role
     loop: str
     """The loop it runs on; "none" for blocking code."""
-    job: Callable[[Workshop, Watch], Done] | Callable[[Workshop, Watch], Coroutine[Any, Any, Done]]
+    job: Callable[[Testbed, Stopwatch], Done] | Callable[[Testbed, Stopwatch], Coroutine[Any, Any, Done]]
     blocking: bool = False
     """Whether the job is blocking code although there is a loop: another process runs it."""
 
-    def run(self, shop: Workshop, watch: Watch | None = None) -> Sample:
-        """Once.
+    def run(self, testbed: Testbed, stopwatch: Stopwatch | None = None) -> Sample:
+        """Do the job once.
 
-        :param watch: one that looks for something else than time
+        :param stopwatch: one that counts something else than time
         """
-        watch = watch or Watch()
+        stopwatch = stopwatch or Stopwatch()
         if self.blocking or self.loop == "none":
-            done = self.job(shop, watch)
+            done = self.job(testbed, stopwatch)
         else:
-            done = run_on(self.loop, self.job, shop, watch)  # type: ignore[arg-type]
+            done = run_on(self.loop, self.job, testbed, stopwatch)  # type: ignore[arg-type]
         assert isinstance(done, Done)
         return Sample(
-            watch.seconds, watch.cpu_seconds, done.moved, done.route, done.figures, watch.switches, watch.peak_rss
+            stopwatch.seconds,
+            stopwatch.cpu_seconds,
+            done.moved,
+            done.route,
+            done.figures,
+            stopwatch.switches,
+            stopwatch.peak_rss,
         )
 
 
@@ -112,11 +111,11 @@ class Sample:
     switches: int = 0
     """Context switches."""
     peak_rss: int = 0
-    """By how many bytes the resident memory grew, at most."""
+    """By how many bytes the resident memory grew at its peak."""
 
 
 @dataclass(frozen=True)
-class Ask:
+class FigureLimit:
     """What the design asks of a figure that the job measures itself; of the median over the rounds."""
 
     name: str
@@ -145,48 +144,25 @@ class Case:
     title: str
     ways: tuple[Way, ...]
     limits: Limits
-    size: Callable[[Workshop], int] = field(default=lambda shop: shop.size)
+    size: Callable[[Testbed], int] = field(default=lambda testbed: testbed.size)
     """How many bytes have to arrive."""
     unit: Literal["transfer", "round trip", "request", "connection", "file", "cancellation"] = "transfer"
-    """What the figures are for: the whole job, or each of its round trips."""
-    divisor: Callable[[Workshop], int] = field(default=lambda shop: 1)
-    """How many of these one run has."""
-    asks: tuple[Ask, ...] = ()
+    """What the figures are given for: the whole job, or one of its parts."""
+    divisor: Callable[[Testbed], int] = field(default=lambda testbed: 1)
+    """How many units one run has."""
+    figure_limits: tuple[FigureLimit, ...] = ()
     rounds_at_most: int | None = None
-    """Where more rounds would only say the same."""
+    """A smaller number of rounds, for a case where more would only say the same."""
     warmed: bool = True
     """Whether the first run of each way is left out of the figures: not where nothing is kept from one to the next."""
     counted: bool = True
-    """Whether what it does is counted as well: not where another process does it, nor where that would take long."""
+    """Whether system calls and allocations are counted too: not where another process makes them, or it takes long."""
     long: bool = False
     """Whether it is only run when asked for."""
     profile: str = ""
     """Where the rest of the time goes, measured, and what was tried and did not pay: ``python -m benchmarks why``."""
 
     def on(self, loops: Sequence[str]) -> Case:
-        """The case without the loops that are not wanted."""
+        """The case with these loops alone."""
         kept = tuple(way for way in self.ways if way.loop in (*loops, "none"))
         return replace(self, ways=kept)
-
-
-def measure(
-    case: Case, shop: Workshop, rounds: int, *, shuffle: random.Random | None = None
-) -> dict[Way, list[Sample]]:
-    """Every way ``rounds`` times, after one run of each that does not count (see :attr:`Case.warmed`).
-
-    :raises WrongCountError: something else arrived than was to be sent
-    """
-    order = shuffle or random.Random()
-    samples: dict[Way, list[Sample]] = {way: [] for way in case.ways}
-    if case.rounds_at_most is not None:
-        rounds = min(rounds, case.rounds_at_most)
-    for number in range(0 if case.warmed else 1, rounds + 1):
-        for way in order.sample(case.ways, len(case.ways)):
-            shop.warm()
-            gc.collect()
-            sample = way.run(shop)
-            if sample.moved != case.size(shop):
-                raise WrongCountError(f"{case.name}, {way.name}: {sample.moved} of {case.size(shop)} bytes arrived")
-            if number:
-                samples[way].append(sample)
-    return samples

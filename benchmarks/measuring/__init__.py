@@ -1,1 +1,0 @@
-"""Rounds, samples and ratios: how a job is measured."""

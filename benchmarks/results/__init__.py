@@ -1,0 +1,1 @@
+"""What samples mean: medians, ratios with their intervals, limits; and where they were taken."""
