@@ -69,9 +69,9 @@ if TYPE_CHECKING:
     from ._serving.supervise import supervise as supervise
     from ._streams.sockets import SocketStream as SocketStream
     from ._streams.sockets import UNIXSocketStream as UNIXSocketStream
-    from ._streams.tls import TLSListener as TLSListener
     from ._streams.tls import TLSStream as TLSStream
     from ._streams.tls import wrap_tls as wrap_tls
+    from ._streams.tls_listener import TLSListener as TLSListener
     from ._transfer.relay import RelayReport as RelayReport
     from ._transfer.relay import relay as relay
     from ._transfer.transfer import Transfer as Transfer
@@ -95,7 +95,7 @@ _MODULE_OF = {
     "SocketStatistics": "_connection.statistics",
     "KernelView": "_kernel.tcp",
     "TLSStream": "_streams.tls",
-    "TLSListener": "_streams.tls",
+    "TLSListener": "_streams.tls_listener",
     "wrap_tls": "_streams.tls",
     # Files
     "FileReadStream": "_files.reading",

@@ -125,6 +125,8 @@ class ConnectionEvent(enum.Enum):
     """A send learnt that the connection is gone (RST, a timeout...). What had arrived before can still be received."""
     RECEIVE_FAILED = enum.auto()
     """A receive learnt it: the queue is empty, nothing more will come."""
+    PROTOCOL_FAILED = enum.auto()
+    """What the peer sent is no TLS, or ends it: nothing more can be sent or received, though the socket is open."""
 
 
 SENDING = {
@@ -133,6 +135,7 @@ SENDING = {
     (Direction.OPEN, ConnectionEvent.EOF_SENT): Direction.EOF,
     (Direction.OPEN, ConnectionEvent.SEND_FAILED): Direction.RESET,
     (Direction.OPEN, ConnectionEvent.RECEIVE_FAILED): Direction.RESET,
+    (Direction.OPEN, ConnectionEvent.PROTOCOL_FAILED): Direction.RESET,
     (Direction.CUT, ConnectionEvent.SEND_FAILED): Direction.RESET,
     (Direction.CUT, ConnectionEvent.RECEIVE_FAILED): Direction.RESET,
 }
@@ -140,6 +143,7 @@ SENDING = {
 RECEIVING = {
     (Direction.OPEN, ConnectionEvent.EOF_RECEIVED): Direction.EOF,
     (Direction.OPEN, ConnectionEvent.RECEIVE_FAILED): Direction.RESET,
+    (Direction.OPEN, ConnectionEvent.PROTOCOL_FAILED): Direction.RESET,
 }
 
 
@@ -147,15 +151,18 @@ RECEIVING = {
 class Lifecycle:
     """Where a connection stands, and what may be done with it there."""
 
-    __slots__ = ("_cut", "_cut_by", "_loss", "may_receive", "may_send", "phase", "receiving", "sending")
+    __slots__ = ("_cut", "_cut_by", "_last_call", "_loss", "may_receive", "may_send", "phase", "receiving", "sending")
 
-    def __init__(self) -> None:
+    def __init__(self, last_call: str = "send_eof()") -> None:
+        """:param last_call: the call that sends EOF, for the message about a later send"""
         self.phase: Phase = Phase.LIVE
         # Kept beside the states for the hot path: whether check_sending() and check_receiving() would pass.
         self.may_send: bool = True
         self.may_receive: bool = True
         self.sending: Direction = Direction.OPEN
         self.receiving: Direction = Direction.OPEN
+        self._last_call = last_call
+        # What was cut, and where.
         self._cut = ""
         self._cut_by: object = None
         self._loss: BrokenResourceError | None = None
@@ -183,8 +190,13 @@ class Lifecycle:
         """
         if sent and sent != total and self.sending is Direction.OPEN:
             self._cut_by = by
-            self._cut = f"{sent} of {'an unknown number of' if total is None else total} bytes"
-            self.happened(ConnectionEvent.SEND_STOPPED)
+            of = "an unknown number of" if total is None else total
+            self.cut(f"an earlier send was stopped after {sent} of {of} bytes")
+
+    def cut(self, what: str) -> None:
+        """The peer lacks a part of what it needs to understand the next byte: ``what`` says of what, for the error."""
+        self._cut = what
+        self.happened(ConnectionEvent.SEND_STOPPED)
 
     def resume(self, by: object) -> None:
         """Who was stopped goes on from where it was: the cut is lifted."""
@@ -200,6 +212,11 @@ class Lifecycle:
         """A receive learnt that the connection is gone; otherwise as :meth:`send_failed`."""
         self._loss = self._loss or loss
         self.happened(ConnectionEvent.RECEIVE_FAILED)
+
+    def protocol_failed(self, loss: BrokenResourceError) -> None:
+        """The peer has broken the protocol, or said that we have. The first reason is kept."""
+        self._loss = self._loss or loss
+        self.happened(ConnectionEvent.PROTOCOL_FAILED)
 
     def received_nothing(self) -> None:
         """A receive returned no bytes: the peer's FIN, or what is left of an error that a send has already consumed.
@@ -259,9 +276,9 @@ class Lifecycle:
             return
         self.check_open()
         if self.sending is Direction.CUT:
-            raise BrokenResourceError(f"an earlier send was stopped after {self._cut}; the peer must not see more")
+            raise BrokenResourceError(f"{self._cut}; the peer must not see more")
         if self.sending is Direction.EOF:
-            raise BrokenResourceError("cannot send after send_eof()")
+            raise BrokenResourceError(f"cannot send after {self._last_call}")
         self._raise_loss()
 
     def check_receiving(self) -> None:

@@ -20,7 +20,8 @@ from .._kernel.tcp import discard_on_close
 from .._loops import current_loop
 from .._origin import public
 from .._streams.sockets import DEFAULT_POLICY, SocketStream, UNIXSocketStream
-from .._streams.tls import TLSStream, aclose_after_alert
+from .._streams.tls import TLSStream
+from .._streams.transport import aclose_after_alert
 from .addresses import Endpoint, IPAddress, check_port, checked_host, checked_path, resolve
 
 # How long connect_unix waits before it tries again when the listen queue is full (seconds): connect(2) gives EAGAIN,

@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from anyio.streams.tls import TLSStream as AnyIOTLSStream
 
     from .._streams.sockets import SocketStream, UNIXSocketStream
-    from .._streams.tls import TLSListener, TLSStream
+    from .._streams.tls import TLSStream
+    from .._streams.tls_listener import TLSListener
 
     # AnyIO types the streams of a listener that it puts together as its own.
     SocketListeners: TypeAlias = MultiListener[SocketStream] | MultiListener[anyio.abc.SocketStream]

@@ -1,4 +1,4 @@
-"""TLS: AnyIO's stream and listener, closing and failing as ours do.
+"""``TLSStream``: AnyIO's stream of that name, which closes and fails as a :class:`SocketStream` does.
 
 AnyIO's code makes the contexts, resolves the host names and hands out the attributes; :class:`Records` moves the bytes.
 """
@@ -8,7 +8,6 @@ from __future__ import annotations
 import ssl
 from collections.abc import Callable
 from contextlib import suppress
-from functools import wraps
 from types import TracebackType
 from typing import Any, Self, TypeVar, TypeVarTuple, cast, final
 
@@ -17,13 +16,14 @@ import anyio.abc
 import trio.abc
 from anyio.streams import tls
 
-from .._connection.states import ClosePolicy, CloseReport
+from .._connection.states import ClosePolicy, CloseReport, ConnectionEvent, Lifecycle, Phase
 from .._connection.statistics import SocketStatistics
 from .._errors import BrokenResourceError, BusyResourceError, ClosedResourceError, EndOfStream, TruncatedError
-from .._loops import current_loop
+from .._loops import ResourceGuard, current_loop
 from .._origin import public
 from .sockets import DEFAULT_POLICY, SocketStream, is_cancellation
 from .tls_records import Records
+from .transport import reset, socket_stream_of
 
 T = TypeVar("T")
 A = TypeVarTuple("A")
@@ -52,20 +52,17 @@ class TLSStream(tls.TLSStream, trio.abc.Stream):
         """Not public: use :meth:`wrap`."""
         super().__init__(*args, **kwargs)
         self._loop = current_loop()
-        self._records = Records(self.transport_stream, self._read_bio, self._write_bio)
-        self._below = _socket_below(self.transport_stream)
+        self._life = Lifecycle("unwrap()")
+        self._records = Records(self.transport_stream, self._read_bio, self._write_bio, self._life)
+        self._below = socket_stream_of(self.transport_stream)
         self._policy = DEFAULT_POLICY
         self._received_bytes = 0
-        self._is_sending = False
-        self._is_receiving = False
+        self._send_guard = ResourceGuard("sending to")
+        self._receive_guard = ResourceGuard("receiving from")
         # The item under way: how much of it is encrypted, and how much of that the transport has taken.
         self._to_send = 0
         self._encrypted = 0
         self._sent = 0
-        self._cut = ""
-        self._failure = ""
-        self._has_said_close = False
-        self._is_closed = False
         self._closed: anyio.Event | None = None
 
     @classmethod
@@ -136,17 +133,16 @@ class TLSStream(tls.TLSStream, trio.abc.Stream):
 
     async def _receive(self, max_bytes: int) -> bytes:
         """The same, with nothing for the end."""
-        self._check_unbroken()
-        if self._is_receiving:
-            raise BusyResourceError("receiving from")
-        self._is_receiving = True
+        life = self._life
+        life.check_receiving()
+        self._receive_guard.acquire()
         try:
             await self._loop.step()
-            self._check_unbroken()
+            life.check_receiving()
             data = await self._records.drive(self._ssl_object.read, max_bytes)
-            self._check_open()
+            life.check_open()
         except EndOfStream:
-            self._check_open()  # a foreign transport's way of saying that it was closed
+            life.check_open()  # a foreign transport's way of saying that it was closed
             if not self.standard_compatible:
                 return b""
             message = f"the connection ended without close_notify, after {self._received_bytes} bytes"
@@ -154,10 +150,10 @@ class TLSStream(tls.TLSStream, trio.abc.Stream):
         except ssl.SSLZeroReturnError:  # the end, when close_notify was sent too
             return b""
         except ssl.SSLError as error:
-            self._check_open()
+            life.check_open()
             raise await self._failed(error) from error
         finally:
-            self._is_receiving = False
+            self._receive_guard.release()
         self._received_bytes += len(data)
         return data
 
@@ -173,13 +169,13 @@ class TLSStream(tls.TLSStream, trio.abc.Stream):
         :meth:`aclose` resets, so that the peer cannot take it for a clean end. Receiving goes on.
         """
         total = memoryview(item).nbytes
-        self._check_sending()
-        if self._is_sending:
-            raise BusyResourceError("sending to")
-        self._begin_sending(total)
+        life = self._life
+        life.check_sending()
+        self._send_guard.acquire()
+        self._begin_item(total)
         try:
             await self._loop.step()
-            self._check_sending()
+            life.check_sending()
             if 0 < total <= _AT_ONCE:
                 self._sent = await self._records.encrypt(self._encrypt, item)
             elif total:
@@ -187,7 +183,7 @@ class TLSStream(tls.TLSStream, trio.abc.Stream):
         except EndOfStream:  # TLS 1.2, in a renegotiation
             raise BrokenResourceError("the peer ended the connection, which TLS has to hear from first") from None
         except ssl.SSLError as error:
-            self._check_open()
+            life.check_open()
             raise await self._failed(error) from error
         except (BrokenResourceError, ClosedResourceError):
             raise
@@ -195,7 +191,7 @@ class TLSStream(tls.TLSStream, trio.abc.Stream):
             self._stopped()
             raise
         finally:
-            self._is_sending = False
+            self._send_guard.release()
 
     async def _send_in_parts(self, item: bytes | bytearray | memoryview, total: int) -> None:
         with memoryview(item) as whole, whole.cast("B") as view:
@@ -208,16 +204,16 @@ class TLSStream(tls.TLSStream, trio.abc.Stream):
         self._encrypted += count
         return count
 
-    def _begin_sending(self, total: int) -> None:
-        self._is_sending = True
+    def _begin_item(self, total: int) -> None:
         self._to_send = total
         self._encrypted = self._sent = 0
 
     def _stopped(self) -> None:
         """The send under way stops here: a cut, if anything of it is encrypted."""
         if self._encrypted:
-            self._records.is_cut = True
-            self._cut = f"{self._sent} to {self._encrypted} of {self._to_send} bytes"
+            self._life.cut(
+                f"an earlier send was stopped after {self._sent} to {self._encrypted} of {self._to_send} bytes"
+            )
 
     async def unwrap(self) -> tuple[anyio.abc.AnyByteStream, bytes]:
         """Take TLS off again: send close_notify, wait for the peer's, and give the transport back.
@@ -232,31 +228,33 @@ class TLSStream(tls.TLSStream, trio.abc.Stream):
 
         Cancellation: no more can be sent; :meth:`receive` and :meth:`unwrap` may be called again.
         """
-        self._check_unbroken()
-        if self._is_sending or self._is_receiving:
+        life = self._life
+        life.check_receiving()
+        if self._send_guard.is_taken or self._receive_guard.is_taken:
             raise BusyResourceError("using")
-        self._check_uncut()
-        self._begin_sending(0)
-        self._is_receiving = True
-        try:
-            await self._loop.step()
-            self._check_unbroken()
-            self._has_said_close = True
-            await self._records.drive(self._ssl_object.unwrap)
-            await self._records.flush()
-            self._check_open()
-        except EndOfStream:
-            self._check_open()
-            if not self.standard_compatible:
-                raise
-            message = "the connection ended without close_notify"
-            raise TruncatedError(message, bytes_moved=self._received_bytes) from None
-        except ssl.SSLError as error:
-            self._check_open()
-            raise await self._failed(error) from error
-        finally:
-            self._is_sending = self._is_receiving = False
-        self._is_closed = True
+        if life.is_cut:
+            life.check_sending()  # raises
+        with self._send_guard, self._receive_guard:
+            self._begin_item(0)
+            try:
+                await self._loop.step()
+                life.check_receiving()
+                try:
+                    await self._records.drive(self._ssl_object.unwrap)
+                    await self._records.flush()
+                finally:
+                    life.happened(ConnectionEvent.EOF_SENT)  # unless close_notify was stopped midway, which is a cut
+                life.check_open()
+            except EndOfStream:
+                life.check_open()
+                if not self.standard_compatible:
+                    raise
+                message = "the connection ended without close_notify"
+                raise TruncatedError(message, bytes_moved=self._received_bytes) from None
+            except ssl.SSLError as error:
+                life.check_open()
+                raise await self._failed(error) from error
+        life.enter(Phase.CLOSED)
         return self.transport_stream, self._records.leftover()
 
     # --- Trio's face -------------------------------------------------------------------------------------------------
@@ -283,19 +281,15 @@ class TLSStream(tls.TLSStream, trio.abc.Stream):
     async def wait_send_all_might_not_block(self) -> None:
         """Wait until a send might not block, as far as the stream below can tell. The one sender, as
         :meth:`send_all`."""
-        self._check_sending()
-        if self._is_sending:
-            raise BusyResourceError("sending to")
-        self._begin_sending(0)
-        try:
+        self._life.check_sending()
+        with self._send_guard:
+            self._begin_item(0)
             await self._loop.checkpoint()
-            self._check_sending()
+            self._life.check_sending()
             wait = getattr(self.transport_stream, "wait_send_all_might_not_block", None)
             if wait is not None:
                 await self._records.wait_writable(wait)
-                self._check_open()
-        finally:
-            self._is_sending = False
+                self._life.check_open()
 
     def __aiter__(self) -> Self:
         return self
@@ -331,14 +325,14 @@ class TLSStream(tls.TLSStream, trio.abc.Stream):
             return
         self._closed = anyio.Event()
         try:
-            if self._is_sending:
+            if self._send_guard.is_taken:
                 self._stopped()
-            if self._is_closed:  # by abort() or unwrap(): there is nothing more to say
+            if self._life.phase is Phase.CLOSED:  # by abort() or unwrap(): there is nothing more to say
                 await self.transport_stream.aclose()
                 return
-            self._is_closed = True
-            if self._records.is_cut:
-                await _reset(self.transport_stream)
+            self._life.enter(Phase.CLOSING)
+            if self._life.is_cut:
+                await reset(self.transport_stream)
                 return
             self._say_close()
             with anyio.move_on_after(self.close_policy.linger_seconds):
@@ -349,6 +343,7 @@ class TLSStream(tls.TLSStream, trio.abc.Stream):
                 finally:
                     await self.transport_stream.aclose()
         finally:
+            self._life.enter(Phase.CLOSED)
             self._closed.set()
 
     def _say_close(self) -> None:
@@ -376,15 +371,15 @@ class TLSStream(tls.TLSStream, trio.abc.Stream):
         :raises TypeError: there is no :class:`SocketStream` below
         """
         self._socket().abort()
-        self._is_closed = True
+        self._life.enter(Phase.CLOSED)
 
     async def __aexit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
         try:
             if exc is not None and self.close_policy.on_error == "abort" and not is_cancellation(exc):
-                self._is_closed = True
-                await _reset(self.transport_stream)  # noqa: ASYNC102 - done before its first checkpoint
+                self._life.enter(Phase.CLOSED)
+                await reset(self.transport_stream)  # noqa: ASYNC102 - done before its first checkpoint
             await self.aclose()
         except Exception:
             if exc is None:
@@ -432,99 +427,15 @@ class TLSStream(tls.TLSStream, trio.abc.Stream):
             raise TypeError(f"there is no SocketStream below this one, but {type(self.transport_stream).__name__}")
         return self._below
 
-    # --- what may be done --------------------------------------------------------------------------------------------
-
-    def _check_open(self) -> None:
-        if self._is_closed:
-            raise ClosedResourceError("the stream was closed on this side")
-
-    def _check_unbroken(self) -> None:
-        self._check_open()
-        if self._failure:
-            raise BrokenResourceError(self._failure)
-
-    def _check_uncut(self) -> None:
-        if self._records.is_cut:
-            what = f"an earlier send was stopped after {self._cut}" if self._cut else "a TLS record was stopped midway"
-            raise BrokenResourceError(f"{what}; the peer must not see more")
-
-    def _check_sending(self) -> None:
-        self._check_unbroken()
-        self._check_uncut()
-        if self._has_said_close:
-            raise BrokenResourceError("cannot send after unwrap()")
-
     async def _failed(self, error: ssl.SSLError) -> BrokenResourceError:
         """TLS cannot go on: tell the peer, and remember it."""
-        self._failure = self._failure or f"TLS failed: {error.reason or error}"
+        loss = BrokenResourceError(f"TLS failed: {error.reason or error}")
+        self._life.protocol_failed(loss)
         await self._send_alert()
-        return BrokenResourceError(self._failure)
+        return BrokenResourceError(*(self._life.loss or loss).args)
 
     def __repr__(self) -> str:
-        return f"<TLSStream {'closed' if self._is_closed else 'open'} over {self.transport_stream!r}>"
-
-
-@public
-class TLSListener(tls.TLSListener):
-    """AnyIO's listener that makes a TLS stream of every connection, over any listener. It can be subclassed, too.
-
-    It has no ``accept`` (Trio's face): a handshake in there would let one silent client hold up all the others.
-
-    :param listener: whose connections; it is closed with this one
-    :param ssl_context: the server's context
-    :param standard_compatible: as for :func:`wrap_tls`
-    :param handshake_timeout: how long a handshake may take (seconds)
-    """
-
-    async def handshake(self, stream: anyio.abc.AnyByteStream) -> TLSStream:
-        """Do the handshake with a client that was accepted; call it in the connection's own task.
-
-        :raises TimeoutError: it took longer than ``handshake_timeout``
-        :raises ssl.SSLError: it failed; the client was told with an alert
-        :raises BrokenResourceError: the connection is gone
-
-        On any failure the connection is closed before this raises: gracefully after an alert, so that it arrives, with
-        a reset otherwise. Cancellation: the same, at once.
-        """
-        limit = self.handshake_timeout
-        try:
-            with anyio.fail_after(limit):
-                return await TLSStream.wrap(
-                    stream,
-                    server_side=True,
-                    ssl_context=self.ssl_context,
-                    standard_compatible=self.standard_compatible,
-                )
-        except ssl.SSLError:
-            await aclose_after_alert(stream)  # noqa: ASYNC120 - who is cancelled need not hear why it failed
-            raise
-        except TimeoutError:
-            await _reset(stream)  # noqa: ASYNC120 - the same
-            raise TimeoutError(f"no TLS handshake within {limit} seconds") from None
-        except BaseException:
-            await _reset(stream)  # noqa: ASYNC102 - done before its first checkpoint
-            raise
-
-    async def serve(self, handler: Callable[[TLSStream], Any], task_group: anyio.abc.TaskGroup | None = None) -> None:
-        """AnyIO's ``Listener.serve``: accept for ever, and start ``handler(tls_stream)`` in a task for each connection
-        once its handshake is done, which is done in that task and holds up nobody.
-
-        A handshake that fails is logged by ``handle_handshake_error``, as AnyIO does; the connection is closed by
-        then.
-
-        :param task_group: where the handlers run; a group of its own, ended with it, when omitted
-        """
-
-        @wraps(handler)
-        async def handshake_first(stream: anyio.abc.AnyByteStream) -> None:
-            try:
-                tls_stream = await self.handshake(stream)
-            except BaseException as error:  # noqa: ASYNC103 - AnyIO's method raises what is no ordinary error again
-                await self.handle_handshake_error(error, stream)  # noqa: ASYNC102 - what is there is closed already
-            else:
-                await handler(tls_stream)
-
-        await self.listener.serve(handshake_first, task_group)
+        return f"<TLSStream {'open' if self._life.phase is Phase.LIVE else 'closed'} over {self.transport_stream!r}>"
 
 
 @public
@@ -558,29 +469,3 @@ async def wrap_tls(
         ssl_context=ssl_context,
         standard_compatible=standard_compatible,
     )
-
-
-async def aclose_after_alert(stream: anyio.abc.AnyByteStream) -> None:
-    """Close the connection of a failed handshake, not with a reset, which could overtake the alert; within a bound."""
-    policy = getattr(stream, "close_policy", DEFAULT_POLICY)
-    with anyio.move_on_after(policy.linger_seconds):
-        await stream.aclose()
-
-
-async def _reset(stream: Any) -> None:
-    """Close a connection so that the peer cannot take it for a clean end, or forcefully where there is no such way."""
-    below = _socket_below(stream)
-    if below is None:
-        await anyio.aclose_forcefully(stream)
-    else:
-        below.abort()
-        await stream.aclose()
-
-
-def _socket_below(stream: Any) -> SocketStream | None:
-    """The socket that a stream of ours, or one of TLS, is over."""
-    while not isinstance(stream, SocketStream):
-        stream = getattr(stream, "transport_stream", None)
-        if stream is None:
-            return None
-    return stream

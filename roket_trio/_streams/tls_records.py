@@ -27,11 +27,14 @@ import anyio
 import anyio.abc
 import trio
 
+from .._connection.states import Lifecycle
 from .._errors import BrokenResourceError, BusyResourceError, ClosedResourceError, EndOfStream, broken
 from .._loops import ResourceGuard
 from .sockets import SocketStream
 
 T = TypeVar("T")
+
+_MIDWAY = "a TLS record was stopped midway"
 
 # Ours are both libraries' own; a foreign transport may raise either.
 _OURS = (ClosedResourceError, BusyResourceError, BrokenResourceError)
@@ -51,17 +54,19 @@ class Records:
         "_has_ended",
         "_held",
         "_incoming",
+        "_life",
         "_outgoing",
         "_wait",
         "_write_guard",
-        "is_cut",
         "transport",
     )
 
-    def __init__(self, transport: anyio.abc.AnyByteStream, incoming: ssl.MemoryBIO, outgoing: ssl.MemoryBIO) -> None:
+    def __init__(
+        self, transport: anyio.abc.AnyByteStream, incoming: ssl.MemoryBIO, outgoing: ssl.MemoryBIO, life: Lifecycle
+    ) -> None:
+        """:param life: where a record that was stopped in the middle is noted: the peer cannot decrypt what follows"""
         self.transport: anyio.abc.AnyByteStream = transport
-        self.is_cut: bool = False
-        """Whether records are missing in what the transport was given: nothing more may follow."""
+        self._life = life
         self._incoming = incoming
         self._outgoing = outgoing
         # Encrypted, not given to the transport yet, and in no hurry.
@@ -88,7 +93,7 @@ class Records:
                 await guard.wait_release()
             guard.acquire()
             try:
-                if self.is_cut:  # meanwhile
+                if self._life.is_cut:  # meanwhile
                     raise BrokenResourceError("a TLS record was stopped in the middle")
                 try:
                     count = write(data)
@@ -124,7 +129,7 @@ class Records:
         return data
 
     async def _give(self, data: bytes) -> None:
-        if self.is_cut:
+        if self._life.is_cut:
             return  # the peer could not decrypt it
         try:
             await self.transport.send(data)
@@ -133,10 +138,10 @@ class Records:
         except (*_CLOSED, *_BROKEN) as error:
             raise _as_ours(error) from error
         except _BUSY as error:  # somebody else sends on the transport
-            self.is_cut = True
+            self._life.cut(_MIDWAY)
             raise _as_ours(error) from error
         except BaseException:
-            self.is_cut = True  # nobody knows how much of it went
+            self._life.cut(_MIDWAY)  # nobody knows how much of it went
             raise
 
     def hold_back(self) -> None:
@@ -168,7 +173,7 @@ class Records:
 
         :param may_leave_it: leave it to the task that is writing, if one is, instead of waiting for that
         """
-        if self.is_cut or not self._outgoing.pending:
+        if self._life.is_cut or not self._outgoing.pending:
             return
         guard = self._write_guard
         with suppress(*_FAILURES):

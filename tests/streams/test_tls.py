@@ -329,7 +329,7 @@ async def test_a_second_task_in_the_same_direction_is_busy(pair: Pair, contexts:
     async with tls_over(pair, contexts) as (tls, peer):
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(tls.receive)
-            await until(lambda: tls._is_receiving)
+            await until(lambda: tls._receive_guard.is_taken)
             for call in (tls.receive(), tls.receive_some(), tls.unwrap()):
                 with pytest.raises(BusyResourceError):
                     await call

@@ -315,7 +315,7 @@ async def test_a_local_close_is_never_an_end(pair: Pair, contexts: Contexts, sid
 
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(receive)
-            await until(lambda: tls._is_receiving)
+            await until(lambda: tls._receive_guard.is_taken)
             await tls.aclose()
         assert len(errors) == 1
         for again in (

@@ -34,6 +34,7 @@ from roket_trio import (
     create_tcp_listener,
     wrap_tls,
 )
+from roket_trio._connection.states import Lifecycle
 from roket_trio._streams.tls_records import Records
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="what the kernel tells of a close is Linux's")
@@ -255,7 +256,8 @@ async def test_a_receiver_that_has_something_to_say_does_not_wait_behind_a_sende
 
     transport = Stuck()
     outgoing = ssl.MemoryBIO()
-    records = Records(transport, ssl.MemoryBIO(), outgoing)
+    life = Lifecycle()
+    records = Records(transport, ssl.MemoryBIO(), outgoing, life)
     calls = 0
 
     def read() -> bytes:
@@ -283,7 +285,8 @@ async def test_a_peer_that_hears_nothing_any_more_is_still_listened_to() -> None
             raise BrokenResourceError("gone")
 
     outgoing = ssl.MemoryBIO()
-    records = Records(Deaf(), ssl.MemoryBIO(), outgoing)
+    life = Lifecycle()
+    records = Records(Deaf(), ssl.MemoryBIO(), outgoing, life)
     said = False
 
     def read() -> bytes:
@@ -302,7 +305,8 @@ async def test_after_a_cut_nothing_more_is_said() -> None:
 
     transport = Stuck()
     outgoing = ssl.MemoryBIO()
-    records = Records(transport, ssl.MemoryBIO(), outgoing)
+    life = Lifecycle()
+    records = Records(transport, ssl.MemoryBIO(), outgoing, life)
 
     def read() -> bytes:
         outgoing.write(b"an answer of TLS")
@@ -311,7 +315,7 @@ async def test_after_a_cut_nothing_more_is_said() -> None:
     with anyio.move_on_after(0.02) as scope:
         await records.drive(read)
     assert scope.cancelled_caught
-    assert records.is_cut
+    assert life.is_cut
     transport.opened.set()
     with anyio.move_on_after(0.02):
         await records.drive(read)
@@ -325,7 +329,8 @@ async def test_after_a_cut_nothing_more_is_said() -> None:
 async def test_a_sender_waits_for_what_a_receiver_says() -> None:
     transport = Stuck()
     outgoing = ssl.MemoryBIO()
-    records = Records(transport, ssl.MemoryBIO(), outgoing)
+    life = Lifecycle()
+    records = Records(transport, ssl.MemoryBIO(), outgoing, life)
 
     def read() -> bytes:
         if transport.sent:
@@ -339,7 +344,7 @@ async def test_a_sender_waits_for_what_a_receiver_says() -> None:
         with anyio.move_on_after(0.02) as scope:
             await records.encrypt(outgoing.write, b"cancelled before it was encrypted")
         assert scope.cancelled_caught
-        assert not records.is_cut
+        assert not life.is_cut
         tasks.start_soon(records.encrypt, outgoing.write, b"data")
         await until(lambda: records._write_guard._released is not None)
         transport.opened.set()

@@ -1,0 +1,59 @@
+"""The socket that a stream is over, asked for in three ways, and how to end a connection below TLS.
+
+A wrapper may hold bytes that it has received and not handed out, or that it has not sent yet. So bytes are moved only
+through a stream that is itself a socket (:func:`connection_of`). The other functions are for closing and counting.
+"""
+
+from __future__ import annotations
+
+import socket
+from typing import Any
+
+import anyio
+import anyio.abc
+
+from .._connection.connection import Connection
+from .sockets import DEFAULT_POLICY, SocketStream, UNIXSocketStream
+
+
+def connection_of(stream: object) -> Connection | None:
+    """The connection of a stream of ours that is no wrapper, to move bytes; ``None`` for a subclass, which may change
+    what its methods do."""
+    return stream._connection if type(stream) in (SocketStream, UNIXSocketStream) else None  # type: ignore[attr-defined]
+
+
+def socket_stream_of(stream: Any) -> SocketStream | None:
+    """The :class:`SocketStream` that a stream is, or that it speaks TLS over; to close it, not to move bytes."""
+    while not isinstance(stream, SocketStream):
+        stream = getattr(stream, "transport_stream", None)
+        if stream is None:
+            return None
+    return stream
+
+
+def raw_socket_of(stream: Any) -> socket.socket | None:
+    """The socket under any library's stream or wrapper, as AnyIO's attribute or as Trio's; to reset or to count."""
+    while stream is not None:
+        if isinstance(stream, anyio.TypedAttributeProvider):
+            return stream.extra(anyio.abc.SocketAttribute.raw_socket, None)
+        if (sock := getattr(stream, "socket", None)) is not None:
+            return sock  # type: ignore[no-any-return]
+        stream = getattr(stream, "transport_stream", None) or getattr(stream, "send_stream", None)
+    return None
+
+
+async def reset(stream: Any) -> None:
+    """Close a connection so that the peer cannot take it for a clean end, or forcefully where there is no such way."""
+    below = socket_stream_of(stream)
+    if below is None:
+        await anyio.aclose_forcefully(stream)
+    else:
+        below.abort()
+        await stream.aclose()
+
+
+async def aclose_after_alert(stream: anyio.abc.AnyByteStream) -> None:
+    """Close the connection of a failed handshake, not with a reset, which could overtake the alert; within a bound."""
+    policy = getattr(stream, "close_policy", DEFAULT_POLICY)
+    with anyio.move_on_after(policy.linger_seconds):
+        await stream.aclose()
