@@ -18,7 +18,8 @@ from .._connection.connection import Connection
 from .._errors import BrokenResourceError, ClosedResourceError, PeerGoneError
 from .._kernel.tcp import keep_alive
 from .._origin import public
-from .._streams.sockets import SocketStream, is_cancellation
+from .._streams.sockets import is_cancellation
+from .._streams.transport import socket_stream_of
 from .idle_timer import IdleLimits, IdleTimer
 from .watcher import WatcherHost
 
@@ -139,15 +140,13 @@ def connection_of(stream: object) -> Connection:
 
     :raises TypeError: it is no stream of this package
     """
-    inner = stream
-    while not isinstance(inner, SocketStream):
-        inner = getattr(inner, "transport_stream", None)
-        if inner is None:
-            raise TypeError(
-                f"only a SocketStream, or TLS over one, can be supervised, not {type(stream).__name__}: the watcher"
-                " needs its socket"
-            )
-    return inner._connection
+    found = socket_stream_of(stream)
+    if found is None:
+        raise TypeError(
+            f"only a SocketStream, or TLS over one, can be supervised, not {type(stream).__name__}: the watcher"
+            " needs its socket"
+        )
+    return found._connection
 
 
 async def close_stream(stream: anyio.abc.AsyncResource, connection: Connection, error: BaseException | None) -> None:

@@ -14,6 +14,7 @@ from .._errors import PeerGoneError, bare
 from .._kernel import tcp
 from .._origin import public
 from .._streams.sockets import SocketStream
+from .._streams.transport import raw_socket_of
 from .end_types import BothWays
 from .transfer import Transfer, TransferReport
 
@@ -135,7 +136,7 @@ def _reset(stream: Any) -> None:
             stream.abort()
         return
     with contextlib.suppress(Exception):  # one that is broken may answer with anything
-        sock = _socket_below(stream)
+        sock = raw_socket_of(stream)
         if sock is not None and sock.fileno() >= 0:
             tcp.disconnect(sock)
 
@@ -146,18 +147,7 @@ def _unacked(stream: Any) -> int:
     It shrinks while a slow peer takes bytes, although the kernel has no space for new ones yet.
     """
     with contextlib.suppress(Exception):  # closed meanwhile, or no socket's
-        sock = _socket_below(stream)
+        sock = raw_socket_of(stream)
         if sock is not None:
             return tcp.unacked_bytes(sock)
     return 0
-
-
-def _socket_below(stream: Any) -> Any:
-    """The socket under another library's stream or wrapper, by AnyIO's attribute or by Trio's; ``None`` without one."""
-    while stream is not None:
-        if isinstance(stream, anyio.TypedAttributeProvider):
-            return stream.extra(anyio.abc.SocketAttribute.raw_socket, None)
-        if (sock := getattr(stream, "socket", None)) is not None:
-            return sock
-        stream = getattr(stream, "transport_stream", None) or getattr(stream, "send_stream", None)
-    return None

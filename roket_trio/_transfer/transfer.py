@@ -20,7 +20,7 @@ from .._routes.foreign_ends import ForeignReader, ForeignWriter
 from .._routes.rate_limit import RateLimiter
 from .._routes.route import Route
 from .._routes.table import route_between
-from .._streams.sockets import SocketStream, UNIXSocketStream
+from .._streams.transport import connection_of
 from .end_types import Sink, Source
 
 
@@ -147,15 +147,10 @@ class Transfer:
 
 def _opened(end: Any, opened: Callable[[Any], AbstractContextManager[Any]]) -> AbstractContextManager[Any]:
     """Open an end for a run: a :class:`Connection`, an ``OpenFile``, an object that reads and writes, or a stream."""
-    connection = _connection_of(end)
+    connection = connection_of(end)
     if connection is not None:
         return nullcontext(connection)
     return opened(end) if is_file(end) else nullcontext(end)
-
-
-def _connection_of(end: Any) -> Connection | None:
-    """The connection of a stream of ours; ``None`` for a wrapper, which may hold bytes, and for a subclass."""
-    return end._connection if type(end) in (SocketStream, UNIXSocketStream) else None
 
 
 def _reader(opened: Any, given: Any, count: int | None) -> Reader:
