@@ -79,31 +79,18 @@ nitpicky = True
 nitpick_ignore_regex = [
     (r"py:.*", r"(anyio|collections|io|os|socket|ssl|trio)\.[\w.]+|open|MultiListener"),
     # What callers pass or get by an alias, a protocol or a type variable, and never make by name.
-    (r"py:class", r"IPAddress|PeerAddress|ShutdownEvent|Stream|roket_trio\._files\.protocols\.\w+"),
-    (r"py:class", r"roket_trio\._serving\.(server\.ShutdownEvent|supervise\.S)"),
-    (r"py:class", r"roket_trio\.testing\._[\w.]+"),
+    (r"py:class", r"IPAddress|PeerAddress|ShutdownEvent|Stream|roket_trio\.(testing\.)?_[\w.]+"),
 ]
 
-_PUBLIC = {
-    name: module
-    for module in (roket_trio.testing.fixtures, roket_trio.staticfiles, roket_trio.testing, roket_trio)
-    for name in getattr(module, "__all__", ("SocketCensus", "ClosePeers", "ChaosRelays"))
-    if getattr(module, name)  # which loads the module that defines it
-} | {"UncleanCloseError": roket_trio.testing._expectations.explanation}
 
-
-def where_it_is_public(
+def of_the_package_above(
     app: Sphinx, env: BuildEnvironment, node: Any, contnode: nodes.TextElement
 ) -> nodes.reference | None:
-    """Annotations name the module that a class is made in; pages know it by the package that hands it out."""
-    target: str = node.get("reftarget", "")
-    private, _, name = target.rpartition(".")
-    if node.get("refdomain") != "py" or name not in _PUBLIC:
-        return None
-    if private not in ("", getattr(_PUBLIC[name], name).__module__) or private == _PUBLIC[name].__name__:
+    """Docstrings of ``roket_trio.testing.scripts`` and ``fixtures`` mention names of ``roket_trio.testing``."""
+    if node.get("refdomain") != "py" or node.get("reftarget") not in roket_trio.testing.__all__:
         return None
     found: nodes.reference | None = env.get_domain("py").resolve_xref(
-        env, node["refdoc"], app.builder, "obj", f"{_PUBLIC[name].__name__}.{name}", node, contnode
+        env, node["refdoc"], app.builder, "obj", f"roket_trio.testing.{node['reftarget']}", node, contnode
     )
     return found
 
@@ -125,7 +112,10 @@ def analyze_as_published(analyzer: ModuleAnalyzer, analyze: Callable[[Any], None
     is_analyzed = analyzer._analyzed
     analyze(analyzer)
     analyzer.overloads = {}
-    if analyzer.modname in ("roket_trio", "roket_trio.testing") and not is_analyzed:
+    package = {"roket_trio": roket_trio, "roket_trio.testing": roket_trio.testing}.get(analyzer.modname)
+    if package is not None and not is_analyzed:
+        for name in package.__all__:
+            getattr(package, name)  # which loads the module that defines it
         for module in sorted(name for name in sys.modules if name.startswith(f"{analyzer.modname}._")):
             defining = ModuleAnalyzer.for_module(module)
             defining.analyze()
@@ -136,4 +126,4 @@ def analyze_as_published(analyzer: ModuleAnalyzer, analyze: Callable[[Any], None
 def setup(app: Sphinx) -> None:
     ModuleAnalyzer.analyze = analyze_as_published
     app.connect("autodoc-process-signature", as_it_is_called)
-    app.connect("missing-reference", where_it_is_public)
+    app.connect("missing-reference", of_the_package_above)

@@ -66,6 +66,7 @@ if TYPE_CHECKING:
     from ._conformance.byte_streams import stream_checks as stream_checks
     from ._conformance.check import BrokenRuleError as BrokenRuleError
     from ._conformance.check import StreamCheck as StreamCheck
+    from ._expectations.explanation import UncleanCloseError as UncleanCloseError
     from ._reports.html import render_html as render_html
     from ._reports.junit import render_junit as render_junit
     from ._results.case_result import CaseResult as CaseResult
@@ -83,6 +84,7 @@ _MODULE_OF = {
     "render_junit": "_reports.junit",
     "run_case": "_close_suite.runner",
     "run_cases": "_close_suite.runner",
+    "UncleanCloseError": "_expectations.explanation",
     "StreamCheck": "_conformance.check",
     "broken_rules": "_conformance.byte_streams",
     "check_byte_stream": "_conformance.byte_streams",
@@ -125,6 +127,7 @@ __all__ = [
     "Timeline",
     "Timeout",
     "Toxic",
+    "UncleanCloseError",
     "UnreadThenClose",
     "Wire",
     "ZeroWindow",

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from typing import Final, NamedTuple, final
 
+from ..._origin import public
 from .._census.records import Linger, SocketRecord
 from .._results.close import CloseExpectation, CloseVerdict
 from .._results.wrapping import wrapped
 from .observed import PeerView
 
 
+@public
 @final
 class UncleanCloseError(AssertionError):
     """A program did not close a connection as was expected; the message says what its peer saw, why, and what to do."""
