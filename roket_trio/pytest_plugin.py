@@ -1,21 +1,21 @@
 """The pytest plugin ``roket``: fixtures, markers and options to test how sockets close.
 
-It is loaded into every pytest run where this package is installed, so at its top it imports pytest alone, and while no
-test uses it, it is no more than a few entries in pytest's tables. Everything is synchronous: it serves plain tests,
-pytest-trio's, AnyIO's and pytest-asyncio's alike.
+It is loaded into every pytest run where this package is installed. So it imports pytest alone at its top, and the rest
+when a test or an option needs it. Everything is synchronous: it serves plain tests, and those of pytest-trio, AnyIO and
+pytest-asyncio alike.
 
 ===================  ==================================================================================================
-``socket_census``    a fixture: :class:`~roket_trio.testing.fixtures.SocketCensus`, this process's sockets
+``socket_census``    a fixture: :class:`~roket_trio.testing.fixtures.SocketCensus`, the sockets of this process
 ``close_peer``       a fixture: :class:`~roket_trio.testing.fixtures.ClosePeers`, starts scripted peers
-``closes_cleanly``   the same, for peers to which the program must close cleanly (FIN, no RST, in time)
+``closes_cleanly``   a fixture: as ``close_peer``; the program must close cleanly to its peers (FIN, no RST, in time)
 ``chaos_relay``      a fixture: :class:`~roket_trio.testing.fixtures.ChaosRelays`, starts relays that misbehave
 ``closes``           a marker: how the program closes its connections to ``close_peer``'s peers
 ``no_socket_leaks``  a marker: what the test opens is closed once it is over
 ``--roket-census``   watches a whole suite, and names the tests that leave sockets behind
 ===================  ==================================================================================================
 
-A test is judged when it and its function-scoped fixtures are over. A test that fails for a reason of its own is not:
-its traceback holds its sockets; what the peers saw is in its report.
+A test is judged when it and its function-scoped fixtures are over. A test that fails for a reason of its own is not
+judged, since its traceback refers to its sockets. Its report says what the peers saw.
 """
 
 from __future__ import annotations
@@ -39,29 +39,32 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption(
         "--roket-census",
         action="store_true",
-        help="watch the sockets of the whole suite, and name the tests that leave some in CLOSE_WAIT or open",
+        help="watch the sockets of the whole suite, and name the tests that leave sockets in CLOSE_WAIT or open",
     )
     group.addoption(
         "--roket-strict",
         action="store_true",
-        help="what the census finds fails the run, and so does what could not be observed",
+        help="fail the run if the census finds anything, or if something could not be observed",
     )
     group.addoption("--roket-report", metavar="FILE", help="write each verdict as a line of JSON (roket.close/1)")
     parser.addini("roket_census", "as --roket-census", "bool", default=False)
     parser.addini("roket_strict", "as --roket-strict", "bool", default=False)
-    parser.addini("roket_no_socket_leaks", "hold every test to no_socket_leaks", "bool", default=False)
-    parser.addini("roket_grace", "seconds for a test's sockets to go once it is over", default="1.0")
-    parser.addini("roket_within", "seconds for a program to close, where `closes` does not say", default="5.0")
+    parser.addini("roket_no_socket_leaks", "check every test as with no_socket_leaks", "bool", default=False)
+    parser.addini("roket_grace", "seconds for the sockets of a test to go, once it is over", default="1.0")
+    parser.addini("roket_within", "seconds for a program to close, where `closes` gives none", default="5.0")
     parser.addini(
-        "roket_ignore", "sockets not to count: shell patterns for kinds and addresses", "linelist", default=[]
+        "roket_ignore",
+        "sockets not to count: shell patterns for kinds and addresses",
+        "linelist",
+        default=[],
     )
 
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line(
         "markers",
-        "no_socket_leaks(grace=seconds, ignore=patterns): what the test opens is closed once it and its fixtures are "
-        "over",
+        "no_socket_leaks(grace=seconds, ignore=patterns): every socket that the test opens must be closed once it and "
+        "its fixtures are over",
     )
     config.addinivalue_line(
         "markers",
@@ -80,12 +83,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def _is_on(config: pytest.Config, name: str) -> bool:
-    """Whether an option of that name is given, or its line in the configuration."""
+    """Whether the option of that name is given, or is on in the configuration."""
     return bool(config.getoption(name, False) or config.getini(name))
 
 
 def _suite(config: pytest.Config) -> SuiteHooks:
-    """What does the work, from the moment at which it is needed."""
+    """The hooks that do the work; they are registered on the first call."""
     suite: SuiteHooks | None = config.pluginmanager.get_plugin("roket-suite")
     if suite is None:
         from ._pytest.hooks import SuiteHooks

@@ -1,8 +1,8 @@
-"""See how sockets close: a census of them, peers that misbehave, a relay that does, and checks for streams.
+"""See how sockets close: a census of them, peers and a relay that misbehave, and checks for programs and streams.
 
-Everything here is synchronous and observes from outside, by raw sockets and the kernel: it serves Trio, AnyIO, asyncio
-and programs in any language alike, and knows nothing of this package's own streams. Importing it loads neither Trio
-nor AnyIO nor a test framework.
+Everything here is synchronous and observes from outside, by raw sockets and the kernel. It serves Trio, AnyIO, asyncio
+and programs in any language alike, and does not use this package's own streams. Importing it loads neither Trio nor
+AnyIO nor a test framework.
 
 ==================  ===================================================================================================
 ``scripts``         what peers do: half-close, reset, stall, never read, trickle, vanish...
@@ -10,10 +10,12 @@ nor AnyIO nor a test framework.
 ``_chaos``          ``ChaosRelay``: between two endpoints, spoils what passes, by toxics (``Latency``...)
 ``_conformance``    ``check_byte_stream``: the rules for any AnyIO or Trio byte stream; loaded on first use
 ``_close_suite``    ``CASES``, ``run_case``: scenarios with addresses, levels and reasons, run against any program
-``_reports``        results as JSON lines, a table, a page, JUnit
-``_census``         ``take_census``, ``assert_no_lingering_sockets``: who holds which sockets, and what is wrong
+``_results``        how a close is judged, for all of these; ``CaseResult``: a result as a line of JSON
+``_reports``        results as a table, a page, JUnit
+``_census``         ``take_census``, ``assert_no_lingering_sockets``: which sockets a process has, and what is wrong
 ``_leaks``          sockets that outlive a test, where they were opened, and what still refers to them
 ``_expectations``   what a test expects of a close that a scripted peer sees
+``fixtures``        what the fixtures of the pytest plugin give to a test
 ==================  ===================================================================================================
 """
 
@@ -72,7 +74,7 @@ if TYPE_CHECKING:
     from ._results.case_result import CaseResult as CaseResult
     from ._results.case_result import parse_results as parse_results
 
-# These need AnyIO and Trio, or subprocess and ssl: handed out on first use (PEP 562).
+# These need AnyIO and Trio, or subprocess and ssl, so they are loaded on first use (PEP 562).
 _MODULE_OF = {
     "BrokenRuleError": "_conformance.check",
     "CASES": "_close_suite.cases",

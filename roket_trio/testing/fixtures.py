@@ -1,7 +1,7 @@
-"""What the pytest plugin's fixtures give to a test, for annotations; another test framework can use it as well.
+"""What the fixtures of the pytest plugin give to a test: for annotations, and for use with other test frameworks.
 
-Everything is synchronous. What waits blocks its thread, and says so: called on an event loop's own thread it keeps a
-program from closing that runs on that loop.
+Everything is synchronous. A call that waits blocks its thread, and says so. On the thread of an event loop it keeps the
+programs of that loop from closing anything meanwhile.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from ._results.close import CloseExpectation
 
 @final
 class SocketCensus:
-    """The fixture ``socket_census``: this process's sockets, now and when the test began.
+    """What the fixture ``socket_census`` gives: the sockets of this process, now and when the test began.
 
     :raises NotObservedError: this platform has no way to look
     """
@@ -31,7 +31,7 @@ class SocketCensus:
         """Taken before the test."""
 
     def take(self, pid: int | None = None, *, with_children: bool = False) -> Census:
-        """As :func:`take_census`."""
+        """Take a census of this process or another one, as :func:`take_census` does."""
         return take_census(pid, with_children=with_children)
 
     def change(self) -> CensusChange:
@@ -39,35 +39,40 @@ class SocketCensus:
         return take_census().since(self.at_start)
 
     def assert_none_left(self, *, grace: float = 1.0, ignore: Callable[[SocketRecord], bool] | None = None) -> None:
-        """Raise :class:`LingeringSocketsError` if what was opened since the test began is still there. Blocks the
-        thread for up to ``grace`` seconds while it is."""
+        """Raise if a socket is left that was opened since the test began. Blocks the thread for up to ``grace`` seconds
+        while one is.
+
+        :param ignore: returns whether a record is not to be counted
+        :raises LingeringSocketsError: a socket is left
+        """
         assert_no_lingering_sockets(since=self.at_start, grace=grace, ignore=ignore)
 
 
 @final
 class ClosePeers:
-    """The fixtures ``close_peer`` and ``closes_cleanly``: start scripted peers, which end with the test."""
+    """What the fixtures ``close_peer`` and ``closes_cleanly`` give: scripted peers, which end with the test."""
 
     def __init__(self, watch: PeerWatch, expected: CloseExpectation | None) -> None:
         self._watch = watch
         self._expected = expected
 
     def __call__(self, script: Script | None = None, **options: Any) -> ListeningPeer:
-        """A peer that listens, entered already.
+        """Start a peer that listens.
 
-        A script that returns goes on watching until the program closes, too.
+        After its script has returned, the peer goes on watching until the program closes.
 
-        :param script: see ``roket_trio.testing.scripts``; ``None``: receives to the program's FIN
-        :param options: :class:`ListeningPeer`'s
+        :param script: see ``roket_trio.testing.scripts``; ``None``: it receives to the program's FIN
+        :param options: those of :class:`ListeningPeer`
         """
         return self._watch.listen(script or scripts.discard(), self._expected, options)
 
     def connect(self, address: PeerAddress, script: Script | None = None, **options: Any) -> ConnectingPeer:
-        """A peer that has connected to a program's address; options are :class:`ConnectingPeer`'s."""
+        """Start a peer that connects to a program's address; ``options`` are those of :class:`ConnectingPeer`."""
         return self._watch.connect(script or scripts.discard(), address, self._expected, options)
 
     def verify(self) -> None:
-        """Judge now what is expected of the connections so far. Blocks the thread for as long as a close may take.
+        """Judge the connections so far, if anything is expected of them. Blocks the thread for as long as a close may
+        take.
 
         :raises UncleanCloseError: a connection was not closed as expected
         """
@@ -76,15 +81,15 @@ class ClosePeers:
 
 @final
 class ChaosRelays:
-    """The fixture ``chaos_relay``: start relays, which end with the test."""
+    """What the fixture ``chaos_relay`` gives: relays that misbehave, which end with the test."""
 
     def __init__(self, watch: PeerWatch) -> None:
         self._watch = watch
 
     def __call__(self, target: PeerAddress | ListeningPeer, **options: Any) -> ChaosRelay:
-        """A relay, entered already, on which toxics do nothing yet.
+        """Start a relay without toxics.
 
-        :param target: an address, or a peer that listens: then it is the relay's client whose close is judged
-        :param options: :class:`ChaosRelay`'s
+        :param target: an address, or a peer that listens. With a peer, the close of the relay's client is judged
+        :param options: those of :class:`ChaosRelay`
         """
         return self._watch.relay(target, options)

@@ -1,4 +1,4 @@
-"""Peers' scripts for the ways in which connections end, well and badly.
+"""Scripts for peers: the ways in which connections end, well and badly.
 
 Each function returns a script for :class:`ListeningPeer` or :class:`ConnectingPeer`. A script of your own is a function
 that takes a :class:`Wire` and calls its steps::
@@ -18,7 +18,7 @@ from typing import Final
 from ._peers.peers import Script
 from ._peers.wire import Wire
 
-_FOR_EVER: Final = 1e6  # seconds: until a bound of the peer's is met
+_FOR_EVER: Final = 1e6  # seconds: a limit of the peer ends the script before
 
 
 def discard() -> Script:
@@ -43,7 +43,7 @@ def echo() -> Script:
 def reply(data: bytes, *, after: float = 0.0) -> Script:
     """A good peer: receive to the program's FIN, wait ``after`` seconds, send ``data``, close.
 
-    With a wait it is the late reply, which programs lose that take their own FIN for the end.
+    With a wait this is a late reply. A program that takes its own FIN for the end of the connection loses it.
     """
 
     def script(wire: Wire) -> None:
@@ -78,7 +78,7 @@ def reset_at(byte: int, *, data: bytes = b"") -> Script:
 
 
 def send_and_reset(data: bytes) -> Script:
-    """Send ``data``, wait until the program's kernel has all of it, and reset: a program can still receive it."""
+    """Send ``data``, wait until the program's kernel has all of it, and reset. The program can still receive it."""
 
     def script(wire: Wire) -> None:
         wire.send(data)
@@ -100,7 +100,7 @@ def stall(seconds: float, *, after: int = 0) -> Script:
 
 
 def never_read(seconds: float = _FOR_EVER) -> Script:
-    """Receive nothing for ``seconds``; what has come then lies unread, so the close is a RST."""
+    """Receive nothing for ``seconds``, then close. If something has arrived by then, the close sends a RST."""
 
     def script(wire: Wire) -> None:
         wire.stall(seconds)
@@ -109,7 +109,7 @@ def never_read(seconds: float = _FOR_EVER) -> Script:
 
 
 def zero_window(seconds: float) -> Script:
-    """Receive nothing until the program can send no more, and for ``seconds`` after that; then everything.
+    """Receive nothing until the program can send no more, and for ``seconds`` after that; then receive everything.
 
     Give the peer a small ``receive_buffer``.
     """
@@ -154,9 +154,9 @@ def unread_then_close(count: int, *, data: bytes = b"") -> Script:
 
 
 def swallow_fin(seconds: float = _FOR_EVER) -> Script:
-    """Receive to the program's FIN and never answer it with one: the program's side stays in FIN_WAIT2.
+    """Receive to the program's FIN, and do not answer it with a FIN: the program's side stays in FIN_WAIT2.
 
-    With the peer's ``lose_fins`` not even its acknowledgement is sent: the program's side stays in FIN_WAIT1.
+    If the peer was made with ``lose_fins``, the FIN is not even acknowledged: the program's side stays in FIN_WAIT1.
     """
 
     def script(wire: Wire) -> None:
@@ -167,7 +167,7 @@ def swallow_fin(seconds: float = _FOR_EVER) -> Script:
 
 
 def vanish(*, after: int = 0, seconds: float = _FOR_EVER) -> Script:
-    """Receive ``after`` bytes, then be gone without a word. Needs CAP_NET_ADMIN on recent kernels."""
+    """Receive ``after`` bytes, then answer nothing any more. It needs CAP_NET_ADMIN on recent kernels."""
 
     def script(wire: Wire) -> None:
         wire.receive(after)

@@ -1,4 +1,4 @@
-"""Who can observe sockets on this system, in words."""
+"""What can observe sockets on this system, in words."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from ..._kernel.socket_filter import may_drop
 
 
 def observers_here() -> str:
-    """One line: who sees this process's sockets, and what is missing for lack of a privilege."""
+    """One line that says what observes this process's sockets, and what is missing for lack of a privilege."""
     if not procfs.AVAILABLE:
         return "sockets are not observed here: there is no /proc"
     try:

@@ -42,9 +42,10 @@ class Census:
     sockets: tuple[SocketRecord, ...]
     """What the processes hold, and what waits in their listen queues."""
     orphans: tuple[SocketRecord, ...]
-    """What programs have closed and the kernel keeps, in the whole network namespace: it forgets whose they were."""
+    """The sockets that programs have closed and the kernel still keeps, in the whole network namespace. The kernel
+    forgets which process had them."""
     observers: frozenset[Observer]
-    """Who saw all this."""
+    """What the records come from."""
     unseen: tuple[str, ...]
     """What could not be observed, and why."""
 
@@ -54,13 +55,13 @@ class Census:
 
     @property
     def lingering(self) -> Mapping[SocketRecord, Linger]:
-        """The sockets with which something is wrong at first sight, and what."""
+        """The sockets that should be gone, as far as one look can tell, and why."""
         return {record: fault for record in self.sockets if (fault := record.linger) is not None}
 
     def since(self, earlier: Census) -> CensusChange:
         """What has changed between two censuses of the same processes."""
         before = {record.key: record for record in earlier.sockets}
-        # What a child has inherited since is its parent's: no more opened than it was.
+        # A socket that a child has inherited since is its parent's, and was not opened since.
         inherited = {record.inode: record for record in earlier.sockets if record.inode}
         past = {record.key: before.get(record.key) or inherited.get(record.inode) for record in self.sockets}
         now = {
@@ -100,14 +101,14 @@ class CensusChange:
     closed: tuple[SocketRecord, ...] = ()
     """As they were when last seen."""
     changed: tuple[tuple[SocketRecord, SocketRecord], ...] = ()
-    """Before and after, of those whose :attr:`SocketRecord.condition` changed."""
+    """Pairs of records, before and after, of the sockets whose :attr:`SocketRecord.condition` changed."""
     orphaned: tuple[SocketRecord, ...] = ()
-    """Closed since, by a process that held them in the earlier census, and still kept by the kernel."""
+    """The sockets that a process has closed since, and that the kernel still keeps."""
 
     @property
     def lingering(self) -> Mapping[SocketRecord, Linger]:
-        """What should not be there, and why: what was opened and is still held, what has gone wrong since, what the
-        kernel still keeps. What was wrong before already is not counted again."""
+        """The sockets that should be gone, and why: those that were opened and are still held, those with a new fault,
+        and those that the kernel still keeps. A fault that was there before already is not counted again."""
         found = {record: record.linger or Linger.OPEN for record in self.opened if record.holder is Holder.PROCESS}
         found |= {record: fault for record in self.opened if record.holder is Holder.QUEUE and (fault := record.linger)}
         found |= {
@@ -119,7 +120,7 @@ class CensusChange:
 @public
 @final
 class LingeringSocketsError(AssertionError):
-    """Sockets are there that should be gone; the message names each, its fault and its remedy."""
+    """There are sockets that should be gone. The message names each of them, its fault and its remedy."""
 
     def __init__(self, faults: Mapping[SocketRecord, Linger], census: Census, grace: float = 0.0) -> None:
         super().__init__(faults, census, grace)
@@ -146,19 +147,19 @@ class LingeringSocketsError(AssertionError):
 def take_census(pid: int | None = None, *, with_children: bool = False) -> Census:
     """List the sockets of a process.
 
-    Costs 2 µs for each of its descriptors and 10 for each socket of its network namespace.
+    It costs 2 µs for each descriptor of the process and 10 µs for each socket of its network namespace.
 
     :param pid: the process; ``None`` for this one
-    :param with_children: and of all that descend from it
+    :param with_children: also list those of all processes that descend from it
     :raises ProcessLookupError: there is no such process
-    :raises NotObservedError: it is somebody else's, or the platform has no way to look
+    :raises NotObservedError: the process is another user's, or the platform has no way to look
     """
     root = os.getpid() if pid is None else pid
     if not procfs.AVAILABLE:
         raise NotObservedError("there is no /proc")
     try:
         seen = SocketTables(root)
-        sockets = seen.held(root)
+        sockets = seen.sockets_of(root)
     except NotObservedError as error:
         if not procfs.is_alive(root):
             raise ProcessLookupError(f"there is no process {root}") from error
@@ -166,7 +167,7 @@ def take_census(pid: int | None = None, *, with_children: bool = False) -> Censu
     pids = [root]
     for child in procfs.descendants(root) if with_children else ():
         try:
-            sockets += seen.held(child)
+            sockets += seen.sockets_of(child)
             pids.append(child)
         except ProcessLookupError:  # it has ended meanwhile
             continue
@@ -184,10 +185,10 @@ def take_census(pid: int | None = None, *, with_children: bool = False) -> Censu
 
 @public
 def close_wait_sockets(pid: int | None = None) -> tuple[SocketRecord, ...]:
-    """The sockets of a process that are in CLOSE_WAIT: the peer has finished, the process has not closed.
+    """List the sockets of a process that are in CLOSE_WAIT: the peer has finished, and the process has not closed.
 
-    Cheap: the kernel filters, and while there is none in the whole network namespace nothing else is asked (2 ms with
-    10,000 open connections); otherwise 2 µs more for each descriptor of the process.
+    This is cheap, since the kernel filters. While no socket of the whole network namespace is in CLOSE_WAIT, nothing
+    else is asked (2 ms with 10,000 open connections). Otherwise it costs 2 µs more for each descriptor of the process.
 
     :raises ProcessLookupError, NotObservedError: as :func:`take_census`
     """
@@ -195,7 +196,7 @@ def close_wait_sockets(pid: int | None = None) -> tuple[SocketRecord, ...]:
     seen = SocketTables(pid, {TCPState.CLOSE_WAIT, TCPState.LISTEN}, with_unix=False)
     if all(row.state != TCPState.CLOSE_WAIT for row in seen.tcp):
         return ()
-    return tuple(record for record in seen.held(pid, listed_only=True) if record.state is TCPState.CLOSE_WAIT)
+    return tuple(record for record in seen.sockets_of(pid, listed_only=True) if record.state is TCPState.CLOSE_WAIT)
 
 
 @public
@@ -209,17 +210,18 @@ def assert_no_lingering_sockets(
 ) -> None:
     """Raise if a process keeps sockets that should be gone.
 
-    Without ``since`` these are connections whose peer has closed or that are over, while the descriptor is open. With
-    it also whatever was opened since then and is not closed, and what was closed and cannot die. A pair of UNIX sockets
-    with both ends in the process (an event loop's own alarm clock) is not counted, nor is TIME_WAIT.
+    Without ``since`` these are open sockets whose peer has closed, or whose connection is over. With ``since`` they are
+    also the sockets that were opened since then and are still open, and those that were closed and that the kernel
+    still keeps. TIME_WAIT is not counted, nor is a pair of UNIX sockets with both ends in the process: event loops wake
+    themselves with such pairs.
 
-    Blocks the calling thread for up to ``grace`` seconds while something lingers: a program that closes its sockets
-    from an event loop in this very thread has no time to do it meanwhile.
+    It blocks the calling thread for up to ``grace`` seconds while something lingers. A program that closes its sockets
+    in an event loop of this very thread cannot do so meanwhile.
 
     :param grace: how long to wait for them to go, in seconds
-    :param since: a census taken before (of the same processes)
-    :param pid: the process, ``None`` for this one; for another one, ``since`` should be given
-    :param ignore: says of a record that it is not to be counted
+    :param since: an earlier census of the same processes
+    :param pid: the process; ``None`` for this one. For another process, ``since`` should be given
+    :param ignore: returns whether a record is not to be counted
     :raises LingeringSocketsError: an ``AssertionError`` that names each socket, its fault and its remedy
     :raises ProcessLookupError, NotObservedError: as :func:`take_census`
     """

@@ -1,4 +1,4 @@
-"""Ask the kernel for sockets, by the best way that it allows: netlink, /proc, TCP_INFO."""
+"""Ask the kernel for its sockets, in the best way that it allows: netlink, /proc or TCP_INFO."""
 
 from __future__ import annotations
 
@@ -16,8 +16,7 @@ from ..._kernel.tcp import TCPState, quiet_seconds_of, unread_bytes, unsent_byte
 from ..._origin import public
 from .records import Holder, Observer, SocketRecord
 
-# Not what is nobody's by the protocol itself, and may be there by the ten thousand: TIME_WAIT (RFC 9293, section 3.6.1)
-# and handshakes.
+# Without TIME_WAIT (RFC 9293, section 3.6.1) and handshakes: no program holds these, and there may be ten thousand.
 _HELD: Final = ALL_STATES - {TCPState.TIME_WAIT, TCPState.SYN_RECV}
 _FIN_RECEIVED: Final = frozenset({TCPState.CLOSE_WAIT, TCPState.LAST_ACK, TCPState.CLOSING})
 _SEGS_IN_OFFSET: Final = 140  # struct tcp_info, Linux 4.2
@@ -26,12 +25,12 @@ _WHOLE_INFO: Final = 256
 
 @public
 class NotObservedError(RuntimeError):
-    """What was asked for cannot be seen here: no /proc, another user's process... Never the same as "all is well"."""
+    """What was asked for cannot be seen here: there is no /proc, the process is another user's... It is no pass."""
 
 
 @final
 class SocketTables:
-    """The kernel's tables of one network namespace, read once, and who read them."""
+    """The kernel's tables of sockets in one network namespace, read once."""
 
     def __init__(self, pid: int, states: Iterable[int] = _HELD, *, with_unix: bool = True) -> None:
         """Read the tables.
@@ -70,10 +69,10 @@ class SocketTables:
         self.observers.add("procfs")
         self.unseen.append(f"queue and age details, by sock_diag: {refusal}")
 
-    def held(self, pid: int, *, listed_only: bool = False) -> list[SocketRecord]:
+    def sockets_of(self, pid: int, *, listed_only: bool = False) -> list[SocketRecord]:
         """The sockets that a process holds, and what waits in its listen queues.
 
-        :param listed_only: leave out what the tables do not have, when they were asked for some states only
+        :param listed_only: leave out sockets that are in no table, where only some states were asked for
         :raises ProcessLookupError: there is no such process
         :raises NotObservedError: its descriptors may not be seen
         """
@@ -100,7 +99,10 @@ class SocketTables:
         return found
 
     def orphans(self) -> list[SocketRecord]:
-        """The namespace's sockets that programs have closed and the kernel still keeps; whose they were it forgets."""
+        """The sockets that programs have closed and the kernel still keeps, in the whole namespace.
+
+        The kernel forgets which process had them.
+        """
         over = {TCPState.FIN_WAIT1, TCPState.FIN_WAIT2, TCPState.CLOSING, TCPState.LAST_ACK}
         return [
             self._tcp_record(row, Holder.ORPHAN, None, ()) for row in self.tcp if not row.inode and row.state in over
@@ -119,7 +121,7 @@ class SocketTables:
     def _tcp_record(self, row: InetSocket, holder: Holder, pid: int | None, fds: tuple[int, ...]) -> SocketRecord:
         state = TCPState(row.state)
         unread = row.unread_bytes
-        if state in _FIN_RECEIVED and unread:  # a FIN that was not read yet counts as one
+        if state in _FIN_RECEIVED and unread:  # the kernel counts a FIN that was not read yet as one byte
             unread -= 1
         return SocketRecord(
             kind="tcp" if row.family == socket.AF_INET else "tcp6",
@@ -164,7 +166,7 @@ class SocketTables:
         )
 
     def _unlisted(self, pid: int, fds: tuple[int, ...], inode: int) -> SocketRecord:
-        """A socket that no table has: reset, never connected, or of another protocol. Its descriptor can tell."""
+        """A socket that is in no table: reset, never connected, or of another protocol; its descriptor can tell."""
         protocol = (procfs.socket_protocol(pid, fds[0]) or "?").lower()
         is_tcp = protocol in ("tcp", "tcpv6")
         answer = _ask_descriptor(pid, fds[0]) if is_tcp else None
@@ -205,7 +207,7 @@ class _Answer(NamedTuple):
 
 
 def _ask_descriptor(pid: int, fd: int) -> _Answer | None:
-    """What a TCP socket of this process, or of a child, tells itself; ``None``: it may not be asked."""
+    """What a TCP socket of this process or of a child tells by its descriptor; ``None``: it may not be asked."""
     try:
         sock = socket.socket(fileno=fd) if pid == os.getpid() else copy_socket(pid, fd)
     except OSError:
@@ -217,6 +219,6 @@ def _ask_descriptor(pid: int, fd: int) -> _Answer | None:
         return None
     finally:
         if pid == os.getpid():
-            sock.detach()  # it was never ours to close
+            sock.detach()  # the descriptor is the program's to close
         else:
             sock.close()

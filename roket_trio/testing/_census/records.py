@@ -1,4 +1,4 @@
-"""One socket, as an observer saw it at one moment. Pure."""
+"""``SocketRecord``: one socket, as an observer saw it at one moment. Pure."""
 
 from __future__ import annotations
 
@@ -10,29 +10,33 @@ from ..._kernel.tcp import TCPState
 from ..._origin import public
 
 Address = tuple[str, int] | str | None
-"""Host and port of a TCP socket; the path of a UNIX one (``""``: none); ``None``: not known, or not connected."""
+"""Host and port of a TCP socket; the path of a UNIX socket (``""``: none); ``None``: not known, or not connected."""
 
 Observer = Literal["sock_diag", "procfs", "tcp_info"]
-"""Who saw it: the kernel's list over netlink; /proc; the socket's own TCP_INFO, asked through its descriptor."""
+"""The source of a record: the kernel's list over netlink; /proc; or the socket's own TCP_INFO, by its descriptor."""
 
 
 @public
 @final
 class Holder(enum.Enum):
-    """Who keeps a socket."""
+    """What keeps a socket."""
 
     PROCESS = "process"
-    """A process has it open: closing it is that program's to do."""
+    """A process has it open, and is to close it."""
     QUEUE = "listen queue"
-    """The kernel: the connection is complete and nobody has accepted it yet."""
+    """The kernel keeps it: the connection is complete, and the program has not accepted it yet."""
     ORPHAN = "orphan"
-    """The kernel: the program has closed it, and the kernel is still delivering, or waiting for the peer."""
+    """The kernel keeps it: the program has closed it, and data or a FIN is still on its way."""
 
 
 @public
 @final
 class Linger(enum.Enum):
-    """Why a socket should not be there any more; the value says what has happened, :attr:`remedy` what to do."""
+    """Why a socket that lingers should be gone by now.
+
+    The value says what has happened, and :attr:`remedy` what to do. This is a fault that a census finds. It is not the
+    ``linger_seconds`` of ``ClosePolicy``, nor SO_LINGER: these say how long a close may take.
+    """
 
     CLOSE_WAIT = "the peer has finished (FIN) and this side has not closed"
     QUEUED_CLOSE_WAIT = "the peer has connected and finished (FIN), and nobody has accepted the connection"
@@ -43,6 +47,7 @@ class Linger(enum.Enum):
 
     @property
     def remedy(self) -> str:
+        """What a program should do about it."""
         return _REMEDIES[self]
 
 
@@ -61,12 +66,12 @@ _REMEDIES = {
 @final
 @dataclass(frozen=True, slots=True)
 class SocketRecord:
-    """One socket at one moment. What the observer could not tell is ``None``."""
+    """One socket at one moment. A field is ``None`` where the observer could not tell."""
 
     kind: str
     """``tcp``, ``tcp6``, ``unix``, or the kernel's name for another protocol in lower case (``udp``, ``netlink``)."""
     inode: int
-    """The number that is the socket's name for as long as it is open; 0 if no process holds it."""
+    """The number that identifies the socket while it is open; 0 if no process holds it."""
     holder: Holder
     pid: int | None
     """The process that holds it, or in whose listen queue it waits."""
@@ -75,34 +80,35 @@ class SocketRecord:
     local: Address
     remote: Address
     state: TCPState | None
-    """Of a TCP socket. CLOSE: it was never connected, or the connection is gone."""
+    """The state of a TCP socket. CLOSE: it was never connected, or the connection is gone."""
     unread_bytes: int | None
-    """What has arrived and was not received; of a listener: connections that wait for ``accept``."""
+    """How many bytes have arrived and were not received; for a listener, how many connections wait for ``accept``."""
     unacked_bytes: int | None
-    """What was sent and the peer's kernel has not acknowledged, an unacknowledged FIN counting as one; of a listener:
-    the size of its queue."""
+    """How many bytes were sent that the peer's kernel has not acknowledged; an unacknowledged FIN counts as one. For a
+    listener, the size of its queue."""
     unsent_bytes: int | None
-    """That part of it which has not been on the wire."""
+    """How many of these have not been on the wire yet."""
     uid: int | None
-    """The user who made it."""
+    """The user that made it."""
     quiet_seconds: float | None
-    """How long ago the last segment with data or an acknowledgement passed. In CLOSE_WAIT: how long it has been so."""
+    """How long ago the last segment with data or an acknowledgement passed. In CLOSE_WAIT: how long it has been in that
+    state."""
     was_connected: bool | None
     """Whether a socket in state CLOSE has had a connection."""
     peer_inode: int | None
-    """Of a UNIX socket: the other end; 0: closed, or not accepted yet."""
+    """The other end of a UNIX socket; 0: it is closed, or not accepted yet."""
     is_peer_gone: bool
-    """Of a UNIX socket: whether the other end was closed."""
+    """Whether the other end of a UNIX socket was closed."""
     observer: Observer
 
     @property
     def key(self) -> tuple[object, ...]:
-        """What names this socket in two censuses: its process and inode; its addresses where nobody holds it."""
+        """What identifies a socket in two censuses: its process and inode, or its addresses if no process holds it."""
         return (self.pid, self.inode) if self.inode else (self.local, self.remote)
 
     @property
     def condition(self) -> tuple[object, ...]:
-        """What must differ for a socket to count as changed: not its queues and clocks."""
+        """What must differ for a socket to count as changed. Its queues and clocks do not count."""
         return (self.state, self.was_connected, self.is_peer_gone)
 
     def with_addresses_of(self, earlier: SocketRecord) -> SocketRecord:
@@ -119,8 +125,8 @@ class SocketRecord:
     def linger(self) -> Linger | None:
         """Why it should be gone, as far as one look can tell; ``None``: nothing is wrong with it.
 
-        An orphan may be on its way out and an open connection in use: these are for a second look
-        (:meth:`Census.since`).
+        One look cannot tell whether an orphan is about to go, or whether an open connection is in use. Compare two
+        censuses for these (:meth:`Census.since`).
         """
         if self.state is TCPState.CLOSE_WAIT:
             return Linger.QUEUED_CLOSE_WAIT if self.holder is Holder.QUEUE else Linger.CLOSE_WAIT

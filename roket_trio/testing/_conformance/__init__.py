@@ -1,1 +1,8 @@
-"""The rules for byte streams, checked on any AnyIO or Trio stream."""
+"""The rules that any AnyIO or Trio byte stream should keep. This package alone imports AnyIO and Trio.
+
+================  =====================================================================================================
+``byte_streams``  ``check_byte_stream``: checks all rules with a kind of stream
+``check``         ``StreamCheck``: one rule; a stream by the methods of AnyIO or of Trio
+``rules``         the rules
+================  =====================================================================================================
+"""

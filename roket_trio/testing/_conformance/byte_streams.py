@@ -1,6 +1,6 @@
-"""``check_byte_stream``: small named rules for any AnyIO or Trio byte stream, in the spirit of Go's ``nettest``.
+"""``check_byte_stream``: checks any AnyIO or Trio byte stream by small named rules, as Go's ``nettest`` does for Go.
 
-Loaded on first use: this room and the two below it alone import AnyIO and Trio.
+It is loaded on first use, since it imports AnyIO and Trio.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ async def check_byte_stream(
     skip: Iterable[str] = (),
     seconds: float = 10.0,
 ) -> None:
-    """Put every rule to a kind of stream; each gets a fresh pair.
+    """Check every rule on a kind of stream. Each rule gets a new pair of streams.
 
-    :param make_pair: async, returns two new streams that are connected to each other; the first one is judged
-    :param face: whose contract: ``"anyio"`` on any of its loops, ``"trio"`` on Trio
+    :param make_pair: async; returns two new streams that are connected to each other. The first one is checked
+    :param face: the contract: ``"anyio"`` on any of AnyIO's loops, ``"trio"`` on Trio
     :param only: the names of rules; ``None`` for all
-    :param skip: the names of rules that are known not to be kept
+    :param skip: the names of rules that the stream is known to break
     :param seconds: how long one check may take
     :raises ExceptionGroup: of :class:`BrokenRuleError`, one for each broken rule
     :raises ValueError: there is no rule of such a name
 
-    Cancellation: what was made is closed.
+    A cancellation closes the streams that were made.
     """
     broken = await broken_rules(make_pair, face=face, only=only, skip=skip, seconds=seconds)
     if broken:
@@ -47,7 +47,7 @@ async def broken_rules(
     skip: Iterable[str] = (),
     seconds: float = 10.0,
 ) -> list[BrokenRuleError]:
-    """As :func:`check_byte_stream`, and return what is broken."""
+    """Check the rules as :func:`check_byte_stream` does, and return those that are broken instead of raising them."""
     checks = stream_checks(face)
     names = {check.name for check in checks}
     wanted = names if only is None else set(only)
@@ -66,5 +66,5 @@ async def broken_rules(
 
 @public
 def stream_checks(face: FaceName = "anyio") -> tuple[StreamCheck, ...]:
-    """The rules of one face, in their order."""
+    """The rules of one library's contract, in their order."""
     return tuple(check for check in CHECKS if check.is_for(face))

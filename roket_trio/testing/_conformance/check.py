@@ -1,4 +1,4 @@
-"""A rule of byte streams, and the two faces that it may be put to: AnyIO's and Trio's."""
+"""``StreamCheck``: one rule of byte streams; ``Face``: a stream to check it on, by AnyIO's methods or by Trio's."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from ..._kernel.tcp import disconnect, unacked_bytes
 from ..._origin import public
 
 FaceName = Literal["anyio", "trio"]
-Level = Literal["MUST", "SHOULD"]
+RuleLevel = Literal["MUST", "SHOULD"]
 Need = Literal["nothing", "half-close", "socket", "tcp"]
 MakePair = Callable[[], Awaitable[tuple[Any, Any]]]
 
-_TURNS: Final = 5  # asyncio's transports let go of their sockets in callbacks, uvloop's in later ones still
+_TURNS: Final = 5  # asyncio's transports let go of their sockets in a callback, uvloop's in a later one
 
 
 @public
 @final
 class BrokenRuleError(AssertionError):
-    """A stream breaks a rule; the message says which, whose it is, and what happened."""
+    """A stream breaks a rule. The message says which rule it is, where it comes from, and what happened."""
 
     def __init__(self, check: StreamCheck, face: FaceName, happened: str) -> None:
         super().__init__(check, face, happened)
@@ -48,7 +48,7 @@ class BrokenRuleError(AssertionError):
 
 
 class Face(ABC):
-    """A stream by one library's verbs; the end of the data is ``b""`` on both."""
+    """A stream by the methods of one library. For both libraries ``receive`` returns ``b""`` at the end of the data."""
 
     closed: type[Exception]
     broken: type[Exception]
@@ -70,7 +70,7 @@ class Face(ABC):
         await self.stream.aclose()
 
     async def receive_all(self) -> bytes:
-        """Up to the end."""
+        """Receive to the end of the data."""
         pieces = []
         while data := await self.receive():
             pieces.append(data)
@@ -142,28 +142,29 @@ Body = Callable[[Face, Face], Awaitable[None]]
 @final
 @dataclass(frozen=True)
 class StreamCheck:
-    """One rule, and how to see whether a stream keeps it."""
+    """One rule, and how to check whether a stream keeps it."""
 
     name: str
     rule: str
     anyio: str | None
     """Where AnyIO says so; ``None``: it does not."""
     trio: str | None
-    level: Level
-    """MUST: the library's own contract. SHOULD: what this project holds that a close must do, beyond it."""
+    """Where Trio says so; ``None``: it does not."""
+    level: RuleLevel
+    """MUST: it is in the library's own contract. SHOULD: a close should do it, though that contract does not say so."""
     needs: Need
-    """What a stream must have for the rule to be asked of it."""
+    """What a stream must have for the rule to apply to it."""
     body: Body
 
     def is_for(self, face: FaceName) -> bool:
-        """Whether the rule is one of that library's."""
+        """Whether the rule belongs to the contract of that library."""
         return (self.anyio if face == "anyio" else self.trio) is not None
 
     async def run(self, make_pair: MakePair, *, face: FaceName = "anyio", seconds: float = 10.0) -> bool:
-        """Make a pair of streams, put the rule to the first of them, and close both.
+        """Make a pair of streams, check the rule on the first of them, and close both.
 
-        :returns: whether it could be asked: not of a stream without a half-close or a socket, where it needs one
-        :raises BrokenRuleError: it is broken, or the check hangs for ``seconds``
+        :returns: whether the rule applies; it may need a half-close or a socket that the stream does not have
+        :raises BrokenRuleError: the stream breaks it, or the check hangs for ``seconds``
         """
         left, right = [FACES[face](stream) for stream in await make_pair()]
         try:
@@ -176,7 +177,7 @@ class StreamCheck:
         except Exception as error:
             if self.needs == "half-close" and _is_not_implemented(error):
                 return False  # AnyIO's TLS streams have the method and not the half-close
-            raise BrokenRuleError(self, face, _told(error)) from error
+            raise BrokenRuleError(self, face, _error_text(error)) from error
         finally:
             with anyio.CancelScope(shield=True):
                 for end in (left, right):
@@ -218,15 +219,15 @@ def _is_not_implemented(error: BaseException) -> bool:
     return isinstance(error, NotImplementedError) or isinstance(error.__cause__, NotImplementedError)
 
 
-def _told(error: BaseException) -> str:
-    """An error in one line; of a group its members."""
+def _error_text(error: BaseException) -> str:
+    """An error in one line; for a group, the errors in it."""
     if isinstance(error, BaseExceptionGroup):
-        return "; ".join(_told(inner) for inner in error.exceptions)
+        return "; ".join(_error_text(inner) for inner in error.exceptions)
     return str(error) if type(error) is AssertionError else f"{type(error).__name__}: {error}"
 
 
 async def release(stream: Any) -> None:
-    """Close it by whatever means, and let the loop do what it does later."""
+    """Close a stream by force, and give the loop the turns in which it lets go of the socket."""
     with contextlib.suppress(Exception), anyio.move_on_after(0) as scope:
         scope.cancel()
         await stream.aclose()
@@ -235,7 +236,7 @@ async def release(stream: Any) -> None:
 
 
 async def close(end: Face) -> None:
-    """Close it, by force if it waits for the peer: that has a rule of its own, and is no other rule's fault."""
+    """Close a stream, by force if the close waits for the peer: a rule of its own is about that."""
     with anyio.move_on_after(0.2):
         await end.aclose()
 
@@ -245,7 +246,7 @@ async def until_sender_is_stuck(left: Face) -> None:
     await anyio.wait_all_tasks_blocked()
     if left.raw_socket is not None:
         before = -1
-        while before != (before := queued_bytes(left)):  # noqa: ASYNC110 (the kernel tells nobody)
+        while before != (before := queued_bytes(left)):  # noqa: ASYNC110 (the kernel has no event for it)
             await anyio.sleep(0.02)
 
 
@@ -255,7 +256,7 @@ def queued_bytes(end: Face) -> int:
 
 
 def reset(end: Face) -> None:
-    """Reset the connection under a stream, behind its back: whatever its close does comes too late."""
+    """Reset the connection below a stream, before the stream can close it."""
     raw = end.raw_socket
     assert raw is not None
     disconnect(raw)

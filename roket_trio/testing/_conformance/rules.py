@@ -1,6 +1,6 @@
-"""The rules of byte streams, in one table for both libraries.
+"""The rules of byte streams, in one list for both libraries.
 
-Where their contracts differ the face translates, or the rule belongs to one of them. More than 300 lines: it is a list.
+Where the contracts of AnyIO and Trio differ, the ``Face`` of a stream translates, or the rule belongs to one of them.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from .check import (
     AnyIOFace,
     Body,
     Face,
-    Level,
     Need,
+    RuleLevel,
     StreamCheck,
     close,
     queued_bytes,
@@ -42,7 +42,7 @@ def _rule(
     *,
     anyio: str | None = None,
     trio: str | None = None,
-    level: Level = "MUST",
+    level: RuleLevel = "MUST",
     needs: Need = "nothing",
 ) -> Callable[[Body], Body]:
     def add(body: Body) -> Body:
@@ -271,7 +271,7 @@ async def receiving_after_close_is_closed(left: Face, right: Face) -> None:
 
 
 async def _send_whatever_comes(end: Face, data: bytes) -> None:
-    """A send that nobody may be going to take."""
+    """Send to a peer that may close without receiving it."""
     with contextlib.suppress(end.broken, end.closed):
         await end.send(data)
 
@@ -516,7 +516,7 @@ async def every_call_is_a_checkpoint(left: Face, right: Face) -> None:
 # --- sockets ---------------------------------------------------------------------------------------------------------
 
 
-@_rule("It tells its addresses.", anyio="SocketAttribute", needs="socket")
+@_rule("It knows its addresses.", anyio="SocketAttribute", needs="socket")
 async def it_tells_its_addresses(left: Face, right: Face) -> None:
     names = anyio.abc.SocketAttribute
     require(left.stream.extra(names.family) == right.stream.extra(names.family), "the families differ")
@@ -563,7 +563,7 @@ async def a_reset_stays_one(left: Face, right: Face) -> None:
 async def what_had_arrived_is_received_before_a_reset(left: Face, right: Face) -> None:
     item = payload(50_000)
     await right.send(item)
-    while queued_bytes(right):  # noqa: ASYNC110 (until the kernel on this side has it all: nothing tells)
+    while queued_bytes(right):  # noqa: ASYNC110 (until the peer's kernel has it all: there is no event for it)
         await anyio.sleep(0.001)
     reset(right)
     await release(right.stream)

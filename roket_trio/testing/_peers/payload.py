@@ -1,4 +1,4 @@
-"""Data that tells where it belongs: lines of 64 bytes, each beginning with its own offset. Pure."""
+"""Test data that shows where it belongs: lines of 64 bytes, each of which begins with its own offset. Pure."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ _REST: Final = b" abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTU\n"
 
 @public
 def payload(count: int, start: int = 0) -> bytes:
-    """``count`` bytes of the test data, from offset ``start`` on.
+    """Make ``count`` bytes of the test data, from offset ``start`` on.
 
-    Text, in lines of 64 bytes, for programs that read lines; a piece that is missing, doubled or moved shows as such.
+    The data is text in lines of 64 bytes, for programs that read lines. Each line has its offset, so that a piece that
+    is missing, doubled or moved can be seen.
     """
     first = start // _LINE
     last = (start + count + _LINE - 1) // _LINE
@@ -33,11 +34,11 @@ class PayloadCheck:
     def __init__(self) -> None:
         self.total_bytes: int = 0
         self.good_bytes: int = 0
-        """How many bytes from the beginning are as they should be."""
+        """How many bytes are right, counted from the first one up to the first wrong one."""
 
     @property
     def is_good(self) -> bool:
-        """Whether all so far is as it should be."""
+        """Whether all bytes so far are right."""
         return self.good_bytes == self.total_bytes
 
     def feed(self, data: bytes | memoryview) -> None:

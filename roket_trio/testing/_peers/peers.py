@@ -1,7 +1,7 @@
 """Peers that follow a script: real sockets on loopback, each connection in a thread of its own.
 
-A script is a function of a :class:`Wire`; ``roket_trio.testing.scripts`` has the common ones. The program under test
-connects to a :class:`ListeningPeer`, or is connected to by a :class:`ConnectingPeer`::
+A script is a function that takes a :class:`Wire`; ``roket_trio.testing.scripts`` has the common ones. The program
+under test connects to a :class:`ListeningPeer`, or a :class:`ConnectingPeer` connects to the program::
 
     with ListeningPeer(scripts.late_reply(b"answer", seconds=1.0)) as peer:
         run_program(peer.host, peer.port)
@@ -9,7 +9,8 @@ connects to a :class:`ListeningPeer`, or is connected to by a :class:`Connecting
         assert peer.timeline.saw("fin seen")          # what the program did, as its peer saw it
         print(peer.timeline)                          # when
 
-Nothing here waits without a bound: a script has ``seconds`` and ``max_bytes``, and leaving the ``with`` block stops it.
+Nothing here waits without a bound. A script has limits, ``seconds`` and ``max_bytes``, and it is stopped at the end of
+the ``with`` block.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ _JOIN_SECONDS: Final = 10.0  # a thread that was told to stop; far more than any
 
 
 class Peer(ABC):
-    """What both roles have in common: connections, each with its script's thread. A context manager."""
+    """What both kinds of peers have in common: connections, each with a thread for its script. A context manager."""
 
     def __init__(
         self,
@@ -84,11 +85,10 @@ class Peer(ABC):
             raise self._failure
 
     def stop(self) -> None:
-        """End the scripts, close the sockets, join the threads. A script's own failure is raised by the ``with``
-        block."""
+        """End the scripts, close the sockets, join the threads. The ``with`` block raises what a script has raised."""
         if self._stop < 0:
             return
-        os.close(self._keep_going)  # its reader is now at its end, which every wait of every thread sees
+        os.close(self._keep_going)  # every wait of every thread sees that the pipe has ended
         self._keep_going = -1
         self._release()
         for thread in self._threads:  # the one that accepts is the first: it adds no more once it is joined
@@ -107,13 +107,13 @@ class Peer(ABC):
 
     @property
     def timeline(self) -> Timeline:
-        """What the first connection's peer did and saw; empty while there is none."""
+        """What this peer did and saw on its first connection; empty while there is none."""
         wires = self.wires
         return wires[0].timeline if wires else Timeline()
 
     @property
     def received(self) -> bytes:
-        """What the first connection received (its first ``keep_bytes``)."""
+        """What was received on the first connection, up to ``keep_bytes``."""
         wires = self.wires
         return wires[0].received if wires else b""
 
@@ -134,7 +134,10 @@ class Peer(ABC):
             return self._changed.wait_for(lambda: len(self._wires) >= count and not self._running, seconds)
 
     def wait_for(self, *kinds: EventKind, seconds: float) -> Event | None:
-        """The first event of one of these kinds on the first connection, waiting for both; ``None``: not in time."""
+        """Wait for the first connection, and there for the first event of one of these kinds. Blocks the thread.
+
+        :returns: the event; ``None``: it did not come in time
+        """
         until = monotonic() + seconds
         if not self.wait_connected(seconds):
             return None
@@ -143,8 +146,8 @@ class Peer(ABC):
     @abstractmethod
     def _open(self) -> None: ...
 
-    def _release(self) -> None:  # noqa: B027 (most have nothing)
-        """Release what there is beside the connections."""
+    def _release(self) -> None:  # noqa: B027 (most peers have nothing else)
+        """Release what the peer has besides its connections."""
 
     def _start(self, work: Callable[..., None], *args: object) -> None:
         thread = threading.Thread(target=self._guarded, args=(work, *args), name="scripted peer")
@@ -160,8 +163,8 @@ class Peer(ABC):
             self._failure = self._failure or failure
 
     def _shaped(self, sock: socket.socket) -> None:
-        """Set what must be set before the handshake: the buffers settle the window's scale (tcp(7)), and what is
-        accepted inherits the listener's filter."""
+        """Set what must be set before the handshake. The buffers decide the window's scale (tcp(7)), and accepted
+        connections inherit the listener's filter."""
         if self._lose_fins:
             try:
                 socket_filter.drop_fins(sock)
@@ -206,7 +209,7 @@ class Peer(ABC):
 @public
 @final
 class ListeningPeer(Peer):
-    """Waits for the program to connect.
+    """A peer that waits for the program to connect.
 
     :param script: what to do with each connection
     :param host: a loopback address
@@ -215,10 +218,10 @@ class ListeningPeer(Peer):
     :param seconds: how long to wait for connections, and how long each script may take
     :param max_bytes: how much may move in either direction of a connection
     :param receive_buffer: SO_RCVBUF in bytes (the kernel doubles it); small ones shut the window soon
-    :param send_buffer: SO_SNDBUF likewise
+    :param send_buffer: SO_SNDBUF in bytes (the kernel doubles it)
     :param lose_fins: no FIN of the program's arrives: it stays in FIN_WAIT1
     :param keep_bytes: how much of what arrives is kept in :attr:`received`
-    :raises NotAvailableError: entering the block: for ``lose_fins`` the kernel wants CAP_NET_ADMIN (root)
+    :raises NotAvailableError: when the block is entered; for ``lose_fins`` the kernel wants CAP_NET_ADMIN (root)
     """
 
     def __init__(
@@ -307,17 +310,17 @@ class ListeningPeer(Peer):
 @public
 @final
 class ConnectingPeer(Peer):
-    """Connects to a program that listens.
+    """A peer that connects to a program that listens.
 
     :param script: what to do with each connection
-    :param address: the program's; loopback, unless ``allow_remote``
-    :param connections: how many connections to make; fewer if time is over before the last one, not none
+    :param address: the program's; it must be loopback, unless ``allow_remote``
+    :param connections: how many connections to make; if the time is over before the last one, fewer, but at least one
     :param connect_seconds: how long to try to connect (the program may still be starting); ``None``: ``seconds``
     :param seconds: how long each script may take
 
     The other parameters are :class:`ListeningPeer`'s.
 
-    :raises ConnectionError, TimeoutError: entering the block: nobody listens there in time
+    :raises ConnectionError, TimeoutError: when the block is entered; nothing listens there in time
     """
 
     def __init__(
@@ -373,7 +376,7 @@ class ConnectingPeer(Peer):
                 sock.connect(self.address)
                 if sock.getsockname() != sock.getpeername() or family == socket.AF_UNIX:
                     return sock
-                # Nobody listens, and the port that this end was given was that very one: TCP's simultaneous open.
+                # Nothing listens, and the kernel gave this end that very port: it has connected to itself.
                 sock.close()
             except (ConnectionRefusedError, FileNotFoundError):  # the program is still starting
                 sock.close()
@@ -391,8 +394,11 @@ def family_of(host: str) -> socket.AddressFamily:
 
 
 def require_loopback(address: PeerAddress) -> None:
-    """:raises ValueError: the address is another machine's, or could be: any name but ``localhost``, and that too where
-    it leads elsewhere"""
+    """Refuse an address that may be another machine's: any name but ``localhost``, and ``localhost`` too if it resolves
+    to another machine.
+
+    :raises ValueError: it may be another machine's
+    """
     if isinstance(address, str):
         return
     host = address[0]

@@ -28,12 +28,12 @@ EventKind = Literal[
     "out of bounds",
     "note",
 ]
-"""``fin seen`` and ``rst seen``: the peer's FIN or RST has arrived, whether or not all data before it was received;
-``window shut``: the peer may send no more until something is received; ``failed``: a call failed for another reason;
-``out of bounds``: a limit of time or bytes ended the script."""
+"""``fin seen`` and ``rst seen``: the other side's FIN or RST has arrived; the data before it may still be unread.
+``window shut``: the other side may send no more until something is received. ``failed``: a call failed for another
+reason. ``out of bounds``: a limit of time or bytes ended the script."""
 
-_MAX_EVENTS: Final = 2_000  # of data; twice as many in all: a hostile peer must not fill the memory
-_ONE_EVENT: Final = 0.02  # seconds: pieces of data that are no further apart are told as one event
+_MAX_EVENTS: Final = 2_000  # of data, and twice as many in all: a hostile program must not fill the memory
+_ONE_EVENT: Final = 0.02  # seconds: pieces of data that are no further apart make one event
 
 
 @public
@@ -51,7 +51,7 @@ class Event:
     """All bytes in that direction so far."""
     detail: str = ""
     until: float = 0.0
-    """When the last byte of several pieces moved; as ``at`` for what happens at once."""
+    """When the last byte moved, where several pieces make one event; otherwise the same as ``at``."""
 
     def __str__(self) -> str:
         bytes_ = f" {self.count:,} bytes" if self.count else ""
@@ -62,7 +62,7 @@ class Event:
 @public
 @final
 class Timeline:
-    """The events of one connection in their order. Written by one thread, read and awaited by any."""
+    """The events of one connection in their order. One thread writes it; any thread may read it and wait for events."""
 
     def __init__(self) -> None:
         self._events: list[Event] = []
@@ -71,7 +71,7 @@ class Timeline:
         self._totals = {"sent": 0, "received": 0}
 
     def note(self, kind: EventKind, count: int = 0, detail: str = "") -> None:
-        """Add an event that happens now. Data that flows is told in pieces of at least 20 ms."""
+        """Add an event that happens now. Data that comes less than 20 ms after other data is added to that event."""
         now = monotonic()
         with self._changed:
             total = count
@@ -88,13 +88,13 @@ class Timeline:
 
     @property
     def events(self) -> tuple[Event, ...]:
-        """Everything so far."""
+        """All events so far."""
         with self._changed:
             return tuple(self._events)
 
     @property
     def dropped(self) -> int:
-        """How many events there was no room for."""
+        """How many events were not kept, since there were too many."""
         return self._dropped
 
     @property
@@ -106,7 +106,7 @@ class Timeline:
         return self._totals["sent"]
 
     def first(self, kind: EventKind) -> Event | None:
-        """The first event of a kind; ``None``: there has been none."""
+        """The first event of a kind; ``None``: there is none."""
         return next((event for event in self.events if event.kind == kind), None)
 
     def saw(self, *kinds: EventKind) -> bool:
@@ -114,13 +114,19 @@ class Timeline:
         return any(event.kind in kinds for event in self.events)
 
     def wait_for(self, *kinds: EventKind, seconds: float) -> Event | None:
-        """The first event of one of these kinds, waiting for it; ``None``: not in time. Blocks the thread."""
+        """Wait for the first event of one of these kinds. Blocks the thread.
+
+        :returns: the event; ``None``: it did not come in time
+        """
         return self.wait_until(
             lambda: next((event for event in self._events if event.kind in kinds), None), seconds=seconds
         )
 
     def wait_until(self, condition: Callable[[], Event | None], *, seconds: float) -> Event | None:
-        """As :meth:`wait_for`, for what ``condition`` finds; it is asked again after each event."""
+        """Wait until ``condition`` returns an event; it is called again after each new event. Blocks the thread.
+
+        :returns: that event; ``None``: there was none in time
+        """
         with self._changed:
             return self._changed.wait_for(condition, seconds)
 

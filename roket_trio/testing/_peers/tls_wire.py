@@ -1,4 +1,4 @@
-"""TLS in the hands of a script: the same wire, with a session that may end as badly as one likes."""
+"""``TLSWire``: TLS on the wire of a script, which may end the session well or badly."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _OPENSSL_SECONDS: Final = 30
 
 @final
 class TLSWire:
-    """A TLS session over a :class:`Wire`. Its steps raise what the wire's do, also where the program breaks TLS."""
+    """A TLS session over a :class:`Wire`. Its steps raise what those of a wire raise, and so does broken TLS."""
 
     def __init__(self, wire: Wire, context: ssl.SSLContext, *, server_side: bool) -> None:
         self.wire: Final = wire
@@ -36,7 +36,7 @@ class TLSWire:
         )
 
     def handshake(self, *, seconds: float) -> None:
-        """Come to terms. A server of TLS 1.3 sends session tickets with it, which the program may never read."""
+        """Do the handshake. A server of TLS 1.3 sends session tickets with it, which the program may never read."""
         until = time.monotonic() + seconds
         while True:
             try:
@@ -52,12 +52,16 @@ class TLSWire:
         self.wire.timeline.note("note", detail=f"{self._session.version()}")
 
     def send(self, data: bytes) -> None:
-        """As :meth:`Wire.send`."""
+        """Encrypt ``data``, and give all of it to the kernel."""
         self._session.write(data)
         self._flush()
 
     def receive(self, count: int | None = None, *, seconds: float) -> int:
-        """Receive ``count`` bytes, or all up to the program's end, or until the time is over; returns how many."""
+        """Receive ``count`` bytes; without a count, receive up to close_notify.
+
+        :param seconds: give up after so long
+        :returns: how many bytes were received
+        """
         until = time.monotonic() + seconds
         received = 0
         while count is None or received < count:
@@ -87,7 +91,7 @@ class TLSWire:
         self.wire.send(self._outgoing.read())
 
     def _pull(self, until: float) -> bool:
-        """Take what comes on the wire; whether anything did."""
+        """Receive what comes on the wire; returns whether anything came in time."""
         if not self.wire.wait_readable(until - time.monotonic()):
             return False
         chunk = self.wire.receive_chunk()
@@ -97,7 +101,7 @@ class TLSWire:
 
 @cache
 def certificate() -> bytes:
-    """A certificate for ``localhost`` and 127.0.0.1, and its key, in PEM; its own authority. Made once, by ``openssl``.
+    """A self-signed certificate for ``localhost`` and 127.0.0.1, with its key, in PEM. ``openssl`` makes it, once.
 
     :raises NotAvailableError: there is no ``openssl``, or it fails
     """
@@ -118,12 +122,12 @@ def certificate() -> bytes:
 
 
 def server_context(pem: Path) -> ssl.SSLContext:
-    """What a peer that serves TLS 1.3 needs; ``pem`` has certificate and key."""
+    """The context of a peer that serves TLS; ``pem`` has certificate and key."""
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.load_cert_chain(pem)
     return context
 
 
 def client_context(pem: Path) -> ssl.SSLContext:
-    """What a peer that connects needs to trust that certificate."""
+    """The context of a peer that connects, and trusts that certificate."""
     return ssl.create_default_context(cafile=str(pem))

@@ -1,4 +1,4 @@
-"""One connection in the hands of a script: what a peer may do to it, step by step, and what it sees meanwhile."""
+"""``Wire``: what a script may do with one connection, step by step, and what it sees of the program meanwhile."""
 
 from __future__ import annotations
 
@@ -38,23 +38,23 @@ def _name(ask: Callable[[], Any]) -> tuple[str, int] | str | None:
 class ScriptOverError(Exception):
     """The script cannot go on: the connection is gone, its bounds are reached, or it was told to stop.
 
-    The steps raise it, whoever runs the script catches it: scripts need not care.
+    The steps of a wire raise it, and the peer that runs the script catches it. A script need not handle it.
     """
 
 
 @public
 class NotAvailableError(RuntimeError):
-    """This system does not let one do that: the message says what is missing."""
+    """This system does not allow it; the message says what is missing."""
 
 
 @public
 @final
 class Wire:
-    """The peer's end of one connection: for a script, which runs in a thread of its own.
+    """The peer's end of one connection, for a script that runs in a thread of its own.
 
-    Each step notes on :attr:`timeline` what it does and what it sees: a FIN or RST of the program's is seen in whatever
-    step it arrives, also where nothing is received. Steps raise :class:`ScriptOverError` when the connection is gone,
-    after ``seconds`` in all or ``max_bytes`` in either direction, and when the peer is stopped.
+    Each step notes on :attr:`timeline` what it does and what it sees. It sees a FIN or RST of the program whenever one
+    arrives, also in a step that receives nothing. A step raises :class:`ScriptOverError` when the connection is gone,
+    when the script has taken ``seconds`` in all or moved ``max_bytes`` in one direction, and when the peer is stopped.
     """
 
     def __init__(
@@ -64,9 +64,9 @@ class Wire:
         sock.setblocking(False)
         self.sock: Final = sock
         self.local: Final = _name(sock.getsockname)
-        """This end's address; the program sees it as the remote one."""
+        """The address of this end, which is the remote address for the program."""
         self.remote: Final = _name(sock.getpeername)
-        """The program's address; ``None``: it has gone again already."""
+        """The program's address; ``None``: the connection was gone already."""
         self.timeline: Final = timeline
         """What the script did and saw, and when."""
         self.check: Final = PayloadCheck()
@@ -97,10 +97,10 @@ class Wire:
     # --- data --------------------------------------------------------------------------------------------------------
 
     def receive(self, count: int | None = None, *, seconds: float | None = None) -> int:
-        """Receive ``count`` bytes, or all there is up to the program's FIN.
+        """Receive ``count`` bytes; without a count, receive up to the program's FIN.
 
         :param seconds: give up after so long
-        :returns: how many bytes; fewer than ``count`` if FIN came before, or the time was over
+        :returns: how many bytes were received; fewer than ``count`` if the FIN came first or the time was over
         """
         until = None if seconds is None else monotonic() + seconds
         received = 0
@@ -114,7 +114,7 @@ class Wire:
         return received
 
     def receive_chunk(self, count: int = _AT_ONCE) -> bytes:
-        """Receive what there is, at most ``count`` bytes, waiting until there is something; ``b""`` at the FIN."""
+        """Wait for data, and receive what there is, at most ``count`` bytes; ``b""`` at the program's FIN."""
         while True:
             self._check_bounds()
             try:
@@ -131,9 +131,9 @@ class Wire:
             return chunk
 
     def receive_until(self, ending: bytes, limit: int = 1 << 16) -> bytes:
-        """Receive up to and with ``ending``, byte by byte, so that what follows stays in the queue.
+        """Receive up to and including ``ending``, byte by byte, so that what follows stays in the queue.
 
-        :returns: what came; without ``ending`` at its end if FIN or ``limit`` bytes came before
+        :returns: what was received; it does not end with ``ending`` if the FIN or ``limit`` bytes came first
         """
         text = b""
         while not text.endswith(ending) and len(text) < limit:
@@ -144,7 +144,7 @@ class Wire:
         return text
 
     def receive_slowly(self, count: int | None = None, *, piece: int = 1024, interval: float = 0.01) -> int:
-        """As :meth:`receive`, ``piece`` bytes at a time with pauses of ``interval`` seconds."""
+        """Receive as :meth:`receive` does, but ``piece`` bytes at a time, with pauses of ``interval`` seconds."""
         received = 0
         while count is None or received < count:
             chunk = self.receive_chunk(piece if count is None else min(piece, count - received))
@@ -155,10 +155,10 @@ class Wire:
         return received
 
     def send(self, data: bytes, *, seconds: float | None = None) -> int:
-        """Hand all of ``data`` to the kernel, waiting while the program does not receive.
+        """Give all of ``data`` to the kernel, waiting while the program does not receive.
 
         :param seconds: give up after so long
-        :returns: how many bytes; fewer if the time was over
+        :returns: how many bytes the kernel took; fewer than all if the time was over
         """
         if self._sent_fin:
             raise ValueError("this end has sent FIN already")
@@ -186,7 +186,7 @@ class Wire:
     # --- ends --------------------------------------------------------------------------------------------------------
 
     def half_close(self) -> None:
-        """Send FIN after what was sent; receiving goes on."""
+        """Send FIN after what was sent. Receiving goes on."""
         try:
             self.sock.shutdown(socket.SHUT_WR)
         except OSError as error:
@@ -194,7 +194,7 @@ class Wire:
         self._note_fin()
 
     def close(self) -> None:
-        """Close as a plain program does: FIN; RST instead if something that has arrived was not received."""
+        """Close as a plain program does: with a FIN, or with a RST if something that has arrived was not received."""
         if self._is_over:
             return
         self._look()
@@ -202,7 +202,7 @@ class Wire:
         self._is_over = True
         self.sock.close()
         if self._is_lost:
-            pass  # there is nobody left to tell
+            pass  # the program is gone
         elif unread and self._is_tcp:
             self.timeline.note("rst sent", detail=f"closed with {unread:,} bytes unread")
         else:
@@ -210,7 +210,7 @@ class Wire:
         self.timeline.note("closed")
 
     def reset(self) -> None:
-        """Close with RST; what the kernel has not sent yet is lost. A UNIX socket has no RST: it just closes."""
+        """Close with RST. What the kernel has not sent yet is lost. A UNIX socket has no RST and is closed plainly."""
         if self._is_over:
             return
         self._is_over = True
@@ -221,7 +221,7 @@ class Wire:
         self.timeline.note("closed")
 
     def vanish(self) -> None:
-        """From here on nothing of the program's reaches this end, and nothing is answered: a pulled plug.
+        """Receive and answer nothing from now on, not even in the kernel: as if the cable were pulled.
 
         :raises NotAvailableError: the kernel wants CAP_NET_ADMIN (root) for it
         """
@@ -235,7 +235,7 @@ class Wire:
     # --- time --------------------------------------------------------------------------------------------------------
 
     def stall(self, seconds: float) -> None:
-        """Do nothing for so long, but see what happens; ends early with the connection."""
+        """Do nothing for so long, and note what the program does. It ends early if the connection does."""
         self.timeline.note("stalled")
         self._watch(seconds)
         self.timeline.note("resumed")
@@ -243,12 +243,12 @@ class Wire:
     def wait_gone(self, seconds: float) -> bool:
         """Wait for the program's FIN or RST, receiving nothing.
 
-        :returns: whether FIN came in time (a RST ends the script)
+        :returns: whether a FIN came in time (a RST ends the script)
         """
         return self._saw_fin or self._watch(seconds, until_fin=True)
 
     def wait_unread(self, count: int, seconds: float) -> bool:
-        """Wait until ``count`` bytes have arrived that nobody has received.
+        """Wait until ``count`` bytes have arrived and lie unread.
 
         :returns: whether so many came in time
         """
@@ -262,7 +262,7 @@ class Wire:
     def wait_window_shut(self, seconds: float) -> bool:
         """Wait until the program can send no more: something lies unread, and for 50 ms nothing was added to it.
 
-        :returns: whether it was so in time
+        :returns: whether that was so in time
         """
         until = monotonic() + seconds
         unread, since = 0, monotonic()
@@ -278,7 +278,7 @@ class Wire:
     def wait_acked(self, seconds: float) -> bool:
         """Wait until the program's kernel has everything that was sent.
 
-        :returns: whether it had in time
+        :returns: whether it had all in time
         """
         until = monotonic() + seconds
         while unacked_bytes(self.sock):
@@ -288,16 +288,16 @@ class Wire:
         return True
 
     def wait_readable(self, seconds: float) -> bool:
-        """Wait until there is data to receive, or an end.
+        """Wait until there is data to receive, or an end of the program's side.
 
-        :returns: whether there was in time
+        :returns: whether there was one in time
         """
         return self._is_readable(monotonic() + seconds)
 
     # --- inside ------------------------------------------------------------------------------------------------------
 
     def finish(self) -> None:
-        """Not for scripts: release the socket, silently if the peer has vanished."""
+        """Not for scripts: close the socket; after :meth:`vanish` without sending anything."""
         if self._has_vanished and not self._is_over:
             self._is_over = True
             try:
@@ -317,7 +317,7 @@ class Wire:
         return False
 
     def _watch(self, seconds: float, *, until_fin: bool = False) -> bool:
-        """Let time pass and note what is seen; whether a FIN was, when asked to stop there."""
+        """Let time pass and note what is seen; with ``until_fin``, stop at a FIN, and return whether there was one."""
         until = monotonic() + seconds
         while (left := until - monotonic()) > 0:
             self._check_bounds()
@@ -327,7 +327,7 @@ class Wire:
         return False
 
     def _look(self) -> None:
-        """Note what has been seen so far, without waiting."""
+        """Note what can be seen now, without waiting."""
         if self._is_lost:
             return
         try:
@@ -336,7 +336,10 @@ class Wire:
             pass
 
     def _wait(self, wanted: int, seconds: float | None = None) -> bool:
-        """Wait for one of ``wanted``, or for an end of the program's, and note the latter; whether a call may go on."""
+        """Wait for one of the events ``wanted``, or for a FIN or RST of the program, which is noted.
+
+        :returns: whether a call that waits for ``wanted`` may go on
+        """
         left = self._deadline - monotonic()
         timeout = left if seconds is None else min(seconds, left)
         poll = select.poll()
@@ -347,14 +350,14 @@ class Wire:
             if fd == self._stop:
                 raise ScriptOverError("the peer was stopped")
             if found & select.POLLERR:
-                if wanted:  # the call that waits gets what came before, then the error
+                if wanted:  # the call gets what came before, and then the error
                     return True
                 self._lost(OSError(self.sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR), "the connection is gone"))
             if wanted & found & select.POLLIN and not found & select.POLLHUP:
-                return True  # the FIN, if there is one, is told after the data before it
+                return True  # a FIN is noted after the data before it
             if found & (_PEER_FINISHED | select.POLLHUP):
                 self._note_seen_fin()
-                # Told for good once both directions are over: from then on there is nothing to see but time.
+                # POLLHUP stays once both directions are over: from then on poll could wait for nothing else.
                 self._has_hung_up = bool(found & select.POLLHUP)
             if found & (wanted | select.POLLHUP):
                 return True
@@ -385,7 +388,7 @@ class Wire:
         raise ScriptOverError(str(error)) from error
 
     def _salvage(self) -> None:
-        """Take what had arrived before the RST: a program that reads late still gets it, so it counts as received."""
+        """Receive what had arrived before the RST. A program that reads late gets such data too, so it counts."""
         with suppress(OSError):
             while self.timeline.received_bytes <= self._max_bytes and (chunk := self.sock.recv(_AT_ONCE)):
                 self._keep(chunk)

@@ -1,1 +1,9 @@
-"""Results as JSON lines, a table, a page, JUnit."""
+"""Results as people and CI servers read them.
+
+===============  ======================================================================================================
+``table``        a table for a terminal, and the numbers of it
+``html``         a page that needs nothing else; ``report.html`` is its template
+``junit``        JUnit XML
+``from_pytest``  the results of the pytest plugin as lines of JSON
+===============  ======================================================================================================
+"""

@@ -1,4 +1,4 @@
-"""Results of the close suite as JUnit XML, for CI servers. Pure."""
+"""The results of the close suite as JUnit XML, for CI servers. Pure."""
 
 from __future__ import annotations
 
@@ -9,23 +9,23 @@ from xml.etree.ElementTree import Element, SubElement, indent, tostring
 from ..._origin import public
 from .._results.case_result import CaseResult
 
-# What XML 1.0 has no way to say (https://www.w3.org/TR/xml/#charsets).
-_UNSPEAKABLE = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+# Characters that XML 1.0 cannot have (https://www.w3.org/TR/xml/#charsets).
+_NOT_IN_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
 @public
 def render_junit(results: Iterable[CaseResult], *, strict: bool = False) -> str:
-    """A document: a suite for each program, a test for each case.
+    """Make a document with a suite for each program and a test for each case.
 
-    A failed MUST is a failure, a failed SHOULD with ``strict`` too and otherwise skipped, with its reason; what is
-    unsupported or was not observed is skipped.
+    A failed MUST is a failure. A failed SHOULD is a failure with ``strict``, and otherwise skipped, with its reason.
+    What is unsupported or was not observed is skipped.
     """
     root = Element("testsuites", name="roket.close")
     suites: dict[tuple[str, str], Element] = {}
     for result in results:
         key = (result.target, result.role)
         if key not in suites:
-            suites[key] = SubElement(root, "testsuite", name=_said(f"{result.target} ({result.role})"))
+            suites[key] = SubElement(root, "testsuite", name=_valid(f"{result.target} ({result.role})"))
         _add(suites[key], result, strict)
     for suite in suites.values():
         tests = suite.findall("testcase")
@@ -42,21 +42,21 @@ def _add(suite: Element, result: CaseResult, strict: bool) -> None:
     test = SubElement(
         suite,
         "testcase",
-        classname=_said(f"{result.target}.{result.role}"),
-        name=_said(result.case),
+        classname=_valid(f"{result.target}.{result.role}"),
+        name=_valid(result.case),
         time=f"{result.ms / 1000:.3f}",
     )
-    message = _said(f"{result.level}: data {result.data}, close {result.close}: {result.reason}")
+    message = _valid(f"{result.level}: data {result.data}, close {result.close}: {result.reason}")
     if result.verdict == "fail" and result.level in (("MUST", "SHOULD") if strict else ("MUST",)):
-        failure = SubElement(test, "failure", message=message, type=_said(f"{result.data}, {result.close}"))
-        failure.text = _said("\n".join([result.reason, f"repeat: {result.repro}", "", *_story(result)]))
+        failure = SubElement(test, "failure", message=message, type=_valid(f"{result.data}, {result.close}"))
+        failure.text = _valid("\n".join([result.reason, f"repeat: {result.repro}", "", *_event_lines(result)]))
     elif result.verdict == "fail":
         SubElement(test, "skipped", message=f"failed, but no MUST: {message}")
     elif result.verdict != "pass":
         SubElement(test, "skipped", message=message)
 
 
-def _story(result: CaseResult) -> list[str]:
+def _event_lines(result: CaseResult) -> list[str]:
     return [
         f"{event.ms:6} ms  {event.who}  {event.what}"
         + (f" {event.bytes:,} bytes" if event.bytes else "")
@@ -65,5 +65,5 @@ def _story(result: CaseResult) -> list[str]:
     ]
 
 
-def _said(text: str) -> str:
-    return _UNSPEAKABLE.sub("�", text)
+def _valid(text: str) -> str:
+    return _NOT_IN_XML.sub("�", text)

@@ -1,4 +1,4 @@
-"""Results of the close suite, as cases × programs: for terminals, and in numbers. Pure."""
+"""The results of the close suite as a table of cases × programs, for a terminal, and how many passed. Pure."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ class Matrix:
     """The last result of each case against each program."""
 
     cases: tuple[str, ...]
-    """Addresses, in order."""
+    """The addresses of the cases, in order."""
     columns: tuple[tuple[str, str], ...]
-    """Programs and their roles, in the order in which they came."""
+    """The programs, each with a role, in the order of their first results."""
     cells: Mapping[tuple[str, str, str], CaseResult]
-    """By case, program and role."""
+    """The results by case, program and role."""
 
     @classmethod
     def of(cls, results: Iterable[CaseResult]) -> Matrix:
-        """Put results in their places; a later one for the same place counts."""
+        """Arrange results in a table. Of several for one cell the last one counts."""
         cells: dict[tuple[str, str, str], CaseResult] = {
             (result.case, result.target, result.role): result for result in results
         }
@@ -51,13 +51,13 @@ class Matrix:
         return {result.case: result.level for result in reversed(self.results)}
 
     def heads(self) -> list[str]:
-        """What the columns are called: a program's name, with its role where the program has both."""
+        """The names of the columns: the program's name, with its role if the program has both."""
         names = Counter(name for name, _ in self.columns)
         return [f"{name} ({role})" if names[name] > 1 else name for name, role in self.columns]
 
 
 def render_matrix(matrix: Matrix, *, width: int = 120, color: bool = False) -> str:
-    """A table for a terminal of that width; columns that do not fit go into further tables below."""
+    """Make a table for a terminal of that width. Columns that do not fit go into further tables below."""
     if not matrix.columns:
         return "no results"
     label = max(len(f"{case} {matrix.level(case)}") for case in matrix.cases)
@@ -81,7 +81,7 @@ def render_matrix(matrix: Matrix, *, width: int = 120, color: bool = False) -> s
 
 
 def render_failures(results: Iterable[CaseResult]) -> str:
-    """What failed, why, and how to see it again; empty if nothing did."""
+    """Say what failed, why, and how to repeat it; empty if nothing failed."""
     lines = []
     for result in results:
         if result.verdict == "fail" and result.level != "INFO":
@@ -92,7 +92,7 @@ def render_failures(results: Iterable[CaseResult]) -> str:
 
 
 def render_summary(results: Sequence[CaseResult]) -> str:
-    """One line: how many passed, and how many failed of which level."""
+    """Say in one line how many passed, and how many of each level failed."""
     failed = Counter(result.level for result in results if result.verdict == "fail")
     passed = sum(result.verdict == "pass" for result in results)
     words = [f"{passed} passed", *(f"{failed[level]} {level} failed" for level in _LEVELS if failed[level])]
@@ -103,7 +103,7 @@ def render_summary(results: Sequence[CaseResult]) -> str:
 
 
 def _cell(result: CaseResult | None) -> str:
-    """``ok``; what is wrong; ``-`` for what the program cannot do, ``?`` for what nobody could see."""
+    """``ok``; or what is wrong; ``-`` for what the program cannot do; ``?`` for what could not be seen."""
     if result is None:
         return ""
     if result.verdict != "fail":
@@ -118,7 +118,7 @@ def _colored(text: str, result: CaseResult) -> str:
 
 
 def _parts(sizes: Sequence[int], width: int) -> list[list[int]]:
-    """The columns, divided so that each part fits; one that is too wide for any stands alone."""
+    """The columns, divided into parts that fit. A column that is too wide for any part is a part of its own."""
     parts: list[list[int]] = [[]]
     used = 0
     for index, size in enumerate(sizes):

@@ -1,4 +1,4 @@
-"""The result of one case against one program, as a line of JSON: schema ``roket.close/1``. Pure."""
+"""``CaseResult``: the result of one case against one program, as a line of JSON: schema ``roket.close/1``. Pure."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ _QUOTED: Final = 60  # characters of what is wrong
 @final
 @dataclass(frozen=True, slots=True)
 class ResultEvent:
-    """One step of the ladder."""
+    """Something that happened in a case."""
 
     ms: int
-    """Since the case began."""
+    """When, in milliseconds since the case began."""
     who: Literal["peer", "program"]
-    """Who did it, or who is told of."""
+    """The peer, for what it did or saw on its connection; the program, for what is known of its process."""
     connection: int
-    """Which one, from 0; -1: none."""
+    """The number of the connection, from 0; -1: none."""
     what: str
     bytes: int = 0
     detail: str = ""
@@ -40,7 +40,7 @@ class ResultEvent:
 @final
 @dataclass(frozen=True, slots=True)
 class CaseResult:
-    """One cell of the matrix."""
+    """What one program did in one case, and the verdicts on it."""
 
     case: str
     level: Level
@@ -53,11 +53,11 @@ class CaseResult:
     ms: int
     events: tuple[ResultEvent, ...]
     observer: str
-    """Who saw it: ``peer`` always; the census's observers beside it."""
+    """What saw it: always ``peer``, and the observers of the census where one was taken."""
     repro: str
-    """A command that does it again."""
+    """A command that repeats it."""
     reason: str
-    """In words: what the verdict rests on."""
+    """What the verdict rests on, in words."""
 
     def to_json(self) -> str:
         """One line, without the newline."""
@@ -65,9 +65,9 @@ class CaseResult:
 
 
 def parse_result(line: str) -> CaseResult:
-    """The reverse of :meth:`CaseResult.to_json`.
+    """Make a result of a line that :meth:`CaseResult.to_json` wrote.
 
-    :raises ValueError: it is no such line; reports rely on each field's type and range
+    :raises ValueError: the line is no result. The type and range of each field are checked, since reports rely on them
     """
     try:
         found: dict[str, Any] = json.loads(line)
@@ -101,15 +101,15 @@ def _check(found: dict[str, Any], words: Mapping[str, tuple[str, ...]], least: M
 
 
 def storable(text: str) -> str:
-    """JSON that UTF-8 can hold: half a surrogate pair (a byte of a name that is no UTF-8) is written as its escape."""
+    """The text with an escape for each half of a surrogate pair (a byte of a name that is no UTF-8): UTF-8 has none."""
     return text.encode("utf-8", "backslashreplace").decode()
 
 
 @public
 def parse_results(lines: Iterable[str]) -> Iterator[CaseResult]:
-    """The results of a file, blank lines skipped.
+    """Read the results from the lines of a file. Blank lines are skipped.
 
-    :raises ValueError: a line is none; the message has its number
+    :raises ValueError: a line is no result; the message has its number
     """
     for number, line in enumerate(lines, 1):
         if line.strip():
@@ -120,6 +120,6 @@ def parse_results(lines: Iterable[str]) -> Iterator[CaseResult]:
 
 
 def failures(results: Iterable[CaseResult], *, strict: bool = False) -> list[CaseResult]:
-    """The results that decide the exit status: a MUST that fails; with ``strict`` a SHOULD too."""
+    """The results that make the exit status a failure: each MUST that fails; with ``strict`` each SHOULD too."""
     levels = ("MUST", "SHOULD") if strict else ("MUST",)
     return [result for result in results if result.verdict == "fail" and result.level in levels]
