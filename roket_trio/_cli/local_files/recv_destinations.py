@@ -11,8 +11,7 @@ from abc import ABC, abstractmethod
 from contextlib import suppress
 from typing import final
 
-from ..._files.atomic import Replacement, place_of
-from ..._kernel.renameat2 import rename_new
+from ..._files.atomic import Replacement, place_of, put_in_place
 from ..console.exit_codes import CommandError, ExitCode, file_exists_error, local_file_error
 from .file_names import PART
 
@@ -156,14 +155,9 @@ class PartFile(Target):
         os.lseek(self.fd, offset, os.SEEK_SET)
 
     def commit(self) -> None:
-        part = self._name + PART
         try:
             os.fsync(self.fd)
-            if self._overwrite:
-                os.replace(part, self._name, src_dir_fd=self._directory, dst_dir_fd=self._directory)
-            else:
-                rename_new(part, self._name, source=self._directory, target=self._directory)
-            os.fsync(self._directory)
+            put_in_place(self._directory, self._name + PART, self._name, overwrite=self._overwrite)
         except OSError as error:
             raise local_file_error(self.label, error, "writing") from error
         finally:
