@@ -52,9 +52,7 @@ class ObjectSource(Source):
 
     async def readinto(self, buffer: memoryview, worker: Worker) -> int:
         if self._readinto is None:
-            data = await self.read(buffer.nbytes, worker)
-            buffer[: len(data)] = data
-            return len(data)
+            return await super().readinto(buffer, worker)
         while True:
             self.counts.thread_hops += 1
             count: int | None = await worker.loop.run_in_thread(self._readinto, buffer)

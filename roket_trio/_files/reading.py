@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import operator
 import os
+from collections.abc import Callable
 from time import monotonic
 from typing import Any, NamedTuple, final
 
@@ -14,7 +15,7 @@ import trio
 from .._errors import EndOfStream, broken
 from .._kernel import page_cache
 from .._kernel.fd import FileKind
-from .._loops import Loop, current_loop
+from .._loops import current_loop
 from .._origin import opened_at, public
 from .base import FileStream, open_nonblocking
 from .descriptor import OpenFile
@@ -199,14 +200,7 @@ class FileReadStream(FileStream, anyio.abc.ByteReceiveStream, trio.abc.ReceiveSt
         :raises OSError: the file cannot seek; the position would be negative
         :raises ClosedResourceError, BusyResourceError: as :meth:`receive`
         """
-        loop = await self._before_moving()
-        if self._source.seeks_inline:
-            return self._source.seek(position, whence)
-        self._acquire()
-        try:
-            return await loop.run_in_thread(self._source.seek, position, whence)
-        finally:
-            self._guard.release()
+        return await self._call_source(self._source.seek, position, whence)
 
     async def tell(self) -> int:
         """The position of the next byte, from the start of the file.
@@ -214,20 +208,16 @@ class FileReadStream(FileStream, anyio.abc.ByteReceiveStream, trio.abc.ReceiveSt
         :raises OSError: the file cannot seek
         :raises ClosedResourceError, BusyResourceError: as :meth:`receive`
         """
-        loop = await self._before_moving()
-        if self._source.seeks_inline:
-            return self._source.tell()
-        self._acquire()
-        try:
-            return await loop.run_in_thread(self._source.tell)
-        finally:
-            self._guard.release()
+        return await self._call_source(self._source.tell)
 
-    async def _before_moving(self) -> Loop:
+    async def _call_source(self, method: Callable[..., int], *args: int) -> int:
         loop = self._loop or self._running_loop()
         await loop.step()
         self._check_usable()
-        return loop
+        if self._source.seeks_inline:
+            return method(*args)
+        with self._guard:
+            return await loop.run_in_thread(method, *args)
 
     async def aclose(self) -> None:
         """Close the file, even if it was opened by the caller and wrapped. Idempotent.

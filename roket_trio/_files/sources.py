@@ -65,25 +65,27 @@ class Source(ABC):
     def __init__(self) -> None:
         self.counts = ReadCounts()
 
-    @abstractmethod
     def read_now(self, max_bytes: int, slice_end: float) -> bytes | None:
         """Read without waiting.
 
         :param slice_end: a number that stays the same as long as the calling task is not suspended
         :returns: up to ``max_bytes``; ``b""`` at the end; ``None`` when :meth:`read` has to wait for them
         """
+        return None
 
     @abstractmethod
     async def read(self, max_bytes: int, worker: Worker) -> bytes:
         """Read up to ``max_bytes``, in a worker thread or after waiting for readiness; ``b""`` at the end."""
 
-    @abstractmethod
     def readinto_now(self, buffer: memoryview) -> int | None:
         """Read into ``buffer`` without waiting; 0 at the end; ``None`` when :meth:`readinto` has to wait."""
+        return None
 
-    @abstractmethod
     async def readinto(self, buffer: memoryview, worker: Worker) -> int:
         """Read into ``buffer``, in a worker thread or after waiting for readiness; 0 at the end."""
+        data = await self.read(buffer.nbytes, worker)
+        buffer[: len(data)] = data
+        return len(data)
 
     @abstractmethod
     def tell(self) -> int:

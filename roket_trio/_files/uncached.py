@@ -57,9 +57,7 @@ class ReadAheadSource(RegularSource):
 
     async def readinto(self, buffer: memoryview, worker: Worker) -> int:
         if buffer.nbytes < FIRST_WINDOW or self.file.direct:
-            data = await self.read(buffer.nbytes, worker)
-            buffer[: len(data)] = data
-            return len(data)
+            return await super().readinto(buffer, worker)
         self._count_hop()
         count = await worker.run(os.preadv, self.file.fd, (buffer,), self.position)
         self._advance(count)
@@ -134,9 +132,6 @@ class GeneratedSource(RegularSource):
 
     __slots__ = ()
 
-    def read_now(self, max_bytes: int, slice_end: float) -> bytes | None:
-        return None
-
     async def read(self, max_bytes: int, worker: Worker) -> bytes:
         self.counts.thread_hops += 1
         return await worker.run(self._gather, max_bytes)
@@ -159,14 +154,6 @@ class GeneratedSource(RegularSource):
             got += data
         return bytes(got)
 
-    def readinto_now(self, buffer: memoryview) -> int | None:
-        return None
-
-    async def readinto(self, buffer: memoryview, worker: Worker) -> int:
-        data = await self.read(buffer.nbytes, worker)
-        buffer[: len(data)] = data
-        return len(data)
-
     def tell(self) -> int:
         return os.lseek(self.file.fd, 0, os.SEEK_CUR)
 
@@ -181,15 +168,9 @@ class BlockingSource(Source):
         super().__init__()
         self._file = file
 
-    def read_now(self, max_bytes: int, slice_end: float) -> bytes | None:
-        return None
-
     async def read(self, max_bytes: int, worker: Worker) -> bytes:
         self.counts.thread_hops += 1
         return await worker.run(os.read, self._file.fd, min(max_bytes, AT_ONCE))
-
-    def readinto_now(self, buffer: memoryview) -> int | None:
-        return None
 
     async def readinto(self, buffer: memoryview, worker: Worker) -> int:
         self.counts.thread_hops += 1

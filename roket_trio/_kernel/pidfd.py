@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import socket
 
+from .libc import libc_function
+
 _PIDFD_GETFD = 438  # the same on every architecture (Linux 5.6)
 
 
@@ -19,10 +21,9 @@ def copy_socket(pid: int, fd: int) -> socket.socket:
     """
     import ctypes
 
-    syscall = ctypes.CDLL(None, use_errno=True).syscall
     process = os.pidfd_open(pid)
     try:
-        copy = syscall(_PIDFD_GETFD, process, fd, 0)
+        copy = libc_function("syscall")(_PIDFD_GETFD, process, fd, 0)
     finally:
         os.close(process)
     if copy < 0:

@@ -6,7 +6,8 @@ import ctypes
 import errno
 import os
 import stat
-from typing import Any
+
+from .libc import libc_function
 
 _NOREPLACE = 1
 _EXCHANGE = 2  # linux/fs.h
@@ -67,20 +68,8 @@ def _is_there(name: str, directory: int) -> bool:
 
 def _renameat2(source: int, name: str, target: int, new_name: str, flags: int) -> int:
     """Call renameat2; returns the errno, 0 for success."""
-    call = _found()
+    call = libc_function("renameat2")
     if call is None:
         return errno.ENOSYS
     done = call(source, os.fsencode(name), target, os.fsencode(new_name), flags)
     return 0 if done == 0 else ctypes.get_errno()
-
-
-def _found() -> Any:
-    global _call
-    if _call is False:
-        _call = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
-        if _call is not None:
-            _call.argtypes = [ctypes.c_int, ctypes.c_char_p, ctypes.c_int, ctypes.c_char_p, ctypes.c_uint]
-    return _call
-
-
-_call: Any = False

@@ -5,7 +5,8 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
-from typing import Any
+
+from .libc import libc_function
 
 _WRITE = 2  # SYNC_FILE_RANGE_WRITE: begin to write what is dirty and not being written
 
@@ -18,24 +19,12 @@ def begin(fd: int, offset: int, count: int) -> bool:
     :returns: False where the system cannot do that
     :raises OSError: the disk's error
     """
-    call = _found()
+    call = libc_function("sync_file_range")
     if call is None:
         return False
-    if call(fd, offset, count, _WRITE) == 0:
+    if call(fd, ctypes.c_int64(offset), ctypes.c_int64(count), _WRITE) == 0:
         return True
     code = ctypes.get_errno()
     if code in (errno.ENOSYS, errno.ESPIPE, errno.EINVAL, errno.EBADF, errno.EPERM):
         return False
     raise OSError(code, os.strerror(code))
-
-
-def _found() -> Any:
-    global _call
-    if _call is False:
-        _call = getattr(ctypes.CDLL(None, use_errno=True), "sync_file_range", None)
-        if _call is not None:
-            _call.argtypes = [ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint]
-    return _call
-
-
-_call: Any = False

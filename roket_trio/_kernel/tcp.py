@@ -12,10 +12,11 @@ import math
 import socket
 import struct
 import sys
-from typing import Any, NamedTuple, final
+from typing import NamedTuple, final
 
 from .._origin import public
 from .fd import ioctl_int
+from .libc import libc_function
 
 HAVE_TCP_INFO = sys.platform == "linux"
 
@@ -221,13 +222,5 @@ def disconnect(sock: socket.socket) -> None:
     ``close`` with a linger time of 0 sends nothing as long as the socket is open elsewhere. ``connect`` to an address
     of family AF_UNSPEC dissolves the association (connect(2)), which on TCP sends RST at once (``tcp_disconnect``).
     """
-    import ctypes
-
-    global _connect
-    if _connect is None:
-        _connect = ctypes.CDLL(None, use_errno=True).connect
     address = struct.pack("H14x", socket.AF_UNSPEC)
-    _connect(sock.fileno(), address, len(address))  # ENOTCONN: the peer has reset it already
-
-
-_connect: Any = None
+    libc_function("connect")(sock.fileno(), address, len(address))  # ENOTCONN: the peer has reset it already

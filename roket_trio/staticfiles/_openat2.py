@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import functools
 import os
 import struct
 import sys
@@ -102,14 +103,9 @@ def _check(part: bytes) -> None:
         raise OSError(errno.EXDEV, os.strerror(errno.EXDEV), os.fsdecode(part))
 
 
+@functools.cache
 def _syscall() -> Any:
-    global _libc_syscall
-    if _libc_syscall is None:
-        syscall = ctypes.CDLL(None, use_errno=True).syscall
-        syscall.argtypes = [ctypes.c_long, ctypes.c_int, ctypes.c_char_p, ctypes.c_char_p, ctypes.c_size_t]
-        syscall.restype = ctypes.c_long
-        _libc_syscall = syscall
-    return _libc_syscall
-
-
-_libc_syscall: Any = None
+    syscall = ctypes.CDLL(None, use_errno=True).syscall
+    syscall.argtypes = [ctypes.c_long, ctypes.c_int, ctypes.c_char_p, ctypes.c_char_p, ctypes.c_size_t]
+    syscall.restype = ctypes.c_long
+    return syscall
