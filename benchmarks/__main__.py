@@ -35,7 +35,7 @@ def parser() -> argparse.ArgumentParser:
 
     what = argparse.ArgumentParser(add_help=False)
     what.add_argument(
-        "--case", action="append", choices=list(CASES), metavar="NAME", help="only these: " + ", ".join(CASES)
+        "--case", action="append", choices=list(CASES), metavar="NAME", help="only these cases: " + ", ".join(CASES)
     )
     what.add_argument("--loop", action="append", choices=available(), help="only on these loops")
 
@@ -82,11 +82,15 @@ def parser() -> argparse.ArgumentParser:
     why.set_defaults(does=explain)
 
     versions = commands.add_parser("compare", parents=[what], help="measure this version beside an earlier one")
-    versions.add_argument("--branch", default="main", metavar="NAME", help="compare with where this one has left it")
-    versions.add_argument("--base", metavar="COMMIT", help="compare with this one instead")
+    versions.add_argument(
+        "--branch", default="main", metavar="NAME", help="compare with where the working tree has left this branch"
+    )
+    versions.add_argument("--base", metavar="COMMIT", help="compare with this commit instead")
     versions.add_argument("--rounds", type=int, default=compare.ROUNDS, metavar="N")
     versions.add_argument("--mib", type=int, default=compare.SIZE >> 20, metavar="N")
-    versions.add_argument("--limit", type=float, default=compare.LIMIT, metavar="RATIO", help="still no regression")
+    versions.add_argument(
+        "--limit", type=float, default=compare.LIMIT, metavar="RATIO", help="up to here it is no regression"
+    )
     versions.set_defaults(does=versus)
     return whole
 
@@ -105,18 +109,18 @@ def run(options: argparse.Namespace) -> int:
         for name in wanted(options):
             results += measured(name, testbed, rounds, options)
     print(*closing(options, results), sep="\n\n")
-    told = records.of_run(where, size, rounds, options.sink, results)
+    recorded = records.of_run(where, size, rounds, options.sink, results)
     if options.record is not None:
-        records.append(options.record, told)
+        records.append(options.record, recorded)
     if plots_to := options.plot or (PLOTS_OF_QUICK if options.quick else None):
-        print(*plots.draw(told, plots_to), sep="\n")
+        print(*plots.draw(recorded, plots_to), sep="\n")
     if options.json is not None:
         options.json.write_text(report.as_json(where, size, rounds, options.sink, results), encoding="utf-8")
     return int(options.strict and any(row.misses for row in results))
 
 
 def closing(options: argparse.Namespace, results: list[Row]) -> Iterator[str]:
-    """What is said of all cases together."""
+    """The parts of the summary that speak of all cases together."""
     yield ""
     if options.story or options.command == "record":
         yield story.report(results)
@@ -152,7 +156,7 @@ def measured(name: str, testbed: Testbed, rounds: int, options: argparse.Namespa
 
 
 def hold(options: argparse.Namespace) -> int:
-    """Hold the build to what it must keep."""
+    """Hold the build to its limits."""
     cases, loops = options.case or list(CASES), options.loop or available()
     findings = []
     if options.ceilings:
@@ -193,9 +197,9 @@ def versus(options: argparse.Namespace) -> int:
 
 def explain(options: argparse.Namespace) -> int:
     """Say where the time goes."""
-    told = [CASES[name] for name in options.case or CASES if CASES[name].profile]
+    cases = [CASES[name] for name in options.case or CASES if CASES[name].profile]
     print("128 MiB, CPython 3.11, Linux 6.18, two cores; perf, py-spy, strace. No unit: times the ceiling.\n")
-    print(*(f"{case.title} ({case.name})\n{case.profile}" for case in told), sep="\n\n")
+    print(*(f"{case.title} ({case.name})\n{case.profile}" for case in cases), sep="\n\n")
     return 0
 
 
@@ -206,7 +210,7 @@ def draw(options: argparse.Namespace) -> int:
 
 
 def main() -> int:
-    """The exit status."""
+    """Do what the command line asks; returns the exit status."""
     options = parser().parse_args()
     try:
         status: int = options.does(options)

@@ -106,7 +106,7 @@ def _verdict(times: Times, limit: float) -> Verdict:
 
 
 class Comparison:
-    """The three processes, and what they share."""
+    """The three processes, which do the same jobs on the same testbed."""
 
     def __init__(
         self, testbed: Testbed, head: Probe, base: Probe, base_again: Probe, rounds: int, limit: float

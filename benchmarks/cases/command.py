@@ -26,7 +26,7 @@ from ..testbed import Testbed
 _LIMIT = 120
 
 Receiver = Callable[[Testbed], contextlib.AbstractContextManager[tuple[str, Callable[[], None]]]]
-"""Who listens, and how to wait until all of it is on the disk."""
+"""A running receiver: its HOST:PORT, and a function that waits until all of the file is on the disk."""
 
 
 def _roket(*arguments: str) -> list[str]:
@@ -68,7 +68,7 @@ Job = Callable[[Testbed, Stopwatch], Done]
 
 @contextlib.contextmanager
 def roket_recv(testbed: Testbed) -> Iterator[tuple[str, Callable[[], None]]]:
-    """``roket recv``: yields HOST:PORT, and what waits until the file is on the disk."""
+    """``roket recv``: yields HOST:PORT, and a function that waits until the file is on the disk."""
     with _running(_roket("recv", "0", testbed.target), stderr=subprocess.PIPE) as receiver:
         assert receiver.stderr is not None
 
@@ -123,7 +123,7 @@ def curl_from_nginx(testbed: Testbed, stopwatch: Stopwatch) -> Done:
 
 
 def roket_send(host: str, port: str) -> list[str]:
-    """The file is its standard input, like the others': the route is the same."""
+    """``roket send`` with the file as its standard input, as the other senders have it; the route is the same."""
     return _roket("send", "-q", "-", f"{host}:{port}")
 
 
@@ -156,7 +156,7 @@ alone 3.4)."""
 
 
 def _senders() -> Iterator[Way]:
-    """To the same receiver."""
+    """The ways that send to the same receiver."""
     yield Way("roket send", "roket", "none", pair(roket_send, nc_listen, "sendfile"))
     yield Way("nc -N", "idiom", "none", pair(nc_send, nc_listen))
     if shutil.which("socat"):
@@ -164,7 +164,7 @@ def _senders() -> Iterator[Way]:
 
 
 def _receivers() -> Iterator[Way]:
-    """From the same sender."""
+    """The ways that receive from the same sender."""
     yield Way("roket recv", "roket", "none", pair(nc_send, roket_recv, "splice"))
     yield Way("nc -l", "idiom", "none", pair(nc_send, nc_listen))
     if shutil.which("socat"):

@@ -19,7 +19,7 @@ from ..testbed import Testbed
 
 
 def times(testbed: Testbed) -> int:
-    """200 in a run of full size: each leaves a TIME_WAIT."""
+    """How many connections there are: 200 in a run of full size, since each leaves a TIME_WAIT."""
     return max(10, 200 * testbed.size >> 27)
 
 

@@ -19,7 +19,7 @@ MESSAGE = bytes(64)
 
 
 def round_trips(testbed: Testbed) -> int:
-    """2,000 in a run of full size."""
+    """How many messages there are: 2,000 in a run of full size."""
     return max(10, testbed.size >> 16)
 
 
@@ -35,7 +35,7 @@ def pair() -> tuple[socket.socket, socket.socket]:
 
 
 class Stream(Protocol):
-    """AnyIO's verbs."""
+    """A stream with AnyIO's verbs."""
 
     async def send(self, item: bytes, /) -> None: ...
     async def receive(self, max_bytes: int = ..., /) -> bytes: ...

@@ -154,7 +154,7 @@ PROFILES = {
     "relay": """\
 137 fills and as many drains of a pipe of 1 MiB, the ceiling has 129; 105 turns of the loop on Trio, 205 on asyncio,
 which asks its own epoll and then ours. A quarter is the copy at the end, a fifth loopback's receive path, which the
-kernel charges to who sends; Python is 9 %. CPU time 1.4 times the blocking loop's, which sleeps within its calls.
+kernel charges to the sender; Python is 9 %. CPU time 1.4 times the blocking loop's, which sleeps within its calls.
 
 Since the sink may hold a whole fill unsent, 1 MiB for 128 KiB: 16.3 ms of CPU time for 18.5, 80 to 100 context switches
 for 120 to 135 (ceiling 65). With no limit 15.4, and 4 MB lie before a peer that does not read.

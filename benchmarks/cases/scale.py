@@ -40,7 +40,7 @@ class Load:
         return self.many * self.each(testbed)
 
     def connect(self, testbed: Testbed) -> list[socket.socket]:
-        """The connections."""
+        """Open the connections."""
         return [socket.create_connection(testbed.sink_of_many) for _ in range(self.many)]
 
 
@@ -83,7 +83,7 @@ def bare_epoll(load: Load) -> Callable[..., Done]:
 
 
 def roket_at_once(load: Load) -> Callable[..., Any]:
-    """Ours: a task for each."""
+    """Ours: a task for each transfer."""
 
     async def job(testbed: Testbed, stopwatch: Stopwatch) -> Done:
         streams = [await SocketStream.from_socket(sock) for sock in load.connect(testbed)]
@@ -110,7 +110,7 @@ def roket_at_once(load: Load) -> Callable[..., Any]:
 
 
 def anyio_at_once(load: Load) -> Callable[..., Any]:
-    """The idiom: a task for each, with a loop over pieces of 64 KiB."""
+    """The idiom: a task for each transfer, with a loop over pieces of 64 KiB."""
 
     async def job(testbed: Testbed, stopwatch: Stopwatch) -> Done:
         streams = [await anyio.abc.SocketStream.from_socket(sock) for sock in load.connect(testbed)]
@@ -141,7 +141,7 @@ def anyio_at_once(load: Load) -> Callable[..., Any]:
 
 
 def roket_one(load: Load) -> Callable[..., Any]:
-    """The same bytes over one connection."""
+    """Send the same bytes over one connection."""
 
     async def job(testbed: Testbed, stopwatch: Stopwatch) -> Done:
         size = load.each(testbed)
@@ -157,7 +157,7 @@ def roket_one(load: Load) -> Callable[..., Any]:
 
 
 THOUSAND = Load(AT_ONCE, lambda testbed: max(1, testbed.size >> 4))
-"""8 MiB each, in a run of full size."""
+"""The bytes of one transfer: 8 MiB in a run of full size."""
 
 
 def _shared_out(many: int) -> Case:

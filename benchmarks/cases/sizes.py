@@ -27,17 +27,17 @@ SIZES = {"1k": 1 << 10, "16k": 16 << 10, "256k": 256 << 10, "4m": 4 << 20, "64m"
 
 
 class Size:
-    """One of them, and how often it is sent."""
+    """A size of file, and how often a file of it is sent."""
 
     def __init__(self, size: int) -> None:
         self._size = size
 
     def each(self, testbed: Testbed) -> int:
-        """Large ones are in proportion to the size of the run."""
+        """The bytes of one file. Those of a large file are in proportion to the size of the run."""
         return self._size if self._size <= 1 << 20 else max(1 << 20, self._size * testbed.size // FULL)
 
     def times(self, testbed: Testbed) -> int:
-        """At least once."""
+        """How often it is sent; at least once."""
         return max(1, min(AT_MOST, testbed.size // self.each(testbed)))
 
     def total(self, testbed: Testbed) -> int:
@@ -55,7 +55,7 @@ class Size:
 
 
 def blocking_sendfile(size: Size) -> Callable[..., Done]:
-    """The ceiling."""
+    """The ceiling: blocking sendfile."""
 
     def job(testbed: Testbed, stopwatch: Stopwatch) -> Done:
         path = size.path(testbed)
@@ -75,7 +75,7 @@ def blocking_sendfile(size: Size) -> Callable[..., Done]:
 
 
 def trio_loop(size: Size) -> Callable[..., Any]:
-    """The idiom."""
+    """The idiom on Trio: a loop over pieces."""
 
     async def job(testbed: Testbed, stopwatch: Stopwatch) -> Done:
         path = size.path(testbed)
@@ -93,7 +93,7 @@ def trio_loop(size: Size) -> Callable[..., Any]:
 
 
 def anyio_loop(size: Size) -> Callable[..., Any]:
-    """The idiom."""
+    """The idiom on AnyIO: a loop over pieces."""
 
     async def job(testbed: Testbed, stopwatch: Stopwatch) -> Done:
         path = size.path(testbed)
@@ -111,7 +111,7 @@ def anyio_loop(size: Size) -> Callable[..., Any]:
 
 
 def roket_send_file(size: Size) -> Callable[..., Any]:
-    """Ours."""
+    """Our ``send_file``."""
 
     async def job(testbed: Testbed, stopwatch: Stopwatch) -> Done:
         path = size.path(testbed)

@@ -31,7 +31,7 @@ SMALL = 1024
 
 
 def requests(testbed: Testbed) -> int:
-    """10,000 in a run of full size."""
+    """How many requests there are: 10,000 in a run of full size."""
     return max(10 * CONNECTIONS, 10_000 * testbed.size // FULL)
 
 

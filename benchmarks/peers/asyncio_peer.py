@@ -19,7 +19,7 @@ COUNT = struct.Struct("!Q")
 
 @dataclass(frozen=True)
 class Request:
-    """One line."""
+    """A request, which is one line of standard input."""
 
     size: int
     block: int
@@ -30,7 +30,7 @@ class Request:
 
 
 class Clock:
-    """``with clock:`` around what counts."""
+    """Wall and CPU time: ``with clock:`` around what counts."""
 
     def __enter__(self) -> None:
         self._cpu, self._wall = time.process_time(), time.perf_counter()

@@ -202,7 +202,7 @@ def _curves(rows: Sequence[Record]) -> Iterator[tuple[str, Record, list[tuple[in
 
 
 def _nice_step(highest: float) -> float:
-    """So that there are three to eight lines."""
+    """The distance between grid lines, so that there are three to eight of them."""
     magnitude: float = 10.0 ** math.floor(math.log10(highest))
     return next(magnitude * step for step in (0.2, 0.5, 1, 2) if highest / (magnitude * step) <= 7)
 

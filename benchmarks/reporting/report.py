@@ -25,7 +25,7 @@ def heading(fingerprint: Mapping[str, str], size: int, rounds: int, sink: str) -
 
 
 def table(case: Case, rows: Sequence[Row]) -> str:
-    """One case."""
+    """The table of one case."""
     unit, factor = ("ms", 1e3) if case.unit == "transfer" else (f"µs a {case.unit}", 1e6)
     cells = [list(_HEADINGS), *(_cells(row, factor) for row in rows)]
     widths = [max(len(line[column]) for line in cells) for column in range(len(_HEADINGS))]
@@ -72,7 +72,7 @@ def _ratio(ratio: Ratio | None, sign: str) -> str:
 
 
 def verdict(rows: Sequence[Row]) -> str:
-    """What the limits say, in a line or a few."""
+    """How many limits hold, and which do not."""
     missed = list(_missed(rows))
     asked = sum(ratio.holds is not None for row in rows for ratio in row.asked().values())
     if not missed:

@@ -70,7 +70,7 @@ class Canvas:
         anchor: str = "start",
         bold: bool = False,
     ) -> None:
-        """One line, standing on ``y``."""
+        """Write a line of text that stands on ``y``."""
         weight = ' font-weight="600"' if bold else ""
         fill = color or self.theme.ink
         self._parts.append(
@@ -79,14 +79,14 @@ class Canvas:
         )
 
     def bar(self, x: float, y: float, width: float, height: float, color: str) -> None:
-        """A rectangle."""
+        """Draw a rectangle."""
         self._parts.append(
             f'<rect x="{x:.1f}" y="{y:.1f}" width="{max(width, 0.5):.1f}" height="{height:.1f}" rx="1.5" '
             f'fill="{color}"/>'
         )
 
     def line(self, points: Sequence[tuple[float, float]], color: str, *, width: float = 1, dash: str = "") -> None:
-        """Through all the points."""
+        """Draw a curve through all the points."""
         through = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
         dashes = f' stroke-dasharray="{dash}"' if dash else ""
         self._parts.append(
@@ -94,11 +94,11 @@ class Canvas:
         )
 
     def dot(self, x: float, y: float, color: str) -> None:
-        """A point of a curve."""
+        """Draw a point of a curve."""
         self._parts.append(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3" fill="{color}"/>')
 
     def document(self, height: float) -> str:
-        """All of it."""
+        """The whole document."""
         return (
             f'<svg xmlns="http://www.w3.org/2000/svg" width="{self._width}" height="{height:.0f}" '
             f'viewBox="0 0 {self._width} {height:.0f}" role="img" aria-label={quoteattr(self._title)} '

@@ -1,4 +1,4 @@
-"""Where the figures are from."""
+"""The machine, the system and the versions that figures were taken with."""
 
 from __future__ import annotations
 

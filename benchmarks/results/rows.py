@@ -159,7 +159,7 @@ def _row(
 
 
 def asked_of(case: Case, figure: str) -> float | None:
-    """What the design asks of it, if anything."""
+    """The limit that the design sets to a figure of a case, if any."""
     return next((ask.at_most for ask in case.figure_limits if ask.name == figure), None)
 
 
