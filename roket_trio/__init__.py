@@ -68,10 +68,10 @@ if TYPE_CHECKING:
     from ._serving.supervise import Supervision as Supervision
     from ._serving.supervise import supervise as supervise
     from ._streams.sockets import SocketStream as SocketStream
-    from ._streams.sockets import UNIXSocketStream as UNIXSocketStream
     from ._streams.tls import TLSStream as TLSStream
-    from ._streams.tls import wrap_tls as wrap_tls
     from ._streams.tls_listener import TLSListener as TLSListener
+    from ._streams.unix_sockets import UNIXSocketStream as UNIXSocketStream
+    from ._streams.wrap_tls import wrap_tls as wrap_tls
     from ._transfer.relay import RelayReport as RelayReport
     from ._transfer.relay import relay as relay
     from ._transfer.transfer import Transfer as Transfer
@@ -91,12 +91,12 @@ _MODULE_OF = {
     "TCPListener": "_net.listen",
     # Streams
     "SocketStream": "_streams.sockets",
-    "UNIXSocketStream": "_streams.sockets",
+    "UNIXSocketStream": "_streams.unix_sockets",
     "SocketStatistics": "_connection.statistics",
     "KernelView": "_kernel.tcp",
     "TLSStream": "_streams.tls",
     "TLSListener": "_streams.tls_listener",
-    "wrap_tls": "_streams.tls",
+    "wrap_tls": "_streams.wrap_tls",
     # Files
     "FileReadStream": "_files.reading",
     "FileReadStatistics": "_files.reading",

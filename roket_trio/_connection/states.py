@@ -92,6 +92,9 @@ class ClosePolicy:
             raise ValueError(f'on_error must be "finish" or "abort", not {self.on_error!r}')
 
 
+DEFAULT_POLICY = ClosePolicy()
+
+
 @final
 class Direction(enum.Enum):
     """The state of one direction."""

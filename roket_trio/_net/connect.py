@@ -14,14 +14,15 @@ from typing import Any, Literal, overload
 
 import anyio
 
-from .._connection.states import ClosePolicy
+from .._connection.states import DEFAULT_POLICY, ClosePolicy
 from .._errors import ConnectionFailed, connection_failed, describe
 from .._kernel.tcp import discard_on_close
 from .._loops import current_loop
 from .._origin import public
-from .._streams.sockets import DEFAULT_POLICY, SocketStream, UNIXSocketStream
+from .._streams.sockets import SocketStream
 from .._streams.tls import TLSStream
 from .._streams.transport import aclose_after_alert
+from .._streams.unix_sockets import UNIXSocketStream
 from .addresses import Endpoint, IPAddress, check_port, checked_host, checked_path, resolve
 
 # How long connect_unix waits before it tries again when the listen queue is full (seconds): connect(2) gives EAGAIN,

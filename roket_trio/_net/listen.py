@@ -14,11 +14,11 @@ import anyio.abc
 import trio.abc
 from anyio.streams.stapled import MultiListener
 
-from .._connection.states import ClosePolicy
+from .._connection.states import DEFAULT_POLICY, ClosePolicy
 from .._errors import BusyResourceError, ClosedResourceError
 from .._loops import current_loop
 from .._origin import public
-from .._streams.sockets import DEFAULT_POLICY, SocketStream
+from .._streams.sockets import SocketStream
 from .addresses import Endpoint, IPAddress, check_port, checked_host, checked_path, resolve
 from .listener import SocketListener
 

@@ -15,12 +15,14 @@ import anyio
 import anyio.abc
 import trio.abc
 
-from .._connection.states import ClosePolicy
+from .._connection.states import DEFAULT_POLICY, ClosePolicy
 from .._errors import ClosedResourceError
 from .._kernel import tcp
 from .._loops import ResourceGuard, current_loop
 from .._origin import opened_at, public
-from .._streams.sockets import DEFAULT_POLICY, SocketStream, UNIXSocketStream, adopted_socket, give_back, presentable
+from .._streams.adopted import adopted_socket, give_back, presentable
+from .._streams.sockets import SocketStream
+from .._streams.unix_sockets import UNIXSocketStream
 
 logger = logging.getLogger("roket_trio")
 

@@ -22,9 +22,10 @@ if TYPE_CHECKING:
     from anyio.streams.stapled import MultiListener
     from anyio.streams.tls import TLSStream as AnyIOTLSStream
 
-    from .._streams.sockets import SocketStream, UNIXSocketStream
+    from .._streams.sockets import SocketStream
     from .._streams.tls import TLSStream
     from .._streams.tls_listener import TLSListener
+    from .._streams.unix_sockets import UNIXSocketStream
 
     # AnyIO types the streams of a listener that it puts together as its own.
     SocketListeners: TypeAlias = MultiListener[SocketStream] | MultiListener[anyio.abc.SocketStream]

@@ -1,27 +1,22 @@
-"""``SocketStream`` and ``UNIXSocketStream``: AnyIO's stream and Trio's in one object, over a :class:`Connection`."""
+"""``SocketStream``: AnyIO's stream and Trio's in one object, over a :class:`Connection`."""
 
 from __future__ import annotations
 
-import array
-import errno
-import os
 import socket
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
-from io import IOBase
 from types import TracebackType
-from typing import Any, TypeVar, final
+from typing import Any, TypeVar
 
 import anyio
 import anyio.abc
 import trio.abc
 
 from .._connection.connection import NOTSENT_LOWAT, Connection
-from .._connection.lingering_close import is_tcp
 from .._connection.peer_end import wait_peer_closed
-from .._connection.states import ClosePolicy, CloseReport
+from .._connection.states import DEFAULT_POLICY, ClosePolicy, CloseReport
 from .._connection.statistics import SocketStatistics
-from .._errors import ClosedResourceError, EndOfStream, broken
+from .._errors import ClosedResourceError, EndOfStream
 from .._files.opened import ReadableFile, WritableFile, opened_to_read, opened_to_write
 from .._kernel.tcp import limit_unsent
 from .._loops import current_loop
@@ -30,16 +25,8 @@ from .._routes.connection_ends import ConnectionReader, ConnectionWriter
 from .._routes.file_ends import FileReader, FileWriter
 from .._routes.rate_limit import RateLimiter
 from .._routes.table import route_between
+from .adopted import Address, connected_socket, peer_name
 
-DEFAULT_POLICY = ClosePolicy()
-
-# Of other protocols (SCTP), and other families (AF_VSOCK), the kernel tells other things of a close, or nothing.
-_TCP_PROTOCOLS = (0, socket.IPPROTO_TCP, getattr(socket, "IPPROTO_MPTCP", 262))
-
-# SCM_MAX_FD (unix(7)).
-_FDS_MOST = 253
-
-Address = tuple[str, int] | str
 Self = TypeVar("Self", bound="SocketStream")
 
 
@@ -76,7 +63,7 @@ class SocketStream(anyio.abc.SocketStream, trio.abc.HalfCloseableStream):
         Cancellation: it stays the caller's.
         """
         await current_loop().checkpoint()
-        return cls._adopt(_connected_socket(sock_or_fd), close_policy)
+        return cls._adopt(connected_socket(sock_or_fd), close_policy)
 
     @classmethod
     def _adopt(
@@ -89,7 +76,7 @@ class SocketStream(anyio.abc.SocketStream, trio.abc.HalfCloseableStream):
                 with suppress(OSError):
                     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 limit_unsent(sock, NOTSENT_LOWAT)
-            return cls(connection, _peer_name(sock) if remote_address is None else remote_address)
+            return cls(connection, peer_name(sock) if remote_address is None else remote_address)
         except BaseException:
             sock.close()
             raise
@@ -326,189 +313,8 @@ class SocketStream(anyio.abc.SocketStream, trio.abc.HalfCloseableStream):
         return f"<{type(self).__name__} {state} to {self._remote_address or 'an unnamed peer'}>"
 
 
-@public
-@final
-class UNIXSocketStream(SocketStream, anyio.abc.UNIXSocketStream):
-    """A connected UNIX stream socket, which can carry descriptors too. Otherwise as :class:`SocketStream`.
-
-    UNIX sockets have neither acknowledgements nor RST: what was sent lies in the peer's own queue, so a close is at
-    least ``ACKED``; a cut ends as the end of the stream for the peer, and is reported as ``ABORTED`` here.
-    """
-
-    @classmethod
-    async def from_socket(
-        cls, sock_or_fd: socket.socket | int, *, close_policy: ClosePolicy = DEFAULT_POLICY
-    ) -> UNIXSocketStream:
-        """As :meth:`SocketStream.from_socket`, for a UNIX socket."""
-        await current_loop().checkpoint()
-        return cls._adopt(_connected_socket(sock_or_fd, socket.AF_UNIX), close_policy)
-
-    async def send_fds(self, message: bytes, fds: Collection[int | IOBase]) -> None:
-        """Send descriptors with a message (unix(7), SCM_RIGHTS). They stay open here.
-
-        :param message: at least one byte
-        :param fds: descriptors, or objects with a ``fileno()``
-        :raises ValueError: an empty message, no descriptors, or more than 253, which is what the kernel takes
-        :raises OSError: one of them is not open; nothing was sent
-        :raises BrokenResourceError: too many descriptors of this user are on their way (ETOOMANYREFS); nothing was
-            sent, and it may be tried again
-
-        Otherwise as :meth:`SocketStream.send`. The descriptors travel with the first byte.
-        """
-        if not message:
-            raise ValueError("message must not be empty")
-        if not fds:
-            raise ValueError("fds must not be empty")
-        numbers = array.array("i", [fd if isinstance(fd, int) else fd.fileno() for fd in fds])
-        if len(numbers) > _FDS_MOST:
-            raise ValueError(f"at most {_FDS_MOST} descriptors can be sent at once, not {len(numbers)}")
-        for number in numbers:
-            os.fstat(number)  # sendmsg would say EBADF, as for a connection that is gone
-        ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, numbers)]
-        sock = self._connection.sock
-
-        def send(item: Any) -> int:
-            try:
-                return sock.sendmsg((item,), ancillary)
-            except OSError as error:
-                if error.errno == errno.ETOOMANYREFS:  # no fault of this connection's
-                    raise broken("too many descriptors are on their way", error) from error
-                raise
-
-        await self._connection.send(message, send)
-
-    async def receive_fds(self, msglen: int, maxfds: int) -> tuple[bytes, list[int]]:
-        """Receive a message and the descriptors that came with it; they are the caller's to close.
-
-        :param msglen: at most so many bytes of message; with 0 the descriptors come alone, and no end is noticed
-        :param maxfds: at most so many descriptors; more are closed by the kernel, and RuntimeError is raised
-        :returns: the message and the descriptors, close-on-exec
-        :raises ValueError: a negative number
-        :raises RuntimeError: ancillary data of another kind came, or more descriptors than expected
-
-        Otherwise as :meth:`SocketStream.receive`.
-        """
-        if not isinstance(msglen, int) or msglen < 0:
-            raise ValueError("msglen must be a non-negative integer")
-        if not isinstance(maxfds, int) or maxfds < 1:
-            raise ValueError("maxfds must be a positive integer")
-        connection = self._connection
-        numbers = array.array("i")
-        space = socket.CMSG_LEN(maxfds * numbers.itemsize)
-        cloexec = getattr(socket, "MSG_CMSG_CLOEXEC", 0)
-
-        def receive(size: int) -> _Message:
-            message, ancillary, flags, _ = connection.sock.recvmsg(size, space, cloexec)
-            return _Message(message, ancillary, flags, at_eof=not (message or ancillary) and size > 0)
-
-        received = await connection.receive(receive, msglen)
-        if not received:
-            raise EndOfStream
-        message, ancillary, flags = received.data, received.ancillary, received.flags
-        unexpected = bool(flags & socket.MSG_CTRUNC)
-        for level, kind, data in ancillary:
-            if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
-                numbers.frombytes(data[: len(data) - len(data) % numbers.itemsize])
-            else:
-                unexpected = True
-        if unexpected:
-            for fd in numbers:
-                os.close(fd)
-            raise RuntimeError("the peer sent more descriptors than expected, or other ancillary data")
-        return message, list(numbers)
-
-
-@final
-class _Message:
-    """What ``recvmsg`` has returned: as long as its data; false at EOF, where descriptors alone are none."""
-
-    __slots__ = ("_at_eof", "ancillary", "data", "flags")
-
-    def __init__(self, data: bytes, ancillary: list[Any], flags: int, *, at_eof: bool) -> None:
-        self.data = data
-        self.ancillary = ancillary
-        self.flags = flags
-        self._at_eof = at_eof
-
-    def __len__(self) -> int:
-        return len(self.data)
-
-    def __bool__(self) -> bool:
-        return not self._at_eof
-
-
 def is_cancellation(exc: BaseException) -> bool:
     """Whether an exception is the loop's cancellation, or a group of nothing else."""
     if isinstance(exc, BaseExceptionGroup):
         return all(is_cancellation(inner) for inner in exc.exceptions)
     return isinstance(exc, anyio.get_cancelled_exc_class())
-
-
-def _connected_socket(sock_or_fd: socket.socket | int, family: int | None = None) -> socket.socket:
-    sock = adopted_socket(sock_or_fd)
-    try:
-        if family is not None and sock.family != family:
-            raise ValueError(f"expected a socket of family AF_UNIX, not {_enum_name(sock.family)}")
-        if _peer_name(sock) is None:
-            raise ValueError("the socket must be connected")
-    except BaseException:
-        give_back(sock, sock_or_fd)
-        raise
-    return sock
-
-
-def adopted_socket(sock_or_fd: socket.socket | int) -> socket.socket:
-    """The stream socket that was handed over, checked; on an error it stays the caller's."""
-    if isinstance(sock_or_fd, socket.socket):
-        sock = sock_or_fd
-    elif isinstance(sock_or_fd, int) and not isinstance(sock_or_fd, bool):
-        try:
-            sock = socket.socket(fileno=sock_or_fd)
-        except (OSError, ValueError) as error:
-            what = "is not a socket" if getattr(error, "errno", None) == errno.ENOTSOCK else "is not open"
-            raise ValueError(f"descriptor {sock_or_fd} {what}") from error
-    else:
-        raise TypeError(f"expected a socket or a descriptor, not {type(sock_or_fd).__name__}")
-    try:
-        if sock.fileno() < 0:
-            raise ValueError("the socket is closed")
-        if sock.type != socket.SOCK_STREAM:
-            raise ValueError(f"expected a socket of type SOCK_STREAM, not {_enum_name(sock.type)}")
-        is_unix = sock.family == getattr(socket, "AF_UNIX", None)
-        if not is_unix and not (is_tcp(sock) and sock.proto in _TCP_PROTOCOLS):
-            raise ValueError(
-                f"expected a TCP or UNIX socket, not one of family {_enum_name(sock.family)}, protocol {sock.proto}"
-            )
-    except BaseException:
-        give_back(sock, sock_or_fd)
-        raise
-    return sock
-
-
-def give_back(sock: socket.socket, sock_or_fd: socket.socket | int) -> None:
-    """Leave a descriptor to who handed it over, as it was."""
-    if sock is not sock_or_fd:
-        sock.detach()
-
-
-def _peer_name(sock: socket.socket) -> Address | None:
-    try:
-        return presentable(sock.getpeername())
-    except OSError:  # not connected, or not any more
-        return None
-
-
-def presentable(address: Any) -> Address:
-    """An address as AnyIO shows it: ``(host, port)``, with the zone of a link-local IPv6 address, or a path."""
-    if isinstance(address, bytes):  # Linux's abstract UNIX addresses
-        return os.fsdecode(address)
-    if isinstance(address, str):
-        return address
-    host, port = address[:2]
-    if len(address) == 4 and address[3]:  # RFC 4007, section 11
-        host = f"{host.partition('%')[0]}%{address[3]}"
-    return host, port
-
-
-def _enum_name(value: int) -> str:
-    return getattr(value, "name", str(value))

@@ -16,12 +16,12 @@ import anyio.abc
 import trio.abc
 from anyio.streams import tls
 
-from .._connection.states import ClosePolicy, CloseReport, ConnectionEvent, Lifecycle, Phase
+from .._connection.states import DEFAULT_POLICY, ClosePolicy, CloseReport, ConnectionEvent, Lifecycle, Phase
 from .._connection.statistics import SocketStatistics
 from .._errors import BrokenResourceError, BusyResourceError, ClosedResourceError, EndOfStream, TruncatedError
 from .._loops import ResourceGuard, current_loop
 from .._origin import public
-from .sockets import DEFAULT_POLICY, SocketStream, is_cancellation
+from .sockets import SocketStream, is_cancellation
 from .tls_records import Records
 from .transport import reset, socket_stream_of
 
@@ -436,36 +436,3 @@ class TLSStream(tls.TLSStream, trio.abc.Stream):
 
     def __repr__(self) -> str:
         return f"<TLSStream {'open' if self._life.phase is Phase.LIVE else 'closed'} over {self.transport_stream!r}>"
-
-
-@public
-async def wrap_tls(
-    stream: anyio.abc.AnyByteStream,
-    *,
-    server_side: bool = False,
-    hostname: str | None = None,
-    ssl_context: ssl.SSLContext | None = None,
-    standard_compatible: bool = True,
-) -> TLSStream:
-    """Do a TLS handshake over a stream that is open already (STARTTLS).
-
-    :param stream: what to speak TLS over: any byte stream of AnyIO's, a :class:`TLSStream` too. It belongs to the
-        result afterwards.
-    :param server_side: which part of the handshake to take
-    :param hostname: the name that the server's certificate must be for
-    :param ssl_context: the context; the default one verifies the server
-    :param standard_compatible: an end without close_notify is an error, :class:`TruncatedError`
-    :raises ssl.SSLError: the handshake failed; the peer was told why with an alert
-    :raises BrokenResourceError: the connection ended in the handshake
-    :raises TypeError: not a byte stream of AnyIO's
-
-    If it fails or is cancelled, ``stream`` is still the caller's to close. (A handshake message that was cancelled in
-    the middle has cut it, so that its :meth:`~SocketStream.aclose` resets.)
-    """
-    return await TLSStream.wrap(
-        stream,
-        server_side=server_side,
-        hostname=hostname,
-        ssl_context=ssl_context,
-        standard_compatible=standard_compatible,
-    )

@@ -13,7 +13,9 @@ import anyio
 import anyio.abc
 
 from .._connection.connection import Connection
-from .sockets import DEFAULT_POLICY, SocketStream, UNIXSocketStream
+from .._connection.states import DEFAULT_POLICY
+from .sockets import SocketStream
+from .unix_sockets import UNIXSocketStream
 
 
 def connection_of(stream: object) -> Connection | None:

@@ -1,0 +1,134 @@
+"""``UNIXSocketStream``: a :class:`SocketStream` that can carry descriptors too."""
+
+from __future__ import annotations
+
+import array
+import errno
+import os
+import socket
+from collections.abc import Collection
+from io import IOBase
+from typing import Any, final
+
+import anyio.abc
+
+from .._connection.states import DEFAULT_POLICY, ClosePolicy
+from .._errors import EndOfStream, broken
+from .._loops import current_loop
+from .._origin import public
+from .adopted import connected_socket
+from .sockets import SocketStream
+
+# SCM_MAX_FD (unix(7)).
+_FDS_MOST = 253
+
+
+@public
+@final
+class UNIXSocketStream(SocketStream, anyio.abc.UNIXSocketStream):
+    """A connected UNIX stream socket, which can carry descriptors too. Otherwise as :class:`SocketStream`.
+
+    UNIX sockets have neither acknowledgements nor RST: what was sent lies in the peer's own queue, so a close is at
+    least ``ACKED``; a cut ends as the end of the stream for the peer, and is reported as ``ABORTED`` here.
+    """
+
+    @classmethod
+    async def from_socket(
+        cls, sock_or_fd: socket.socket | int, *, close_policy: ClosePolicy = DEFAULT_POLICY
+    ) -> UNIXSocketStream:
+        """As :meth:`SocketStream.from_socket`, for a UNIX socket."""
+        await current_loop().checkpoint()
+        return cls._adopt(connected_socket(sock_or_fd, socket.AF_UNIX), close_policy)
+
+    async def send_fds(self, message: bytes, fds: Collection[int | IOBase]) -> None:
+        """Send descriptors with a message (unix(7), SCM_RIGHTS). They stay open here.
+
+        :param message: at least one byte
+        :param fds: descriptors, or objects with a ``fileno()``
+        :raises ValueError: an empty message, no descriptors, or more than 253, which is what the kernel takes
+        :raises OSError: one of them is not open; nothing was sent
+        :raises BrokenResourceError: too many descriptors of this user are on their way (ETOOMANYREFS); nothing was
+            sent, and it may be tried again
+
+        Otherwise as :meth:`SocketStream.send`. The descriptors travel with the first byte.
+        """
+        if not message:
+            raise ValueError("message must not be empty")
+        if not fds:
+            raise ValueError("fds must not be empty")
+        numbers = array.array("i", [fd if isinstance(fd, int) else fd.fileno() for fd in fds])
+        if len(numbers) > _FDS_MOST:
+            raise ValueError(f"at most {_FDS_MOST} descriptors can be sent at once, not {len(numbers)}")
+        for number in numbers:
+            os.fstat(number)  # sendmsg would say EBADF, as for a connection that is gone
+        ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, numbers)]
+        sock = self._connection.sock
+
+        def send(item: Any) -> int:
+            try:
+                return sock.sendmsg((item,), ancillary)
+            except OSError as error:
+                if error.errno == errno.ETOOMANYREFS:  # no fault of this connection's
+                    raise broken("too many descriptors are on their way", error) from error
+                raise
+
+        await self._connection.send(message, send)
+
+    async def receive_fds(self, msglen: int, maxfds: int) -> tuple[bytes, list[int]]:
+        """Receive a message and the descriptors that came with it; they are the caller's to close.
+
+        :param msglen: at most so many bytes of message; with 0 the descriptors come alone, and no end is noticed
+        :param maxfds: at most so many descriptors; more are closed by the kernel, and RuntimeError is raised
+        :returns: the message and the descriptors, close-on-exec
+        :raises ValueError: a negative number
+        :raises RuntimeError: ancillary data of another kind came, or more descriptors than expected
+
+        Otherwise as :meth:`SocketStream.receive`.
+        """
+        if not isinstance(msglen, int) or msglen < 0:
+            raise ValueError("msglen must be a non-negative integer")
+        if not isinstance(maxfds, int) or maxfds < 1:
+            raise ValueError("maxfds must be a positive integer")
+        connection = self._connection
+        numbers = array.array("i")
+        space = socket.CMSG_LEN(maxfds * numbers.itemsize)
+        cloexec = getattr(socket, "MSG_CMSG_CLOEXEC", 0)
+
+        def receive(size: int) -> _Message:
+            message, ancillary, flags, _ = connection.sock.recvmsg(size, space, cloexec)
+            return _Message(message, ancillary, flags, at_eof=not (message or ancillary) and size > 0)
+
+        received = await connection.receive(receive, msglen)
+        if not received:
+            raise EndOfStream
+        message, ancillary, flags = received.data, received.ancillary, received.flags
+        unexpected = bool(flags & socket.MSG_CTRUNC)
+        for level, kind, data in ancillary:
+            if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
+                numbers.frombytes(data[: len(data) - len(data) % numbers.itemsize])
+            else:
+                unexpected = True
+        if unexpected:
+            for fd in numbers:
+                os.close(fd)
+            raise RuntimeError("the peer sent more descriptors than expected, or other ancillary data")
+        return message, list(numbers)
+
+
+@final
+class _Message:
+    """What ``recvmsg`` has returned: as long as its data; false at EOF, where descriptors alone are none."""
+
+    __slots__ = ("_at_eof", "ancillary", "data", "flags")
+
+    def __init__(self, data: bytes, ancillary: list[Any], flags: int, *, at_eof: bool) -> None:
+        self.data = data
+        self.ancillary = ancillary
+        self.flags = flags
+        self._at_eof = at_eof
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def __bool__(self) -> bool:
+        return not self._at_eof

@@ -1,0 +1,43 @@
+"""``wrap_tls``: TLS over a stream that is open already."""
+
+from __future__ import annotations
+
+import ssl
+
+import anyio.abc
+
+from .._origin import public
+from .tls import TLSStream
+
+
+@public
+async def wrap_tls(
+    stream: anyio.abc.AnyByteStream,
+    *,
+    server_side: bool = False,
+    hostname: str | None = None,
+    ssl_context: ssl.SSLContext | None = None,
+    standard_compatible: bool = True,
+) -> TLSStream:
+    """Do a TLS handshake over a stream that is open already (STARTTLS).
+
+    :param stream: what to speak TLS over: any byte stream of AnyIO's, a :class:`TLSStream` too. It belongs to the
+        result afterwards.
+    :param server_side: which part of the handshake to take
+    :param hostname: the name that the server's certificate must be for
+    :param ssl_context: the context; the default one verifies the server
+    :param standard_compatible: an end without close_notify is an error, :class:`TruncatedError`
+    :raises ssl.SSLError: the handshake failed; the peer was told why with an alert
+    :raises BrokenResourceError: the connection ended in the handshake
+    :raises TypeError: not a byte stream of AnyIO's
+
+    If it fails or is cancelled, ``stream`` is still the caller's to close. (A handshake message that was cancelled in
+    the middle has cut it, so that its :meth:`~SocketStream.aclose` resets.)
+    """
+    return await TLSStream.wrap(
+        stream,
+        server_side=server_side,
+        hostname=hostname,
+        ssl_context=ssl_context,
+        standard_compatible=standard_compatible,
+    )
