@@ -39,7 +39,7 @@ from support.roket_command import (
 from roket_trio._cli.console.command_status import CommandStatus
 from roket_trio._cli.console.exit_codes import CommandError
 from roket_trio._cli.local_files.file_names import checked_name
-from roket_trio._cli.local_files.recv_destinations import Target
+from roket_trio._cli.local_files.recv_destinations import Destination
 from roket_trio._cli.transfers import receiving_with_digest
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="signals, flock and RST as Linux has them")
@@ -377,8 +377,8 @@ def test_what_is_stored_is_done_though_the_sender_has_left(
     stored, gone = threading.Event(), threading.Event()
     commit = receiving_with_digest.commit
 
-    async def commit_and_wait(target: Target, tally: CommandStatus) -> None:
-        await commit(target, tally)
+    async def commit_and_wait(destination: Destination, status: CommandStatus) -> None:
+        await commit(destination, status)
         stored.set()
         assert await to_thread.run_sync(gone.wait, LIMIT)
 
@@ -395,7 +395,7 @@ def test_what_is_stored_is_done_though_the_sender_has_left(
     monkeypatch.setattr(receiving_with_digest, "commit", commit_and_wait)
     done = received_from(capsys, send_and_leave, "--digest", place)
     assert done.code == 0, done.errors
-    assert done.last.endswith(f", {place}/file is on the disk; the sender left before it heard so")
+    assert done.last.endswith(f", {place}/file is on the disk; the sender left before it was told so")
     assert (place / "file").read_bytes() == b"hi"
 
 
@@ -501,7 +501,7 @@ def test_two_cannot_write_one_part(place: Path) -> None:
                 lines = sending(other_port, offered(4))
                 done = ended(second)
         assert ended(first).code == 3
-    assert done == (5, "", f"roket recv: {place}/file.part is being written by somebody else\n")
+    assert done == (5, "", f"roket recv: {place}/file.part is being written by another process\n")
     assert "is being written" in json.loads(lines[1])["refused"]
     assert only(place) == []  # an empty part is nothing
 

@@ -191,7 +191,10 @@ def test_the_examples_in_the_help_are_understood(name: str, monkeypatch: pytest.
         (["send", "x", "y"], "roket send: argument HOST:PORT: 'y' is neither HOST:PORT nor unix:PATH (see "),
         (["send", "x", "h:1", "--rate", "fast"], "roket send: argument --rate: a rate is a number of bytes per second"),
         (["send", "x", "h:1", "--dig"], "roket send: unrecognized arguments: --dig"),
-        (["send", "-", "h:1", "--resume"], "roket send: --resume is for files, and standard input is none"),
+        (
+            ["send", "-", "h:1", "--resume"],
+            "roket send: --resume needs a file with a size, and standard input has none",
+        ),
         (["recv", "0", "f", "--unpack", "--digest"], "roket recv: --unpack is not for --digest"),
         (["recv", "0", "f", "--key", "k"], "roket recv: TLS needs --cert"),
         (["recv", "0", "f", "--tls"], "roket recv: TLS needs --cert"),
@@ -210,7 +213,7 @@ def test_usage_errors_are_one_line_and_2(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     if "-" in arguments:
-        monkeypatch.setattr("roket_trio._cli.local_files.send_sources._size_of", lambda fd, at: None)
+        monkeypatch.setattr("roket_trio._cli.local_files.send_sources._size_from", lambda fd, start: None)
     done = roket(capsys, *arguments)
     assert (done.code, done.output) == (ExitCode.USAGE, "")
     assert done.errors.startswith(message)

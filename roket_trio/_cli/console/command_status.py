@@ -10,6 +10,7 @@ from typing import Any, final
 
 from .exit_codes import CommandError, ExitCode
 from .output import print_line, print_stderr
+from .units import duration, exact_size, speed
 
 
 def _nothing() -> int:
@@ -41,6 +42,14 @@ class CommandStatus:
     def start(self) -> None:
         """Begin to measure the time: the connection is there."""
         self.began = monotonic()
+
+    def summary(self, route: str) -> str:
+        """``1024 bytes (1.0 KiB) in 0.50 s, 2.0 KiB/s, by sendfile``, for the last line and ``--json``."""
+        took, moved = monotonic() - self.began, self.moved()
+        self.facts.update(
+            bytes=moved, seconds=round(took, 6), bytes_per_second=round(moved / max(took, 1e-6)), route=route
+        )
+        return f"{exact_size(moved)} in {duration(took)}, {speed(moved, took)}, by {route}"
 
     def inform(self, text: str) -> None:
         """Print a line on standard error, unless the command is quiet."""

@@ -1,8 +1,6 @@
-"""Names that a sender has chosen, for files in a directory of ours."""
+"""Which file names that a sender has chosen are taken."""
 
 from __future__ import annotations
-
-import sys
 
 from ..._files.atomic import SUFFIX
 from ..console.exit_codes import CommandError, ExitCode
@@ -11,13 +9,14 @@ from ..console.exit_codes import CommandError, ExitCode
 _NAME_MAX = 255
 
 PART = ".part"
-"""What the name of a file ends with that was not completed."""
+"""The end of the name of a file that is not complete and will be resumed."""
 
 
 def checked_name(name: object) -> str:
-    """A file's name that the sender has chosen, if it is one that may be made in a directory of ours.
+    """The name itself, if a file with it may be made in a directory of the receiver.
 
-    :raises CommandError: it leads somewhere else, is hidden, or would not be read as it is
+    :raises CommandError: it leads to another directory, is hidden, looks like an option or like an incomplete file, or
+        does not print as it is
     """
     is_good = (
         isinstance(name, str)
@@ -27,7 +26,6 @@ def checked_name(name: object) -> str:
         and not set(name) & {"/", "\\", "\0"}
         and name.isprintable()
         and len(name.encode("utf-8", "surrogatepass")) <= _NAME_MAX - len(PART)
-        and not (sys.platform == "win32" and ":" in name)
     )
     if not is_good:
         raise CommandError(ExitCode.CHECK_FAILED, f"refused the name that the sender gives: {name!a:.80}")

@@ -1,10 +1,11 @@
-"""What ``recv`` writes: a file that takes its name when it is complete, standard output, a device, a directory.
+"""What ``recv`` writes: a file that gets its name when it is complete, standard output, a device, or a directory.
 
-Everything here blocks, for worker threads, but for what only closes.
+Most of this blocks: it is called in worker threads.
 """
 
 from __future__ import annotations
 
+import fcntl
 import os
 import stat
 from abc import ABC, abstractmethod
@@ -16,61 +17,70 @@ from ..console.exit_codes import CommandError, ExitCode, file_exists_error, loca
 from .file_names import PART
 
 
-class Target(ABC):
-    """One place to write to."""
+class Destination(ABC):
+    """Where the received bytes go."""
 
     label: str
-    """What people call it."""
+    """Its name for the user."""
     fd: int = -1
-    """Where to write."""
+    """The descriptor to write to."""
     is_file = False
     """Whether it is a file on a disk."""
-    has: int = 0
-    """How many bytes are there already, to go on from."""
+    existing_bytes: int = 0
+    """How many bytes an earlier transfer has left there, to be resumed."""
+
+    @property
+    def result(self) -> str:
+        """What has become of the bytes, for the last line, after :meth:`commit`."""
+        return f"{self.label} is on the disk"
 
     @abstractmethod
     def commit(self) -> None:
-        """All has come: sync, and make it what was asked for.
+        """Make the complete file durable, and give it its name.
 
-        :raises CommandError: it cannot be
+        :raises CommandError: this failed
         """
 
     @abstractmethod
-    def drop(self) -> None:
-        """Leave nothing behind that was not asked for. Idempotent, and nothing after :meth:`commit`."""
+    def discard(self) -> None:
+        """Leave nothing behind that is not complete. Idempotent; does nothing after :meth:`commit`."""
 
 
 @final
-class Output(Target):
-    """Standard output, or something else that has no content of its own: a FIFO, a device."""
+class DirectOutput(Destination):
+    """Standard output, a FIFO or a device: what is written there is out at once."""
 
     def __init__(self, path: str) -> None:
         self.label = "standard output" if path == "-" else path
         self._is_ours = path != "-"
         try:
-            # O_NONBLOCK: a FIFO that nobody reads is an error, and not waited for where no signal reaches.
+            # O_NONBLOCK: opening a FIFO that nobody reads fails; it would wait where no signal could interrupt it.
             flags = os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
             self.fd = os.open(path, flags) if self._is_ours else 1
         except OSError as error:
             raise local_file_error(path, error) from error
 
-    def commit(self) -> None:
-        self.drop()
+    @property
+    def result(self) -> str:
+        return self.label
 
-    def drop(self) -> None:
+    def commit(self) -> None:
+        self.discard()
+
+    def discard(self) -> None:
         if self._is_ours and self.fd != -1:
             os.close(self.fd)
         self.fd = -1
 
 
 @final
-class NewFile(Target):
-    """A file that is written beside its place, and takes it when it is complete."""
+class NewFile(Destination):
+    """A file that is written beside its place under another name, and moved there when it is complete."""
 
     is_file = True
 
     def __init__(self, path: str, *, overwrite: bool, follow: bool) -> None:
-        """:raises CommandError: it is there already, or cannot be made"""
+        """:raises CommandError: the file exists already, or cannot be created"""
         self.label = path
         self._overwrite = overwrite
         _check_absent(path, overwrite)
@@ -86,10 +96,10 @@ class NewFile(Target):
             self._close()
             self._file.rename(overwrite=self._overwrite)
         except OSError as error:
-            self.drop()
+            self.discard()
             raise local_file_error(self.label, error, "writing") from error
 
-    def drop(self) -> None:
+    def discard(self) -> None:
         self._close()
         self._file.drop()
 
@@ -100,13 +110,13 @@ class NewFile(Target):
 
 
 @final
-class PartFile(Target):
-    """``NAME.part``, which stays when it is not completed, and is gone on with the next time."""
+class PartFile(Destination):
+    """A file that is written as ``NAME.part``. An incomplete one stays, and the next transfer resumes it."""
 
     is_file = True
 
     def __init__(self, path: str, *, overwrite: bool, follow: bool) -> None:
-        """:raises CommandError: the file is there already; the part cannot be made, or somebody else writes it"""
+        """:raises CommandError: the file exists already; the part cannot be created, or another process writes it"""
         self.label = path
         self._overwrite = overwrite
         _check_absent(path, overwrite)
@@ -117,7 +127,7 @@ class PartFile(Target):
             raise local_file_error(path, error, "creating") from error
         try:
             self.fd = self._open()
-            self.has = os.fstat(self.fd).st_size
+            self.existing_bytes = os.fstat(self.fd).st_size
         except OSError as error:
             os.close(self._directory)
             raise local_file_error(path + PART, error) from error
@@ -126,31 +136,25 @@ class PartFile(Target):
             raise
 
     def _open(self) -> int:
-        import fcntl
-
         flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
         fd = os.open(self._name + PART, flags, 0o666, dir_fd=self._directory)
         try:
             if not stat.S_ISREG(os.fstat(fd).st_mode):
                 raise CommandError(ExitCode.LOCAL_FILE, f"{self.label}{PART} is no regular file")
-            try:
+            # The lock says whether another process writes it. One that was completed and renamed between the two calls
+            # has another name by now.
+            with suppress(BlockingIOError, FileNotFoundError):
                 fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise CommandError(
-                    ExitCode.LOCAL_FILE, f"{self.label}{PART} is being written by somebody else"
-                ) from None
-            with suppress(FileNotFoundError):
                 named = os.stat(self._name + PART, dir_fd=self._directory, follow_symlinks=False)
                 if os.path.samestat(named, os.fstat(fd)):
                     return fd
-            # It was completed and renamed between the two calls.
-            raise CommandError(ExitCode.LOCAL_FILE, f"{self.label}{PART} is being written by somebody else")
+            raise CommandError(ExitCode.LOCAL_FILE, f"{self.label}{PART} is being written by another process")
         except BaseException:
             os.close(fd)
             raise
 
-    def go_on_at(self, offset: int) -> None:
-        """Drop what is there beyond ``offset``, and stand there."""
+    def resume_at(self, offset: int) -> None:
+        """Cut what is there beyond ``offset``, and set the file's position to it."""
         os.ftruncate(self.fd, offset)
         os.lseek(self.fd, offset, os.SEEK_SET)
 
@@ -161,10 +165,10 @@ class PartFile(Target):
         except OSError as error:
             raise local_file_error(self.label, error, "writing") from error
         finally:
-            self.drop()
+            self.discard()
 
-    def drop(self) -> None:
-        """The part stays, if there is anything in it."""
+    def discard(self) -> None:
+        """Close it. The part stays, unless it is empty."""
         if self.fd == -1:
             return
         fd, self.fd = self.fd, -1
@@ -174,58 +178,60 @@ class PartFile(Target):
         os.close(fd)
         os.close(self._directory)
 
-    def forget(self) -> None:
-        """What is in it is wrong: do not keep it."""
+    def discard_content(self) -> None:
+        """Remove the part: its content is wrong."""
         with suppress(OSError):
             os.ftruncate(self.fd, 0)
-        self.drop()
+        self.discard()
 
 
 @final
-class NewTree(Target):
-    """What a tar archive has in it, in a directory. Written through a pipe: see :class:`Unpacking`."""
+class UnpackedDirectory(Destination):
+    """A directory, for the members of a tar archive, which is written into a pipe: see ``DirectoryUnpacker``."""
 
     def __init__(self, directory: str, *, overwrite: bool) -> None:
         """:raises CommandError: the directory cannot be used"""
-        from .tar_archive import Unpacking
+        from .tar_archive import DirectoryUnpacker
 
         self.label = directory
-        self.unpacking = Unpacking(directory, overwrite=overwrite)
+        self.unpacker = DirectoryUnpacker(directory, overwrite=overwrite)
 
     def commit(self) -> None:
-        names = self.unpacking.commit()
-        self.unpacking.drop()
+        names = self.unpacker.commit()
+        self.unpacker.discard()
         if len(names) == 1:
             self.label = os.path.join(self.label, names[0])
 
-    def drop(self) -> None:
-        self.unpacking.drop()
+    def discard(self) -> None:
+        self.unpacker.discard()
 
 
-def target_for(path: str, *, overwrite: bool, keep_part: bool = False) -> Target:
-    """The place that ``path`` names, ready to be written.
+def destination_at(path: str, *, overwrite: bool, keep_part: bool = False) -> Destination:
+    """The destination with this path, ready to be written; ``-`` is standard output.
 
-    :raises CommandError: it cannot be used, or a directory where a file is needed
+    :param keep_part: whether an incomplete file stays, to be resumed
+    :raises CommandError: it cannot be used, or is a directory
     """
     if path == "-":
-        return Output(path)
+        return DirectOutput(path)
     try:
         mode = os.stat(path).st_mode
     except OSError:
-        mode = stat.S_IFREG  # not there yet, or what prevents it is found when it is made
+        mode = stat.S_IFREG  # it does not exist; any other error is found when it is created
     if stat.S_ISDIR(mode) or path.endswith("/"):
         raise CommandError(ExitCode.LOCAL_FILE, f"{path} is a directory: name a file, or give --digest at both ends")
     if not stat.S_ISREG(mode):
-        return Output(path)
+        return DirectOutput(path)
     kind = PartFile if keep_part else NewFile
     return kind(path, overwrite=overwrite, follow=True)
 
 
-def target_in(directory: str, name: str, *, overwrite: bool, keep_part: bool) -> Target:
-    """A file in a directory, by the sender's name: no link leads out of there, no FIFO or device takes what comes.
+def destination_in(directory: str, name: str, *, overwrite: bool, keep_part: bool) -> Destination:
+    """A file in a directory, under the sender's name. It is never a link, which could lead out, a FIFO or a device.
 
-    :param name: see :func:`roket_trio._cli.local_files.file_names.checked_name`
-    :raises CommandError: something else has that name, or it cannot be made
+    :param name: what :func:`roket_trio._cli.local_files.file_names.checked_name` has returned
+    :param keep_part: whether an incomplete file stays, to be resumed
+    :raises CommandError: something else has that name, or the file cannot be created
     """
     path = os.path.join(directory, name)
     with suppress(FileNotFoundError):

@@ -1,4 +1,4 @@
-"""What ``send`` reads: a file, standard input, or a directory as tar."""
+"""What ``send`` reads: a file, standard input, or a directory as a tar archive."""
 
 from __future__ import annotations
 
@@ -13,78 +13,76 @@ from typing import TYPE_CHECKING, Literal, final
 from ..console.exit_codes import CommandError, ExitCode, local_file_error
 
 if TYPE_CHECKING:
-    from .tar_archive import Packing
+    from .tar_archive import DirectoryPacker
 
 
 @final
 @dataclass(slots=True)
-class Source:
-    """Something to send."""
+class SendSource:
+    """An open file, pipe or directory to send."""
 
     label: str
-    """What people call it."""
+    """Its name for the user."""
     name: str | None
-    """What the receiver may call it; ``None`` for standard input."""
+    """The name that is offered to the receiver; ``None`` for standard input."""
     kind: Literal["file", "tar"]
     fd: int
     size: int | None
-    """``None`` where only its end tells."""
-    base: int = 0
-    """Where it begins, in a file that somebody else has opened and maybe read."""
-    packing: Packing | None = None
+    """How many bytes there are to send; ``None`` where only the end tells: a pipe, a device, an archive."""
+    start: int = 0
+    """The offset of the first byte to send; standard input may be a file that was read in part."""
+    packer: DirectoryPacker | None = None
 
     @property
-    def is_slow(self) -> bool:
-        """Whether it may keep us waiting for as long as it likes."""
+    def may_stall(self) -> bool:
+        """Whether reading may wait for another program without any bound."""
         return self.size is None
 
-    def check(self) -> None:
-        """At its end: whether that was all.
+    def check_complete(self) -> None:
+        """Check, at the end of the bytes, that they were all.
 
-        :raises CommandError: it could not be read to its end
+        :raises CommandError: a file of the directory could not be read
         """
-        if self.packing is not None:
-            self.packing.check()
+        if self.packer is not None:
+            self.packer.check_complete()
 
 
 @asynccontextmanager
-async def opened(path: str) -> AsyncIterator[Source]:
-    """Open what is to be sent.
+async def open_source(path: str) -> AsyncIterator[SendSource]:
+    """Open a file or directory, or standard input (``-``); it is closed at the end of the block.
 
-    :param path: of a file or directory, or ``-``
-    :raises CommandError: it cannot be read
+    :raises CommandError: it cannot be opened
     """
     if path == "-":
         if sys.stdin is None:
             raise CommandError(ExitCode.LOCAL_FILE, "standard input is closed")
-        base = _position(0)
-        yield Source("standard input", None, "file", 0, _size_of(0, at=base), base)
+        start = _position(0)
+        yield SendSource("standard input", None, "file", 0, _size_from(0, start), start)
         return
     try:
-        # O_NONBLOCK: a FIFO is waited for in the event loop, where a signal reaches.
-        flags = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NOCTTY", 0)
-        fd = os.open(path, os.O_RDONLY | flags)
+        # O_NONBLOCK: the writer of a FIFO is waited for in the event loop, which a signal can interrupt.
+        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY)
     except OSError as error:
         raise local_file_error(path, error) from error
     try:
         if stat.S_ISDIR(os.fstat(fd).st_mode):
-            from .tar_archive import Packing, directory_name
+            from .tar_archive import DirectoryPacker, directory_name
 
-            packing = Packing(path)
-            async with packing.reading() as pipe:
-                yield Source(path, directory_name(path), "tar", pipe, None, packing=packing)
+            packer = DirectoryPacker(path)
+            async with packer.reading() as pipe:
+                yield SendSource(path, directory_name(path), "tar", pipe, None, packer=packer)
         else:
-            yield Source(path, os.path.basename(path), "file", fd, _size_of(fd, at=0))
+            yield SendSource(path, os.path.basename(path), "file", fd, _size_from(fd, 0))
     finally:
         os.close(fd)
 
 
-def _size_of(fd: int, *, at: int) -> int | None:
-    """How many bytes there are from ``at`` on; ``None`` for a pipe, a device, or what is generated (size 0)."""
+def _size_from(fd: int, start: int) -> int | None:
+    """How many bytes there are from ``start`` on; ``None`` for a pipe, a device, or a generated file (of size 0)."""
     status = os.fstat(fd)
     if not stat.S_ISREG(status.st_mode) or not status.st_size:
         return None
-    return max(0, status.st_size - at)
+    return max(0, status.st_size - start)
 
 
 def _position(fd: int) -> int:

@@ -1,4 +1,7 @@
-"""A directory as a stream of tar, through a pipe and a worker thread: never all of it in memory."""
+"""A directory as a tar archive, through a pipe: a worker thread at one end, the transfer at the other.
+
+The memory does not grow with the size of the directory.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,6 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from typing import Any, final
 
-import anyio
 from anyio import to_thread
 
 from ..._files.atomic import SUFFIX
@@ -20,49 +22,42 @@ from ..._kernel.renameat2 import exchange, rename_new
 from ..console.event_loop import bare_task_group
 from ..console.exit_codes import CommandError, ExitCode, file_exists_error, local_file_error
 from .file_names import checked_name
-from .tar_members import Member, checked_member
+from .tar_members import CheckedTarInfo, member_filter
 
-# What tarfile hands on at a time.
+# How much tarfile reads or writes at a time (bytes).
 _BUFFER = 256 << 10
 
 
 @final
-class Packing:
-    """A directory that is being read into a pipe."""
+class DirectoryPacker:
+    """Writes a directory into a pipe."""
 
     def __init__(self, path: str) -> None:
         self._path = path
         self._name = directory_name(path)
         self._failure: CommandError | None = None
-        self.is_over = anyio.Event()
 
     @asynccontextmanager
     async def reading(self) -> AsyncIterator[int]:
-        """The end of the pipe to read from."""
+        """A block with the end of the pipe to read the archive from."""
         read_end, write_end = os.pipe()
         async with bare_task_group() as tasks:
-            tasks.start_soon(self._pack, write_end)
+            tasks.start_soon(to_thread.run_sync, self._pack, write_end)
             try:
                 yield read_end
             finally:
-                os.close(read_end)  # the thread, if it still writes, gets EPIPE
+                os.close(read_end)  # a thread that still writes gets EPIPE
 
-    def check(self) -> None:
-        """After the end of the pipe: whether it was the archive's.
+    def check_complete(self) -> None:
+        """Check, after the end of the pipe, that the archive is complete.
 
-        :raises CommandError: something could not be read
+        :raises CommandError: a file could not be read
         """
         if self._failure is not None:
             raise self._failure
 
-    async def _pack(self, write_end: int) -> None:
-        try:
-            await to_thread.run_sync(self._write, write_end)
-        finally:
-            self.is_over.set()
-
-    def _write(self, write_end: int) -> None:
-        """In a worker thread."""
+    def _pack(self, write_end: int) -> None:
+        """Blocks."""
         try:
             with open(write_end, "wb", buffering=0) as sink:
                 try:
@@ -71,7 +66,7 @@ class Packing:
                     ) as archive:
                         archive.add(self._path, self._name)
                 except BrokenPipeError:
-                    pass  # nobody wants it any more
+                    pass  # the reader has left
                 except OSError as error:
                     self._failure = local_file_error(str(error.filename or self._path), error, "reading")
         except OSError:
@@ -79,26 +74,26 @@ class Packing:
 
 
 def directory_name(path: str) -> str:
-    """What a directory is called in an archive."""
+    """The name of a directory in its archive."""
     return os.path.basename(os.path.abspath(path)) or "root"
 
 
 @final
-class Unpacking:
-    """An archive that comes through a pipe, unpacked beside its target and moved into it when it is complete."""
+class DirectoryUnpacker:
+    """Unpacks an archive from a pipe, inside the target under another name; a complete one is moved to its place."""
 
     def __init__(self, directory: str, *, overwrite: bool) -> None:
-        """:raises CommandError: Python is too old to do it safely, or the directory cannot be used"""
+        """:raises CommandError: this Python cannot unpack safely, or the directory cannot be used"""
         if not hasattr(tarfile, "data_filter"):
             version = sys.version.split()[0]
             raise CommandError(
-                ExitCode.LOCAL_FILE, f"unpacking needs tarfile's data filter, which Python {version} has not"
+                ExitCode.LOCAL_FILE, f"Python {version} cannot unpack safely: its tarfile has no data filter"
             )
         self._overwrite = overwrite
         self._target = directory
         self._made_target = False
         if os.path.lexists(directory) and not os.path.isdir(directory):
-            raise CommandError(ExitCode.LOCAL_FILE, f"{directory} is no directory")
+            raise CommandError(ExitCode.LOCAL_FILE, f"{directory} is not a directory")
         try:
             if not os.path.isdir(directory):
                 os.mkdir(directory)
@@ -111,7 +106,7 @@ class Unpacking:
 
     @asynccontextmanager
     async def writing(self) -> AsyncIterator[int]:
-        """The end of the pipe to write to; at the end of the block it is closed, and all of it was unpacked."""
+        """A block with the end of the pipe to write the archive to. When it is left, the archive has been unpacked."""
         read_end, write_end = os.pipe()
         is_open = True
         async with bare_task_group() as tasks:
@@ -125,39 +120,39 @@ class Unpacking:
                     os.close(write_end)
 
     def _unpack(self, read_end: int) -> None:
-        """In a worker thread."""
+        """Blocks."""
         with open(read_end, "rb", buffering=0) as source:
             try:
-                with tarfile.open(fileobj=source, mode="r|", bufsize=_BUFFER, tarinfo=Member) as archive:
-                    archive.extractall(self._staging, filter=checked_member)
-                    # The block of zeros after the last member: without it the archive was cut between two.
+                with tarfile.open(fileobj=source, mode="r|", bufsize=_BUFFER, tarinfo=CheckedTarInfo) as archive:
+                    archive.extractall(self._staging, filter=member_filter)
+                    # Without the block of zeros after the last member the archive was cut between two members.
                     stream: Any = archive.fileobj
                     if stream.tell() <= archive.offset:
-                        raise tarfile.ReadError("no end-of-archive")
+                        raise tarfile.ReadError("its end is missing")
             except tarfile.FilterError as error:
                 self._failure = CommandError(ExitCode.CHECK_FAILED, f"refused to unpack: {error}")
             except tarfile.TarError as error:
-                self._failure = CommandError(ExitCode.CUT, f"what came is no complete tar archive: {error}")
+                self._failure = CommandError(ExitCode.CUT, f"what arrived is no complete tar archive: {error}")
             except CommandError as problem:
                 self._failure = problem
-            except (KeyError, ValueError, OverflowError) as error:  # a link to nothing, a time beyond all times
+            except (KeyError, ValueError, OverflowError) as error:  # a hard link to nothing, a time out of range
                 self._failure = CommandError(ExitCode.CHECK_FAILED, f"refused to unpack: {error.args[0]}")
             except (FileExistsError, IsADirectoryError, NotADirectoryError):
                 self._failure = CommandError(ExitCode.CHECK_FAILED, "refused to unpack: two members have one name")
             except OSError as error:
                 self._failure = local_file_error(str(error.filename or self._target), error, "unpacking into")
-            while source.read(_BUFFER):  # padding; or what nobody wants, so that the sender is not left waiting
+            while source.read(_BUFFER):  # padding; after an error the rest, so that the sender does not wait
                 pass
 
     def commit(self) -> list[str]:
-        """In a worker thread: sync, and move everything into the target. Returns the names.
+        """Make everything durable, and move it into the target; returns the names. Blocks.
 
-        :raises CommandError: the archive was not complete, or something is there already
+        :raises CommandError: the archive was not complete, or a name exists already
         """
         if self._failure is not None:
             raise self._failure
         names = sorted(os.listdir(self._staging))
-        if not self._made_target:  # in a directory of its own it may call itself what it likes
+        if not self._made_target:  # in a directory of its own it may have any name
             for name in names:
                 checked_name(name)
         if not self._overwrite:
@@ -189,8 +184,8 @@ class Unpacking:
                 os.rename(name, old, src_dir_fd=target, dst_dir_fd=source)
                 os.rename(name, name, src_dir_fd=source, dst_dir_fd=target)
 
-    def drop(self) -> None:
-        """In a worker thread: leave nothing behind, but what was moved."""
+    def discard(self) -> None:
+        """Remove everything that was not moved to its place. Blocks."""
         shutil.rmtree(self._staging, ignore_errors=True)
         if self._made_target:
             with suppress(OSError):
@@ -198,9 +193,9 @@ class Unpacking:
 
 
 def _sync_tree(top: str) -> None:
-    for place, _, names in os.walk(top):
+    for directory, _, names in os.walk(top):
         for name in [*names, "."]:
-            path = os.path.join(place, name)
+            path = os.path.join(directory, name)
             if stat.S_ISREG(mode := os.lstat(path).st_mode) or stat.S_ISDIR(mode):
                 fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
                 try:

@@ -1,4 +1,4 @@
-"""What a foreign tar archive may hold: tarfile's data filter, and what that lets pass."""
+"""Which members of a received tar archive are unpacked: those that tarfile's data filter accepts, and fewer."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import Any, Self, final
 
 from ..console.exit_codes import CommandError, ExitCode
 
-# The most that a header may say about one member in records of its own: names and links of 4 KiB, ACLs, attributes.
-# tarfile reads them whole.
-_RECORDS_MOST = 1 << 20
+# The largest extension record of a member (bytes). Such a record holds its name or link, of up to 4 KiB, its ACLs or
+# its attributes. tarfile reads it into memory as a whole.
+_RECORD_LIMIT = 1 << 20
 
-_RECORDS = (
+_RECORD_TYPES = (
     tarfile.XHDTYPE,
     tarfile.XGLTYPE,
     tarfile.SOLARIS_XHDTYPE,
@@ -22,14 +22,14 @@ _RECORDS = (
 
 
 @final
-class Member(tarfile.TarInfo):
-    """A member whose header is right, or the archive is none."""
+class CheckedTarInfo(tarfile.TarInfo):
+    """A member of an archive; one with a wrong header makes the archive invalid."""
 
     @classmethod
     def frombuf(cls, buf: Any, encoding: str, errors: str) -> Self:
         """Parse a header.
 
-        :raises tarfile.ReadError: it is none; tarfile takes it for the end of the archive, and what follows is lost
+        :raises tarfile.ReadError: it is invalid; tarfile alone would take it for the end of the archive
         """
         try:
             member = super().frombuf(buf, encoding, errors)
@@ -37,18 +37,19 @@ class Member(tarfile.TarInfo):
             if type(error).__name__ == "InvalidHeaderError":
                 raise tarfile.ReadError(str(error)) from error
             raise
-        if member.type in _RECORDS and member.size > _RECORDS_MOST:
-            raise tarfile.ReadError(f"a header of {member.size} bytes")
+        if member.type in _RECORD_TYPES and member.size > _RECORD_LIMIT:
+            raise tarfile.ReadError(f"it has a header of {member.size} bytes")
         return member
 
 
-def checked_member(member: tarfile.TarInfo, directory: str) -> tarfile.TarInfo | None:
-    """The filter for ``extractall``: ``data``, and nothing that is reached through a link of the archive.
+def member_filter(member: tarfile.TarInfo, directory: str) -> tarfile.TarInfo | None:
+    """The filter for ``extractall``: tarfile's ``data``, and no member that is reached through a link of the archive.
 
-    The data filter alone follows links by ``realpath``, which paths beyond PATH_MAX mislead (CVE-2025-4517, until
-    3.11.13, 3.12.11, 3.13.4), and lets a hard link carry a relative link to where it leads out (CVE-2025-4330).
+    The data filter alone has two faults. It follows links by ``realpath``, which paths beyond PATH_MAX mislead
+    (CVE-2025-4517, until 3.11.13, 3.12.11, 3.13.4). And a hard link can move a relative symbolic link to a place from
+    which it leads out (CVE-2025-4330).
 
-    :raises CommandError, tarfile.FilterError: it is refused
+    :raises CommandError, tarfile.FilterError: the member is refused
     """
     if "\0" in member.name or "\0" in member.linkname:
         raise _refused(member, "has a NUL in its name")
@@ -60,11 +61,11 @@ def checked_member(member: tarfile.TarInfo, directory: str) -> tarfile.TarInfo |
     if member.islnk():
         _refuse_links(directory, member.linkname, member)
     if member.issym():
-        # Dots are resolved by name, as nothing on the way is a link: what remains of them leads, and from here.
+        # No directory on the way is a link, so ".." can be resolved by name.
         link = os.path.normpath(member.linkname)
-        place = os.path.normpath(os.path.join(os.path.dirname(member.name), link))
-        if place == os.pardir or place.startswith(os.pardir + os.sep):
-            raise _refused(member, "is a link that leads out")
+        target = os.path.normpath(os.path.join(os.path.dirname(member.name), link))
+        if target == os.pardir or target.startswith(os.pardir + os.sep):
+            raise _refused(member, "is a link that leads out of the directory")
         member = member.replace(linkname=link, deep=False)
     return member
 

@@ -1,24 +1,24 @@
-"""``roket recv``: over raw TCP; with ``--digest`` see :mod:`roket_trio._cli.transfers.receiving_with_digest`."""
+"""What ``roket recv`` does. :mod:`roket_trio._cli.transfers.receiving_with_digest` does it with ``--digest``."""
 
 from __future__ import annotations
 
 from argparse import Namespace
 from functools import partial
 
-from ..._transfer.transfer import Transfer
+from ... import Transfer
 from ..connections.accepting import accept
 from ..connections.command_connection import CommandConnection
 from ..console.command_status import CommandStatus
 from ..console.event_loop import bare_task_group, run_in_event_loop
 from ..console.exit_codes import CommandError, ExitCode
 from ..console.options import status_for
-from ..local_files.recv_destinations import NewTree, Target, target_for
-from .monitoring import explained, measured, watched
-from .storing import commit, kept, place_of, write_behind, written
+from ..local_files.recv_destinations import Destination, UnpackedDirectory, destination_at
+from .monitoring import monitored
+from .storing import commit, descriptor_of, open_destination, write_behind
 
 
 def receive(options: Namespace) -> int:
-    """The exit code."""
+    """Accept a connection and receive; returns the exit code."""
     status = status_for("recv", options)
     status.data_on_stdout = options.destination == "-"
     return run_in_event_loop(partial(_receive, options, status), status)
@@ -28,35 +28,37 @@ async def _receive(options: Namespace, status: CommandStatus) -> int:
     try:
         if options.digest or options.resume:
             if options.unpack:
-                raise CommandError(ExitCode.USAGE, "--unpack is not for --digest: the sender says whether it is tar")
-            from .receiving_with_digest import receive_checked
+                raise CommandError(ExitCode.USAGE, "--unpack is not for --digest: the sender says whether it sends tar")
+            from .receiving_with_digest import receive_with_digest
 
-            return status.succeed(await receive_checked(options, status))
-        async with kept(partial(_raw_target, options)) as target:
+            return status.succeed(await receive_with_digest(options, status))
+        async with open_destination(partial(_destination, options)) as destination:
             connection = await accept(options, status)
-            async with explained(connection, status, file=target.label, file_is="sink"):
-                async with watched(connection, status, options):
-                    what_happened = await _receive_raw(options, status, target, connection)
-        return status.succeed(what_happened)
-    except CommandError as problem:
-        return status.fail_with(problem)
+            async with monitored(connection, status, options, file=destination.label, file_is="sink"):
+                last_line = await _receive_raw(options, status, destination, connection)
+        return status.succeed(last_line)
+    except CommandError as error:
+        return status.fail_with(error)
 
 
-def _raw_target(options: Namespace) -> Target:
+def _destination(options: Namespace) -> Destination:
+    """Blocks."""
     if options.unpack:
-        return NewTree(options.destination, overwrite=options.force)
-    return target_for(options.destination, overwrite=options.force)
+        return UnpackedDirectory(options.destination, overwrite=options.force)
+    return destination_at(options.destination, overwrite=options.force)
 
 
-async def _receive_raw(options: Namespace, status: CommandStatus, target: Target, connection: CommandConnection) -> str:
-    async with written(target) as fd, bare_task_group() as tasks:
+async def _receive_raw(
+    options: Namespace, status: CommandStatus, destination: Destination, connection: CommandConnection
+) -> str:
+    async with descriptor_of(destination) as fd, bare_task_group() as tasks:
         transfer = Transfer(connection.stream, fd, rate_limit=options.rate)
         status.moved = lambda: transfer.bytes_moved
-        tasks.start_soon(write_behind, target, status)
+        tasks.start_soon(write_behind, destination, status)
         report = await transfer.run()
         tasks.cancel_scope.cancel()
     status.facts["fallbacks"] = list(report.fallbacks)
-    await commit(target, status)
-    # After the file is safe: a sender that waits for our end then knows that it is.
+    await commit(destination, status)
+    # The FIN comes after the file is safe: a sender that waits for it knows that.
     await connection.stream.aclose()
-    return f"received {measured(status, report.route, status.began)}: {place_of(target)}"
+    return f"received {status.summary(report.route)}: {destination.result}"

@@ -1,7 +1,8 @@
-"""``roket recv --digest``: the receiver's part of :mod:`roket_trio._cli.transfers.digest_framing`."""
+"""What ``roket recv --digest`` does: the receiver of :mod:`roket_trio._cli.transfers.digest_framing`."""
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 from argparse import Namespace
@@ -9,176 +10,179 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import final
 
 import anyio
 from anyio import to_thread
 
-from ..._errors import BrokenResourceError, EndOfStream
-from ..._files import FileWriteStream
+from ... import BrokenResourceError, EndOfStream, FileWriteStream
 from ..._routes.rate_limit import RateLimiter
 from ..connections.accepting import accept
 from ..connections.command_connection import CommandConnection
 from ..console.command_status import CommandStatus
-from ..console.exit_codes import CommandError, ExitCode, local_file_error
+from ..console.exit_codes import CommandError, ExitCode, file_exists_error, local_file_error
 from ..local_files.file_names import checked_name
-from ..local_files.recv_destinations import NewTree, PartFile, Target, target_for, target_in
-from .digest_framing import DIGEST_BYTES, NUMBER, Lines, Offer, receive_exactly
-from .digest_framing import line as line_of
-from .digest_pieces import PIECE, Inflow, digest_prefix, writer_of
-from .monitoring import explained, measured, watched
-from .storing import commit, kept, place_of, written
+from ..local_files.recv_destinations import (
+    Destination,
+    PartFile,
+    UnpackedDirectory,
+    destination_at,
+    destination_in,
+)
+from .digest_framing import DIGEST_BYTES, DigestChannel, Offer
+from .digest_pieces import PIECE, Digest, digest_prefix, receive_into, writer_of
+from .monitoring import monitored
+from .storing import commit, descriptor_of, open_destination
 
-# How long a sender that was told why it failed is read out, so that a reset does not overtake the reason (seconds).
-_LAST_WORDS = 5.0
+# How long the close waits for a sender that was sent a reason: a reset could overtake the reason (seconds).
+_REASON_SECONDS = 5.0
 
 
-async def receive_checked(options: Namespace, status: CommandStatus) -> str:
-    """Take one connection and what is offered there; returns the last connection.
+async def receive_with_digest(options: Namespace, status: CommandStatus) -> str:
+    """Accept a connection, and receive what is offered there; returns the last line.
 
-    :raises CommandError: it was not taken; the sender was told why, if it is still there
+    :raises CommandError: it was not received; the sender was sent the reason, if it is still there
     """
-    await to_thread.run_sync(_try_out, options)
+    await to_thread.run_sync(_check_destination, options)
     connection = await accept(options, status)
-    async with explained(connection, status, file=options.destination, file_is="sink"):
-        async with watched(connection, status, options):
-            lines = Lines(connection.stream, connection.peer)
-            try:
-                with anyio.fail_after(options.connect_timeout):
-                    offer = await lines.next_offer()
-            except TimeoutError:
-                raise lines.foreign() from None
-            await connection.stream.send(line_of({"roket": 1}))
-            async with AsyncExitStack() as stack:
-                async with told_why(connection, "refused"):
-                    target = await stack.enter_async_context(kept(partial(_target_of, options, offer)))
-                async with told_why(connection, "failed"):
-                    start, digest = await _agree(status, lines, connection, offer, target)
-                    await _receive_pieces(options, status, connection, offer, target, start, digest)
-                    await commit(target, status)
-            status.facts.update(sha256=digest.hexdigest(), resumed_at=start)
-            unheard = ""
-            try:
-                await connection.stream.send(line_of({"done": start + status.moved()}))
-                await connection.stream.aclose()
-            except BrokenResourceError:  # what it was to hear is true all the same
-                connection.socket.abort()
-                unheard = "; the sender left before it heard so"
-            resumed = f" (resumed at {start})" if start else ""
-            told = f"SHA-256 {digest.hexdigest()}, {place_of(target)}{unheard}"
-            return f"received {measured(status, 'read-send', status.began)}{resumed}: {told}"
+    async with monitored(connection, status, options, file=options.destination, file_is="sink"):
+        return await _DigestReceiver(options, status, connection).run()
 
 
-def _try_out(options: Namespace) -> None:
-    """What can be known before anybody connects."""
+def _check_destination(options: Namespace) -> None:
+    """Find what is wrong with the destination before a sender connects. Blocks."""
     path = options.destination
     if path != "-" and not os.path.isdir(path):
         if os.path.lexists(path) and not options.force:
-            raise local_file_error(path, FileExistsError(17, ""))
+            raise file_exists_error(path)
         directory = os.path.dirname(path.rstrip("/")) or "."
         if not os.path.isdir(directory):
-            raise local_file_error(path, FileNotFoundError(2, ""), "creating")
+            raise local_file_error(path, FileNotFoundError(errno.ENOENT, ""), "creating")
 
 
-def _target_of(options: Namespace, offer: Offer) -> Target:
-    """In a worker thread: where to write what is offered."""
+def _destination_of(options: Namespace, offer: Offer) -> Destination:
+    """Where to write what is offered. Blocks."""
     path = options.destination
     if offer.kind == "tar":
         if path == "-":
-            raise CommandError(ExitCode.LOCAL_FILE, "a directory is not written to standard output")
-        return NewTree(path, overwrite=options.force)
+            raise CommandError(ExitCode.LOCAL_FILE, "a directory cannot be written to standard output")
+        return UnpackedDirectory(path, overwrite=options.force)
     if os.path.isdir(path):
         if offer.name is None:
-            raise CommandError(ExitCode.LOCAL_FILE, f"{path} is a directory, and what comes has no name of its own")
+            raise CommandError(ExitCode.LOCAL_FILE, f"{path} is a directory, and the sender gives no file name")
         name = checked_name(offer.name)
-        return target_in(path, name, overwrite=options.force, keep_part=options.resume)
-    return target_for(path, overwrite=options.force, keep_part=options.resume)
+        return destination_in(path, name, overwrite=options.force, keep_part=options.resume)
+    return destination_at(path, overwrite=options.force, keep_part=options.resume)
 
 
-@asynccontextmanager
-async def told_why(connection: CommandConnection, what: str) -> AsyncIterator[None]:
-    """Tell the sender why this side fails in the block, if it is this side's doing."""
-    try:
-        yield
-        return
-    except CommandError as problem:
-        failure = problem
-    if failure.code in (ExitCode.LOCAL_FILE, ExitCode.CHECK_FAILED):
-        policy = replace(connection.socket.close_policy, wait_for_peer=True, linger_seconds=_LAST_WORDS)
-        connection.socket.close_policy = policy
-        with anyio.move_on_after(_LAST_WORDS), suppress(BrokenResourceError):  # it may have gone
-            await connection.stream.send(line_of({what: failure.message}))
-            await connection.stream.aclose()
-    raise failure
+@final
+class _DigestReceiver:
+    def __init__(self, options: Namespace, status: CommandStatus, connection: CommandConnection) -> None:
+        self._options = options
+        self._status = status
+        self._connection = connection
+        self._channel = DigestChannel(connection)
+        self._digest: Digest = hashlib.sha256()
+        self._start = 0
+        """The offset from which bytes are received: those before are there already."""
+        self._moved = 0
+        status.moved = lambda: self._moved
+
+    async def run(self) -> str:
+        status, channel = self._status, self._channel
+        try:
+            with anyio.fail_after(self._options.connect_timeout):
+                offer = await channel.receive_offer()
+        except TimeoutError:
+            raise channel.wrong_protocol() from None
+        await channel.send_object({"roket": 1})
+        async with AsyncExitStack() as stack:
+            async with self._failure_sent_as("refused"):
+                destination = await stack.enter_async_context(
+                    open_destination(partial(_destination_of, self._options, offer))
+                )
+            async with self._failure_sent_as("failed"):
+                await self._negotiate(offer, destination)
+                await self._receive_pieces(destination)
+                await commit(destination, status)
+        sha256 = self._digest.hexdigest()
+        status.facts.update(sha256=sha256, resumed_at=self._start)
+        unheard = ""
+        try:
+            await channel.send_object({"done": self._start + self._moved})
+            await self._connection.stream.aclose()
+        except BrokenResourceError:  # the file is complete all the same
+            self._connection.socket.abort()
+            unheard = "; the sender left before it was told so"
+        resumed = f" (resumed at {self._start})" if self._start else ""
+        return f"received {status.summary('read-send')}{resumed}: SHA-256 {sha256}, {destination.result}{unheard}"
+
+    @asynccontextmanager
+    async def _failure_sent_as(self, member: str) -> AsyncIterator[None]:
+        """Send the sender the reason when the block fails, as this member of an object, if the failure is local."""
+        try:
+            yield
+            return
+        except CommandError as error:
+            failure = error
+        if failure.code in (ExitCode.LOCAL_FILE, ExitCode.CHECK_FAILED):
+            socket = self._connection.socket
+            socket.close_policy = replace(socket.close_policy, wait_for_peer=True, linger_seconds=_REASON_SECONDS)
+            with anyio.move_on_after(_REASON_SECONDS), suppress(BrokenResourceError):  # the sender may have left
+                await self._channel.send_object({member: failure.message})
+                await self._connection.stream.aclose()
+        raise failure
+
+    async def _negotiate(self, offer: Offer, destination: Destination) -> None:
+        """Say which bytes are there already, and receive the offset from which the sender sends."""
+        status = self._status
+        digest: Digest = hashlib.sha256()
+        count = destination.existing_bytes
+        status.phase, status.waits_for_local = "reading what was received before", True
+        is_longer = offer.size is not None and count > offer.size
+        if is_longer or not await digest_prefix(destination.fd, 0, count, digest):
+            count, digest = 0, hashlib.sha256()
+        status.phase, status.waits_for_local = "", False
+        await self._channel.send_object({"have": count, "sha256": digest.hexdigest()})
+        self._start = await self._channel.receive_number()
+        if self._start not in (0, count):
+            raise self._channel.wrong_protocol()
+        if self._start:
+            self._digest = digest
+        if isinstance(destination, PartFile):
+            await to_thread.run_sync(destination.resume_at, self._start)
+        status.total = None if offer.size is None else offer.size - self._start
+
+    async def _receive_pieces(self, destination: Destination) -> None:
+        """Receive all pieces into the destination, and compare the digests."""
+        peer, total, channel = self._connection.peer, self._status.total, self._channel
+        buffer = memoryview(bytearray(PIECE))
+        limiter = RateLimiter(self._options.rate)
+        async with descriptor_of(destination) as fd, writer_of(fd) as file:
+            while left := await channel.receive_number():
+                if total is not None and self._moved + left > total:
+                    raise CommandError(ExitCode.CHECK_FAILED, f"{peer} sends more than it announced")
+                while left:
+                    await limiter.wait()
+                    try:
+                        wanted = limiter.step(min(left, PIECE))
+                        count = await receive_into(self._connection.stream, buffer[:wanted])
+                    except EndOfStream:
+                        raise channel.ended_early() from None
+                    self._digest.update(buffer[:count])
+                    await _write(file, buffer[:count], destination)
+                    limiter.moved(count)
+                    left -= count
+                    self._moved += count
+        sent_digest = await channel.receive_exactly(DIGEST_BYTES)
+        if sent_digest != self._digest.digest() or (total is not None and self._moved != total):
+            if isinstance(destination, PartFile):
+                await to_thread.run_sync(destination.discard_content)
+            raise CommandError(ExitCode.CHECK_FAILED, "what arrived is not what was sent: the SHA-256 differs")
 
 
-async def _agree(
-    status: CommandStatus, lines: Lines, connection: CommandConnection, offer: Offer, target: Target
-) -> tuple[int, Any]:
-    """Say what is there already, and hear where the sender goes on: returns that, and the digest of what is kept."""
-    digest = hashlib.sha256()
-    has = target.has
-    status.phase, status.waits_for_local = "reading what was received before", True
-    if (offer.size is not None and has > offer.size) or not await digest_prefix(target.fd, 0, has, digest):
-        has, digest = 0, hashlib.sha256()
-    status.phase, status.waits_for_local = "", False
-    await connection.stream.send(line_of({"have": has, "sha256": digest.hexdigest()}))
-    (start,) = NUMBER.unpack(await receive_exactly(connection.stream, NUMBER.size, connection.peer))
-    if start not in (0, has):
-        raise lines.foreign()
-    if start == 0:
-        digest = hashlib.sha256()
-    if isinstance(target, PartFile):
-        await to_thread.run_sync(target.go_on_at, start)
-    return start, digest
-
-
-async def _receive_pieces(
-    options: Namespace,
-    status: CommandStatus,
-    connection: CommandConnection,
-    offer: Offer,
-    target: Target,
-    start: int,
-    digest: Any,
-) -> None:
-    """Receive all the pieces into the target, and compare the digests."""
-    moved = 0
-
-    def told() -> int:
-        return moved
-
-    status.moved = told
-    status.total = None if offer.size is None else offer.size - start
-    pace = RateLimiter(options.rate)
-    buffer = memoryview(bytearray(PIECE))
-    inflow = Inflow(connection.stream)
-    async with written(target) as fd, writer_of(fd) as file:
-        while left := NUMBER.unpack(await receive_exactly(connection.stream, NUMBER.size, connection.peer))[0]:
-            if status.total is not None and moved + left > status.total:
-                raise CommandError(ExitCode.CHECK_FAILED, f"{connection.peer} sends more than it announced")
-            while left:
-                await pace.wait()
-                try:
-                    count = await inflow.into(buffer[: pace.step(min(left, PIECE))])
-                except EndOfStream:
-                    raise CommandError(
-                        ExitCode.CUT, f"{connection.peer} ended the connection before the transfer was done"
-                    ) from None
-                digest.update(buffer[:count])
-                await _write(file, buffer[:count], target)
-                pace.moved(count)
-                left -= count
-                moved += count
-    theirs = await receive_exactly(connection.stream, DIGEST_BYTES, connection.peer)
-    if theirs != digest.digest() or (status.total is not None and moved != status.total):
-        if isinstance(target, PartFile):
-            await to_thread.run_sync(target.forget)
-        raise CommandError(ExitCode.CHECK_FAILED, "what arrived is not what was sent: the SHA-256 differs")
-
-
-async def _write(file: FileWriteStream, data: memoryview, target: Target) -> None:
+async def _write(file: FileWriteStream, data: memoryview, destination: Destination) -> None:
     try:
         await file.send(data)
     except BrokenResourceError as error:
-        raise local_file_error(target.label, error, "writing") from error
+        raise local_file_error(destination.label, error, "writing") from error

@@ -1,4 +1,4 @@
-"""What ``recv`` writes, from its making to its commit."""
+"""What ``recv`` does with its destination: open it, write to it, and commit it."""
 
 from __future__ import annotations
 
@@ -10,53 +10,54 @@ from anyio import to_thread
 
 from ..._kernel import sync_file_range
 from ..console.command_status import CommandStatus
-from ..local_files.recv_destinations import NewTree, Target
+from ..local_files.recv_destinations import Destination, UnpackedDirectory
 
-# How often what has come is given to the disk (seconds), and how much at least (bytes).
+# How often the disk is told to begin writing (seconds), and for how much at least (bytes).
 _WRITE_EVERY = 0.02
 _WRITE_AT_LEAST = 8 << 20
 
 
 @asynccontextmanager
-async def kept(make: Callable[[], Target]) -> AsyncIterator[Target]:
-    """Make a target in a worker thread; at the end of the block nothing is left that was not committed."""
-    target = await to_thread.run_sync(make)
+async def open_destination(make: Callable[[], Destination]) -> AsyncIterator[Destination]:
+    """Call ``make`` in a worker thread; at the end of the block, discard the destination unless it was committed."""
+    destination = await to_thread.run_sync(make)
     try:
-        yield target
+        yield destination
     finally:
-        with anyio.CancelScope(shield=True):  # a disk's time
-            await to_thread.run_sync(target.drop)
+        with anyio.CancelScope(shield=True):  # it takes as long as the disk does
+            await to_thread.run_sync(destination.discard)
 
 
 @asynccontextmanager
-async def written(target: Target) -> AsyncIterator[int]:
-    """The descriptor to write to until the end of the block."""
-    if isinstance(target, NewTree):
-        async with target.unpacking.writing() as fd:
+async def descriptor_of(destination: Destination) -> AsyncIterator[int]:
+    """A block with the descriptor to write to."""
+    if isinstance(destination, UnpackedDirectory):
+        async with destination.unpacker.writing() as fd:
             yield fd
     else:
-        yield target.fd
+        yield destination.fd
 
 
-async def write_behind(target: Target, status: CommandStatus) -> None:
-    """Keep the disk busy while the network is, until cancelled: 1 GiB then takes as long as the slower of the two."""
-    begun = target.has
-    while target.is_file:
+async def write_behind(destination: Destination, status: CommandStatus) -> None:
+    """Have the disk write while the network receives, until cancelled, so that the sync at the end has little to do.
+
+    1 GiB then takes as long as the slower of the two, and not their sum.
+    """
+    begun = destination.existing_bytes
+    while destination.is_file:
         await anyio.sleep(_WRITE_EVERY)
-        if (count := target.has + status.moved() - begun) >= _WRITE_AT_LEAST:
-            if not await to_thread.run_sync(sync_file_range.begin, target.fd, begun, count):
+        if (count := destination.existing_bytes + status.moved() - begun) >= _WRITE_AT_LEAST:
+            if not await to_thread.run_sync(sync_file_range.begin, destination.fd, begun, count):
                 return
             begun += count
 
 
-async def commit(target: Target, status: CommandStatus) -> None:
-    """Make what was received what was asked for: durable, and under its name."""
+async def commit(destination: Destination, status: CommandStatus) -> None:
+    """Make the complete file durable, and give it its name.
+
+    :raises CommandError: this failed
+    """
     status.phase, status.waits_for_local = "syncing", True
-    await to_thread.run_sync(target.commit)
+    await to_thread.run_sync(destination.commit)
     status.waits_for_local = False
-    status.facts["file"] = target.label
-
-
-def place_of(target: Target) -> str:
-    """Where it is, in the last connection."""
-    return target.label if target.label == "standard output" else f"{target.label} is on the disk"
+    status.facts["file"] = destination.label
