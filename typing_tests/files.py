@@ -1,18 +1,15 @@
-"""Files: what may be sent, received into, copied; and what a type checker refuses. Checked, never run."""
+"""Files: what may be sent and received into, and what a type checker refuses. Checked, never run."""
 
 import gzip
 import io
 import os
-import socket
 import tempfile
 from pathlib import Path
 
 import anyio
-import anyio.abc
 import trio
-from anyio.streams.buffered import BufferedByteReceiveStream
 
-from roket_trio import FileReadStream, FileWriteStream, SocketStream, TLSStream, Transfer, TransferReport, copy, relay
+from roket_trio import FileReadStream, FileWriteStream, SocketStream
 
 
 async def what_can_be_sent(stream: SocketStream, path: Path) -> None:
@@ -41,51 +38,12 @@ async def what_can_be_received_into(stream: SocketStream, path: Path) -> None:
     await stream.receive_file(await trio.open_file(path, "wb"))
 
 
-async def what_can_be_copied(stream: SocketStream, path: Path) -> None:
-    with open(path, "rb") as file:
-        report: TransferReport = await copy(file, stream)
-        moved: int = report.bytes_moved
-    await copy(stream, await FileWriteStream.from_path(path), count=moved)
-    await copy(io.BytesIO(b"in memory"), os.open(path, os.O_WRONLY))
-    await Transfer(await anyio.open_file(path, "rb"), await trio.open_file(path, "wb"), rate_limit=1e6).run()
-
-
-async def streams_that_can_be_copied(
-    stream: SocketStream,
-    tls: TLSStream,
-    theirs: anyio.abc.SocketStream,
-    trios: trio.SocketStream,
-    process: anyio.abc.Process,
-) -> None:
-    await copy(tls, stream)
-    await copy(theirs, trios)
-    await copy(trios, theirs)
-    send, receive = anyio.create_memory_object_stream[bytes](10)
-    await copy(receive, send)
-    await copy(BufferedByteReceiveStream(stream), tls)
-    assert process.stdin is not None
-    assert process.stdout is not None
-    await copy(process.stdout, process.stdin)
-    await relay(stream, tls)
-    await relay(theirs, trios, linger_seconds=10.0)
-
-
 async def what_is_no_file(stream: SocketStream, path: Path) -> None:
     await stream.send_file("path")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     await stream.send_file(path)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     await stream.send_file(b"bytes")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     await stream.receive_file("path")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     await stream.receive_file(None)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
-
-
-async def what_is_no_end(stream: SocketStream, path: Path, sock: socket.socket) -> None:
-    await copy("path", stream)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
-    await copy(stream, path)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
-    await copy(stream, sock)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
-    Transfer(None, stream)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
-    with open(path, "rb") as file:
-        await relay(stream, file)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
-    await relay(stream, BufferedByteReceiveStream(stream))  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
 
 
 async def what_is_in_text_mode(stream: SocketStream, path: Path) -> None:
