@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import os
 import socket
-import sys
-import warnings
 from collections import Counter
 from collections.abc import Callable, Sized
 from time import monotonic
@@ -21,7 +19,7 @@ import anyio
 from .._errors import BrokenResourceError, ClosedResourceError, broken
 from .._kernel import poll, tcp
 from .._loops import Loop, Readiness, ResourceGuard, current_loop
-from .._origin import opened_at
+from .._origin import finalize, opened_at
 from .descriptor_users import DescriptorUsers
 from .lingering_close import LingeringClose, SendAccounting
 from .sender_and_receiver import Receiving, Sending
@@ -377,25 +375,11 @@ class Connection:
         if self._closed_event is not None:
             self._closed_event.set()
 
-    def __del__(
-        self, _getpid: Any = os.getpid, _warn: Any = warnings.warn, _is_finalizing: Any = sys.is_finalizing
-    ) -> None:
+    def __del__(self, _finalize: Any = finalize) -> None:
         # The constructor may have failed before anything was owned.
-        if getattr(self, "readiness", None) is None or self._report is not None:
-            return
-        if self._process != _getpid():  # a forked child's copy: the connection and the loop's epoll are the parent's
-            self.sock.close()
-            return
-        what = "unclosed connection"
-        try:
-            what = f"unclosed {self.sock!r}"
-            self.close_now()
-        except Exception:
-            if not _is_finalizing():
-                raise
-            self.sock.close()  # the interpreter ends and has emptied modules: the kernel does the rest
-        # Last, since a filter may turn it into an exception.
-        _warn(f"{what}, opened at {self._opened_at}", ResourceWarning, source=self, stacklevel=2)
+        if getattr(self, "readiness", None) is not None and self._report is None:
+            sock = self.sock
+            _finalize(self, sock.__repr__, self.close_now, sock.close, self._process, self._opened_at)
 
     # --- what is known -----------------------------------------------------------------------------------------------
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import stat
-import sys
-import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
@@ -16,6 +14,7 @@ import anyio
 from .._errors import ClosedResourceError, broken
 from .._kernel.fd import FileKind
 from .._loops import Loop, ResourceGuard, current_loop
+from .._origin import finalize
 from .descriptor import OpaqueFileError, OpenFile, open_file, unwrap
 from .worker import Worker
 
@@ -152,30 +151,24 @@ class FileStream:
         if close is not None:
             close()
 
-    def __del__(
-        self, _getpid: Any = os.getpid, _warn: Any = warnings.warn, _is_finalizing: Any = sys.is_finalizing
-    ) -> None:
-        if getattr(self, "_is_released", True):
-            return
-        self._is_released = True
-        if self._process != _getpid():  # a forked child's copy: threads, flags and temporary files are the parent's
-            if self._opened_at is not None:
-                self._close_file()
-            return
+    def __del__(self, _finalize: Any = finalize) -> None:
+        if not getattr(self, "_is_released", True):
+            self._is_released = True
+            _finalize(self, self.__repr__, self._close_unclosed, self._close_own, self._process, self._opened_at)
+
+    def _close_unclosed(self) -> None:
+        """Close what nobody has closed. A file that the stream only wraps is left alone."""
         try:
             self._wake()
             self._release()
             self._end_worker()
-        except Exception:  # the interpreter ends and has emptied modules
-            if not _is_finalizing():
-                raise
-        if self._opened_at is not None:
-            what = f"unclosed {self!r}, opened at {self._opened_at}"
-            try:
+        finally:
+            if self._opened_at is not None:
                 self._collected()
-            finally:
-                # Last, since a filter may turn it into an exception.
-                _warn(what, ResourceWarning, source=self)
+
+    def _close_own(self) -> None:
+        if self._opened_at is not None:
+            self._close_file()
 
     def _collected(self) -> None:
         """Close a file that the stream has opened itself and that nobody has closed."""

@@ -6,8 +6,6 @@ import errno
 import logging
 import os
 import socket
-import sys
-import warnings
 from collections.abc import Callable
 from typing import Any, final
 
@@ -19,7 +17,7 @@ from .._connection.states import DEFAULT_POLICY, ClosePolicy
 from .._errors import ClosedResourceError
 from .._kernel import tcp
 from .._loops import ResourceGuard, current_loop
-from .._origin import opened_at, public
+from .._origin import finalize, opened_at, public
 from .._streams.adopted import adopted_socket, give_back, presentable
 from .._streams.sockets import SocketStream
 from .._streams.unix_sockets import UNIXSocketStream
@@ -235,24 +233,12 @@ class SocketListener(anyio.abc.SocketListener, trio.abc.Listener[SocketStream]):
         self._check_open()
         self._guard.check()
 
-    def __del__(
-        self, _getpid: Any = os.getpid, _warn: Any = warnings.warn, _is_finalizing: Any = sys.is_finalizing
-    ) -> None:
-        if getattr(self, "_readiness", None) is None or self._closed:
-            return
-        if self._process != _getpid():  # a forked child's copy: the loop's epoll is the parent's
-            self._sock.close()
-            return
-        what = "unclosed listener"
-        try:
-            what = f"unclosed {self._sock!r}"
+    def __del__(self, _finalize: Any = finalize) -> None:
+        # The constructor may have failed before anything was owned.
+        if getattr(self, "_readiness", None) is not None and not self._closed:
             self._backoff = None
-            self.close()
-        except Exception:
-            if not _is_finalizing():
-                raise
-            self._sock.close()  # the interpreter ends, and modules are empty already
-        _warn(f"{what}, opened at {self._opened_at}", ResourceWarning, source=self, stacklevel=2)
+            sock = self._sock
+            _finalize(self, sock.__repr__, self.close, sock.close, self._process, self._opened_at)
 
     @property
     def _raw_socket(self) -> socket.socket:
