@@ -35,7 +35,7 @@ summary() {
   printf '\n=== summary: %d min %d s\n' $((SECONDS / 60)) $((SECONDS % 60))
   for result in "${results[@]}"; do
     IFS=$'\t' read -r word seconds name <<<"$result"
-    line=$(grep -E '^=+ .*(passed|failed|error|skipped|no tests ran).* in [0-9.]+s' "$work/$name.log" | head -n 1 | tr -d '=' || true)
+    line=$(sed '/^Run once more/q' "$work/$name.log" | grep -E '^=+ .*(passed|failed|error|skipped|no tests ran).* in [0-9.]+s' | tail -n 1 | tr -d '=' || true)
     if [ -n "$line" ]; then closing+=("$line"); fi
     # A suite that ran nothing has shown nothing.
     if [[ $name == *tests* && $word != absent && ! $line =~ [0-9]+\ passed ]]; then word=FAILED; fi

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
+import sys
 import tomllib
 from importlib.metadata import Distribution, distribution
 from pathlib import Path
@@ -95,3 +97,18 @@ def test_what_one_worker_does_alone_exists(name: str) -> None:
 
 def test_the_other_tests_of_a_file_stay_together() -> None:
     assert work_unit("tests/serving/test_serve.py::test_it[::1-trio]") == "tests/serving/test_serve.py"
+
+
+@pytest.mark.parametrize("workers", [[], ["-n", "2"]], ids=["alone", "two workers"])
+def test_what_is_left_out_is_counted(workers: list[str]) -> None:
+    asked = [*workers, "--without-measured", "-k", "table", "tests/testing/test_reports.py"]
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *asked],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout
+    assert "\nleft out: 1 tests that load the machine, or measure it" in done.stdout
