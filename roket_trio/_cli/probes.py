@@ -1,5 +1,8 @@
-"""What ``roket doctor`` tries. Each function returns a detail or nothing, and raises ``OSError`` for what is not
-here."""
+"""What ``roket doctor`` tries.
+
+Each function returns a detail for the user, or nothing, and raises ``OSError`` where the machine does not offer what it
+tries.
+"""
 
 from __future__ import annotations
 
@@ -24,13 +27,13 @@ from ..staticfiles import _openat2 as openat2_call
 _SECONDS = 5.0
 
 
-def _not_here(what: str) -> OSError:
+def _not_available(what: str) -> OSError:
     return OSError(errno.ENOSYS, what)
 
 
 @contextmanager
 def _pair() -> Iterator[tuple[socket.socket, socket.socket]]:
-    """A TCP connection to ourselves."""
+    """The two ends of a TCP connection over loopback."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         with socket.create_connection(listener.getsockname(), _SECONDS) as client:
             server, _ = listener.accept()
@@ -41,24 +44,24 @@ def _pair() -> Iterator[tuple[socket.socket, socket.socket]]:
 
 def sendfile() -> None:
     if not sendfile_call.AVAILABLE:
-        raise _not_here("not as Linux has it")
+        raise _not_available("not as Linux has it")
     with _pair() as (client, server), tempfile.TemporaryFile() as file:
         file.write(b"x" * 100)
         file.flush()
         os.sendfile(client.fileno(), file.fileno(), 0, 100)
         if server.recv(200) != b"x" * 100:
-            raise _not_here("it moved something else")
+            raise _not_available("other bytes arrived")
 
 
 def splice() -> None:
     if not hasattr(os, "splice"):
-        raise _not_here("not in this Python or system")
+        raise _not_available("not in this Python or system")
     read_end, write_end = os.pipe()
     try:
         with _pair() as (client, server):
             client.sendall(b"x")
             if os.splice(server.fileno(), write_end, 10) != 1:
-                raise _not_here("it moved nothing")
+                raise _not_available("it moved nothing")
     finally:
         os.close(read_end)
         os.close(write_end)
@@ -66,12 +69,12 @@ def splice() -> None:
 
 def copy_file_range(directory: str) -> None:
     if not hasattr(os, "copy_file_range"):
-        raise _not_here("not in this Python or system")
+        raise _not_available("not in this Python or system")
     with tempfile.TemporaryFile(dir=directory) as source, tempfile.TemporaryFile(dir=directory) as sink:
         source.write(b"x" * 100)
         source.flush()
         if os.copy_file_range(source.fileno(), sink.fileno(), 100, 0, 0) != 100:
-            raise _not_here("it copied less than there is")
+            raise _not_available("it copied less than there is")
 
 
 def cached_reads(directory: str) -> None:
@@ -79,25 +82,25 @@ def cached_reads(directory: str) -> None:
         file.write(b"x" * 100)
         file.flush()
         if not page_cache.can_tell(file.fileno()):
-            raise _not_here("this file system does not tell what is cached")
+            raise _not_available("this file system does not tell what is cached")
 
 
 def tcp_info() -> str:
     with _pair() as (client, _):
         view = tcp.kernel_view(client)
         if view is None:
-            raise _not_here("not as Linux has it")
+            raise _not_available("not as Linux has it")
         return view.state.name
 
 
 def epoll() -> None:
     if not epoll_calls.AVAILABLE:
-        raise _not_here("not on this system")
+        raise _not_available("not on this system")
 
 
 def openat2(directory: str) -> None:
     if not openat2_call.is_supported(directory):
-        raise _not_here("links are not followed instead")
+        raise _not_available("links are not followed instead")
 
 
 def renameat2(directory: str) -> None:
@@ -107,7 +110,7 @@ def renameat2(directory: str) -> None:
         fd = os.open(place, os.O_RDONLY)
         try:
             if not renameat2_call.exchange("a", "b", source=fd, target=fd):
-                raise _not_here("links and checks are used instead")
+                raise _not_available("links and checks are used instead")
         finally:
             os.close(fd)
 
@@ -116,12 +119,12 @@ def tar_filter() -> None:
     import tarfile
 
     if not hasattr(tarfile, "data_filter"):
-        raise _not_here("Python 3.11.4 has it")
+        raise _not_available("Python 3.11.4 has it")
 
 
 def sock_diag() -> None:
     if not sock_diag_call.AVAILABLE:
-        raise _not_here("not on this system")
+        raise _not_available("not on this system")
     with sock_diag_call.SockDiag() as kernel:
         kernel.tcp({tcp.TCPState.CLOSE_WAIT})
 
@@ -131,7 +134,7 @@ def proc_net() -> None:
 
 
 def network_namespace() -> str:
-    """In a child, which is thrown away: it would be for good."""
+    """Tried in a child process, since a process cannot leave its new network."""
     code = "import ctypes, sys; sys.exit(ctypes.CDLL(None).unshare({}))"
     for detail, flags in (("", 0x40000000), ("within a user namespace", 0x50000000)):  # CLONE_NEWNET, CLONE_NEWUSER
         command = [sys.executable, "-I", "-S", "-c", code.format(flags)]
@@ -146,7 +149,7 @@ def tracefs() -> None:
 
 
 def file_system(directory: str) -> str:
-    """Its type: that of the longest mount point above it (proc_pid_mounts(5))."""
+    """The type of a directory's file system: that of the longest mount point above it (proc_pid_mounts(5))."""
     here, best = os.path.realpath(directory), ("", "an unknown file system")
     try:
         mounts = Path("/proc/self/mounts").read_text()
@@ -160,7 +163,7 @@ def file_system(directory: str) -> str:
 
 
 def limits() -> dict[str, str]:
-    """What bounds how much there may be of something."""
+    """The limits of the process and the system that matter."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     found = {"open files": f"{soft}, may be raised to {hard}"}
     for name, path in (

@@ -25,8 +25,8 @@ from support.programs import LIMIT
 from support.roket_command import command, ended, environment, peer_of, received_all, running
 
 from roket_trio._cli.console.command_status import CommandStatus
-from roket_trio._cli.progress.meter import chosen
-from roket_trio._cli.progress.meter_text import Rate, in_words
+from roket_trio._cli.progress.progress_text import Speedometer, progress_text
+from roket_trio._cli.progress.showing import resolve
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="terminals of POSIX")
 
@@ -213,23 +213,23 @@ def _until_reset(sock: socket.socket) -> None:
 # --- the words --------------------------------------------------------------------------------------------------------
 
 
-def tally(moved: int, total: int | None, phase: str = "") -> CommandStatus:
+def status(moved: int, total: int | None, phase: str = "") -> CommandStatus:
     return CommandStatus("send", False, False, moved=lambda: moved, total=total, phase=phase)
 
 
 @pytest.mark.parametrize(
     ("state", "rate", "words"),
     [
-        (tally(0, None), 0.0, "0 B, stalled"),
-        (tally(1 << 20, None), 1024.0, "1.0 MiB, 1.0 KiB/s"),
-        (tally(512, 1024), 256.0, "50% 512 B of 1.0 KiB, 256 B/s, 2.00 s left"),
-        (tally(1024, 1024), 256.0, "100% 1.0 KiB of 1.0 KiB, 256 B/s"),
-        (tally(1024, 1024, "syncing"), 0.0, "1.0 KiB, syncing"),
-        (tally(0, 0), 0.0, "0 B, stalled"),
+        (status(0, None), 0.0, "0 B, stalled"),
+        (status(1 << 20, None), 1024.0, "1.0 MiB, 1.0 KiB/s"),
+        (status(512, 1024), 256.0, "50% 512 B of 1.0 KiB, 256 B/s, 2.00 s left"),
+        (status(1024, 1024), 256.0, "100% 1.0 KiB of 1.0 KiB, 256 B/s"),
+        (status(1024, 1024, "syncing"), 0.0, "1.0 KiB, syncing"),
+        (status(0, 0), 0.0, "0 B, stalled"),
     ],
 )
-def test_the_meter_in_words(state: CommandStatus, rate: float, words: str) -> None:
-    assert in_words(state, rate) == words
+def test_the_meter_progress_text(state: CommandStatus, rate: float, words: str) -> None:
+    assert progress_text(state, rate) == words
 
 
 @pytest.mark.parametrize(
@@ -243,20 +243,20 @@ def test_the_meter_in_words(state: CommandStatus, rate: float, words: str) -> No
     ],
 )
 def test_the_meter_in_fewer_words(most: int, words: str) -> None:
-    assert in_words(tally(512, 1024), 256.0, most) == words
+    assert progress_text(status(512, 1024), 256.0, most) == words
 
 
 def test_the_rate_is_that_of_the_last_moments(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 0.0
-    monkeypatch.setattr("roket_trio._cli.progress.meter_text.monotonic", lambda: now)
-    rate = Rate()
-    assert rate.of(0) == 0.0
+    monkeypatch.setattr("roket_trio._cli.progress.progress_text.monotonic", lambda: now)
+    speedometer = Speedometer()
+    assert speedometer.update(0) == 0.0
     for step in range(1, 100):
         now = step / 10
-        found = rate.of(step * 100 if step < 50 else 4900)
+        found = speedometer.update(step * 100 if step < 50 else 4900)
     assert found == 0.0  # it stands still for five seconds
 
 
 def test_what_is_chosen_without_a_terminal() -> None:
-    assert chosen("json") == "json"
-    assert chosen("auto") in ("bar", "none")
+    assert resolve("json") == "json"
+    assert resolve("auto") in ("bar", "none")

@@ -1,4 +1,4 @@
-"""Ways to show progress on standard error that need no library."""
+"""The displays of progress on standard error that need no library."""
 
 from __future__ import annotations
 
@@ -7,31 +7,34 @@ import sys
 from typing import Protocol, final
 
 from ..console.command_status import CommandStatus
-from .meter_text import columns, in_words
+from .progress_text import progress_text, usable_columns
 
-# How often a person's meter is drawn, and a program's written (seconds).
+# How often a line for a person is rewritten, and how often one is added to a log (seconds).
 FRAME = 0.1
-_LINE = 1.0
+_LOG = 1.0
 
 
 class Display(Protocol):
-    """One way to show it. Called in a worker thread, never twice at once: a terminal can block."""
+    """A way to show progress. Its methods are called in a worker thread, since a terminal can block; never two at
+    once."""
 
-    every: float
+    interval: float
+    """How long to wait between two calls of :meth:`show` (seconds)."""
 
-    def show(self, status: CommandStatus, rate: float) -> None: ...
+    def show(self, status: CommandStatus, bytes_per_second: float) -> None: ...
 
-    def clear(self) -> None: ...
+    def clear(self) -> None:
+        """Remove what is shown, so that the last line can be printed."""
 
 
 @final
-class Lines:
-    """A line a second, for logs."""
+class LogDisplay:
+    """A line of text every second."""
 
-    every = _LINE
+    interval = _LOG
 
-    def show(self, status: CommandStatus, rate: float) -> None:
-        sys.stderr.write(in_words(status, rate) + "\n")
+    def show(self, status: CommandStatus, bytes_per_second: float) -> None:
+        sys.stderr.write(progress_text(status, bytes_per_second) + "\n")
         sys.stderr.flush()
 
     def clear(self) -> None:
@@ -39,31 +42,36 @@ class Lines:
 
 
 @final
-class Line:
-    """One line that is written over and over: a bar without rich."""
+class JSONDisplay:
+    """A line of JSON every second."""
 
-    every = FRAME
+    interval = _LOG
 
-    def show(self, status: CommandStatus, rate: float) -> None:
-        width = columns()
-        sys.stderr.write("\r" + in_words(status, rate, width)[:width].ljust(width))
-        sys.stderr.flush()
-
-    def clear(self) -> None:
-        sys.stderr.write("\r" + " " * (columns() + len("^C")) + "\r")
-        sys.stderr.flush()
-
-
-@final
-class JSONLines:
-    """An object a second, for programs."""
-
-    every = _LINE
-
-    def show(self, status: CommandStatus, rate: float) -> None:
-        told = {"bytes": status.moved(), "total": status.total, "bytes_per_second": round(rate), "phase": status.phase}
-        sys.stderr.write(json.dumps({"progress": told}) + "\n")
+    def show(self, status: CommandStatus, bytes_per_second: float) -> None:
+        progress = {
+            "bytes": status.moved(),
+            "total": status.total,
+            "bytes_per_second": round(bytes_per_second),
+            "phase": status.phase,
+        }
+        sys.stderr.write(json.dumps({"progress": progress}) + "\n")
         sys.stderr.flush()
 
     def clear(self) -> None:
         pass
+
+
+@final
+class LineDisplay:
+    """One line of text that is rewritten in place, for a terminal where rich is not installed."""
+
+    interval = FRAME
+
+    def show(self, status: CommandStatus, bytes_per_second: float) -> None:
+        width = usable_columns()
+        sys.stderr.write("\r" + progress_text(status, bytes_per_second, width)[:width].ljust(width))
+        sys.stderr.flush()
+
+    def clear(self) -> None:
+        sys.stderr.write("\r" + " " * (usable_columns() + len("^C")) + "\r")
+        sys.stderr.flush()

@@ -1,4 +1,4 @@
-"""rich's progress bar, drawn when we say so: its own thread would draw into the last line."""
+"""The progress bar of rich. It has no thread of its own, which would draw into the last line."""
 
 from __future__ import annotations
 
@@ -9,17 +9,18 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
 from ..console.command_status import CommandStatus
-from .meter_text import columns, in_words
+from .displays import FRAME
+from .progress_text import progress_text, usable_columns
 
-# What a narrow terminal has fewer words for (columns).
+# The bar has at least so much of the line, and the text the rest (columns).
 _BAR_AT_LEAST = 10
 
 
 @final
-class Bar:
-    """A bar that shrinks with the terminal, and the same words as the plain meter."""
+class RichBar:
+    """A bar that shrinks with the terminal, with the text of the other displays."""
 
-    every = 0.1
+    interval = FRAME
 
     def __init__(self) -> None:
         self._progress = Progress(
@@ -32,13 +33,13 @@ class Bar:
         )
         self._task: TaskID | None = None
 
-    def show(self, status: CommandStatus, rate: float) -> None:
-        self._progress.console.width = columns()
-        words = in_words(status, rate, columns() - _BAR_AT_LEAST)
+    def show(self, status: CommandStatus, bytes_per_second: float) -> None:
+        width = self._progress.console.width = usable_columns()
+        text = progress_text(status, bytes_per_second, width - _BAR_AT_LEAST)
         if self._task is None:
             self._progress.start()
-            self._task = self._progress.add_task(words, total=status.total or None)
-        self._progress.update(self._task, completed=status.moved(), total=status.total or None, description=words)
+            self._task = self._progress.add_task(text, total=status.total or None)
+        self._progress.update(self._task, completed=status.moved(), total=status.total or None, description=text)
         self._progress.refresh()
 
     def clear(self) -> None:

@@ -11,7 +11,7 @@ from ..connections.time_limits import enforce_time_limits
 from ..console.command_status import CommandStatus
 from ..console.event_loop import bare_task_group
 from ..console.exit_codes import CommandError
-from ..progress.meter import show_progress
+from ..progress.showing import show_progress
 from .failures import Side, as_command_error, missing_bytes_text
 
 

@@ -1,0 +1,59 @@
+"""Show the progress of a transfer while it runs."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+import anyio
+from anyio import to_thread
+
+from ..console.command_status import CommandStatus
+from .displays import FRAME, Display, JSONDisplay, LineDisplay, LogDisplay
+from .progress_text import Speedometer
+
+# A transfer that is over sooner needs no progress, nor the tenth of a second that loading rich takes (seconds).
+_DELAY = 0.5
+
+
+def resolve(kind: str) -> str:
+    """The kind of display that ``--progress`` names; ``auto`` is a bar on a terminal, and none elsewhere."""
+    if kind != "auto":
+        return kind
+    return "bar" if sys.stderr.isatty() and os.environ.get("TERM", "dumb") != "dumb" else "none"
+
+
+async def show_progress(status: CommandStatus, kind: str) -> None:
+    """Show the progress until cancelled; then the bar is removed.
+
+    :param kind: a value of ``--progress``
+    """
+    kind = resolve(kind)
+    if kind == "none":
+        return
+    speedometer = Speedometer()
+    speedometer.update(status.moved())
+    await anyio.sleep(_DELAY)
+    display = await to_thread.run_sync(_display, kind, abandon_on_cancel=True)
+    try:
+        while True:
+            # A terminal that is stopped (Ctrl-S) blocks the thread: neither the transfer nor its end waits for that.
+            speed = speedometer.update(status.moved())
+            await to_thread.run_sync(display.show, status, speed, abandon_on_cancel=True)
+            await anyio.sleep(display.interval)
+    finally:
+        with anyio.move_on_after(FRAME, shield=True):
+            await to_thread.run_sync(display.clear, abandon_on_cancel=True)
+
+
+def _display(kind: str) -> Display:
+    """Blocks: loading rich takes time."""
+    if kind == "json":
+        return JSONDisplay()
+    if kind == "plain" or not sys.stderr.isatty():
+        return LogDisplay()
+    try:
+        from .rich_bar import RichBar
+    except ImportError:  # rich comes with the extra `cli`
+        return LineDisplay()
+    return RichBar()
