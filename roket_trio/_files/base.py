@@ -7,7 +7,7 @@ import stat
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Self
 
 import anyio
 
@@ -177,7 +177,7 @@ class FileStream:
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {'closed' if self._is_closed() else 'open'} {self._name}>"
 
-    async def __aenter__(self) -> Any:
+    async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(

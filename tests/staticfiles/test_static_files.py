@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import http.client
 import logging
 import os
@@ -11,6 +12,7 @@ import ssl
 import struct
 import subprocess
 import sys
+import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -25,7 +27,7 @@ from support.programs import tool
 from support.waiting import BOUND
 
 from roket_trio import CloseOutcome, SocketStream, create_tcp_listener, serve, wrap_tls
-from roket_trio.staticfiles import Exchange, StaticFiles, _openat2
+from roket_trio.staticfiles import Exchange, StaticFiles, _openat2, _resources
 from roket_trio.staticfiles._resources import ContentTypes, Refusal, location, split_target
 from roket_trio.staticfiles._selecting import Selection, Version, format_date, parse_date, select
 
@@ -332,6 +334,47 @@ async def test_what_may_not_be_read_is_forbidden_and_what_is_no_file_is_not_ther
         assert (await asked(port, "/")).status == 404
         if os.geteuid():
             assert (await asked(port, "/locked")).status == 403
+
+
+def test_a_file_that_a_thread_opens_for_a_cancelled_task_is_closed(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """asyncio's own cancellation ends the wait for a thread that goes on."""
+    begun, goes_on = threading.Event(), threading.Event()
+    opened: list[int] = []
+
+    def slow(directory: int, path: bytes, *, cached_only: bool = False) -> int:
+        if cached_only:
+            raise BlockingIOError
+        begun.set()
+        assert goes_on.wait(BOUND)
+        opened.append(_openat2.open_beneath(directory, path))
+        return opened[0]
+
+    async def main(directory: int) -> None:
+        task = asyncio.ensure_future(_resources.open_resource(directory, b"a.txt"))
+        await to_thread.run_sync(begun.wait, BOUND)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        goes_on.set()
+        with anyio.fail_after(BOUND):
+            while not opened or is_open(opened[0]):  # noqa: ASYNC110 - what is waited for is not a task of this loop
+                await anyio.sleep(0.002)
+
+    monkeypatch.setattr(_resources, "open_beneath", slow)
+    directory = os.open(root, os.O_RDONLY)
+    try:
+        asyncio.run(main(directory))
+    finally:
+        goes_on.set()
+        os.close(directory)
+
+
+def is_open(fd: int) -> bool:
+    try:
+        os.fstat(fd)
+    except OSError:
+        return False
+    return True
 
 
 async def test_bodies_go_by_sendfile_and_small_ones_with_their_head(root: Path) -> None:
