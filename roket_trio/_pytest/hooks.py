@@ -16,7 +16,7 @@ from ..testing._expectations.peer_watch import PeerWatch
 from ..testing._expectations.watched import ConnectionResult
 from ..testing._leaks.referrers import has_paused_loop
 from ..testing._leaks.report import LeakReport, leak_message
-from ..testing._leaks.tracker import Phase, TrackedSocket
+from ..testing._leaks.tracker import RunPhase, TrackedSocket
 from ..testing._peers.wire import NotAvailableError
 from ..testing._reports.from_pytest import result_of_connection, result_of_leaks, results_of_findings
 from ..testing._results.close import CloseExpectation
@@ -123,12 +123,12 @@ class SuiteHooks:
 
     @pytest.hookimpl(wrapper=True)
     def pytest_fixture_setup(self, fixturedef: pytest.FixtureDef[Any]) -> Wrapped:
-        """What a fixture of wider scope opens while it is set up is its own, not the test's that comes to need it."""
+        """What a fixture of wider scope opens in its setup is the fixture's, and not the test's that needs it first."""
         __tracebackhide__ = True
         run = self._current
         if fixturedef.scope == "function" or run is None:
             return (yield)
-        run.opened += self._leak_check.end_phase(Phase(run.name))
+        run.opened += self._leak_check.end_phase(RunPhase(run.name))
         try:
             return (yield)
         finally:
@@ -185,7 +185,7 @@ class SuiteHooks:
         return self._observers() if is_asked_for else None
 
     def pytest_report_collectionfinish(self) -> str | None:
-        """Name the observers where a test needs them and no option had the header do it."""
+        """Name the observers if a test needs them, unless the header has named them."""
         return None if self._has_named_observers or self._settings.is_controller else self._observers()
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
@@ -199,7 +199,7 @@ class SuiteHooks:
             self._leak_report.add(LeakReport.unpacked(packed))
         else:
             self._has_gap = True
-            self._leak_report.unseen.add(f"what worker {node.gateway.id} did: {error or 'it has not told'}")
+            self._leak_report.unseen.add(f"what worker {node.gateway.id} did: {error or 'it sent no report'}")
 
     @pytest.hookimpl(trylast=True)
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
@@ -268,7 +268,7 @@ class SuiteHooks:
         failure = self._stop(run)
         if failure is not None and not run.has_failed:
             raise failure
-        run.opened += self._leak_check.end_phase(Phase(run.name, "failed test" if run.has_failed else "test"))
+        run.opened += self._leak_check.end_phase(RunPhase(run.name, "failed test" if run.has_failed else "test"))
         if not run.has_failed and not messages and (terms := self._settings.leak_terms(item)) is not None:
             messages = self._leaks(run, terms)
         item.user_properties += [("roket.close", result.verdict.close) for result in run.connections]

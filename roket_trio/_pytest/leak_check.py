@@ -10,7 +10,7 @@ from ..testing._census.observers import NotObservedError
 from ..testing._census.records import SocketRecord
 from ..testing._leaks.referrers import has_paused_loop, reachable_descriptors
 from ..testing._leaks.report import LeakReport
-from ..testing._leaks.tracker import ANY_PHASE, LeakTracker, Phase, TrackedSocket, ignoring
+from ..testing._leaks.tracker import ANY_PHASE, LeakTracker, RunPhase, TrackedSocket, ignoring
 from .settings import LeakTerms, Settings
 
 
@@ -23,7 +23,7 @@ class LeakCheck:
         self._tracker: LeakTracker | None = None
         self._wide: list[pytest.FixtureDef[Any]] = []
         self._refusal = ""
-        """Why nothing can be observed here; empty: it can, or nobody has tried."""
+        """Why nothing can be observed here; empty: it can, or was not tried."""
 
     def start(self) -> None:
         """Track sockets from now on, unless they are tracked already or cannot be."""
@@ -35,14 +35,14 @@ class LeakCheck:
             self._refusal = str(reason)
 
     def begin_test(self, *, is_first: bool) -> None:
-        """A test begins; what was opened before the first one belongs to no test."""
+        """Prepare for a test. What was opened before the first one belongs to no test."""
         if self._tracker is not None and self._tracker.is_inherited:  # each test in a fork of its own
             self._tracker = None
             self.start()
         if is_first:
-            self.end_phase(Phase("the collection", "elsewhere"))
+            self.end_phase(RunPhase("the collection", "elsewhere"))
 
-    def end_phase(self, phase: Phase) -> list[TrackedSocket]:
+    def end_phase(self, phase: RunPhase) -> list[TrackedSocket]:
         """What was opened since the last call belongs to ``phase``.
 
         :returns: those of these sockets that are still open
@@ -52,14 +52,14 @@ class LeakCheck:
     def end_fixture_setup(self, fixturedef: pytest.FixtureDef[Any]) -> None:
         """What was opened since the last call belongs to a fixture of wider scope than one test."""
         self._wide = [other for other in self._wide if other.cached_result is not None] + [fixturedef]
-        self.end_phase(Phase(_name(fixturedef), "fixture"))
+        self.end_phase(RunPhase(_name(fixturedef), "fixture"))
 
     def observers(self) -> list[str]:
         """The names of what observes sockets here."""
         return [] if self._tracker is None else sorted(self._tracker.observers)
 
     def left_open(self, opened: list[TrackedSocket], terms: LeakTerms) -> dict[TrackedSocket, SocketRecord]:
-        """The sockets that a test has opened and left open, without those that something of wider scope is to close.
+        """The sockets that a test has opened and left open, without those that a fixture of wider scope is to close.
 
         Blocks the thread for up to ``terms.grace`` seconds while there are any.
 
@@ -76,12 +76,12 @@ class LeakCheck:
         accepted = [one for one in left if one.host is not None]
         if accepted and has_paused_loop():  # the loop would close them, when it runs again
             for one in accepted:
-                one.phase = Phase(one.host.name if one.host else "", "adopter")
+                one.phase = RunPhase(one.host.name if one.host else "", "adopter")
                 del left[one]
         return left
 
     def finish(self, report: LeakReport) -> bool:
-        """The run is over: add what was found to ``report``.
+        """Add what was found to ``report``, at the end of the run.
 
         :returns: whether all that was tracked was observed without a gap
         """
@@ -108,7 +108,7 @@ class LeakCheck:
             ends = {(left[one].remote, left[one].local) for one in held if left[one].remote}
             held |= {one for one, record in left.items() if (record.local, record.remote) in ends}
             for one in held:
-                one.phase = Phase(_name(fixturedef), "adopter")
+                one.phase = RunPhase(_name(fixturedef), "adopter")
                 del left[one]
 
 

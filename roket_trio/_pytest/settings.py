@@ -12,10 +12,10 @@ from ..testing._results.close import CloseExpectation
 
 
 class LeakTerms(NamedTuple):
-    """On what terms a test is held to leave no socket open."""
+    """What a test must do to pass the leak check."""
 
     grace: float
-    """Seconds for its sockets to go once it is over."""
+    """Its sockets must be closed so many seconds after it is over."""
     ignore: Iterable[str] = ()
     """Shell patterns for sockets that do not count."""
 
@@ -34,7 +34,7 @@ class Settings:
         self.within: Final = _seconds(config, "roket_within")
         self.ignore: Final[list[str]] = config.getini("roket_ignore")
         self.checks_all: Final = bool(config.getini("roket_no_socket_leaks"))
-        """Whether every test is held to leave no socket open, with a marker or without."""
+        """Whether every test must leave no socket open, also one without the marker ``no_socket_leaks``."""
         report: str | None = config.getoption("--roket-report")
         self.report_path: Final = None if report is None else os.path.abspath(report)  # a test may change directory
         self.is_worker: Final = hasattr(config, "workerinput")

@@ -115,7 +115,7 @@ def test_a_worker_that_does_not_tell_is_not_observed(inner: Inner) -> None:
         "--roket-census",
         "--roket-strict",
     )
-    result.stdout.fnmatch_lines(["not observed: what worker gw0 did: it has not told"])
+    result.stdout.fnmatch_lines(["not observed: what worker gw0 did: it sent no report"])
     assert result.ret == 1
 
 

@@ -36,7 +36,7 @@ from roket_trio.testing import (
     payload,
     scripts,
 )
-from roket_trio.testing._chaos.toxics import Chunk, End, StageContext
+from roket_trio.testing._chaos.toxics import Chunk, RelayEnd, StageContext
 
 pytestmark = pytest.mark.skipif(not hasattr(select, "POLLRDHUP"), reason="the peers need Linux")
 
@@ -436,7 +436,7 @@ def test_a_toxicity_of_nothing_spares_all() -> None:
 # --- pure ------------------------------------------------------------------------------------------------------------
 
 
-def passed(toxic: Toxic, *whats: bytes | End, seed: int = 0) -> list[Chunk]:
+def passed(toxic: Toxic, *whats: bytes | RelayEnd, seed: int = 0) -> list[Chunk]:
     stage = toxic.begin(StageContext(0.0, random.Random(seed), lambda: 5.0))
     return [after for what in whats for after in stage.take(Chunk(1.0, what))]
 
@@ -456,17 +456,17 @@ def passed(toxic: Toxic, *whats: bytes | End, seed: int = 0) -> list[Chunk]:
     ],
 )
 def test_no_toxic_loses_or_doubles_data_that_it_lets_through(toxic: Toxic) -> None:
-    chunks = passed(toxic, payload(100), payload(900, 100), End.FIN)
+    chunks = passed(toxic, payload(100), payload(900, 100), RelayEnd.FIN)
     assert b"".join(chunk.what for chunk in chunks if isinstance(chunk.what, bytes)) == payload(1000)
-    assert chunks[-1].what is End.FIN
+    assert chunks[-1].what is RelayEnd.FIN
 
 
 def test_times_are_what_the_toxics_say() -> None:
     assert passed(Latency(2), b"x") == [Chunk(3.0, b"x")]
-    assert passed(SlowClose(2), b"x", End.FIN) == [Chunk(1.0, b"x"), Chunk(3.0, End.FIN)]
+    assert passed(SlowClose(2), b"x", RelayEnd.FIN) == [Chunk(1.0, b"x"), Chunk(3.0, RelayEnd.FIN)]
     assert passed(LateReply(2), b"x") == [Chunk(7.0, b"x")]
     assert [chunk.due for chunk in passed(Bandwidth(100), b"1234", b"56")] == pytest.approx([1.02, 1.04, 1.06])
-    assert [chunk.due for chunk in passed(Slicer(2, 0, 1.0), b"1234", End.FIN)] == [1.0, 2.0, 3.0]
+    assert [chunk.due for chunk in passed(Slicer(2, 0, 1.0), b"1234", RelayEnd.FIN)] == [1.0, 2.0, 3.0]
     jittered = [chunk.due for chunk in passed(Latency(2, 1), *[b"x"] * 50)]
     assert all(2.0 <= due <= 4.0 for due in jittered)
     assert len(set(jittered)) > 40

@@ -26,7 +26,7 @@ from roket_trio.testing._leaks import origins
 from roket_trio.testing._leaks.origins import origin_of, watch_origins
 from roket_trio.testing._leaks.referrers import has_paused_loop, reachable_descriptors
 from roket_trio.testing._leaks.report import LeakReport
-from roket_trio.testing._leaks.tracker import ANY_PHASE, LeakFinding, LeakTracker, Phase, ignoring
+from roket_trio.testing._leaks.tracker import ANY_PHASE, LeakFinding, LeakTracker, RunPhase, ignoring
 from roket_trio.testing._peers import timeline as timeline_module
 from roket_trio.testing._results.close import CloseExpectation, judge_close
 
@@ -257,33 +257,33 @@ def findings(tracker: LeakTracker, grace: float = 0.0) -> list[tuple[str, str]]:
 def test_what_was_there_before_is_nobodys() -> None:
     with opens():
         tracker = LeakTracker()
-        assert tracker.end_phase(Phase("one")) == []
+        assert tracker.end_phase(RunPhase("one")) == []
         assert findings(tracker) == []
 
 
 def test_each_socket_belongs_to_the_chapter_in_which_it_was_opened() -> None:
     tracker = LeakTracker()
     with opens() as first:
-        (tracked,) = tracker.end_phase(Phase("one"))
+        (tracked,) = tracker.end_phase(RunPhase("one"))
         assert tracked.record.fds == (first.fileno(),)
         with opens() as second:
-            (tracked,) = tracker.end_phase(Phase("two"))
+            (tracked,) = tracker.end_phase(RunPhase("two"))
             assert tracked.record.fds == (second.fileno(),)
-            assert tracker.end_phase(Phase("three")) == []
+            assert tracker.end_phase(RunPhase("three")) == []
             assert sorted(findings(tracker)) == [("one", "OPEN"), ("two", "OPEN")]
 
 
 def test_what_is_closed_in_the_end_is_no_finding() -> None:
     tracker = LeakTracker()
     with opens():
-        tracker.end_phase(Phase("one"))
+        tracker.end_phase(RunPhase("one"))
     assert findings(tracker) == []
 
 
 def test_the_end_waits_for_what_a_thread_is_closing() -> None:
     tracker = LeakTracker()
     sock = opens()
-    tracker.end_phase(Phase("one"))
+    tracker.end_phase(RunPhase("one"))
     timer = threading.Timer(0.1, sock.close)
     timer.start()
     assert findings(tracker, grace=10) == []
@@ -294,11 +294,11 @@ def test_a_descriptor_that_is_used_again_is_another_socket() -> None:
     tracker = LeakTracker()
     sock = opens()
     fd = sock.fileno()
-    tracker.end_phase(Phase("one"))
+    tracker.end_phase(RunPhase("one"))
     sock.close()
     with opens() as again:
         assert again.fileno() == fd
-        (tracked,) = tracker.end_phase(Phase("two"))
+        (tracked,) = tracker.end_phase(RunPhase("two"))
         assert tracked.phase.name == "two"
 
 
@@ -306,7 +306,7 @@ def test_the_alarm_clock_of_a_loop_is_not_counted() -> None:
     tracker = LeakTracker()
     left, right = socket.socketpair()
     with left, right:
-        assert tracker.end_phase(Phase("one")) == []
+        assert tracker.end_phase(RunPhase("one")) == []
         assert findings(tracker) == []
 
 
@@ -317,7 +317,7 @@ def test_one_end_of_a_pair_counts_when_the_other_has_gone_to_a_child() -> None:
         with right:
             child = subprocess.Popen(["cat"], stdin=right)
         try:
-            assert len(tracker.end_phase(Phase("one"))) == 1
+            assert len(tracker.end_phase(RunPhase("one"))) == 1
             assert findings(tracker) == [("one", "OPEN")]
         finally:
             left.close()
@@ -328,12 +328,12 @@ def test_what_was_accepted_is_the_listeners_while_its_client_lives() -> None:
     tracker = LeakTracker()
     code = "import socket, sys; s = socket.create_connection(('127.0.0.1', int(sys.argv[1]))); input()"
     with opens() as listener:
-        tracker.end_phase(Phase("server", "fixture"))
+        tracker.end_phase(RunPhase("server", "fixture"))
         port = str(listener.getsockname()[1])
         child = subprocess.Popen([sys.executable, "-c", code, port], stdin=subprocess.PIPE)
         with child, listener.accept()[0]:
-            (tracked,) = [one for one in tracker.end_phase(Phase("one")) if one.record.kind == "tcp"]
-            assert tracked.host == Phase("server", "fixture")
+            (tracked,) = [one for one in tracker.end_phase(RunPhase("one")) if one.record.kind == "tcp"]
+            assert tracked.host == RunPhase("server", "fixture")
             listener.close()
             assert child.stdin is not None
             (finding,) = tracker.end(0.0, ANY_PHASE)
@@ -348,7 +348,7 @@ def test_a_forked_child_has_nothing_to_say() -> None:
         if not child:
             status = 1
             try:
-                status = int(bool(tracker.end_phase(Phase("one")) or tracker.end(0.0, ANY_PHASE)))
+                status = int(bool(tracker.end_phase(RunPhase("one")) or tracker.end(0.0, ANY_PHASE)))
             finally:
                 os._exit(status)
         assert os.waitpid(child, 0)[1] == 0
@@ -359,8 +359,8 @@ def test_a_fault_is_called_by_its_name_and_its_time() -> None:
     with opens() as listener, socket.create_connection(listener.getsockname()) as client:
         server, _ = listener.accept()
         with server:
-            tracker.end_phase(Phase("one"))
-        tracker.end_phase(Phase("two"))
+            tracker.end_phase(RunPhase("one"))
+        tracker.end_phase(RunPhase("two"))
         told = [finding for finding in tracker.end(0.0, ANY_PHASE) if f"fd {client.fileno()} " in finding.socket]
     (finding,) = told
     assert (finding.owner, finding.fault) == ("one", "CLOSE_WAIT")

@@ -40,7 +40,7 @@ class Linger(enum.Enum):
 
     CLOSE_WAIT = "the peer has finished (FIN) and this side has not closed"
     QUEUED_CLOSE_WAIT = "the peer has connected and finished (FIN), and nobody has accepted the connection"
-    OVER = "the connection is over (reset, timed out, or finished on both sides) and its descriptor still open"
+    OVER = "the connection is over (reset, timed out, or finished on both sides) and its descriptor is still open"
     PEER_GONE = "the peer has closed, and this side has not"
     OPEN = "it was opened and not closed"
     ORPHAN = "it was closed here, and the kernel is still waiting for the peer"

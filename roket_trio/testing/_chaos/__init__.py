@@ -1,4 +1,4 @@
-"""A relay between two endpoints that spoils what passes, in ways that are named and can be repeated.
+"""A relay between clients and a server that spoils what passes, in ways that are named and can be repeated.
 
 ==============  =======================================================================================================
 ``relay``       ``ChaosRelay``: listens, connects to its target, and runs the connections in one thread

@@ -11,7 +11,7 @@ from typing import Final, Literal, final
 
 from ..._kernel.tcp import discard_on_close, unread_bytes
 from .._peers.timeline import Timeline
-from .toxics import Chunk, End, RelayStage
+from .toxics import Chunk, RelayEnd, RelayStage
 
 Direction = Literal["upstream", "downstream"]
 """``upstream`` is what the client sends, ``downstream`` what it gets."""
@@ -21,7 +21,7 @@ _HELD: Final = 1 << 18  # bytes in one direction: more is left in the source's s
 
 
 @final
-class Endpoint:
+class RelaySocket:
     """One socket of a connection."""
 
     def __init__(self, sock: socket.socket) -> None:
@@ -34,7 +34,7 @@ class Endpoint:
 class Flow:
     """One direction of a connection: what was taken from its source and has not gone to its sink yet."""
 
-    def __init__(self, source: Endpoint, sink: Endpoint) -> None:
+    def __init__(self, source: RelaySocket, sink: RelaySocket) -> None:
         self.source: Final = source
         self.sink: Final = sink
         self.timeline: Final = Timeline()
@@ -47,7 +47,7 @@ class Flow:
 
     @property
     def is_full(self) -> bool:
-        return sum(len(chunk.what) for chunk in self.queue if not isinstance(chunk.what, End)) >= _HELD
+        return sum(len(chunk.what) for chunk in self.queue if not isinstance(chunk.what, RelayEnd)) >= _HELD
 
     @property
     def is_reading(self) -> bool:
@@ -64,7 +64,7 @@ class Flow:
             times.append(self.queue[0].due)
         return min(times, default=None)
 
-    def take(self, what: bytes | End, now: float) -> None:
+    def take(self, what: bytes | RelayEnd, now: float) -> None:
         """Pass something through the toxics, in the order in which they were added."""
         chunks = [Chunk(now, what)]
         for stage in self.stages.values():
@@ -79,8 +79,8 @@ class Flow:
         if self.stages.pop(name, None) is None:
             return
         self.queue = deque(Chunk(now, chunk.what) for chunk in self.queue)
-        if self.is_source_over and not self.is_sink_over and not any(isinstance(c.what, End) for c in self.queue):
-            self.take(End.FIN, now)
+        if self.is_source_over and not self.is_sink_over and not any(isinstance(c.what, RelayEnd) for c in self.queue):
+            self.take(RelayEnd.FIN, now)
 
 
 @final
@@ -90,36 +90,36 @@ class ForwardedConnection:
     def __init__(self, number: int, client: socket.socket, server: socket.socket) -> None:
         self.number: Final = number
         """How many connections there were before it."""
-        self.endpoints: Final = (Endpoint(client), Endpoint(server))
-        self.upstream: Final = Flow(*self.endpoints)
-        self.downstream: Final = Flow(*reversed(self.endpoints))
+        self.sides: Final = (RelaySocket(client), RelaySocket(server))
+        self.upstream: Final = Flow(*self.sides)
+        self.downstream: Final = Flow(*reversed(self.sides))
         self.flows: Final = (self.upstream, self.downstream)
         self.is_over = False
         for flow in self.flows:
             flow.timeline.note("connected")
 
-    def end(self, end: End) -> None:
+    def end(self, end: RelayEnd) -> None:
         """Close or reset both sockets."""
         self.is_over = True
         for flow in self.flows:
-            flow.timeline.note("rst sent" if end is End.RESET else "closed")
-        for endpoint in self.endpoints:
-            if end is End.RESET:
-                discard_on_close(endpoint.sock)
-            endpoint.sock.close()
+            flow.timeline.note("rst sent" if end is RelayEnd.RESET else "closed")
+        for side in self.sides:
+            if end is RelayEnd.RESET:
+                discard_on_close(side.sock)
+            side.sock.close()
 
     def register(self, poll: select.poll) -> None:
         """Have ``poll`` wait for what this connection can go on with."""
-        for endpoint in self.endpoints:
+        for side in self.sides:
             events = 0
             for flow in self.flows:
-                if flow.source is endpoint and flow.is_reading:
+                if flow.source is side and flow.is_reading:
                     events |= select.POLLIN
-                if flow.sink is endpoint and flow.is_sink_full:
+                if flow.sink is side and flow.is_sink_full:
                     events |= select.POLLOUT
             # A socket with both FINs reports POLLHUP for good; one that nobody reads from is watched for a RST only.
-            if events or not endpoint.has_hung_up:
-                poll.register(endpoint.sock, events)
+            if events or not side.has_hung_up:
+                poll.register(side.sock, events)
 
     def next_due(self) -> float | None:
         """When there is something to do even if no socket becomes ready; ``None``: never."""
@@ -131,7 +131,7 @@ class ForwardedConnection:
 
         :param ready: the events of each descriptor, as ``poll`` returned them
         """
-        events = {endpoint: ready.get(endpoint.sock.fileno(), 0) for endpoint in self.endpoints}
+        events = {side: ready.get(side.sock.fileno(), 0) for side in self.sides}
         for flow in self.flows:
             seen = events[flow.source]
             flow.source.has_hung_up |= bool(seen & (select.POLLERR | select.POLLHUP))
@@ -146,16 +146,16 @@ class ForwardedConnection:
             if self.is_over:
                 return
         if all(flow.is_over for flow in self.flows):
-            self.end(End.CLOSE)
+            self.end(RelayEnd.CLOSE)
 
     # --- inside ------------------------------------------------------------------------------------------------------
 
-    def _lost(self, endpoint: Endpoint) -> None:
+    def _lost(self, side: RelaySocket) -> None:
         """One end is gone without a FIN, so the other is reset too."""
         for flow in self.flows:
-            if flow.source is endpoint:
+            if flow.source is side:
                 flow.timeline.note("rst seen")
-        self.end(End.RESET)
+        self.end(RelayEnd.RESET)
 
     def _call_alarms(self, flow: Flow) -> None:
         now = monotonic()
@@ -163,8 +163,8 @@ class ForwardedConnection:
             if stage.alarm is None or stage.alarm > now:
                 continue
             end = stage.on_alarm(now, unread_bytes(flow.source.sock))
-            if end is End.FIN:
-                flow.queue.append(Chunk(now, End.FIN))
+            if end is RelayEnd.FIN:
+                flow.queue.append(Chunk(now, RelayEnd.FIN))
             elif end is not None:
                 self.end(end)
                 return
@@ -184,7 +184,7 @@ class ForwardedConnection:
         else:
             flow.is_source_over = True
             flow.timeline.note("fin seen")
-            flow.take(End.FIN, flow.moved_at)
+            flow.take(RelayEnd.FIN, flow.moved_at)
 
     def _write(self, flow: Flow) -> None:
         flow.is_sink_full = False
@@ -206,7 +206,7 @@ class ForwardedConnection:
                 if sent < len(what):
                     flow.queue.appendleft(Chunk(due, what[sent:]))
                     flow.is_sink_full = True
-            elif what is End.FIN:
+            elif what is RelayEnd.FIN:
                 if not flow.is_sink_over:
                     flow.is_sink_over = True
                     flow.timeline.note("fin sent")

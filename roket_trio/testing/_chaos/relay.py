@@ -1,4 +1,4 @@
-"""A relay between two endpoints that spoils what passes: one thread, loopback only, repeatable by its seed.
+"""A relay between clients and a server that spoils what passes: one thread, loopback only, repeatable by its seed.
 
 ::
 
@@ -32,10 +32,10 @@ from ..._origin import public
 from .._peers.peers import PeerAddress, family_of, require_loopback
 from .._peers.timeline import Timeline
 from .forwarding import Direction, ForwardedConnection
-from .toxics import End, StageContext, Toxic
+from .toxics import RelayEnd, StageContext, Toxic
 
 _CONNECT_SECONDS: Final = 5.0
-_ANSWER_SECONDS: Final = 10.0  # for the relay's thread to carry out what it is told; it never waits for a peer
+_ANSWER_SECONDS: Final = 10.0  # for the relay's thread to carry out an order; that thread never waits for a peer
 
 
 @public
@@ -112,7 +112,7 @@ class ChaosRelay:
 
     @property
     def connections(self) -> tuple[RelayedConnection, ...]:
-        """All so far, in the order in which they were accepted."""
+        """All connections so far, in the order in which they were accepted."""
         return tuple(self._all)
 
     def __enter__(self) -> ChaosRelay:
@@ -138,9 +138,9 @@ class ChaosRelay:
                 os.unlink(self._wanted)
 
     def add(self, toxic: Toxic, direction: Direction, *, name: str | None = None, toxicity: float = 1.0) -> str:
-        """Spoil one direction from now on, of present connections and of those to come.
+        """Spoil one direction from now on, of present and of future connections.
 
-        :param toxicity: the share of connections that it is for, drawn for each
+        :param toxicity: the share of connections that it is for, from 0 to 1; chance decides for each connection
         :returns: its name, for :meth:`remove`
         :raises ValueError: the name is taken
         """
@@ -160,7 +160,7 @@ class ChaosRelay:
     def remove(self, name: str) -> None:
         """Take a toxic away. What it held back goes on at once; what it dropped is gone.
 
-        :raises KeyError: there is none of that name
+        :raises KeyError: there is no toxic of that name
         """
         added = next((added for added in self._toxics if added.name == name), None)
         if added is None:
@@ -180,7 +180,7 @@ class ChaosRelay:
 
         def reset() -> None:
             for connection in self._live:
-                connection.end(End.RESET)
+                connection.end(RelayEnd.RESET)
 
         self._order(reset)
 
@@ -204,7 +204,7 @@ class ChaosRelay:
         finally:
             for connection in self._live:
                 if not connection.is_over:
-                    connection.end(End.CLOSE)
+                    connection.end(RelayEnd.CLOSE)
             self._listener.close()
 
     def _turn(self) -> None:
@@ -249,7 +249,7 @@ class ChaosRelay:
             self._apply(connection, added)
 
     def _apply(self, connection: ForwardedConnection, added: _AddedToxic) -> None:
-        """Set a toxic to work on a connection, if chance has it so."""
+        """Let a toxic work on a connection, if its toxicity and chance say so."""
         chance = random.Random(f"{self._seed}/{added.name}/{connection.number}")
         if chance.random() >= added.toxicity:
             return

@@ -18,7 +18,7 @@ _LOOK_AGAIN: Final = 0.005
 
 
 @final
-class End(enum.Enum):
+class RelayEnd(enum.Enum):
     """What may come instead of data."""
 
     FIN = "fin"
@@ -34,7 +34,7 @@ class Chunk(NamedTuple):
 
     due: float
     """When it may leave the relay."""
-    what: bytes | End
+    what: bytes | RelayEnd
 
 
 class RelayStage:
@@ -49,7 +49,7 @@ class RelayStage:
         """The chunks that one chunk becomes. They leave in this order, whatever their times are."""
         yield chunk
 
-    def on_alarm(self, now: float, unread_bytes: int) -> End | None:
+    def on_alarm(self, now: float, unread_bytes: int) -> RelayEnd | None:
         """Called when the time of :attr:`alarm` has come.
 
         :param unread_bytes: how many bytes wait at the source
@@ -114,7 +114,7 @@ class Bandwidth(Toxic):
             free_at = context.now
 
             def take(self, chunk: Chunk) -> Iterator[Chunk]:
-                if isinstance(chunk.what, End):
+                if isinstance(chunk.what, RelayEnd):
                     yield Chunk(max(chunk.due, self.free_at), chunk.what)
                     return
                 for start in range(0, len(chunk.what), at_once):
@@ -143,7 +143,7 @@ class Slicer(Toxic):
 
             def take(self, chunk: Chunk) -> Iterator[Chunk]:
                 self.due = max(self.due, chunk.due)
-                if isinstance(chunk.what, End):
+                if isinstance(chunk.what, RelayEnd):
                     yield Chunk(self.due, chunk.what)
                     return
                 rest = chunk.what
@@ -166,7 +166,7 @@ class LimitData(Toxic):
     count: int
 
     def begin(self, context: StageContext) -> RelayStage:
-        return _Limit(self.count, End.CLOSE)
+        return _Limit(self.count, RelayEnd.CLOSE)
 
 
 @public
@@ -182,13 +182,13 @@ class OneWayFin(Toxic):
     after: int = 0
 
     def begin(self, context: StageContext) -> RelayStage:
-        return _Limit(self.after, End.FIN, context.now)
+        return _Limit(self.after, RelayEnd.FIN, context.now)
 
 
 class _Limit(RelayStage):
     """Lets a number of bytes pass, then an end, then nothing."""
 
-    def __init__(self, count: int, end: End, alarm: float | None = None) -> None:
+    def __init__(self, count: int, end: RelayEnd, alarm: float | None = None) -> None:
         self._left = count
         self._end = end
         self._is_over = False
@@ -197,7 +197,7 @@ class _Limit(RelayStage):
     def take(self, chunk: Chunk) -> Iterator[Chunk]:
         if self._is_over:
             return
-        if isinstance(chunk.what, End):
+        if isinstance(chunk.what, RelayEnd):
             yield chunk
             return
         data = chunk.what[: self._left]
@@ -208,7 +208,7 @@ class _Limit(RelayStage):
             self._is_over = True
             yield Chunk(chunk.due, self._end)
 
-    def on_alarm(self, now: float, unread_bytes: int) -> End | None:
+    def on_alarm(self, now: float, unread_bytes: int) -> RelayEnd | None:
         self.alarm = None
         self._is_over = True
         return self._end
@@ -227,7 +227,7 @@ class SlowClose(Toxic):
 
         class DelaysFin(RelayStage):
             def take(self, chunk: Chunk) -> Iterator[Chunk]:
-                yield Chunk(chunk.due + delay, chunk.what) if chunk.what is End.FIN else chunk
+                yield Chunk(chunk.due + delay, chunk.what) if chunk.what is RelayEnd.FIN else chunk
 
         return DelaysFin()
 
@@ -241,7 +241,7 @@ class SwallowFin(Toxic):
     def begin(self, context: StageContext) -> RelayStage:
         class Swallows(RelayStage):
             def take(self, chunk: Chunk) -> Iterator[Chunk]:
-                if chunk.what is not End.FIN:
+                if chunk.what is not RelayEnd.FIN:
                     yield chunk
 
         return Swallows()
@@ -256,7 +256,7 @@ class Timeout(Toxic):
     seconds: float | None = None
 
     def begin(self, context: StageContext) -> RelayStage:
-        return _Silence(None if self.seconds is None else context.now + self.seconds, End.CLOSE)
+        return _Silence(None if self.seconds is None else context.now + self.seconds, RelayEnd.CLOSE)
 
 
 @public
@@ -268,20 +268,20 @@ class ResetPeer(Toxic):
     seconds: float = 0.0
 
     def begin(self, context: StageContext) -> RelayStage:
-        return _Silence(context.now + self.seconds, End.RESET)
+        return _Silence(context.now + self.seconds, RelayEnd.RESET)
 
 
 class _Silence(RelayStage):
     """Lets nothing pass, and ends the connection at its alarm."""
 
-    def __init__(self, alarm: float | None, end: End) -> None:
+    def __init__(self, alarm: float | None, end: RelayEnd) -> None:
         self.alarm = alarm
         self._end = end
 
     def take(self, chunk: Chunk) -> Iterator[Chunk]:
         return iter(())
 
-    def on_alarm(self, now: float, unread_bytes: int) -> End | None:
+    def on_alarm(self, now: float, unread_bytes: int) -> RelayEnd | None:
         self.alarm = None
         return self._end
 
@@ -307,14 +307,14 @@ class ZeroWindow(Toxic):
             alarm = context.now + toxic.seconds if toxic.seconds is not None and not toxic.after else None
 
             def take(self, chunk: Chunk) -> Iterator[Chunk]:
-                if self.left > 0 and not isinstance(chunk.what, End):
+                if self.left > 0 and not isinstance(chunk.what, RelayEnd):
                     self.left -= len(chunk.what)
                     if self.left <= 0:
                         self.is_reading = False
                         self.alarm = chunk.due + toxic.seconds if toxic.seconds is not None else None
                 yield chunk
 
-            def on_alarm(self, now: float, unread_bytes: int) -> End | None:
+            def on_alarm(self, now: float, unread_bytes: int) -> RelayEnd | None:
                 self.alarm = None
                 self.is_reading = True
                 return None
@@ -337,10 +337,10 @@ class UnreadThenClose(Toxic):
             is_reading = False
             alarm: float | None = context.now
 
-            def on_alarm(self, now: float, unread_bytes: int) -> End | None:
+            def on_alarm(self, now: float, unread_bytes: int) -> RelayEnd | None:
                 if unread_bytes >= count:
                     self.alarm = None
-                    return End.CLOSE
+                    return RelayEnd.CLOSE
                 self.alarm = now + _LOOK_AGAIN
                 return None
 

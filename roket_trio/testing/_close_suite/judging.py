@@ -41,7 +41,7 @@ class CaseExpectation:
     must_live: bool = False
     """Whether it must still be running when the scripts are over: a server that goes on."""
     is_reset_by_peer: bool = False
-    """Whether the peer resets: then only the descriptor tells of the program's close."""
+    """Whether the peer resets the connection. If so, only the descriptor shows whether the program closes."""
     trigger: Trigger = "nothing"
     within: float = 5.0
 

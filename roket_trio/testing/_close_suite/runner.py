@@ -253,10 +253,10 @@ class _CaseRun:
         program = self._program
         if program is None or (status := program.exit_status) is None:
             return ""
-        told = f"exit status {status}" if status >= 0 else f"killed by signal {-status}"
+        text = f"exit status {status}" if status >= 0 else f"killed by signal {-status}"
         if status and program.errors.strip():
-            told += f": {program.errors.strip().splitlines()[-1][:200]}"
-        return told
+            text += f": {program.errors.strip().splitlines()[-1][:200]}"
+        return text
 
     @property
     def _missing_reason(self) -> str:
@@ -380,8 +380,8 @@ class _CaseRun:
                 ResultEvent(self._ms(event.at), "program", -1, event.kind, event.count, event.detail)
                 for event in self._program.timeline.events
             ]
-            if told := self._exit_text:
-                found.append(ResultEvent(self._ms(time.monotonic()), "program", -1, "note", 0, told))
+            if text := self._exit_text:
+                found.append(ResultEvent(self._ms(time.monotonic()), "program", -1, "note", 0, text))
         found.sort(key=lambda event: event.ms)
         return tuple(found[:_MAX_EVENTS])
 

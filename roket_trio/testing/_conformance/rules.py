@@ -129,7 +129,7 @@ async def sending_nothing_sends_nothing(left: Face, right: Face) -> None:
 
 
 @_rule(
-    "The peer's end is told after all its data: EndOfStream (AnyIO), b'' (Trio).",
+    "The peer's end is reported after all its data: EndOfStream (AnyIO), b'' (Trio).",
     anyio="ObjectReceiveStream.receive",
     trio="ReceiveStream.receive_some",
     needs="half-close",
@@ -572,4 +572,4 @@ async def what_had_arrived_is_received_before_a_reset(left: Face, right: Face) -
     with raises(left.broken, "receiving to the reset"):
         while chunk := await left.receive():
             received += len(chunk)
-    require(received == len(item), f"{received:,} of {len(item):,} bytes came before the reset was told")
+    require(received == len(item), f"{received:,} of {len(item):,} bytes came before the reset was reported")

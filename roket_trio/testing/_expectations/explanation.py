@@ -18,7 +18,7 @@ class UncleanCloseError(AssertionError):
 
 
 class Explanation(NamedTuple):
-    """What is said of one connection."""
+    """Why a connection has its verdict."""
 
     headline: str
     why: str = ""
@@ -113,7 +113,7 @@ def _wrong_reset(view: PeerView) -> Explanation:
 
 
 def failure_message(explanation: Explanation, seen: str, footnote: str) -> str:
-    """What happened, what the peer saw and when, why, what to do, and who observed it."""
+    """The failure message: what happened, what the peer saw and when, why, what to do, and what observed it."""
     lines = [explanation.headline]
     if seen:
         lines += ["", seen, ""]

@@ -31,7 +31,7 @@ class PeerView:
     moved_at: float
     """When the last byte passed before the program's end, in either direction."""
     sent_bytes: int
-    """What the other end had sent to the program by then."""
+    """How many bytes the other end had sent before the program's end."""
 
     @property
     def is_final(self) -> bool:
@@ -45,7 +45,7 @@ class PeerView:
         return bool(ends) and self.peer_ended_at is not None and self.peer_ended_at <= min(ends)
 
     def close(self, over_at: float, is_held: bool | None = None) -> ObservedClose:
-        """What is judged of it.
+        """The facts that ``judge_close`` needs.
 
         :param over_at: when the test was over; the program is to close then, where its peer has not finished before
         :param is_held: whether the program still holds the descriptor; ``None``: not observed

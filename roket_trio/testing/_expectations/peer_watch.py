@@ -1,4 +1,4 @@
-"""The peers and relays of one test: started, watched to the end, judged, stopped."""
+"""``PeerWatch``: starts the peers and relays of one test, watches them, judges the closes that they see, stops them."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ _SEE_CONNECTION: Final = 0.5  # seconds for a peer to accept what has connected 
 
 @final
 class PeerWatch:
-    """The peers and relays of one test, and the judgement of what the program does to them. For one thread."""
+    """The peers and relays of one test, and the verdicts on the closes that they see. For one thread."""
 
     def __init__(self) -> None:
         self._watched: list[WatchedPeer] = []
         self._stack = ExitStack()
 
     def listen(self, script: Script, expected: CloseExpectation | None, options: dict[str, Any]) -> ListeningPeer:
-        """Start a peer that listens; ``options`` are :class:`ListeningPeer`'s."""
+        """Start a peer that listens; ``options`` are those of :class:`ListeningPeer`."""
         watched = WatchedPeer("client", expected)
         peer = ListeningPeer(_seen_out(script, watched), **options)
         self._start(watched, peer)
@@ -40,7 +40,7 @@ class PeerWatch:
     def connect(
         self, script: Script, address: PeerAddress, expected: CloseExpectation | None, options: dict[str, Any]
     ) -> ConnectingPeer:
-        """Start a peer that connects; ``options`` are :class:`ConnectingPeer`'s."""
+        """Start a peer that connects; ``options`` are those of :class:`ConnectingPeer`."""
         watched = WatchedPeer("server", expected)
         peer = ConnectingPeer(_seen_out(script, watched), address, **options)
         self._start(watched, peer)
@@ -48,9 +48,10 @@ class PeerWatch:
         return peer
 
     def relay(self, target: PeerAddress | ListeningPeer, options: dict[str, Any]) -> ChaosRelay:
-        """Start a relay; ``options`` are :class:`ChaosRelay`'s.
+        """Start a relay; ``options`` are those of :class:`ChaosRelay`.
 
-        A client of a relay to a peer is judged by what the relay sees: the peer sees the relay.
+        Where the relay leads to a peer of this watch, the client is judged by what the relay sees, since the peer sees
+        the relay only.
         """
         watched = WatchedPeer("client", None)
         for other in self._watched:
@@ -67,18 +68,19 @@ class PeerWatch:
         return any(watched.expected is not None for watched in self._watched)
 
     def settle(self, seconds: float) -> bool:
-        """Wait until everything that is to be judged has been seen, in a blocked thread.
+        """Wait until everything that is to be judged has been seen. Blocks the thread.
 
-        :returns: whether it was, in time
+        :returns: whether it was seen in time
         """
         return _wait_until(lambda: all(watched.is_over() for watched in self._watched), monotonic() + seconds)
 
     def judge(self, over_at: float, *, is_last: bool) -> list[ConnectionResult]:
-        """The verdicts that are new since the last call.
+        """Judge the connections that have no verdict yet.
 
         :param over_at: when the test was over
-        :param is_last: judge everything, waiting for what has not ended for as long as it may take; without this
-            only what has failed already
+        :param is_last: judge every connection, and wait for those that have not ended, for as long as a close may take.
+            Otherwise only connections that have failed already are judged
+        :returns: the new verdicts
         """
         return [
             result
@@ -88,7 +90,7 @@ class PeerWatch:
         ]
 
     def summary(self) -> str:
-        """What all the peers and relays have seen."""
+        """What all the peers and relays have seen, in lines of text."""
         parts = []
         for watched in self._watched:
             connections = watched.connections
@@ -100,7 +102,7 @@ class PeerWatch:
         return "\n".join(parts)
 
     def stop(self) -> None:
-        """End every peer and relay; what they have seen remains. Raises what a script has raised."""
+        """End every peer and relay, and raise what a script has raised. What they have seen is kept."""
         self._stack.close()
 
     # --- inside ------------------------------------------------------------------------------------------------------
@@ -164,14 +166,14 @@ def raise_if_unclean(results: list[ConnectionResult]) -> None:
 
 
 def _seen_out(script: Script, watched: WatchedPeer) -> Script:
-    """A script that stays to see how the program closes."""
+    """Make a script go on until it has seen how the program closes."""
 
     def seen_out(wire: Wire) -> None:
         watched.begins(wire)
         script(wire)
         if watched.expected is None or wire.is_over or wire.saw_fin:
             return
-        # As a close does where nothing is unread, and where data comes afterwards.
+        # It ends as a close does: with a FIN where nothing is unread; then with a RST, should data come after all.
         if not wire.wait_unread(1, 0.0):
             wire.half_close()
             while not wire.wait_gone(_SEE_UNREAD) and not wire.wait_unread(1, 0.0):
@@ -192,7 +194,7 @@ def _unused(watched: WatchedPeer, expected: CloseExpectation) -> ConnectionResul
 
 
 def _still_held(connection: WatchedConnection, deadline: float) -> SocketRecord | None:
-    """The socket that this process has for the program's end, waiting for it to go."""
+    """Wait for this process to close the program's end of a connection; returns the socket if it does not."""
     ends = connection.ends
     if ends is None:
         return None

@@ -36,7 +36,7 @@ class ConnectionResult:
     """The verdict on one connection, and what it rests on."""
 
     role: Role
-    """The program's."""
+    """The program's role."""
     where: str
     """The peer or relay that saw it, in words."""
     expected: CloseExpectation
@@ -48,7 +48,7 @@ class ConnectionResult:
 
     @property
     def message(self) -> str:
-        """For a tired person."""
+        """The failure message."""
         return failure_message(
             self.explanation,
             f"what {self.where} saw:\n{render_events(self.events)}" if self.events else "",
@@ -94,7 +94,7 @@ class WatchedPeer:
     def __init__(self, role: Role, expected: CloseExpectation | None) -> None:
         self.role: Final = role
         self.expected = expected
-        """``None``: it is not judged."""
+        """What the program is to do; ``None``: it is not judged."""
         self.where = ""
         self.source: Peer | ChaosRelay
         self.is_reported_unused = False
@@ -104,7 +104,7 @@ class WatchedPeer:
 
     @property
     def connections(self) -> list[WatchedConnection]:
-        """Those so far."""
+        """The connections so far."""
         if isinstance(self.source, ChaosRelay):
             for relayed in self.source.connections:
                 if relayed not in self._connections:
@@ -126,7 +126,7 @@ class WatchedPeer:
         return list(self._connections.values())
 
     def begins(self, wire: Wire) -> None:
-        """A connection has come about; called in its own thread."""
+        """Look whether this process has the program's end of a new connection, in the connection's own thread."""
         if self.expected is not None:
             program, ours = wire.remote, wire.local
             if isinstance(program, tuple) and isinstance(ours, tuple):

@@ -34,7 +34,7 @@ _LOOK_AGAIN: Final = 0.05
 ABANDONED: Final = "nobody closed it: a reference cycle kept it open until the garbage collector came by"
 
 
-class Phase(NamedTuple):
+class RunPhase(NamedTuple):
     """A part of the test run. The sockets that are opened in it belong to it."""
 
     name: str
@@ -70,7 +70,7 @@ class _CloseWait(NamedTuple):
     """A stay in CLOSE_WAIT."""
 
     since: float
-    phase: Phase | None
+    phase: RunPhase | None
     """In which it began; ``None``: not known."""
     until: float
     """When it was last seen."""
@@ -83,18 +83,18 @@ class TrackedSocket:
 
     record: SocketRecord
     """As it was then."""
-    phase: Phase
+    phase: RunPhase
     """The one that it belongs to."""
     is_counted: bool
     """Whether it should be closed, by what was known then."""
     origin: Origin | None
-    host: Phase | None
+    host: RunPhase | None
     """Of a connection that was accepted: the phase that the listener belongs to, if that is another one. Such a
     connection may live as long as its client does."""
     waiting: _CloseWait | None = field(default=None, init=False)
 
     def finding(
-        self, fault: str, record: SocketRecord, remark: str, why: str, remedy: str, phase: Phase | None = None
+        self, fault: str, record: SocketRecord, remark: str, why: str, remedy: str, phase: RunPhase | None = None
     ) -> LeakFinding:
         name, kind = phase or self.phase
         return LeakFinding(name, kind, fault, str(record), str(self.origin or ""), remark, why, remedy)
@@ -118,8 +118,8 @@ class LeakTracker:
         self._before = {record.inode for record in census.sockets}
         self._open: dict[int, TrackedSocket] = {}
         self._findings: list[LeakFinding] = []
-        self._phase = Phase("", "elsewhere")
-        self._ends: list[tuple[float, Phase]] = []
+        self._phase = RunPhase("", "elsewhere")
+        self._ends: list[tuple[float, RunPhase]] = []
         self._next_close_wait = 0.0
         self.observers: frozenset[str] = census.observers
         self.unseen: tuple[str, ...] = census.unseen
@@ -136,7 +136,7 @@ class LeakTracker:
         """Whether this process is a fork of the one that is tracked."""
         return os.getpid() != self._pid
 
-    def end_phase(self, phase: Phase) -> list[TrackedSocket]:
+    def end_phase(self, phase: RunPhase) -> list[TrackedSocket]:
         """What was opened since the last call belongs to ``phase``.
 
         :returns: those of these sockets that are still open
@@ -147,7 +147,7 @@ class LeakTracker:
         gap, self._gap = self._gap, ""
         try:
             # What was opened while nobody could look may be anybody's.
-            found = self._look(Phase("a time in which nothing could be seen", "elsewhere") if gap else phase)
+            found = self._look(RunPhase("a time in which nothing could be seen", "elsewhere") if gap else phase)
         except (OSError, NotObservedError) as error:
             self._note_gap(phase, error)
             return []
@@ -156,7 +156,7 @@ class LeakTracker:
         self.blind = gap
         return [] if gap else found
 
-    def _note_gap(self, phase: Phase, error: Exception) -> None:
+    def _note_gap(self, phase: RunPhase, error: Exception) -> None:
         self.has_gap = True
         self._gap = self.blind = str(error)
         self.unseen = (*self.unseen, f"{phase.name}: {error}")
@@ -205,12 +205,12 @@ class LeakTracker:
                 for tracked, record in self.still_open(left, grace).items():
                     self._findings.append(self._left_open(tracked, record))
             except (OSError, NotObservedError) as error:
-                self._note_gap(Phase("the end"), error)
+                self._note_gap(RunPhase("the end"), error)
         return [finding for finding in self._findings if finding.kind in kinds]
 
     # --- inside ------------------------------------------------------------------------------------------------------
 
-    def _look(self, phase: Phase) -> list[TrackedSocket]:
+    def _look(self, phase: RunPhase) -> list[TrackedSocket]:
         self._phase = phase
         self._ends.append((monotonic(), phase))
         inodes = set(procfs.socket_inodes(self._pid).values())
@@ -242,14 +242,14 @@ class LeakTracker:
                 tracked.waiting = tracked.waiting._replace(until=now)
         self._next_close_wait = now + _LOOK_FOR_CLOSE_WAIT
 
-    def _phase_at(self, when: float) -> Phase:
+    def _phase_at(self, when: float) -> RunPhase:
         return self._ends[min(bisect.bisect_left(self._ends, when, key=lambda end: end[0]), len(self._ends) - 1)][1]
 
-    def _host_of(self, record: SocketRecord, census: Census) -> Phase | None:
+    def _host_of(self, record: SocketRecord, census: Census) -> RunPhase | None:
         for listener in census.sockets:
             if _is_from(record, listener):
                 if listener.inode in self._before:
-                    return Phase("what was there before", "elsewhere")
+                    return RunPhase("what was there before", "elsewhere")
                 if listener.inode in self._open:
                     return self._open[listener.inode].phase
         return None
