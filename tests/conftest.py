@@ -61,7 +61,8 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> object:
     if not inspect.iscoroutinefunction(pyfuncitem.obj):
         return None
     arguments = {name: pyfuncitem.funcargs[name] for name in inspect.signature(pyfuncitem.obj).parameters}
-    run_bounded(pyfuncitem.funcargs["loop_name"], functools.partial(pyfuncitem.obj, **arguments))
+    loop: Any = pyfuncitem.funcargs["loop_name"]
+    run_bounded(loop, functools.partial(pyfuncitem.obj, **arguments))
     return True
 
 

@@ -25,7 +25,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from support.programs import is_listening
 
@@ -40,6 +40,7 @@ SIZE: Final = 1_500_001
 KINDS: Final = {"raw": [], "tree": [], "digest": ["--digest"], "resume": ["--resume"]}
 if not hasattr(tarfile, "data_filter"):  # Python 3.11.3 and earlier: no archive is unpacked
     del KINDS["tree"]
+DIRECTIONS: Final[list[Literal["upstream", "downstream"]]] = ["upstream", "downstream"]
 SIGNALS: Final = {"kill": signal.SIGKILL, "int": signal.SIGINT, "term": signal.SIGTERM}
 CODES: Final = {0, 1, 3, 4, 5, 6, 130, 143, -signal.SIGKILL, -signal.SIGTERM}  # the last: before it had begun
 
@@ -163,7 +164,7 @@ class Round:
     def relayed(self, port: int) -> tuple[int, int]:
         """A relay in a process of its own, since it has a thread: returns the process and the port."""
         reader, writer = os.pipe()
-        toxic, direction = CHAOS[self.accident](self.chance), self.chance.choice(["upstream", "downstream"])
+        toxic, direction = CHAOS[self.accident](self.chance), self.chance.choice(DIRECTIONS)
 
         def work() -> int:
             with ChaosRelay(("127.0.0.1", port), seed=1) as relay:

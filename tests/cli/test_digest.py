@@ -40,7 +40,7 @@ from roket_trio._cli.console.command_status import CommandStatus
 from roket_trio._cli.console.exit_codes import CommandError
 from roket_trio._cli.local_files.file_names import checked_name
 from roket_trio._cli.local_files.recv_destinations import Destination
-from roket_trio._cli.transfers import receiving_with_digest
+from roket_trio._cli.transfers import receiving_with_digest, storing
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="signals, flock and RST as Linux has them")
 
@@ -375,7 +375,7 @@ def test_what_is_stored_is_done_though_the_sender_has_left(
     place: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stored, gone = threading.Event(), threading.Event()
-    commit = receiving_with_digest.commit
+    commit = storing.commit
 
     async def commit_and_wait(destination: Destination, status: CommandStatus) -> None:
         await commit(destination, status)

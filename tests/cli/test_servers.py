@@ -152,7 +152,16 @@ def test_a_directory_is_served_and_each_request_is_logged(site: Path, tmp_path: 
         port = announced(program)
         assert next_line(program) == f"http://127.0.0.1:{port}/ is {site}\n"
         url = f"http://127.0.0.1:{port}/file"
-        common = [tool("curl"), "-sS", "--noproxy", "*", "--max-time", str(LIMIT), "-o", tmp_path / "copy"]
+        common: list[str | Path] = [
+            tool("curl"),
+            "-sS",
+            "--noproxy",
+            "*",
+            "--max-time",
+            str(LIMIT),
+            "-o",
+            tmp_path / "copy",
+        ]
         subprocess.run([*common, "-r", "0-999", url], check=True, timeout=LIMIT)
         subprocess.run([*common, "-C", "-", url], check=True, timeout=LIMIT)
         assert (tmp_path / "copy").read_bytes() == (site / "file").read_bytes()
@@ -212,7 +221,16 @@ def test_json_and_https_and_no_listing(site: Path, tmp_path: Path) -> None:
     with running("serve", site, "--bind", "0", "--json", "--no-listing", "--cert", tmp_path / "cert.pem") as program:
         port = announced(program)
         assert next_line(program) == f"https://127.0.0.1:{port}/ is {site}\n"
-        common = [tool("curl"), "-sS", "--noproxy", "*", "--max-time", str(LIMIT), "--cacert", tmp_path / "ca.pem"]
+        common: list[str | Path] = [
+            tool("curl"),
+            "-sS",
+            "--noproxy",
+            "*",
+            "--max-time",
+            str(LIMIT),
+            "--cacert",
+            tmp_path / "ca.pem",
+        ]
         url = f"https://127.0.0.1:{port}/"
         subprocess.run([*common, "-o", tmp_path / "copy", url + "file"], check=True, timeout=LIMIT)
         assert (tmp_path / "copy").read_bytes() == (site / "file").read_bytes()

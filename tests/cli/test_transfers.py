@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import os
 import re
@@ -135,7 +136,7 @@ def test_standard_input_is_sent(kind: str, source: Path) -> None:
                     done = ended(program)
             else:
                 with running("send", "-", where, stdin=subprocess.PIPE) as program:
-                    assert program.stdin is not None
+                    assert isinstance(program.stdin, io.TextIOWrapper)
                     program.stdin.buffer.write(CONTENT[100:])
                     done = ended(program)
     assert done.code == 0, done.errors
@@ -385,7 +386,7 @@ def test_it_goes_to_standard_output(source: Path, capsys: Capture) -> None:
                 )
             )
         ):
-            assert program.stdout is not None
+            assert isinstance(program.stdout, io.TextIOWrapper)
             assert program.stdout.buffer.read() == CONTENT
         assert program.wait(LIMIT) == 0
         assert program.stderr is not None
@@ -704,7 +705,7 @@ def test_tar_is_the_other_end_of_a_directory(capsys: Capture, tree: Path, place:
     assert listed(place / "tree") == listed(tree)
     with receiving("--unpack", place / "again") as (program, port):
         with socket.create_connection(("127.0.0.1", port), LIMIT) as sender:
-            command = [tool("tar"), "-c", "-C", tree.parent, tree.name]
+            command: list[str | Path] = [tool("tar"), "-c", "-C", tree.parent, tree.name]
             subprocess.run(command, stdout=sender.fileno(), check=True, timeout=LIMIT)
         assert ended(program).code == 0
     assert listed(place / "again" / "tree") == listed(tree)
@@ -887,9 +888,9 @@ def certificates(tmp_path: Path) -> Path:
 def test_over_tls_with_certificates_on_both_sides(
     capsys: Capture, source: Path, place: Path, certificates: Path
 ) -> None:
-    server = ["--cert", certificates / "server.pem", "--cafile", certificates / "ca.pem"]
+    server: list[str | Path] = ["--cert", certificates / "server.pem", "--cafile", certificates / "ca.pem"]
     with receiving(*server, place / "file") as (program, port):
-        client = ["--cafile", certificates / "ca.pem", "--cert", certificates / "client.pem"]
+        client: list[str | Path] = ["--cafile", certificates / "ca.pem", "--cert", certificates / "client.pem"]
         done = roket(capsys, "send", *client, source, f"127.0.0.1:{port}")
         assert ended(program).code == 0
     assert done.code == 0, done.errors

@@ -11,9 +11,9 @@ import anyio
 import anyio.lowlevel
 import anyio.to_thread
 import pytest
-from support.close_contract import report_of, unread
+from support.close_contract import unread
 from support.sockets import Pair, read_to_end, reset
-from support.streams import PATIENT, adopt, stream_over
+from support.streams import PATIENT, adopt, report_of, stream_over
 from support.waiting import arrived, gone, until
 
 from roket_trio import (

@@ -14,10 +14,10 @@ import anyio
 import anyio.lowlevel
 import anyio.to_thread
 import pytest
-from support.close_contract import cut, is_open, report_of
+from support.close_contract import cut, is_open
 from support.loops import Run
 from support.sockets import Pair, read_to_end
-from support.streams import ENDLESS, PATIENT, adopt
+from support.streams import ENDLESS, PATIENT, adopt, report_of
 from support.waiting import arrived, until
 
 from roket_trio import (

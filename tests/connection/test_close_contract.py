@@ -16,9 +16,9 @@ import anyio
 import anyio.lowlevel
 import anyio.to_thread
 import pytest
-from support.close_contract import STUCK, cut, is_open, report_of, send_stuck, start_endless_send, unread
+from support.close_contract import STUCK, cut, is_open, send_stuck, start_endless_send, unread
 from support.sockets import Pair, kernel_state, read_to_end
-from support.streams import ENDLESS, PATIENT, adopt, stream_over
+from support.streams import ENDLESS, PATIENT, adopt, report_of, stream_over
 from support.threads import other_side
 from support.waiting import BOUND, arrived, until
 

@@ -12,10 +12,10 @@ import anyio
 import anyio.lowlevel
 import anyio.to_thread
 import pytest
-from support.close_contract import STUCK, cut, is_open, report_of, send_stuck, upload_then_read
+from support.close_contract import STUCK, cut, is_open, send_stuck, upload_then_read
 from support.loops import Run
 from support.sockets import Pair, read_to_end, reset
-from support.streams import ENDLESS, PATIENT, adopt, stream_over
+from support.streams import ENDLESS, PATIENT, adopt, report_of, stream_over
 from support.threads import other_side
 from support.waiting import arrived, until
 

@@ -12,9 +12,9 @@ import anyio
 import anyio.lowlevel
 import anyio.to_thread
 import pytest
-from support.close_contract import STUCK, is_open, report_of, send_stuck, start_endless_send, unread, upload_then_read
+from support.close_contract import STUCK, is_open, send_stuck, start_endless_send, unread, upload_then_read
 from support.sockets import Pair, read_to_end, reset
-from support.streams import PATIENT, adopt
+from support.streams import PATIENT, adopt, report_of
 from support.threads import other_side
 from support.waiting import BOUND, arrived, gone, until
 

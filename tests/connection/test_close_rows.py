@@ -469,4 +469,5 @@ def check(run: Run, row: Row, side: Any, tls: Contexts | None, caplog: pytest.Lo
         until_sync(partial(is_gone, one.ends))
     if side is as_server:
         levels = {record.levelname for record in caplog.records}
-        assert levels == {None: set(), Oops: {"ERROR"}, PeerGoneError: {"INFO"}}[row.raises]
+        expected: dict[type[Exception] | None, set[str]] = {None: set(), Oops: {"ERROR"}, PeerGoneError: {"INFO"}}
+        assert levels == expected[row.raises]

@@ -48,7 +48,7 @@ def as_it_is(path: Path) -> Pushed:
 @contextmanager
 def pushing(port: int, *paths: Path, directory: str = "/sdcard", **more: str) -> Iterator[subprocess.Popen[str]]:
     variables = {"ANDROID_ADB_SERVER_PORT": str(port), "ANDROID_SERIAL": "", **more}
-    with running("adb_push.py", *paths, directory, **variables) as program:
+    with running("adb_push.py", *paths, directory, stderr=subprocess.PIPE, **variables) as program:
         yield program
 
 

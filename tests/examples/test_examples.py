@@ -297,7 +297,7 @@ def test_ctrl_c_during_the_demonstration_leaves_no_file_and_no_process(loop_name
         return False
 
     options = {"TMPDIR": os.fspath(tmp_path), "ROKET_TEST_MARK": mark}
-    with running("file_to_socket.py", "--backend", loop_name, **options) as program:
+    with running("file_to_socket.py", "--backend", loop_name, stderr=subprocess.PIPE, **options) as program:
         until(file_is_written, "the file for the demonstration")
         assert len(processes_with(mark)) == 2
         program.send_signal(signal.SIGINT)
@@ -464,7 +464,7 @@ def test_curl_is_a_client_of_the_static_server(source: Path, tmp_path: Path) -> 
     target = tmp_path / "downloaded"
     with static_server(source.parent) as (program, port):
         url = f"http://127.0.0.1:{port}/{source.name}"
-        common = [tool("curl"), "-sS", "--noproxy", "*", "--max-time", str(LIMIT), "-o", target]
+        common: list[str | Path] = [tool("curl"), "-sS", "--noproxy", "*", "--max-time", str(LIMIT), "-o", target]
         subprocess.run([*common, "-r", "0-99999", url], check=True, timeout=LIMIT)
         subprocess.run([*common, "-C", "-", url], check=True, timeout=LIMIT)
         assert target.read_bytes() == CONTENT
@@ -578,7 +578,7 @@ def test_ctrl_c_tells_how_far_it_got_and_resets(peer: socket.socket, tmp_path: P
 def test_from_anyio_by_one_import(tmp_path: Path) -> None:
     """The patch applies, changes the imports alone, and can be taken back."""
     before, after, again = EXAMPLES / "from_anyio.py", tmp_path / "after.py", tmp_path / "again.py"
-    patch = [tool("patch"), "--fuzz=0", "--silent"]
+    patch: list[str | Path] = [tool("patch"), "--fuzz=0", "--silent"]
     subprocess.run([*patch, "-o", after, before, EXAMPLES / "from_anyio.diff"], check=True, timeout=LIMIT)
     subprocess.run([*patch, "-R", "-o", again, after, EXAMPLES / "from_anyio.diff"], check=True, timeout=LIMIT)
     assert again.read_bytes() == before.read_bytes()
@@ -602,7 +602,14 @@ def test_what_the_peers_of_plain_anyio_see(backend: str) -> None:
 @pytest.mark.parametrize("backend", ["trio", "asyncio"])
 def test_what_they_see_after_the_change(backend: str, tmp_path: Path) -> None:
     after = tmp_path / "after.py"
-    patch = [tool("patch"), "--silent", "-o", after, EXAMPLES / "from_anyio.py", EXAMPLES / "from_anyio.diff"]
+    patch: list[str | Path] = [
+        tool("patch"),
+        "--silent",
+        "-o",
+        after,
+        EXAMPLES / "from_anyio.py",
+        EXAMPLES / "from_anyio.diff",
+    ]
     subprocess.run(patch, check=True, timeout=LIMIT)
     with running(os.fspath(after), backend) as program:
         status, output, errors = result(program)

@@ -837,9 +837,9 @@ async def test_bad_input_is_refused_before_anything_moves(path: Path, tmp_path: 
     with pytest.raises(TypeError):
         await FileReadStream.from_path(7)  # type: ignore[arg-type]
     with open(path) as text, pytest.raises(TypeError, match="text mode"):
-        FileReadStream(text)
+        FileReadStream(text)  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="text mode"):
-        FileReadStream(io.StringIO("x"))
+        FileReadStream(io.StringIO("x"))  # type: ignore[arg-type]
     with open(tmp_path / "w", "wb") as file, pytest.raises(ValueError, match="writing only"):
         FileReadStream(file)
     with pytest.raises(ValueError, match="closed"):
@@ -852,7 +852,7 @@ async def test_bad_input_is_refused_before_anything_moves(path: Path, tmp_path: 
         FileReadStream(packed)
     for nothing in (None, 3, object(), b"bytes"):
         with pytest.raises(TypeError):
-            FileReadStream(nothing)
+            FileReadStream(nothing)  # type: ignore[arg-type]
     async with await FileReadStream.from_path(path) as stream:
         for max_bytes in (0, -1):
             with pytest.raises(ValueError, match="max_bytes must be a positive integer"):

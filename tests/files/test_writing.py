@@ -426,12 +426,12 @@ async def test_bad_input_is_refused_before_anything_moves(tmp_path: Path) -> Non
     with open(tmp_path / "f", "rb") as file, pytest.raises(ValueError, match="reading only"):
         FileWriteStream(file)
     with open(tmp_path / "f", "a") as text, pytest.raises(TypeError, match="text mode"):
-        FileWriteStream(text)
+        FileWriteStream(text)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="closed"):
         FileWriteStream(file)
     for nothing in (None, 3, object()):
         with pytest.raises(TypeError):
-            FileWriteStream(nothing)
+            FileWriteStream(nothing)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="appended to and replaced"):
         await FileWriteStream.from_path(tmp_path / "f", True, atomic=True)
     async with await FileWriteStream.from_path(tmp_path / "f", True) as stream:

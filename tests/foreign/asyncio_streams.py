@@ -9,15 +9,16 @@ import asyncio
 import os
 import ssl
 import sys
-from collections.abc import Awaitable, Callable
-from typing import Any
+from collections.abc import Callable, Coroutine
+from typing import Any, TypeAlias
 
 ROLE, JOB = os.environ["ROKET_ROLE"], os.environ["ROKET_JOB"]
 HOST, PORT = os.environ["ROKET_HOST"], int(os.environ["ROKET_PORT"])
 BYTES = int(os.environ.get("ROKET_BYTES", "0"))
 SECONDS = float(os.environ.get("ROKET_SECONDS", "0"))
 
-Reader, Writer = asyncio.StreamReader, asyncio.StreamWriter
+Reader: TypeAlias = asyncio.StreamReader
+Writer: TypeAlias = asyncio.StreamWriter
 
 
 async def read_input(count: int) -> bytes:
@@ -165,7 +166,7 @@ STAY = {
     "raise": fail,
     "tls-send-close": send_close,
 }
-END: dict[str, Callable[[Reader, Writer], Awaitable[None]]] = {
+END: dict[str, Callable[[Reader, Writer], Coroutine[object, object, None]]] = {
     "pipe": pipe,
     "late-read": late_read,
     "tls-read": late_read,

@@ -23,6 +23,7 @@ import pytest
 import trustme
 from anyio.abc import SocketAttribute
 from support.programs import LIMIT, Command, free_port, running, sockets_at, tool
+from support.streams import report_of
 from support.waiting import until
 
 from roket_trio import (
@@ -66,7 +67,7 @@ def content(tmp_path_factory: pytest.TempPathFactory) -> Path:
 async def ran(command: Command, stdin: bytes = b"") -> subprocess.CompletedProcess[bytes]:
     """What became of a program that ends by itself."""
     return await anyio.to_thread.run_sync(
-        partial(subprocess.run, command, input=stdin, capture_output=True, timeout=LIMIT, check=False)
+        lambda: subprocess.run(command, input=stdin, capture_output=True, timeout=LIMIT, check=False)
     )
 
 
@@ -283,7 +284,7 @@ async def test_a_file_from_nginx_has_every_byte(nginx: Nginx, tmp_path: Path) ->
         await received_head(stream)
         with (tmp_path / "out").open("wb") as file:
             assert await stream.receive_file(file) == len(CONTENT)
-    assert stream.close_report.outcome is CloseOutcome.CLEAN
+    assert report_of(stream).outcome is CloseOutcome.CLEAN
     assert (tmp_path / "out").read_bytes() == CONTENT
 
 
@@ -303,7 +304,7 @@ async def test_an_idle_connection_that_nginx_closes_is_noticed_and_not_kept(ngin
             await stream.wait_peer_closed()
         assert [sock.state for sock in ours(nginx.port)] == [TCPState.CLOSE_WAIT]
     assert not ours(nginx.port)
-    assert stream.close_report.outcome is CloseOutcome.CLEAN
+    assert report_of(stream).outcome is CloseOutcome.CLEAN
 
     stream = await connect_tcp("127.0.0.1", nginx.port)
     with pytest.raises(PeerGoneError), anyio.fail_after(LIMIT):
@@ -492,18 +493,18 @@ async def test_socat_that_leaves_before_the_answer_is_reported(caplog: pytest.Lo
 async def test_what_is_sent_to_a_program_is_in_its_file(tmp_path: Path, name: str) -> None:
     """CLEAN or ACKED: its kernel has every byte; and so has its file when it has ended."""
     port, out = free_port(), tmp_path / "out"
-    command: Command = {
+    listening: dict[str, Command] = {
         "ncat": [tool("ncat"), "-l", "127.0.0.1", str(port), "--recv-only"],
         "nc": [tool("nc.openbsd"), "-l", "127.0.0.1", str(port)],
         "socat": [tool("socat"), "-u", f"TCP-LISTEN:{port},bind=127.0.0.1", "-"],
-    }[name]
+    }
 
-    with running(command, port, out) as program:
+    with running(listening[name], port, out) as program:
         stream = await connect_tcp("127.0.0.1", port)
         await stream.send(CONTENT)
         await stream.aclose()
         await anyio.to_thread.run_sync(program.wait)
-    assert stream.close_report.outcome in (CloseOutcome.CLEAN, CloseOutcome.ACKED)
+    assert report_of(stream).outcome in (CloseOutcome.CLEAN, CloseOutcome.ACKED)
     assert out.read_bytes() == CONTENT
 
 

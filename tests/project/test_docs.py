@@ -190,7 +190,7 @@ def test_a_diff_leads_from_one_program_to_another_that_does_the_same(block: Bloc
     names = re.findall(r"^(?:---|\+\+\+) (\S+)$", block.text, flags=re.MULTILINE)
     old, new = ((DOCS / block.page).parent / name for name in names)
     lines = [path.read_text(encoding="utf-8").splitlines() for path in (old, new)]
-    diff = unified_diff(*lines, *names, lineterm="")
+    diff = unified_diff(lines[0], lines[1], names[0], names[1], lineterm="")
     assert block.text.splitlines() == [line.rstrip() for line in diff]
     content = bytes(range(256)) * 1000
     found = []

@@ -8,6 +8,7 @@ import resource
 import socket
 import sys
 import threading
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,11 @@ from roket_trio import (
 from roket_trio._kernel import splice
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="splice, /dev/full and RST on demand as Linux has them")
+
+
+def shortened(disk: Disk, shorts: list[int]) -> Callable[[int, int], int]:
+    """A disk that takes no more in a call than these numbers say, in turn."""
+    return lambda written, count: min(count, shorts[len(disk.calls) % len(shorts)])
 
 
 # --- the route -------------------------------------------------------------------------------------------------------
@@ -143,7 +149,7 @@ def test_either_route_gives_the_same_file_and_the_same_numbers(run: Run, path: P
                 patch.setattr(splice, "AVAILABLE", is_fast)
                 disk = Disk(patch, path)
                 if shorts is not None:
-                    disk.before = lambda written, count, disk=disk: min(count, shorts[len(disk.calls) % len(shorts)])
+                    disk.before = shortened(disk, shorts)
                 assert await transfer() == expected
                 assert disk.written == want
                 assert set(disk.calls) <= ({"splice"} if is_fast else {"pwrite"})

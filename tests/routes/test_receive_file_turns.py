@@ -25,7 +25,7 @@ from roket_trio import (
     FileWriteStream,
 )
 from roket_trio._connection import lingering_close as lingering_room
-from roket_trio._kernel import splice, tcp
+from roket_trio._kernel import drain, splice, tcp
 from roket_trio._loops import asyncio
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="splice, /dev/full and RST on demand as Linux has them")
@@ -178,7 +178,7 @@ async def test_an_abort_in_the_middle_of_a_write_leaves_no_gap_in_the_file(
         assert release.wait(BOUND), "nobody released the disk"
         return count
 
-    drop = lingering_room.discard_received
+    drop = drain.discard_received
 
     def drop_while_more_comes(sock: socket.socket, **how: Any) -> Any:
         found = drop(sock, **how)
@@ -354,7 +354,8 @@ async def test_what_arrives_while_a_thread_takes_it_wakes_no_loop(
     pair: Pair, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ours, peer = pair
-    fill, wakes, sends = splice.Pipe.fill, [], 50
+    fill, sends = splice.Pipe.fill, 50
+    wakes: list[int] = []
 
     def fill_while_it_comes(pipe: splice.Pipe, sock: int, count: int) -> int:
         if threading.current_thread() is not threading.main_thread() and not wakes:

@@ -100,13 +100,13 @@ def _named_temporary(stack: ExitStack, tmp_path: Path) -> Source:
 
 
 def _spooled_in_memory(stack: ExitStack, tmp_path: Path) -> Source:
-    file = stack.enter_context(tempfile.SpooledTemporaryFile(max_size=2 * MIB, dir=tmp_path))
+    file = stack.enter_context(tempfile.SpooledTemporaryFile(2 * MIB, dir=os.fspath(tmp_path)))
     file.write(DATA)
     return file, DATA, lambda: file.tell() == len(DATA)
 
 
 def _spooled_on_disk(stack: ExitStack, tmp_path: Path) -> Source:
-    file = stack.enter_context(tempfile.SpooledTemporaryFile(max_size=10, dir=tmp_path))
+    file = stack.enter_context(tempfile.SpooledTemporaryFile(10, dir=os.fspath(tmp_path)))
     file.write(DATA)
     return file, DATA, lambda: file.tell() == len(DATA)
 

@@ -121,7 +121,7 @@ async def test_a_listener_that_is_not_ours_is_a_type_error_and_stays_open() -> N
     async with await anyio.create_tcp_listener(local_host="127.0.0.1") as listener:
         for one in (listener, object(), None):
             with pytest.raises(TypeError, match="listener of this package"):
-                await serve(echo, one)
+                await serve(echo, one)  # type: ignore[call-overload]
         assert not refused(listener.extra(SocketAttribute.local_address))
 
 
@@ -137,7 +137,7 @@ async def test_a_handler_that_is_no_async_function_is_a_type_error_before_anythi
             (generator, "async generator"),
         ):
             with pytest.raises(TypeError, match="async function.*" + named):
-                await serve(wrong, listener)  # type: ignore[call-overload]
+                await serve(wrong, listener)  # type: ignore[arg-type]
         assert not refused(listener.listeners[0].extra(SocketAttribute.local_address))
 
 

@@ -63,7 +63,7 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="what the kernel
 async def test_a_handler_that_hangs_does_not_keep_a_connection_whose_peer_has_finished(
     caplog: pytest.LogCaptureFixture, on_handler_error: str, shielded: bool
 ) -> None:
-    release = []
+    release: list[Any] = []
 
     async def handler(stream: SocketStream) -> None:
         with anyio.CancelScope(shield=shielded):
@@ -458,7 +458,7 @@ async def test_a_handler_that_returns_without_closing_has_its_tls_stream_closed(
     async def handler(stream: TLSStream) -> None:
         await stream.send(b"answer")
 
-    listeners = MultiListener([await tls_listener(contexts[0])])  # type: ignore[list-item]
+    listeners: MultiListener[Any] = MultiListener([await tls_listener(contexts[0])])  # type: ignore[list-item]
     async with serving(handler, listeners) as server:
         with client_of(server.address) as client:
             with await other_side(greet, client, contexts[1]) as secure:

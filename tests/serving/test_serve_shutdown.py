@@ -159,7 +159,7 @@ def test_who_comes_all_the_time_does_not_keep_a_server_that_shuts_down(
         shutdown = anyio.Event()
         shutdown.set()
         listener = await create_tcp_listener(local_host="127.0.0.1")
-        address = listener.extra(SocketAttribute.local_address)
+        address: Any = listener.extra(SocketAttribute.local_address)
 
         def come() -> None:
             comers.append(socket.create_connection(address))

@@ -38,6 +38,7 @@ import pytest
 import trio
 from support.loops import LOOPS, run_on
 from support.soak_clients import Content, Plan, number_of, plan_of
+from support.streams import report_of
 
 from roket_trio import (
     BrokenResourceError,
@@ -523,7 +524,7 @@ def judge(soak: Soak) -> Counter[str]:
     seen: Counter[str] = Counter()
     for number, one in served.items():
         with blame(soak, number):
-            seen[one.stream.close_report.outcome.name] += 1
+            seen[report_of(one.stream).outcome.name] += 1
             check_server(one)
             if number in clients:
                 check_both(one, clients[number])
@@ -548,7 +549,7 @@ def blame(soak: Soak, number: int) -> Iterator[None]:
 
 
 def check_server(one: Served) -> None:
-    report = one.stream.close_report
+    report = report_of(one.stream)
     assert one.stream._connection.sock.fileno() == -1
     assert report.acked == (report.unacked_bytes == 0)
     if one.in_file is not None:
@@ -558,7 +559,7 @@ def check_server(one: Served) -> None:
 
 
 def check_both(one: Served, client: dict[str, Any]) -> None:
-    report, statistics = one.stream.close_report, one.stream.statistics()
+    report, statistics = report_of(one.stream), one.stream.statistics()
     sent, received, end = statistics.sent_bytes, client["received"], client["end"]
     assert end != "hung"
     assert client["wrong"] is None, "a byte that is not the answer's"
@@ -570,6 +571,7 @@ def check_both(one: Served, client: dict[str, Any]) -> None:
     # What the client received was sent; what it lacks the report owned up to.
     assert received <= sent
     if end != "left":
+        assert report.unacked_bytes is not None
         assert received >= sent - report.unacked_bytes
     if end == "fin":
         assert received == sent
@@ -599,7 +601,7 @@ def quiet() -> Iterator[Counter[str]]:
 
 def numbers_of(loop: str) -> list[int]:
     if chosen := os.environ.get("ROKET_SOAK_NUMBERS"):
-        numbers = []
+        numbers: list[int] = []
         for part in chosen.split(","):
             first, _, last = part.partition("-")
             numbers += range(int(first), int(last or first) + 1)

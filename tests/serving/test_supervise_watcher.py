@@ -12,7 +12,7 @@ import sys
 import time
 import tracemalloc
 import weakref
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 import anyio
@@ -350,7 +350,7 @@ async def test_an_idle_connection_costs_little_memory_and_no_cpu() -> None:
             ready += 1
             await leave.wait()
 
-    async def held_by(body: Callable[[int, anyio.Event], Awaitable[None]]) -> float:
+    async def held_by(body: Callable[[int, anyio.Event], Coroutine[Any, Any, None]]) -> float:
         nonlocal ready
         ready = 0
         leave = anyio.Event()

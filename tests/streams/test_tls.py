@@ -11,6 +11,7 @@ import ssl
 import struct
 import sys
 import threading
+from collections.abc import Awaitable
 from contextlib import suppress
 from typing import Any
 
@@ -337,9 +338,10 @@ async def test_a_second_task_in_the_same_direction_is_busy(pair: Pair, contexts:
             peer.send(b"x")
         async with anyio.create_task_group() as tasks:
             await start_endless_send(tls, tasks, [])
-            for call in (tls.send(b"x"), tls.send_all(b"x"), tls.wait_send_all_might_not_block(), tls.unwrap()):
+            sends: list[Awaitable[object]] = [tls.send(b"x"), tls.send_all(b"x"), tls.wait_send_all_might_not_block()]
+            for send in (*sends, tls.unwrap()):
                 with pytest.raises(BusyResourceError):
-                    await call
+                    await send
             peer.send(b"y")
             assert await tls.receive() == b"y"
             tasks.cancel_scope.cancel()

@@ -155,7 +155,7 @@ async def test_a_client_whose_certificate_is_missing_is_told(
 async def test_the_handshake_alone_for_who_accepts_himself(contexts: Contexts) -> None:
     async with TLSListener(await create_tcp_listener(local_host="127.0.0.1"), contexts.server) as listener:
         accept = listener.listener.accept  # type: ignore[attr-defined]
-        address = listener.listener.extra(SocketAttribute.local_address)
+        address: Any = listener.listener.extra(SocketAttribute.local_address)
         with thread(ask, address, contexts) as answer:
             await echo(await listener.handshake(await accept()))
         assert answer.result() == b"olleh"

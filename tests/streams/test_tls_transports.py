@@ -8,6 +8,7 @@ import ssl
 import sys
 import time
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 import anyio
@@ -252,7 +253,7 @@ async def test_a_foreign_streams_errors_become_ours(contexts: Contexts) -> None:
         async with memory_pair() as (one, other):
             transport = Failing(one)
             async with anyio.create_task_group() as tasks:
-                tasks.start_soon(lambda other=other: wrap_tls(other, server_side=True, ssl_context=contexts.server))
+                tasks.start_soon(partial(wrap_tls, other, server_side=True, ssl_context=contexts.server))
                 tls = await wrap_tls(transport, hostname="localhost", ssl_context=contexts.client)
             transport.error = error
             with pytest.raises(kind) as caught:

@@ -139,7 +139,7 @@ def never_read(port: int, count: int, every: float, size: int) -> list[Story]:
 def never_stop(port: int, count: int) -> list[Story]:
     """Read the answer up to its end, and send for ever."""
     junk = bytes(1 << 16)
-    finished = set()
+    finished: set[int] = set()
 
     def go_on(fd: int) -> None:
         if fd not in finished:

@@ -12,7 +12,6 @@ import anyio.to_thread
 from roket_trio import (
     BrokenResourceError,
     ClosedResourceError,
-    CloseReport,
     SocketStream,
 )
 from roket_trio._kernel import tcp
@@ -60,12 +59,6 @@ async def send_stuck(stream: SocketStream, peer: socket.socket) -> int:
 
     await until(is_still)
     return len(STUCK) - unread(peer)
-
-
-def report_of(stream: SocketStream) -> CloseReport:
-    report = stream.close_report
-    assert report is not None
-    return report
 
 
 def is_open(fd: int) -> bool:

@@ -184,7 +184,7 @@ class Terminal:
         """Wait until the program has ended; it has shown just that."""
         assert self._program is not None
         assert self._reader is not None
-        self._until(lambda: not self._reader.is_alive(), shown, at)  # type: ignore[union-attr]
+        self._until(lambda: not self._reader.is_alive(), shown, at)
         self._program.wait(LIMIT)
         self._reader.join()
         self._program = None

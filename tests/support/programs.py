@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
@@ -29,7 +30,7 @@ def tool(name: str) -> str:
     return found
 
 
-def missing(what: str) -> None:
+def missing(what: str) -> NoReturn:
     """A test cannot run here: that is a visible skip, and in CI a failure."""
     if os.environ.get("CI") or os.environ.get("ROKET_CI"):
         pytest.fail(what)

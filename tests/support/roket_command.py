@@ -59,7 +59,7 @@ def environment(**more: str) -> dict[str, str]:
 
 def command(*arguments: Text) -> list[str]:
     """``roket`` with every warning an error."""
-    return [sys.executable, "-W", "error", "-m", "roket_trio", *map(os.fspath, arguments)]
+    return [sys.executable, "-W", "error", "-m", "roket_trio", *(os.fspath(argument) for argument in arguments)]
 
 
 @contextmanager
@@ -167,7 +167,7 @@ def received_from(capsys: pytest.CaptureFixture[str], sender: Callable[[int], ob
 
 
 @contextmanager
-def peer_of(talk: Callable[[socket.socket], None]) -> Iterator[str]:
+def peer_of(talk: Callable[[socket.socket], object]) -> Iterator[str]:
     """A raw listening socket that takes one connection and gives it to ``talk`` in a thread; yields HOST:PORT."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         listener.settimeout(LIMIT)

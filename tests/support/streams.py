@@ -6,7 +6,7 @@ import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from roket_trio import ClosePolicy, EndOfStream, SocketStream, UNIXSocketStream
+from roket_trio import ClosePolicy, CloseReport, EndOfStream, SocketStream, TLSStream, UNIXSocketStream
 
 # Longer than any test waits: a close that ends before it was ended by something else.
 PATIENT = ClosePolicy(linger_seconds=30)
@@ -36,3 +36,9 @@ async def receive_to_end(stream: SocketStream) -> bytes:
             data += await stream.receive(1 << 20)
     except EndOfStream:
         return data
+
+
+def report_of(stream: SocketStream | TLSStream) -> CloseReport:
+    """The report of a stream that has been closed."""
+    assert stream.close_report is not None
+    return stream.close_report

@@ -268,7 +268,7 @@ def server_thread(serve: Callable[[socket.socket], T]) -> Iterator[tuple[int, Fu
 
 
 @asynccontextmanager
-async def serving(listener: TLSListener, handler: Callable[[TLSStream], Any]) -> AsyncIterator[tuple[str, int]]:
+async def serving(listener: TLSListener, handler: Callable[[TLSStream], Any]) -> AsyncIterator[Any]:
     """The listener's ``serve`` in a task: its address."""
     async with listener, anyio.create_task_group() as tasks:
         tasks.start_soon(listener.serve, handler)

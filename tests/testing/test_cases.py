@@ -12,6 +12,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -30,7 +31,16 @@ from roket_trio.testing._close_suite.judging import (
 from roket_trio.testing._close_suite.programs import RunningProgram, Target
 from roket_trio.testing._close_suite.runner import run_case
 from roket_trio.testing._peers.timeline import Event
-from roket_trio.testing._results.case_result import CaseResult, ResultEvent, Role, failures, parse_result, parse_results
+from roket_trio.testing._results.case_result import (
+    CaseResult,
+    Data,
+    ResultEvent,
+    Role,
+    failures,
+    parse_result,
+    parse_results,
+)
+from roket_trio.testing._results.close import Close
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the close suite needs Linux")
 
@@ -136,7 +146,7 @@ def python(code: str, role: Role = "client", **more: object) -> Target:
 def test_a_program_may_say_that_it_cannot() -> None:
     started = time.monotonic()
     for role in ("client", "server"):
-        result = run_case(case("close/1.1"), python("raise SystemExit(127)", role))  # type: ignore[arg-type]
+        result = run_case(case("close/1.1"), python("raise SystemExit(127)", role))
         assert (result.verdict, result.data, result.close) == ("unsupported", "not-observed", "not-observed")
     assert time.monotonic() - started < 8  # nobody waits for it to connect or to listen
 
@@ -260,7 +270,7 @@ def test_a_server_whose_handlers_fail_at_once_is_not_taken_for_one_that_has_ende
             raise ConnectionResetError
         return connect(*how)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(runner.socket, "create_connection", is_reset_once)
+    monkeypatch.setattr(socket, "create_connection", is_reset_once)
     result = run_case(case("close/5.4"), closer("server"), within=WITHIN)
     assert result.verdict == "pass", told(result)
     assert len(asked) == 2
@@ -383,7 +393,8 @@ def test_a_server_that_is_running_is_judged_by_what_its_peers_see() -> None:
         target = Target("running", "server", "any", None, *listener.getsockname())
         result = run_case(case("close/1.1"), target, within=0.2)
         assert (result.close, result.verdict, result.observer) == ("half-open", "fail", "peer")
-        mine = Target("running", "server", "any", None, *listener.getsockname(), pid=os.getpid())
+        host, port = listener.getsockname()
+        mine = Target("running", "server", "any", None, host, port, pid=os.getpid())
         result = run_case(case("close/1.1"), mine, within=0.2)
         assert (result.close, result.verdict) == ("leaked", "fail")
         assert "sock_diag" in result.observer
@@ -446,7 +457,7 @@ def seen(*kinds: str, received: int = 0, good: int | None = None, is_held: bool 
 def observed(
     *connections: ObservedConnection, output: int = 0, good: int | None = None, head: bytes = b"", **more: object
 ) -> CaseObservation:
-    found: dict[str, object] = {
+    found: dict[str, Any] = {
         "expected_connections": len(connections),
         "is_output_observed": True,
         "exit_status": 0,
@@ -456,10 +467,10 @@ def observed(
     }
     return CaseObservation(
         connections, output_bytes=output, output_good_bytes=output if good is None else good, output_head=head, **found
-    )  # type: ignore[arg-type]
+    )
 
 
-WHOLE = (("complete", "clean"),)
+WHOLE: tuple[tuple[Data, Close]] = (("complete", "clean"),)
 UPLOAD = CaseExpectation(WHOLE, upload=10)
 DOWNLOAD = CaseExpectation(WHOLE, download=10)
 

@@ -423,7 +423,12 @@ def test_a_socket_that_closes_within_the_grace_is_no_fault(tcp_pair: Pair) -> No
     ours, peer = tcp_pair
     peer.shutdown(socket.SHUT_WR)
     until(lambda: is_in(ours, TCPState.CLOSE_WAIT))
-    closes = threading.Timer(0.05, lambda: (ours.close(), peer.close()))
+
+    def close_both() -> None:
+        ours.close()
+        peer.close()
+
+    closes = threading.Timer(0.05, close_both)
     closes.start()
     assert_no_lingering_sockets(grace=BOUND)
     closes.join()

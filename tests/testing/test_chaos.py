@@ -222,7 +222,7 @@ def test_a_slicer_cuts_data_into_pieces() -> None:
     with joined((Slicer(100, 10, 0.005), "upstream")) as ends:
         client, server = ends.connect()
         client.sendall(payload(1000))
-        chunks = []
+        chunks: list[bytes] = []
         while sum(map(len, chunks)) < 1000:
             chunks.append(server.recv(1000))
         assert b"".join(chunks) == payload(1000)

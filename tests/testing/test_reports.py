@@ -243,7 +243,7 @@ def driver() -> Iterator[int]:
         pytest.skip("chromium and chromium-driver are not installed")
     process = subprocess.Popen([path, "--port=0"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
     try:
-        assert process.stdout
+        assert process.stdout is not None
         for line in process.stdout:
             if found := re.search(r"started successfully on port (\d+)", line):
                 break
@@ -253,7 +253,7 @@ def driver() -> Iterator[int]:
     finally:
         process.terminate()
         process.wait(20)
-        assert process.stdout
+        assert process.stdout is not None
         process.stdout.close()
 
 

@@ -11,7 +11,7 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -28,7 +28,7 @@ from roket_trio.testing._leaks.referrers import has_paused_loop, reachable_descr
 from roket_trio.testing._leaks.report import LeakReport
 from roket_trio.testing._leaks.tracker import ANY_PHASE, LeakFinding, LeakTracker, RunPhase, ignoring
 from roket_trio.testing._peers import timeline as timeline_module
-from roket_trio.testing._results.close import CloseExpectation, judge_close
+from roket_trio.testing._results.close import CloseExpectation, ExpectedClose, judge_close
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the census needs Linux")
 
@@ -315,7 +315,7 @@ def test_one_end_of_a_pair_counts_when_the_other_has_gone_to_a_child() -> None:
     left, right = socket.socketpair()
     with left:
         with right:
-            child = subprocess.Popen(["cat"], stdin=right)
+            child = subprocess.Popen(["cat"], stdin=right.fileno())
         try:
             assert len(tracker.end_phase(RunPhase("one"))) == 1
             assert findings(tracker) == [("one", "OPEN")]
@@ -403,18 +403,15 @@ def seen(*events: tuple[str, float]) -> Timeline:
     """A timeline; times in seconds from its beginning."""
     timeline = Timeline()
     moments = iter([0.0, *[at for _, at in events]])
-    clock: Callable[[], float] = timeline_module.monotonic
-    try:
-        timeline_module.monotonic = lambda: next(moments)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(timeline_module, "monotonic", lambda: next(moments))
         timeline.note("connected")
         for kind, _ in events:
             timeline.note(kind, 10 if kind in ("sent", "received") else 0)  # type: ignore[arg-type]
-    finally:
-        timeline_module.monotonic = clock
     return timeline
 
 
-CASES = {
+CASES: dict[str, tuple[list[tuple[str, float]], ExpectedClose, tuple[str, str]]] = {
     "fin": ([("fin seen", 1.0)], "clean", ("clean", "pass")),
     "fin long before the end": ([("fin seen", 1.0)], "closed", ("clean", "pass")),
     "rst": ([("rst seen", 1.0)], "clean", ("reset", "fail")),

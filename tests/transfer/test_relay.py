@@ -531,7 +531,7 @@ async def test_a_cancelled_relay_closes_neither_and_cuts_what_was_under_way() ->
 
 async def test_a_negative_bound_is_refused() -> None:
     with pytest.raises(ValueError, match="linger_seconds"):
-        await relay(None, None, linger_seconds=-1)
+        await relay(None, None, linger_seconds=-1)  # type: ignore[arg-type]
 
 
 def test_the_example_shows_itself() -> None:

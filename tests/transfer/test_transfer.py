@@ -335,27 +335,25 @@ def test_trios_bare_socket_is_refused_since_it_sends_a_part_and_says_so(file: Pa
     async def main() -> None:
         with trio.socket.socket() as bare, file.open("rb") as good:
             with pytest.raises(TypeError, match="byte stream"):
-                Transfer(good, bare)
+                Transfer(good, bare)  # type: ignore[arg-type]
 
     trio.run(main)
 
 
 async def test_bad_ends_and_numbers_are_refused_before_anything_moves(file: Path, tmp_path: Path) -> None:
     with file.open("rb") as good, (tmp_path / "out").open("wb") as sink, file.open() as text:
-        for error, make in {
-            "count": lambda: Transfer(good, sink, count=-1),
-            "rate": lambda: Transfer(good, sink, rate_limit=0),
-        }.items():
-            with pytest.raises(ValueError, match=error):
-                make()
+        with pytest.raises(ValueError, match="count"):
+            Transfer(good, sink, count=-1)
+        with pytest.raises(ValueError, match="rate"):
+            Transfer(good, sink, rate_limit=0)
         with pytest.raises(TypeError):
             Transfer(good, sink, count=1.5)  # type: ignore[arg-type]
         with socket.socket() as raw:
             for end in (None, object(), "a path", text, raw):
                 with pytest.raises(TypeError):
-                    Transfer(end, sink)
+                    Transfer(end, sink)  # type: ignore[arg-type]
                 with pytest.raises(TypeError):
-                    Transfer(good, end)
+                    Transfer(good, end)  # type: ignore[arg-type]
         with pytest.raises(ValueError, match="reading only"):
             Transfer(good, good)
         assert (good.tell(), sink.tell()) == (0, 0)
