@@ -860,7 +860,7 @@ async def test_bad_input_is_refused_before_anything_moves(path: Path, tmp_path: 
             with pytest.raises(ValueError, match="max_bytes"):
                 await stream.receive_some(max_bytes)
         with pytest.raises(TypeError):
-            await stream.receive(1.5)
+            await stream.receive(1.5)  # type: ignore[arg-type]
         with pytest.raises(ValueError, match="empty"):
             await stream.receive_into(bytearray())
         with pytest.raises(TypeError, match="read-only"):

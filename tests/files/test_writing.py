@@ -436,7 +436,7 @@ async def test_bad_input_is_refused_before_anything_moves(tmp_path: Path) -> Non
         await FileWriteStream.from_path(tmp_path / "f", True, atomic=True)
     async with await FileWriteStream.from_path(tmp_path / "f", True) as stream:
         with pytest.raises(TypeError):
-            await stream.send("text")
+            await stream.send("text")  # type: ignore[arg-type]
         with pytest.raises(RuntimeError, match="atomic"):
             await stream.discard()
     assert (tmp_path / "f").read_bytes() == b"content"

@@ -380,7 +380,7 @@ async def test_what_cannot_be_written_is_refused_before_anything_moves(tmp_path:
             peer.sendall(b"data")
             for end, error in ((read_only, ValueError), (read_only.fileno(), ValueError), (reader, TypeError)):
                 with pytest.raises(error):
-                    await copy(stream, end)
+                    await copy(stream, end)  # type: ignore[arg-type]
             assert await stream.receive() == b"data"
 
 
