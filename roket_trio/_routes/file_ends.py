@@ -48,10 +48,6 @@ class FileReader(Reader):
             check_object(file, "read")
         # Where an object is to be read from; None: where it stands.
         self._start = None if self.file is not None else offset
-        self._source: Source | None = None
-        self._worker: Worker | None = None
-        self._home: int | None = None
-        self._moved = 0
 
     def _find_total(self, file: OpenFile, offset: int | None) -> None:
         if file.kind is not FileKind.REGULAR:
@@ -70,7 +66,9 @@ class FileReader(Reader):
 
     def go_to(self, moved: int) -> None:
         self._moved = moved
-        self._close_source()
+        self._source: Source | None = None
+        self._worker: Worker | None = None
+        self._home: int | None = None  # where the object stood
 
     def read_now(self, size: int) -> memoryview | None:
         if self._source is None:
@@ -125,14 +123,10 @@ class FileReader(Reader):
             return self.file.kind is not FileKind.STREAM
         return bool(self.file.ends_at(self.offset + moved))
 
-    def _close_source(self) -> None:
+    async def release(self) -> None:
         if self._source is not None and self._worker is not None:
             self._source.release()
             self._worker.end()
-            self._source = None
-
-    async def release(self) -> None:
-        self._close_source()
         if self._home is not None:
             home, self._home = self._home, None
             await current_loop().run_in_thread(self._object.seek, home)

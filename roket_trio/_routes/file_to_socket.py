@@ -70,7 +70,8 @@ class FileToSocket(KernelRoute):
         # What fits under the limit of plain sends need not lift it: two calls, 15 µs. These are the page cache's own
         # pages, so the kernel may hold what the send buffer takes. A thousand transfers at once take 1.03 times what a
         # bare epoll loop does so, 1.21 with a limit of 2 MiB.
-        is_large = route.left > NOTSENT_LOWAT
+        left = route.left
+        is_large = left > NOTSENT_LOWAT
         connection, limiter = self._connection, route.limiter
         scheduler = scheduler_of(connection.loop)
         sink = connection.sock.fileno()
@@ -78,7 +79,7 @@ class FileToSocket(KernelRoute):
         try:
             if is_large:
                 tcp.limit_unsent(connection.sock, tcp.NO_LIMIT)
-            while not route.ended and (left := route.left):
+            while left and not route.ended:
                 offset = self._offset + route.bytes_moved
                 if offset >= cached_to:
                     cached_to = await self._make_cached(route, offset, offset + left)
@@ -97,6 +98,7 @@ class FileToSocket(KernelRoute):
                     scheduler.release()
                 if is_full:
                     await connection.readiness.wait_writable()
+                left = route.left
         finally:
             if is_large:
                 tcp.limit_unsent(connection.sock, NOTSENT_LOWAT)
