@@ -27,6 +27,7 @@ from support.roket_command import (
     command,
     ended,
     environment,
+    need_unpacking,
     only,
     peer_of,
     received_all,
@@ -103,6 +104,7 @@ def test_standard_input_has_no_name_but_a_digest(place: Path) -> None:
 
 
 def test_a_directory(capsys: Capture, source: Path, place: Path, tmp_path: Path) -> None:
+    need_unpacking()
     tree = tmp_path / "tree"
     (tree / "sub").mkdir(parents=True)
     (tree / "sub" / "file").write_bytes(CONTENT)

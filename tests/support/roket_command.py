@@ -100,14 +100,15 @@ def announced(program: subprocess.Popen[str]) -> int:
 @contextmanager
 def receiving(*arguments: Text, **options: Any) -> Iterator[tuple[subprocess.Popen[str], int]]:
     """``roket recv`` on a port that the system chooses; ``arguments`` are what follows the port."""
-    _need_what_unpacks(arguments)
+    if "--unpack" in arguments:
+        need_unpacking()
     with running("recv", "0", *arguments, **options) as program:
         yield program, announced(program)
 
 
-def _need_what_unpacks(arguments: tuple[Text, ...]) -> None:
-    """Debian 12 has Python 3.11.2; ``roket recv --unpack`` says there that it wants a later one."""
-    if "--unpack" in arguments and not hasattr(tarfile, "data_filter"):
+def need_unpacking() -> None:
+    """Debian 12 has Python 3.11.2; ``roket recv`` says there that it wants a later one to unpack a directory."""
+    if not hasattr(tarfile, "data_filter"):
         pytest.skip("unpacking needs tarfile's data filter, so Python 3.11.4")
 
 
@@ -152,7 +153,8 @@ def thread(work: Callable[[], None]) -> Iterator[None]:
 
 def received_from(capsys: pytest.CaptureFixture[str], sender: Callable[[int], object], *arguments: Text) -> Ended:
     """``roket recv`` in this process, and ``sender(port)`` in a thread; what it says after it has said where."""
-    _need_what_unpacks(arguments)
+    if "--unpack" in arguments:
+        need_unpacking()
     port = free_port()
 
     def work() -> None:
