@@ -19,7 +19,7 @@ from ...testing._peers.wire import NotAvailableError
 from ...testing._reports.table import render_failures, render_summary
 from ...testing._results.case_result import CaseResult, failures
 from ..console.exit_codes import ExitCode, after_signal, os_error_text
-from ..console.output import print_stderr, print_stdout
+from ..console.output import print_failure, print_stderr, print_stdout
 from ..console.signals import Interrupted, signals_interrupt
 from ..console.values import Address, count, port, remote_address, seconds
 
@@ -104,11 +104,14 @@ def run(options: Namespace) -> int:
         target = _program(options)
         cases = _chosen_cases(options.case, target)
     except ValueError as error:
-        print_stderr(f"roket check: {error} (see roket check --help)")
-        return ExitCode.USAGE
+        return print_failure("check", ExitCode.USAGE, f"{error} (see roket check --help)")
     if target.command is None and (why := _connect_error(target)):
-        print_stderr(f"roket check: {target.host}:{target.port}: {why}")
-        return ExitCode.CONNECTION
+        return print_failure("check", ExitCode.CONNECTION, f"{target.host}:{target.port}: {why}")
+    return _check(cases, target, options)
+
+
+def _check(cases: Sequence[Case], target: Target, options: Namespace) -> int:
+    """Run the cases, and print their results and a summary; returns the exit code."""
     results: list[CaseResult] = []
     try:
         with signals_interrupt(), _json_lines(options.jsonl) as write:
@@ -117,16 +120,17 @@ def run(options: Namespace) -> int:
                 write(result)
                 print_stderr(_result_line(result))
     except Interrupted as interruption:
-        print_stderr(
-            f"roket check: interrupted by {interruption.number.name} after {len(results)} of {len(cases)} cases"
-        )
-        return after_signal(interruption.number)
+        how_far = f"interrupted by {interruption.number.name} after {len(results)} of {len(cases)} cases"
+        return print_failure("check", after_signal(interruption.number), how_far)
     except OSError as error:
-        print_stderr(f"roket check: {os_error_text(error)}")
-        return ExitCode.LOCAL_FILE
+        return print_failure("check", ExitCode.LOCAL_FILE, os_error_text(error))
     except NotAvailableError as error:
-        print_stderr(f"roket check: {error}")
-        return ExitCode.USAGE
+        return print_failure("check", ExitCode.USAGE, str(error))
+    _print_summary(results, target, options)
+    return ExitCode.CHECK_FAILED if failures(results, strict=options.strict) else ExitCode.DONE
+
+
+def _print_summary(results: Sequence[CaseResult], target: Target, options: Namespace) -> None:
     if failed := render_failures(results):
         for line in ("\n" + failed).split("\n"):
             print_stderr(line)
@@ -140,7 +144,6 @@ def run(options: Namespace) -> int:
         print_stderr(
             "its command has no {port}: it was taken for a program that follows the contract, which --jobs prints"
         )
-    return ExitCode.CHECK_FAILED if failures(results, strict=options.strict) else ExitCode.DONE
 
 
 def _connect_error(target: Target) -> str:
@@ -200,12 +203,10 @@ def _chosen_cases(addresses: Sequence[str] | None, target: Target) -> list[Case]
 
     :raises ValueError: there is none, or an address is unknown
     """
-    chosen = list(CASES)
     for address in addresses or ():
         if not any(_is_in(case, address) for case in CASES):
             raise ValueError(f"there is no case {address!r}: see --list")
-    if addresses:
-        chosen = [case for case in CASES if any(_is_in(case, address) for address in addresses)]
+    chosen = [case for case in CASES if not addresses or any(_is_in(case, address) for address in addresses)]
     fitting = [case for case in chosen if case.is_for(target.role, target.speaks)]
     if not fitting:
         raise ValueError(f"none of these cases is for a {target.role} of which {target.speaks!r} is known")

@@ -12,7 +12,7 @@ from typing import NamedTuple
 from ... import __version__
 from .. import probes
 from ..console.exit_codes import ExitCode, local_file_error
-from ..console.output import print_stderr, print_stdout
+from ..console.output import print_failure, print_stdout
 
 DESCRIPTION = """\
 Show what this machine offers: the system calls that make transfers fast and closes certain, what the test harness can
@@ -58,8 +58,7 @@ def run(options: Namespace) -> int:
         os.scandir(options.directory).close()
     except OSError as error:
         failure = local_file_error(options.directory, error)
-        print_stderr(f"roket doctor: {failure.message}")
-        return failure.code
+        return print_failure("doctor", failure.code, failure.message)
     groups = examine(options.directory)
     limits = probes.limits()
     about = _about()

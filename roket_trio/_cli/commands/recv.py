@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from argparse import ArgumentParser, Namespace
 
-from ..console.options import add_transfer_options
-from ..console.values import local_address
+from ..console.options import add_listen_address, add_transfer_options
 
 DESCRIPTION = """\
 Accept one connection and write what arrives to a file. The file gets its name when all of it is on the disk. The sender
@@ -22,12 +21,7 @@ roket recv 9000 - | zcat"""
 
 def configure(parser: ArgumentParser) -> None:
     """Add the arguments."""
-    parser.add_argument(
-        "address",
-        metavar="[BIND:]PORT",
-        type=local_address,
-        help="the address to listen on: [BIND:]PORT, or unix:PATH",
-    )
+    add_listen_address(parser)
     parser.add_argument(
         "destination",
         metavar="FILE",

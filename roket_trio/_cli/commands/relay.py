@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from argparse import ArgumentParser, Namespace
 
-from ..console.options import add_server_options
-from ..console.values import count, local_address, remote_address, seconds
+from ..console.options import add_listen_address, add_server_options
+from ..console.values import remote_address, seconds
 
 DESCRIPTION = """\
 Forward connections. For each connection to PORT the command opens one to TARGET, and moves bytes both ways. It passes a
@@ -19,20 +19,9 @@ roket relay '*:5432' unix:/run/postgresql/.s.PGSQL.5432"""
 
 def configure(parser: ArgumentParser) -> None:
     """Add the arguments."""
-    parser.add_argument(
-        "address",
-        metavar="[BIND:]PORT",
-        type=local_address,
-        help="the address to listen on: [BIND:]PORT, or unix:PATH",
-    )
+    add_listen_address(parser)
     parser.add_argument(
         "target", metavar="TARGET", type=remote_address, help="the address to connect to: HOST:PORT, or unix:PATH"
-    )
-    parser.add_argument(
-        "--max-connections",
-        type=count,
-        metavar="N",
-        help="forward at most N connections at once; more wait in the listen queue (default: no limit)",
     )
     parser.add_argument(
         "--connect-timeout",
@@ -41,13 +30,7 @@ def configure(parser: ArgumentParser) -> None:
         metavar="SECONDS",
         help="give up when connecting to TARGET takes longer (default: 10)",
     )
-    parser.add_argument(
-        "--idle-timeout",
-        type=seconds,
-        metavar="SECONDS",
-        help="end a connection on which no byte has moved for so long (default: never)",
-    )
-    add_server_options(parser)
+    add_server_options(parser, most=None, idle_seconds=None)
 
 
 def run(options: Namespace) -> int:

@@ -12,7 +12,7 @@ from ...testing._reports.junit import render_junit
 from ...testing._reports.table import Matrix, render_failures, render_matrix, render_summary
 from ...testing._results.case_result import CaseResult, failures, parse_results
 from ..console.exit_codes import ExitCode, os_error_text
-from ..console.output import is_colorful, print_stderr, print_stdout, printable
+from ..console.output import is_colorful, print_failure, print_stdout, printable
 
 DESCRIPTION = """\
 Show what `roket check --jsonl` has written, for one program or for several. The results are printed as a table, and
@@ -52,14 +52,11 @@ def run(options: Namespace) -> int:
                 with open(name, encoding="utf-8") as file:
                     results += parse_results(file)
         except OSError as error:
-            print_stderr(f"roket report: {os_error_text(error)}")
-            return ExitCode.LOCAL_FILE
+            return print_failure("report", ExitCode.LOCAL_FILE, os_error_text(error))
         except UnicodeDecodeError:
-            print_stderr(f"roket report: {name}: it does not hold lines of JSON")
-            return ExitCode.LOCAL_FILE
+            return print_failure("report", ExitCode.LOCAL_FILE, f"{name}: it does not hold lines of JSON")
         except ValueError as error:
-            print_stderr(f"roket report: {name}: {error}")
-            return ExitCode.LOCAL_FILE
+            return print_failure("report", ExitCode.LOCAL_FILE, f"{name}: {error}")
     matrix = Matrix.of(results)
     shown = Matrix.of(map(_shown, results))
     try:
@@ -68,8 +65,7 @@ def run(options: Namespace) -> int:
         if options.junit:
             _write(options.junit, render_junit(matrix.results, strict=options.strict))
     except OSError as error:
-        print_stderr(f"roket report: {os_error_text(error)}")
-        return ExitCode.LOCAL_FILE
+        return print_failure("report", ExitCode.LOCAL_FILE, os_error_text(error))
     if not options.quiet:
         width = shutil.get_terminal_size((120, 24)).columns
         print_stdout(render_matrix(shown, width=width, color=is_colorful(sys.stdout)))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from argparse import ArgumentParser, Namespace
 
 from ..console.options import add_server_options, add_tls
-from ..console.values import LOCALHOST, Address, count, local_address, seconds
+from ..console.values import LOCALHOST, Address, local_address
 
 DESCRIPTION = """\
 Serve a directory over HTTP/1.1, with ranges, conditional requests and sendfile. Nothing outside the directory is
@@ -33,21 +33,7 @@ def configure(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--no-listing", action="store_true", help="do not list the files of a directory that has no index.html"
     )
-    parser.add_argument(
-        "--max-connections",
-        type=count,
-        default=1000,
-        metavar="N",
-        help="serve at most N connections at once; more wait in the listen queue (default: 1000)",
-    )
-    parser.add_argument(
-        "--idle-timeout",
-        type=seconds,
-        default=60.0,
-        metavar="SECONDS",
-        help="end a connection on which no byte has moved for so long (default: 60)",
-    )
-    add_server_options(parser)
+    add_server_options(parser, most=1000, idle_seconds=60.0)
     add_tls(parser, server=True)
 
 

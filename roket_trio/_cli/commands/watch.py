@@ -16,7 +16,7 @@ from ...testing._census.census import Census, take_census
 from ...testing._census.observers import NotObservedError
 from ...testing._census.records import SocketRecord
 from ..console.exit_codes import ExitCode
-from ..console.output import is_colorful, print_stderr, print_stdout, printable
+from ..console.output import is_colorful, print_failure, print_stderr, print_stdout, printable
 from ..console.units import duration
 from ..console.values import seconds
 
@@ -64,11 +64,9 @@ def run(options: Namespace) -> int:
                 if looks:
                     print_stderr(f"process {options.pid} has ended")
                     return ExitCode.DONE
-                print_stderr(f"roket watch: there is no process {options.pid}")
-                return ExitCode.USAGE
+                return print_failure("watch", ExitCode.USAGE, f"there is no process {options.pid}")
             except NotObservedError as error:
-                print_stderr(f"roket watch: {error}")
-                return ExitCode.USAGE
+                return print_failure("watch", ExitCode.USAGE, str(error))
             ages.look(census)
             looks += 1
             if not _show(census, ages, options):

@@ -9,7 +9,7 @@ from time import monotonic
 from typing import Any, final
 
 from .exit_codes import CommandError, ExitCode
-from .output import print_line, print_stderr
+from .output import print_failure, print_line, print_stderr
 from .units import duration, exact_size, speed
 
 
@@ -69,7 +69,7 @@ class CommandStatus:
 
     def fail(self, code: int, message: str) -> int:
         """Print why the command has failed, also when it is quiet; returns the exit code."""
-        print_stderr(f"roket {self.command}: {message}")
+        print_failure(self.command, code, message)
         self._print_json(code, message)
         return code
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from argparse import ArgumentParser, Namespace
 
 from .command_status import CommandStatus
-from .values import rate, seconds
+from .values import count, local_address, rate, seconds
 
 PROGRESS = ("auto", "bar", "plain", "json", "none")
 
@@ -75,8 +75,34 @@ def add_tls(parser: ArgumentParser, *, server: bool) -> None:
     group.add_argument("--key", metavar="PEM", help="the file of the certificate's key (default: the file of --cert)")
 
 
-def add_server_options(parser: ArgumentParser) -> None:
-    """Add the options of ``relay`` and ``serve``: ``--drain``, ``--json``, ``--quiet``."""
+def add_listen_address(parser: ArgumentParser) -> None:
+    """Add the address to listen on."""
+    parser.add_argument(
+        "address", metavar="[BIND:]PORT", type=local_address, help="the address to listen on: [BIND:]PORT, or unix:PATH"
+    )
+
+
+def add_server_options(parser: ArgumentParser, *, most: int | None, idle_seconds: float | None) -> None:
+    """Add the options of ``relay`` and ``serve``.
+
+    :param most: how many connections there may be at once, by default; ``None``: any number
+    :param idle_seconds: for how long a connection may be idle, by default; ``None``: for ever
+    """
+    parser.add_argument(
+        "--max-connections",
+        type=count,
+        default=most,
+        metavar="N",
+        help=f"accept at most N connections at once; more wait in the listen queue (default: {most or 'no limit'})",
+    )
+    parser.add_argument(
+        "--idle-timeout",
+        type=seconds,
+        default=idle_seconds,
+        metavar="SECONDS",
+        help="end a connection on which no byte has moved for so long"
+        f" (default: {'never' if idle_seconds is None else f'{idle_seconds:g}'})",
+    )
     parser.add_argument(
         "--drain",
         type=seconds,

@@ -20,6 +20,12 @@ def print_stderr(text: str) -> None:
     print_line(printable(text), sys.stderr)
 
 
+def print_failure(command: str, code: int, message: str) -> int:
+    """Write why a subcommand has failed to standard error; returns the exit code ``code``."""
+    print_stderr(f"roket {command}: {message}")
+    return code
+
+
 def print_line(text: str, stream: TextIO) -> bool:
     """Write a line, as it is; see :func:`print_stdout`."""
     try:

@@ -31,12 +31,13 @@ async def _send(options: Namespace, status: CommandStatus) -> int:
             status.facts["peer"] = connection.peer
             status.waits_for_local = source.may_stall
             status.start()
-            if options.digest or options.resume:
-                from .sending_with_digest import send_with_digest as send_all
-            else:
-                send_all = _send_raw
             async with monitored(connection, status, options, file=source.label, file_is="source"):
-                last_line = await send_all(options, status, source, connection)
+                if options.digest or options.resume:
+                    from .sending_with_digest import DigestSender
+
+                    last_line = await DigestSender(options, status, source, connection).run()
+                else:
+                    last_line = await _send_raw(options, status, source, connection)
         return status.succeed(last_line)
     except CommandError as error:
         return status.fail_with(error)

@@ -20,18 +20,10 @@ from .digest_framing import NUMBER, DigestChannel, Offer, reason_text
 from .digest_pieces import PIECE, Digest, digest_prefix, reader_of
 
 
-async def send_with_digest(
-    options: Namespace, status: CommandStatus, source: SendSource, connection: CommandConnection
-) -> str:
-    """Offer the source, send what the receiver lacks, and wait for its confirmation; returns the last line.
-
-    :raises CommandError: the receiver has not confirmed
-    """
-    return await _DigestSender(options, status, source, connection).run()
-
-
 @final
-class _DigestSender:
+class DigestSender:
+    """Sends a source over a connection."""
+
     def __init__(
         self, options: Namespace, status: CommandStatus, source: SendSource, connection: CommandConnection
     ) -> None:
@@ -47,6 +39,10 @@ class _DigestSender:
         status.moved = lambda: self._moved
 
     async def run(self) -> str:
+        """Offer the source, send what the receiver lacks, and wait for its confirmation; returns the last line.
+
+        :raises CommandError: the receiver has not confirmed
+        """
         status, peer = self._status, self._connection.peer
         status.phase = f"waiting for {peer}"
         await self._negotiate()
