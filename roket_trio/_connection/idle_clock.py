@@ -31,8 +31,7 @@ class IdleClock:
         self.due = now + self._limit / _CHECKS
 
     def is_over(self, figure: object, now: float) -> bool:
-        """Compare; whether the figure has been the same for as long as it may be. If not, :attr:`due` is the next
-        time to ask."""
+        """Note the figure. True when it has been the same for ``limit``; otherwise call this again at :attr:`due`."""
         if figure != self._figure:
             self.restart(figure, now)
             return False

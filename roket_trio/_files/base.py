@@ -15,7 +15,7 @@ from .._errors import ClosedResourceError, broken
 from .._kernel.fd import FileKind
 from .._loops import Loop, ResourceGuard, current_loop
 from .._origin import finalize
-from .descriptor import OpaqueFileError, OpenFile, open_file, unwrap
+from .descriptor import OpaqueFileError, OpenFile, open_file, path_of, unwrap
 from .worker import Worker
 
 # What a guard says that a task does, by whether the stream is writable.
@@ -36,8 +36,8 @@ class FileStream:
         except OpaqueFileError:
             self._opened = None
             self._file = unwrap(file)
-        self._name = self._opened.name if self._opened is not None else _name_of(self._file)
-        self._path: str | None = None if self._name_is_made_up() else self._name
+        self._path: str | None = path_of(self._file)
+        self._name = self._path or (self._opened.name if self._opened is not None else f"a {type(self._file).__name__}")
         self._guard = ResourceGuard(_DOING[writable])
         self._is_closing = False
         # How to make a transfer let go of the file soon.
@@ -46,13 +46,10 @@ class FileStream:
         self._has_closed: Any = self._file if hasattr(self._file, "closed") else _NeverClosed
         self._loop: Loop | None = None
         self._worker: Worker | None = None
-        self._is_released = False
+        self._is_released = True  # until the subclass has what it is to close
         self._released: anyio.Event | None = None
         self._opened_at: str | None = None
         self._process = os.getpid()
-
-    def _name_is_made_up(self) -> bool:
-        return not isinstance(getattr(self._file, "name", None), str | bytes | os.PathLike)
 
     # --- state -------------------------------------------------------------------------------------------------------
 
@@ -199,8 +196,3 @@ def open_nonblocking(path: str, flags: int) -> int:
 
 class _NeverClosed:
     closed = False
-
-
-def _name_of(file: Any) -> str:
-    name = getattr(file, "name", None)
-    return os.fsdecode(name) if isinstance(name, str | bytes | os.PathLike) else f"a {type(file).__name__}"

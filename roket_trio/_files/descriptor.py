@@ -115,7 +115,7 @@ def open_file(file: object, *, writable: bool) -> OpenFile:
             raise ValueError("the file is closed")
     fd: int = owner if isinstance(owner, int) else owner.fileno()
     status = os.fstat(fd)
-    path = _path(owner)
+    path = path_of(owner)
     name = path or f"descriptor {fd}"
     if stat.S_ISDIR(status.st_mode):
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), name)
@@ -166,6 +166,7 @@ def _is_transparent(owner: object) -> bool:
     return type(owner) is io.FileIO or (type(owner) in _BUFFERED and type(owner.raw) is io.FileIO)  # type: ignore[attr-defined]
 
 
-def _path(owner: Any) -> str | None:
+def path_of(owner: object) -> str | None:
+    """The path that a file object knows; ``None`` if it was opened by descriptor, or has no name."""
     name = getattr(owner, "name", None)  # a number for what was opened by descriptor
     return os.fsdecode(name) if isinstance(name, str | bytes | os.PathLike) else None

@@ -14,7 +14,7 @@ from .base import FileStream
 from .descriptor import OpaqueFileError, OpenFile, open_file, unwrap
 from .protocols import BinaryReader, BinaryWriter, WrappedReader, WrappedWriter
 
-# A file that a caller names: a descriptor, a file object, a wrapper of one, a stream of ours.
+# What a caller may give for a file: a descriptor, a file object, a wrapper of one, a file stream of this package.
 ReadableFile: TypeAlias = int | BinaryReader | WrappedReader | FileReadStream
 WritableFile: TypeAlias = int | BinaryWriter | WrappedWriter | FileWriteStream
 

@@ -115,7 +115,7 @@ def _count_buffered(file: OpenFile) -> int:
     reader = file.owner
     if not isinstance(reader, io.BufferedReader):
         return 0
-    # Only peek() tells, and it must not wait when there is nothing, so the flag is set for these microseconds.
+    # Only peek() says how many, and it must not wait when there is nothing, so the flag is set for these microseconds.
     if not file.nonblocking:
         os.set_blocking(file.fd, False)
     try:

@@ -66,6 +66,7 @@ class FileReadStream(FileStream, anyio.abc.ByteReceiveStream, trio.abc.ReceiveSt
         """
         super().__init__(file, writable=False)
         self._source = self._find_source()
+        self._is_released = False
 
     def _find_source(self) -> Source:
         if self._opened is None:
@@ -247,12 +248,10 @@ class FileReadStream(FileStream, anyio.abc.ByteReceiveStream, trio.abc.ReceiveSt
         return self._file
 
     def _wake(self) -> None:
-        if hasattr(self, "_source"):
-            self._source.wake()
+        self._source.wake()
 
     def _release(self) -> None:
-        if hasattr(self, "_source"):
-            self._source.release()
+        self._source.release()
 
     def _close_may_block(self) -> bool:
         # Closing what was only read does not wait on a local file system (2 µs; 160 in a thread), unless it frees the

@@ -22,7 +22,7 @@ from .objects import ASK_AGAIN
 from .polled import PolledDescriptor
 from .worker import Worker
 
-# The most that is written to a pipe before the task looks whether other tasks are to run.
+# The most that is written to a pipe before the task checks whether other tasks are to run.
 _PIPE_SLICE = 256 << 10
 
 

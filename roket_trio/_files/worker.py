@@ -21,7 +21,7 @@ T = TypeVar("T")
 
 _AVAILABLE = hasattr(os, "eventfd")
 
-# More would only wait for the same disk.
+# More threads would only wait for the same disk.
 _AT_MOST = 8
 _free = threading.BoundedSemaphore(_AT_MOST)
 

@@ -65,6 +65,7 @@ class FileWriteStream(FileStream, anyio.abc.ByteSendStream, trio.abc.SendStream)
         self._is_incomplete = False
         self._is_replaced = False
         self._sink = self._find_sink()
+        self._is_released = False
 
     def _find_sink(self) -> Sink:
         if self._opened is None:
@@ -142,7 +143,7 @@ class FileWriteStream(FileStream, anyio.abc.ByteSendStream, trio.abc.SendStream)
         self._sink.progress = 0
         try:
             await (loop.checkpoint() if at_once else loop.step())
-            self._check_open()  # another task may have closed it in its turn
+            self._check_open()  # another task may have closed it meanwhile
             if self._cut is not None:
                 raise BrokenResourceError(self._cut)
             if flat.nbytes:
@@ -265,12 +266,10 @@ class FileWriteStream(FileStream, anyio.abc.ByteSendStream, trio.abc.SendStream)
         return FileWriteStatistics(counts.sent_bytes, counts.thread_hops, counts.short_writes)
 
     def _wake(self) -> None:
-        if hasattr(self, "_sink"):
-            self._sink.wake()
+        self._sink.wake()
 
     def _release(self) -> None:
-        if hasattr(self, "_sink"):
-            self._sink.release()
+        self._sink.release()
 
     def _collected(self) -> None:
         if self._replacement is not None:

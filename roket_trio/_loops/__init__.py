@@ -18,7 +18,7 @@ from .interface import Readiness as Readiness
 from .resource_guard import ResourceGuard as ResourceGuard
 from .trio import TrioLoop
 
-# One for each run, not one for each thread: what a loop counts (turns, slots of the fair scheduler) ends with its run.
+# One for each run, not one for each thread: what a loop counts (the slots of the fair scheduler) ends with its run.
 _of_run: lowlevel.RunVar[TrioLoop] = lowlevel.RunVar("roket_trio loop")
 _find_asyncio_loop: Callable[[], Loop] | None = None
 

@@ -55,8 +55,8 @@ def _checkpoint_if_cancelled(running: Callable[[], asyncio.AbstractEventLoop | N
         return anyio.lowlevel.checkpoint_if_cancelled
 
     # The task that asked last, and its state. The references are weak: a state leads to frames, by scopes and tasks.
-    known_task: Callable[[], asyncio.Task[Any] | None] = _nobody
-    known_state: Callable[[], TaskState | None] = _nobody
+    known_task: Callable[[], asyncio.Task[Any] | None] = _nothing
+    known_state: Callable[[], TaskState | None] = _nothing
 
     async def checkpoint_if_cancelled() -> None:
         nonlocal known_task, known_state
@@ -80,7 +80,7 @@ def _checkpoint_if_cancelled(running: Callable[[], asyncio.AbstractEventLoop | N
     return checkpoint_if_cancelled
 
 
-def _nobody() -> None:
+def _nothing() -> None:
     return None
 
 

@@ -79,7 +79,7 @@ class Loop(ABC):
         """Make the library's own nursery. On Trio a task takes 36 µs in AnyIO's task group and 9 µs in Trio's."""
 
     now: Callable[[], float]
-    """The clock of the loop's deadlines. (``anyio.current_time`` on uvloop is the time at which this turn began.)"""
+    """The clock of the loop's deadlines. (``anyio.current_time`` on uvloop is when this iteration began.)"""
 
     checkpoint_if_cancelled: Callable[[], Awaitable[None]]
     """Raise a cancellation if one is due; otherwise return at once. This is the library's own function."""

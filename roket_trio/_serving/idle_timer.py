@@ -18,7 +18,7 @@ from .._connection.peer_end import peer_has_finished
 from .._connection.states import Phase
 from .._kernel import tcp
 
-# Stale entries of the queue are thrown out when they are the larger part of it, and more than so many.
+# Stale entries are removed from the queue when they are the larger part of it, and more than this.
 _STALE_AT_MOST = 64
 
 

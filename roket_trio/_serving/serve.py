@@ -102,7 +102,7 @@ async def serve(
     affects neither the other handlers nor the server. A connection that stood still for too long, a handshake that
     failed, and a stream of another package that failed to close are logged too (INFO).
 
-    When descriptors or memory run out, accepting pauses, and goes on by itself; see :meth:`SocketListener.accept`.
+    When descriptors or memory run out, accepting pauses until some are free; see :meth:`SocketListener.accept`.
 
     :param handler: an async function of one argument, a :class:`SocketStream`, :class:`UNIXSocketStream` or, from a
         :class:`TLSListener`, a :class:`TLSStream`. The handshake is done in the connection's task

@@ -65,25 +65,22 @@ class Server:
     async def run(self, shutdown: ShutdownEvent | None, drain_seconds: float) -> None:
         """Serve until ``shutdown``, and drain. No task raises: :meth:`raise_failure` does."""
         try:
-            await self._run(shutdown, drain_seconds)
+            async with self._loop.open_nursery() as self._handlers:
+                async with anyio.create_task_group() as accepting:
+                    for acceptor in self._acceptors:
+                        accepting.start_soon(self._accept, acceptor)
+                    if shutdown is not None:
+                        await self._wait_for(shutdown)
+                        accepting.cancel_scope.cancel()
+                try:
+                    await self._accept_backlog()
+                except (OSError, ClosedResourceError) as error:
+                    logger.warning("accept: %s; connections that wait in the listen queue are refused", error)
+                finally:
+                    self.close()
+                self._handlers.cancel_scope.deadline = anyio.current_time() + drain_seconds
         except BaseExceptionGroup as group:
             raise bare(group) from None  # noqa: ASYNC123 - Ctrl-C while the nurseries were waited for comes out as it is
-
-    async def _run(self, shutdown: ShutdownEvent | None, drain_seconds: float) -> None:
-        async with self._loop.open_nursery() as self._handlers:
-            async with anyio.create_task_group() as accepting:
-                for acceptor in self._acceptors:
-                    accepting.start_soon(self._accept, acceptor)
-                if shutdown is not None:
-                    await self._wait_for(shutdown)
-                    accepting.cancel_scope.cancel()
-            try:
-                await self._accept_backlog()
-            except (OSError, ClosedResourceError) as error:
-                logger.warning("accept: %s; connections that wait in the listen queue are refused", error)
-            finally:
-                self.close()
-            self._handlers.cancel_scope.deadline = anyio.current_time() + drain_seconds
 
     def close(self) -> None:
         """Stop listening. Idempotent."""

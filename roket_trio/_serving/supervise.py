@@ -102,20 +102,20 @@ def supervise(
     :param close_wait_seconds: how long nothing may move after the peer has finished; ``math.inf`` for ever
     :param idle_seconds: how long nothing may move at any time; ``None`` for ever
     :param keepalive: how the kernel finds out that the peer has vanished; ``None`` leaves the socket as it is
-    :raises TypeError: the stream is no connection of ours
+    :raises TypeError: the stream is none of this package, nor TLS over one
     :raises ValueError: a time that is not positive
 
-    Entering raises :class:`ClosedResourceError` if this side has closed the stream, :class:`BusyResourceError` if it is
-    supervised already (by :func:`serve`, say). Entering is no checkpoint, leaving is one.
+    Entering raises :class:`ClosedResourceError` if this side has closed the stream, and :class:`BusyResourceError` if
+    it is supervised already, for example by :func:`serve`. Entering is no checkpoint, leaving is one.
 
-    Leaving raises what the block raised as it is, in no group, and :class:`PeerGoneError` when the budget was used up
-    and the block raised nothing, or only what follows from that.
+    Leaving raises what the block raised as it is, in no group. It raises :class:`PeerGoneError` when the block was
+    cancelled because nothing moved, and has raised nothing, or only that its stream was closed.
 
-    Cancellation: passes through; the stream is closed on the way.
+    Cancellation: passes through, and the stream is closed on the way.
 
     Concurrency: other tasks may use the stream meanwhile; they get :class:`ClosedResourceError` when it is closed. One
-    task of the event loop looks after all its supervised connections; it lives in the nursery of one of the blocks. An
-    idle connection costs no CPU, one whose time runs eight short looks in that time.
+    task watches all supervised connections of an event loop, in the nursery of one of the blocks. An idle connection
+    costs no CPU; one whose time runs is checked eight times within it.
     """
     return Supervision(stream, connection_of(stream), idle_limits(close_wait_seconds, idle_seconds), keepalive)
 

@@ -1,6 +1,6 @@
 """The watcher: one task for all supervised connections of an event loop, with one epoll and one queue of idle timers.
 
-Idle connections cost it nothing. The epoll tells when a peer has finished; only from then on, or when there is an idle
+Idle connections cost nothing. The epoll reports when a peer has finished. Only from then on, or when there is an idle
 limit, does the watcher read a connection's counters from time to time. The task has no nursery of its own. It runs in
 the nursery of one of the blocks whose connections it watches (:class:`WatcherHost`), and in another one's when that
 block ends. It is shielded, since it must go on while those blocks are cancelled.

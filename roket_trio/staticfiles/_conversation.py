@@ -239,6 +239,6 @@ def _cached(answer: Answer) -> bytes | None:
     buffer = bytearray(answer.count)
     try:
         count = os.preadv(answer.fd, (buffer,), answer.offset, _RWF_NOWAIT)
-    except OSError:  # not cached, or the file system cannot tell; reading it another way finds any other reason again
+    except OSError:  # not cached, or the file system cannot say; after any other error sending the file fails
         return None
     return bytes(buffer) if count == answer.count else None

@@ -37,7 +37,7 @@ def open_beneath(directory: int, path: bytes, *, cached_only: bool = False) -> i
     :param directory: a descriptor of the directory
     :param path: relative to it
     :param cached_only: do not wait for a disk
-    :raises BlockingIOError: ``cached_only`` is set, and the call would wait, or the kernel cannot tell
+    :raises BlockingIOError: ``cached_only`` is set, and the call would wait, or the kernel cannot say
     :raises ValueError: a path with a NUL
     :raises OSError: EXDEV (without openat2 also ELOOP): the path leads out; otherwise as :func:`os.open`
     """
