@@ -9,7 +9,7 @@ Its packages, from the top; imports only go down:
 ``probes``       what ``doctor`` tries
 ``connections``  connect, accept, TLS, the close
 ``local_files``  what is read and written: files, standard input and output, directories as tar
-``progress``     the bar, and what stands for it
+``progress``     the displays of progress: a bar, a line, JSON
 ``console``      options and values, output, exit codes, signals, and the event loop between them
 ===============  ======================================================================================================
 

@@ -31,7 +31,7 @@ async def enforce_time_limits(connection: CommandConnection, status: CommandStat
     limit = inf if idle_seconds is None else idle_seconds
     clock = IdleClock(limit, None, anyio.current_time())
     while True:
-        await anyio.sleep(min(clock.due - anyio.current_time(), _CHECK_EVERY))
+        await anyio.sleep(min(max(0.0, clock.due - anyio.current_time()), _CHECK_EVERY))
         if sock.fileno() == -1:
             return
         now = anyio.current_time()
