@@ -1,7 +1,6 @@
-"""One connected socket that is ours: raw, non-blocking, guarded, counted, and closed exactly once.
+"""One connected socket that this package owns: raw, non-blocking, guarded, counted, and closed exactly once.
 
-The streams are faces over this, and the movers work on it directly, so that a byte is counted and a cut is noticed in
-one place whichever way it goes.
+The streams and the routes both use it, so that every byte is counted, and every cut noticed, in one place.
 """
 
 from __future__ import annotations
@@ -28,9 +27,9 @@ from .statistics import SocketStatistics
 
 _GONE = "the connection is gone"
 
-# What a send leaves unsent in the kernel before it waits (bytes). Measured, 128 MiB over loopback against a blocking
+# How much may be unsent in the kernel before a send waits (bytes). Measured, 128 MiB over loopback against a blocking
 # sendall: 64 KiB sends 1.18 with it and 1.16 with none, 1 MiB sends 1.06 and 1.02. Trio's 16 KiB cost 1.3 to 2.0; and
-# with none a peer that does not read has 4 MB queued for it.
+# without one 4 MB are queued for a peer that does not read.
 NOTSENT_LOWAT = 128 << 10
 
 A = TypeVar("A")
@@ -85,12 +84,12 @@ class Connection:
         self._receive_guard = ResourceGuard("receiving from")
         self.supervision: ResourceGuard = ResourceGuard("supervising")
         """One block at a time bounds how long the connection may stand still."""
-        # The item that is being sent: how much of it the kernel has, of how much. None: nobody knows beforehand.
+        # The item that is being sent: how much of it the kernel has, and its length (None: unknown beforehand).
         self._item_sent = 0
         self._item_total: int | None = 0
         self._closing: LingeringClose | None = None
         self._closed_event: anyio.Event | None = None
-        # What ends the tasks that wait for something else than the socket, when a close begins.
+        # Called when a close begins, to end tasks that wait for something else than the socket.
         self._at_close: set[Callable[[], None]] = set()
         self.descriptor_users: DescriptorUsers = DescriptorUsers(sock)
         self._opened_at = opened_at()
@@ -106,35 +105,38 @@ class Connection:
         A block that ends by itself has sent the whole item. One that is left by an exception after the first byte and
         before the last cuts the connection.
 
-        :param total: the length of the item in bytes; ``None`` when nobody knows it beforehand
-        :param sent: how much of it was sent before it was stopped; going on lifts the cut that this was
-        :param by: the sender: the same object must be given to go on
+        :param total: the length of the item in bytes; ``None`` if it is not known beforehand
+        :param sent: how much of it an earlier block has sent; to go on lifts the cut
+        :param by: the sender: only the same object may go on
         """
         return Sending(self, total, sent, by)
 
     def _item_stopped(self, error: type[BaseException], by: object = None) -> None:
-        """An exception ends the send under way: a cut, unless nothing or everything had gone."""
-        if issubclass(error, KeyboardInterrupt):  # maybe between a system call and its count: take it for a cut
-            self._item_sent = max(1, self._item_sent)
+        """An exception ends the current send. It is a cut unless nothing or everything was sent."""
+        if issubclass(error, KeyboardInterrupt) and self._item_total != 0:
+            self._item_sent = max(1, self._item_sent)  # it may have come between a system call and its count
         self.life.stopped(self._item_sent, self._item_total, by)
 
     def sent(self, count: int) -> None:
-        """The kernel has taken ``count`` more bytes of the item."""
+        """Count ``count`` bytes of the item that a system call has sent."""
         self._item_sent += count
         self.accounting.sent_bytes += count
         self._send_calls += 1
 
     def send_failed(self, error: OSError) -> Exception:
-        """The exception for what a sending system call raised; the connection is lost unless it was closed here."""
+        """Note that a sending system call has failed, and return the exception to raise.
+
+        The connection is lost then, unless this side has closed it.
+        """
         if self.life.phase is not Phase.LIVE:
             return ClosedResourceError("the stream was closed on this side")
         self.life.send_failed(_loss(error))
         return broken(_GONE, error)
 
     async def send(self, item: bytes | bytearray | memoryview, first: Callable[[Any], int] | None = None) -> None:
-        """Send the whole item, or raise and remember how much of it went.
+        """Send the whole item. A send that stops in the middle cuts the connection.
 
-        :param first: how to send the first bytes, instead of ``send``: with descriptors, say
+        :param first: what sends the first bytes instead of ``sock.send``: ``sendmsg`` with descriptors, for example
         """
         total = len(item) if type(item) is bytes else memoryview(item).nbytes
         # The hot path of small messages: sending() and sent() written out, 1 µs of a 50 µs round trip.
@@ -188,9 +190,9 @@ class Connection:
                     raise self.send_failed(error) from error
 
     def send_at_once(self, item: bytes) -> bool:
-        """Send the last few bytes before the end without waiting, as FIN is queued: above TCP_NOTSENT_LOWAT too.
+        """Send the last few bytes before the FIN without waiting. TCP_NOTSENT_LOWAT does not apply to them.
 
-        :returns: False when the kernel has no space for them; then nothing was sent
+        :returns: whether the kernel has taken all; if it has taken a part, the connection is cut
         """
         with self.sending(len(item)):
             tcp.limit_unsent(self.sock, tcp.NO_LIMIT)
@@ -205,7 +207,7 @@ class Connection:
         return count == len(item)
 
     async def wait_writable(self) -> None:
-        """Wait until a send might not block, as the one sender."""
+        """Be the one sender, and wait until a send might not block."""
         with self.sending(0):
             await self.loop.checkpoint()
             self.life.check_open()  # another task may have closed it in its turn
@@ -214,7 +216,10 @@ class Connection:
                 self.life.check_open()
 
     async def send_eof(self) -> None:
-        """Queue the FIN. Idempotent; Busy while a send is under way."""
+        """Queue the FIN, once.
+
+        :raises BusyResourceError: another task is sending
+        """
         self.life.check_open()
         self._send_guard.check()
         await self.loop.checkpoint()
@@ -224,7 +229,7 @@ class Connection:
         self.life.check_sending()
         try:
             self.sock.shutdown(socket.SHUT_WR)
-        except OSError as error:  # ENOTCONN: it is gone. The reason waits in the socket, and tells a reset from EPIPE
+        except OSError as error:  # ENOTCONN: it is gone. SO_ERROR has the reason: a reset or EPIPE
             reason = self.sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
             raise self.send_failed(OSError(reason, os.strerror(reason)) if reason else error) from error
         self.life.happened(ConnectionEvent.EOF_SENT)
@@ -232,11 +237,11 @@ class Connection:
     # --- receiving ---------------------------------------------------------------------------------------------------
 
     def receiving(self) -> Receiving:
-        """Be the one receiver, for the length of a ``with`` block; :meth:`received` counts what comes."""
+        """Be the one receiver, for the length of a ``with`` block; :meth:`received` counts the bytes."""
         return Receiving(self)
 
     def received(self, count: int) -> None:
-        """A system call has taken ``count`` bytes off the socket. A worker thread may call this."""
+        """Count ``count`` bytes that a system call has received. A worker thread may call this."""
         self._received_bytes += count
         self._receive_calls += 1
 
@@ -279,7 +284,10 @@ class Connection:
         return result
 
     def receive_failed(self, error: OSError) -> Exception:
-        """The exception for what a receiving system call raised; otherwise as :meth:`send_failed`."""
+        """Note that a receiving system call has failed, and return the exception to raise.
+
+        The connection is lost then, unless this side has closed it.
+        """
         if self.life.phase is not Phase.LIVE:
             return ClosedResourceError("the stream was closed on this side")
         self.life.receive_failed(_loss(error))
@@ -288,7 +296,7 @@ class Connection:
     # --- closing -----------------------------------------------------------------------------------------------------
 
     async def aclose(self) -> None:
-        """Close as the contract says; whatever happens, the descriptor is released before this returns or raises."""
+        """Close gracefully; see ``SocketStream.aclose``. The descriptor is released before this returns or raises."""
         if self.life.phase is Phase.CLOSED:
             await self.descriptor_users.wait_until_none(self.loop)
             await self.loop.checkpoint()
@@ -299,8 +307,8 @@ class Connection:
             try:
                 await self._closed_event.wait()
             finally:
-                await self.descriptor_users.wait_until_none(self.loop)  # noqa: ASYNC102 - as long as a worker thread needs, and no cancellation
-                if self._report is None:  # cancelled: this call too releases the descriptor before it raises
+                await self.descriptor_users.wait_until_none(self.loop)  # noqa: ASYNC102 - shields itself
+                if self._report is None:  # cancelled: this call, too, releases the descriptor before it raises
                     self._closing.interrupt()
                     self._finish(self._closing.release())
             return
@@ -329,17 +337,17 @@ class Connection:
         if self.descriptor_users.are_none:
             self._finish(closing.reset())
             return
-        # First, so that no thread takes what comes behind the bytes that the reset drops.
+        # First, so that no thread takes bytes that come after those that the reset drops.
         self.descriptor_users.stop()
-        # The peer hears of it at once.
+        # The RST is sent at once.
         self._finish(closing.reset(close=False))
         self.descriptor_users.close_after_last()
 
     def close_now(self) -> None:
-        """Close without waiting for anything. Idempotent.
+        """Close without waiting for anything. A second call has no effect.
 
-        FIN, and what was sent is the kernel's to deliver, within bounds; RST if a send was cut, or while a worker
-        thread holds the descriptor.
+        FIN is sent, and the kernel delivers what was sent before, within bounds. RST is sent instead if a send was cut,
+        or while a worker thread uses the descriptor.
         """
         if self.life.phase is Phase.CLOSED:
             return
@@ -355,7 +363,7 @@ class Connection:
             self._finish(closing.release())
 
     def _begin_closing(self) -> LingeringClose:
-        """Refuse new calls, wake those that wait, and see whether this stops a send in the middle of its item."""
+        """Refuse new calls, wake the tasks that wait, and note a send that this stops in the middle of its item."""
         if self._send_guard.is_taken:
             self.life.stopped(self._item_sent, self._item_total)
         self.life.enter(Phase.CLOSING)
@@ -384,20 +392,20 @@ class Connection:
     # --- what is known -----------------------------------------------------------------------------------------------
 
     def routed(self, name: str) -> None:
-        """A transfer has used the connection by the route ``name``."""
+        """Count a transfer that has used the route ``name``."""
         self._routes[name] += 1
 
     def refused(self, name: str) -> None:
-        """The kernel has refused the route ``name``."""
+        """Count that the kernel has refused the route ``name``."""
         self._fallbacks[name] += 1
 
     @property
     def policy(self) -> ClosePolicy:
-        """How it is to be closed."""
+        """How the connection is to be closed."""
         return self._policy
 
     def set_policy(self, policy: ClosePolicy) -> None:
-        """Close it by ``policy``, unless a close has begun."""
+        """Set how the connection is to be closed; it has no effect once a close has begun."""
         self._policy = policy
 
     @property
@@ -407,11 +415,11 @@ class Connection:
 
     @property
     def moved_bytes(self) -> int:
-        """How many bytes the kernel has taken and handed over."""
+        """How many bytes were sent and received."""
         return self._received_bytes + self.accounting.sent_bytes
 
     def statistics(self) -> SocketStatistics:
-        """What has been done with it, and how the kernel sees it now (one call of TCP_INFO)."""
+        """Return the counts, and the kernel's view of the connection (one call of TCP_INFO)."""
         return SocketStatistics(
             sent_bytes=self.accounting.sent_bytes,
             received_bytes=self._received_bytes,
@@ -423,14 +431,14 @@ class Connection:
         )
 
     def kernel_view(self) -> tcp.KernelView | None:
-        """The kernel's own account; ``None`` for a UNIX socket, after the close, and elsewhere than on Linux."""
+        """The kernel's view; ``None`` for a UNIX socket, after the close, and elsewhere than on Linux."""
         if self.life.phase is Phase.CLOSED or self.sock.fileno() < 0 or not self.accounting.is_tcp:
             return None
         return tcp.kernel_view(self.sock)
 
 
 def _loss(error: OSError) -> BrokenResourceError:
-    """What is remembered of an error: without the traceback, which would keep the caller's frames alive."""
+    """What to remember of an error: not its traceback, which would keep the caller's frames alive."""
     loss = broken(_GONE, error)
     loss.__cause__ = OSError(error.errno, error.strerror)
     return loss

@@ -27,13 +27,13 @@ ORPHAN_SECONDS = 5.0
 # An orphan in FIN_WAIT2 has delivered everything; only the peer's FIN is missing.
 FIN_WAIT_SECONDS = 5.0
 
-# One pass takes at most this much off the queue before the others have their turn, and the last one at most the second:
-# a peer on loopback can send as fast as we discard.
+# What one pass discards at most before other tasks run, and what the last pass discards at most (bytes): a peer on
+# loopback can send as fast as we discard.
 _DISCARD_A_PASS = 4 << 20
 _DISCARD_AT_LAST = 64 << 20
 
-# Only where no edge can be had (no epoll, no descriptor left): how often to look (seconds).
-_LOOK_EVERY = 0.02
+# How often to check where there is no epoll, or no descriptor left for one (seconds).
+_CHECK_EVERY = 0.02
 
 _FIN_UNACKED = (TCPState.FIN_WAIT1, TCPState.CLOSING, TCPState.LAST_ACK)
 
@@ -62,7 +62,7 @@ class SendAccounting:
             return 0  # a UNIX socket's send puts the bytes into the peer's own queue
         if self._before is None:
             return None
-        if sock.fileno() < 0:  # somebody closed it behind our back
+        if sock.fileno() < 0:  # it was closed by other code
             return None
         state = tcp.tcp_state(sock)
         if state == TCPState.CLOSE:  # the queue is gone; the counter is not, and may count our FIN
@@ -79,11 +79,11 @@ class LingeringClose:
         "_accounting",
         "_began",
         "_discarded",
-        "_heard_at",
         "_is_drained",
         "_is_tcp",
         "_peer_closed",
         "_policy",
+        "_received_at",
         "_report",
         "_reset",
         "_sock",
@@ -95,14 +95,14 @@ class LingeringClose:
     ) -> None:
         """Nothing is done yet.
 
-        :param lost: a send or receive has learnt already that the connection is gone, which the kernel tells once
-        :param peer_closed: one of them has learnt that the peer's FIN has arrived
+        :param lost: a send or receive has learnt that the connection is gone, which the kernel reports only once
+        :param peer_closed: a send or receive has learnt that the peer's FIN has arrived
         """
         self._sock = sock
         self._is_tcp = accounting.is_tcp
         self._accounting = accounting
         self._policy = policy
-        self._began = self._heard_at = monotonic()
+        self._began = self._received_at = monotonic()
         self._discarded = 0
         self._is_drained = False
         self._peer_closed = peer_closed
@@ -115,10 +115,10 @@ class LingeringClose:
 
         :returns: whether that was all, so that :meth:`wait` has nothing to wait for
         """
-        # ENOTCONN: the connection is gone already, by RST or because both sides had finished. Which one, _look() finds.
+        # ENOTCONN: the connection is gone, by RST or because both sides had finished. _discard() finds out which.
         with contextlib.suppress(OSError):
             self._sock.shutdown(socket.SHUT_WR)
-        self._look(self._pass_limit())
+        self._discard(self._pass_limit())
         return self._is_complete()
 
     async def wait(self, loop: Loop) -> None:
@@ -126,22 +126,22 @@ class LingeringClose:
         watch: epoll.SocketEvents | None = None
         try:
             if epoll.AVAILABLE:
-                # Out of descriptors, it is looked at now and then instead; a close does not fail.
+                # A close does not fail when no descriptor is left: it checks every now and then instead.
                 with contextlib.suppress(OSError):
                     watch = epoll.SocketEvents(self._sock, epoll.ANY_CHANGE)
                     self._waiter = loop.readiness(watch.fileno())
             while True:
                 if watch is not None:
                     watch.take()
-                drained = self._look(self._pass_limit())
+                drained = self._discard(self._pass_limit())
                 seconds_left = self._seconds_left()
                 if self._is_complete() or seconds_left <= 0:
                     return
-                if not drained:  # there is more to discard, and no edge will tell
+                if not drained:  # there is more to discard, which causes no new event
                     await loop.checkpoint()
                     continue
                 if self._waiter is None:
-                    await anyio.sleep(min(seconds_left, _LOOK_EVERY))
+                    await anyio.sleep(min(seconds_left, _CHECK_EVERY))
                 else:
                     with anyio.move_on_after(seconds_left):
                         await self._waiter.wait_readable()
@@ -154,20 +154,20 @@ class LingeringClose:
                 watch.close()
 
     def interrupt(self) -> None:
-        """Make :meth:`wait` return at once: another task ends it."""
+        """Make :meth:`wait` return at once: another task ends the close."""
         if self._waiter is not None:
             self._waiter.close()
 
     def release(self) -> CloseReport:
-        """Release the descriptor at once, whatever the state, and say what is known. Idempotent.
+        """Release the descriptor at once, whatever the state, and return what is known. A second call has no effect.
 
-        What the peer's kernel has not acknowledged goes on being delivered, for :data:`ORPHAN_SECONDS` without
-        progress. A peer that still sends provokes an RST, which ends that early.
+        The kernel goes on delivering what the peer's kernel has not acknowledged, until :data:`ORPHAN_SECONDS` have
+        passed without progress. A peer that still sends provokes an RST, which ends this early.
         """
         if self._report is not None:
             return self._report
         try:
-            self._look(_DISCARD_AT_LAST)
+            self._discard(_DISCARD_AT_LAST)
             fin_acked = self._fin_is_acked()
             # The FIN comes last. (Asked in this order: what is acknowledged in between cannot contradict the outcome.)
             unacked = 0 if fin_acked else self._accounting.unacked(self._sock)
@@ -196,18 +196,18 @@ class LingeringClose:
     def reset(self, *, close: bool = True) -> CloseReport:
         """Reset the connection instead and release the descriptor: what was not sent is dropped, the peer sees RST.
 
-        :param close: False leaves the descriptor to a thread that still holds it; the peer sees RST all the same
+        :param close: False leaves the descriptor to a thread that still uses it; the peer sees RST all the same
 
         A UNIX socket has no RST: the peer sees the end of the stream, and unread data is dropped first, since it would
         give the peer ECONNRESET at one time and not at another.
         """
         try:
-            self._look(_DISCARD_AT_LAST)
+            self._discard(_DISCARD_AT_LAST)
             unacked = self._accounting.unacked(self._sock)
             if not self._is_tcp:
                 self._close_receiving()
             else:
-                # Whoever else has the descriptor, a thread or a forked child, the peer hears of it now.
+                # This sends the RST also while a thread or a forked child has the descriptor.
                 tcp.disconnect(self._sock)
                 tcp.discard_on_close(self._sock)
         finally:
@@ -227,16 +227,16 @@ class LingeringClose:
         """Make a UNIX peer's next write fail, and drop what it wrote until now: unread data at close is ECONNRESET."""
         with contextlib.suppress(OSError):
             self._sock.shutdown(socket.SHUT_RDWR)
-        # Not _look(): from now on the end of the queue is our own doing, and says nothing about the peer.
+        # Not _discard(): from now on the end of the queue is caused by us, and says nothing about the peer.
         self._discarded += discard_received(self._sock, limit=_DISCARD_AT_LAST, copies=not self._is_tcp).dropped
 
-    def _look(self, limit: int) -> bool:
-        """Discard what has arrived and see whether the peer has finished. False when the limit stopped it."""
+    def _discard(self, limit: int) -> bool:
+        """Discard what has arrived, and note if the peer has finished. False when the limit stopped it."""
         if not self._is_drained:
             found = discard_received(self._sock, limit=limit, copies=not self._is_tcp)
             if found.dropped:
                 self._discarded += found.dropped
-                self._heard_at = monotonic()
+                self._received_at = monotonic()
             if found.error is not None:  # ECONNRESET, ETIMEDOUT...: the connection is gone, the outcome says so
                 self._reset = self._is_drained = True
             elif found.reached_end:
@@ -245,10 +245,10 @@ class LingeringClose:
                     self._peer_closed = True
             elif found.dropped >= limit:
                 return False
-        self._see_whether_it_is_gone()
+        self._check_for_reset()
         return True
 
-    def _see_whether_it_is_gone(self) -> None:
+    def _check_for_reset(self) -> None:
         """After the peer's FIN no receive reports a reset, while our own data and FIN are on the way: ask for it."""
         if self._peer_closed and not self._reset:
             self._reset = bool(self._sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR))
@@ -269,7 +269,7 @@ class LingeringClose:
         state = tcp.tcp_state(self._sock)
         if state != TCPState.CLOSE:
             return state not in _FIN_UNACKED
-        # Both have finished, or the connection is gone since the last look.
+        # Both have finished, or the connection is gone since the last check.
         self._reset = bool(self._sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR))
         return not self._reset
 
@@ -279,12 +279,12 @@ class LingeringClose:
         if self._policy.max_bytes is not None and self._discarded > self._policy.max_bytes:
             return True
         if not tcp.HAVE_TCP_INFO and self._is_tcp:
-            return self._peer_closed  # nothing better is known there
+            return self._peer_closed  # nothing better is known without TCP_INFO
         return self._fin_is_acked() and (self._peer_closed or not self._policy.wait_for_peer)
 
     def _seconds_left(self) -> float:
         now = monotonic()
         left = self._began + self._policy.linger_seconds - now
         if self._policy.wait_for_peer and self._fin_is_acked():
-            left = min(left, self._heard_at + self._policy.idle_seconds - now)
+            left = min(left, self._received_at + self._policy.idle_seconds - now)
         return left

@@ -1,4 +1,4 @@
-"""The right to send on a connection, and the right to receive: each is one task's at a time, for a ``with`` block."""
+"""The sender and the receiver of a connection: one task each at a time, for the length of a ``with`` block."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 @final
 class Sending:
-    """One item that is being sent; see :meth:`Connection.sending`."""
+    """The block in which one item is sent; see :meth:`Connection.sending`."""
 
     __slots__ = ("_by", "_connection", "_sent", "_total")
 
@@ -40,7 +40,7 @@ class Sending:
 
 @final
 class Receiving:
-    """The right to receive; see :meth:`Connection.receiving`."""
+    """The block in which a task receives; see :meth:`Connection.receiving`."""
 
     __slots__ = ("_connection",)
 

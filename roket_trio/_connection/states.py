@@ -189,7 +189,7 @@ class Lifecycle:
     def stopped(self, sent: int, total: int | None, by: object = None) -> None:
         """A send stopped after ``sent`` of ``total`` bytes: a cut, unless nothing or everything had gone.
 
-        :param by: who may go on with it (:meth:`resume`)
+        :param by: the only sender that may go on with it (:meth:`resume`)
         """
         if sent and sent != total and self.sending is Direction.OPEN:
             self._cut_by = by
@@ -197,22 +197,25 @@ class Lifecycle:
             self.cut(f"an earlier send was stopped after {sent} of {of} bytes")
 
     def cut(self, what: str) -> None:
-        """The peer lacks a part of what it needs to understand the next byte: ``what`` says of what, for the error."""
+        """Nothing more may be sent, since the peer would not know that something is missing before it.
+
+        :param what: what was stopped, and where, for the error of a later send
+        """
         self._cut = what
         self.happened(ConnectionEvent.SEND_STOPPED)
 
     def resume(self, by: object) -> None:
-        """Who was stopped goes on from where it was: the cut is lifted."""
+        """Lift the cut: the sender that was stopped goes on from where it was."""
         if self.sending is Direction.CUT and by is not None and by is self._cut_by:
             self.happened(ConnectionEvent.SEND_RESUMED)
 
     def send_failed(self, loss: BrokenResourceError) -> None:
-        """A send learnt that the connection is gone. The first reason is kept: the kernel tells it only once."""
+        """A send learnt that the connection is gone. The first reason is kept: the kernel reports it only once."""
         self._loss = self._loss or loss
         self.happened(ConnectionEvent.SEND_FAILED)
 
     def receive_failed(self, loss: BrokenResourceError) -> None:
-        """A receive learnt that the connection is gone; otherwise as :meth:`send_failed`."""
+        """A receive learnt that the connection is gone. The first reason is kept: the kernel reports it only once."""
         self._loss = self._loss or loss
         self.happened(ConnectionEvent.RECEIVE_FAILED)
 

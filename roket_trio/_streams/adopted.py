@@ -29,7 +29,7 @@ def connected_socket(sock_or_fd: socket.socket | int, family: int | None = None)
 
 
 def adopted_socket(sock_or_fd: socket.socket | int) -> socket.socket:
-    """The stream socket that was handed over, checked; on an error it stays the caller's."""
+    """Check the stream socket that is handed over. If this raises, the caller still owns it."""
     if isinstance(sock_or_fd, socket.socket):
         sock = sock_or_fd
     elif isinstance(sock_or_fd, int) and not isinstance(sock_or_fd, bool):
@@ -57,7 +57,7 @@ def adopted_socket(sock_or_fd: socket.socket | int) -> socket.socket:
 
 
 def give_back(sock: socket.socket, sock_or_fd: socket.socket | int) -> None:
-    """Leave a descriptor to who handed it over, as it was."""
+    """Leave the descriptor to the caller who handed it over."""
     if sock is not sock_or_fd:
         sock.detach()
 

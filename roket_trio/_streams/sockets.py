@@ -34,15 +34,16 @@ Self = TypeVar("Self", bound="SocketStream")
 class SocketStream(anyio.abc.SocketStream, trio.abc.HalfCloseableStream):
     """A connected TCP socket: an ``anyio.abc.SocketStream`` and a ``trio.abc.HalfCloseableStream`` in one.
 
-    Made by :func:`connect_tcp`, by a listener, or by :meth:`from_socket`; it belongs to the event loop that it was made
-    in. One task may send while another receives; a second one in the same direction gets :class:`BusyResourceError`;
+    :func:`connect_tcp`, a listener or :meth:`from_socket` makes it, and it belongs to the event loop that it was made
+    in. One task may send while another receives; a second task in the same direction gets :class:`BusyResourceError`;
     any task may close. AnyIO's methods check for cancellation on each call and let other tasks run at least once in a
     millisecond of uninterrupted work; Trio's make a full checkpoint on each call.
 
     TCP_NODELAY is on. TCP_NOTSENT_LOWAT is 128 KiB: a higher one, or none, was not measurably faster in bulk, and it
     keeps what is queued behind a slow peer small, where the kernel would take 4 MB.
 
-    ``async with stream:`` closes it at the end; see ``ClosePolicy.on_error`` for the end by an exception.
+    ``async with stream:`` closes the stream at the end; ``ClosePolicy.on_error`` says how, if an exception leaves the
+    block.
     """
 
     def __init__(self, connection: Connection, remote_address: Address | None) -> None:
@@ -57,10 +58,10 @@ class SocketStream(anyio.abc.SocketStream, trio.abc.HalfCloseableStream):
         """Take over a connected stream socket, or the descriptor of one.
 
         :param sock_or_fd: a TCP or UNIX socket of type SOCK_STREAM, or its descriptor; it is made non-blocking
-        :raises ValueError: it is no socket, neither TCP nor UNIX, not connected, or closed; it stays the caller's
+        :raises ValueError: it is not a socket, neither TCP nor UNIX, not connected, or closed
         :raises TypeError: it is neither a socket nor an int
 
-        Cancellation: it stays the caller's.
+        The caller still owns the socket if this raises or is cancelled.
         """
         await current_loop().checkpoint()
         return cls._adopt(connected_socket(sock_or_fd), close_policy)
@@ -90,7 +91,7 @@ class SocketStream(anyio.abc.SocketStream, trio.abc.HalfCloseableStream):
         :returns: 1 to ``max_bytes`` bytes
         :raises EndOfStream: the peer has finished, and everything was received; again on each later call
         :raises BrokenResourceError: the connection is gone (after everything that had arrived was received)
-        :raises ClosedResourceError: this side has closed it, before or meanwhile
+        :raises ClosedResourceError: this side has closed the stream, before or meanwhile
         :raises BusyResourceError: another task is receiving
         :raises ValueError: ``max_bytes`` is less than 1
 
@@ -105,11 +106,15 @@ class SocketStream(anyio.abc.SocketStream, trio.abc.HalfCloseableStream):
         return data
 
     async def receive_into(self, buffer: bytearray | memoryview) -> int:
-        """Receive into ``buffer``, as much as has arrived and fits; otherwise as :meth:`receive`.
+        """Receive what has arrived into ``buffer``, waiting until something has.
 
         :param buffer: a writable, contiguous, non-empty buffer
-        :returns: the number of bytes, at least 1
+        :returns: the number of bytes, at least 1; the rest of ``buffer`` is not changed
         :raises ValueError: ``buffer`` is empty
+        :raises EndOfStream, BrokenResourceError, ClosedResourceError, BusyResourceError: for the reasons that
+            :meth:`receive` lists
+
+        Cancellation: nothing is lost.
         """
         with memoryview(buffer) as view:
             if not view.nbytes:
@@ -124,52 +129,55 @@ class SocketStream(anyio.abc.SocketStream, trio.abc.HalfCloseableStream):
         """Send all of ``item``: when it returns, the kernel has taken every byte.
 
         :raises BrokenResourceError: the connection is gone, :meth:`send_eof` was called, or an earlier send was cut
-        :raises ClosedResourceError: this side has closed it, before or meanwhile
+        :raises ClosedResourceError: this side has closed the stream, before or meanwhile
         :raises BusyResourceError: another task is sending
 
-        Cancellation (and a close by another task): before the first byte nothing has happened. After it the stream is
-        cut: later sends fail, naming "N of M bytes", and :meth:`aclose` resets, so that the peer cannot take it for a
-        clean end.
+        Cancellation, or a close by another task, before the first byte has no effect. After the first byte it cuts the
+        stream: later sends fail with an error that names "N of M bytes", and :meth:`aclose` resets the connection, so
+        that the peer does not take the end for a clean one.
         """
         await self._connection.send(item)
 
     async def send_eof(self) -> None:
-        """Send FIN after everything that was sent; receiving goes on. Idempotent.
+        """Send FIN after everything that was sent. Receiving goes on. A second call has no effect.
 
         :raises BrokenResourceError: the connection is gone, or an earlier send was cut
-        :raises ClosedResourceError: this side has closed it
+        :raises ClosedResourceError: this side has closed the stream
         :raises BusyResourceError: another task is sending
         """
         await self._connection.send_eof()
 
     async def aclose(self) -> None:
-        """Close, so that the peer's kernel has every byte, or :attr:`close_report` says which it may lack.
+        """Close, so that the peer's kernel has every byte, or :attr:`close_report` says how many it may lack.
 
-        FIN is sent; what arrives is discarded until FIN is acknowledged or ``ClosePolicy.linger_seconds`` are over
-        (with ``wait_for_peer``: until the peer's FIN); the receive queue is emptied, so that unread data does not turn
-        the close into RST; the descriptor is released. Tasks that wait in this stream get :class:`ClosedResourceError`.
-        If a send was cut, or is under way, the connection is reset instead.
+        FIN is sent. What arrives is discarded until FIN is acknowledged (with ``ClosePolicy.wait_for_peer``, until the
+        peer's FIN) or ``ClosePolicy.linger_seconds`` are over. The receive queue is emptied, so that unread data does
+        not turn the close into RST, and the descriptor is released. Tasks that wait in this stream get
+        :class:`ClosedResourceError`. If a send was cut, or is under way, the connection is reset instead.
 
-        Idempotent; a second task that closes waits for the first. Never raises but on cancellation: then what is left
-        is handed to the kernel, which delivers it within bounds, the descriptor is released, and ``Cancelled`` is
-        raised.
+        A second call has no effect; a second task that closes waits for the first.
+
+        Cancellation: what is left to be sent is given to the kernel, which delivers it within bounds, the descriptor is
+        released, and ``Cancelled`` is raised. Nothing else is raised.
         """
         await self._connection.aclose()
 
     def abort(self) -> None:
-        """Reset the connection now: what was not sent is dropped, and the peer gets RST. Synchronous and idempotent.
+        """Reset the connection now: what was not sent is dropped, and the peer gets RST. A second call has no effect.
 
-        Waiting tasks get :class:`ClosedResourceError`. On a UNIX socket the peer sees the end of the stream.
+        Tasks that wait in this stream get :class:`ClosedResourceError`. On a UNIX socket the peer sees the end of the
+        stream.
         """
         self._connection.abort()
 
     async def wait_peer_closed(self) -> None:
         """Wait until FIN or RST of the peer has arrived, without receiving anything.
 
-        Returns at once if it has. Any number of tasks may wait, also while another receives. (A connection pool evicts
-        with it.) Elsewhere than on Linux a FIN behind unread data is noticed only once the data was received.
+        Any number of tasks may wait, also while another task receives. A connection pool can find out by this which of
+        its connections to drop. Elsewhere than on Linux a FIN behind unread data is noticed only once the data was
+        received.
 
-        :raises ClosedResourceError: this side has closed it, before or meanwhile
+        :raises ClosedResourceError: this side has closed the stream, before or meanwhile
         """
         await wait_peer_closed(self._connection)
 
@@ -182,7 +190,7 @@ class SocketStream(anyio.abc.SocketStream, trio.abc.HalfCloseableStream):
         :param file: a binary file object (flushed first), an ``anyio.AsyncFile`` or ``trio.open_file`` wrapper, a
             :class:`FileReadStream`, or a descriptor. Its own position is left alone.
         :param offset: where to begin, in bytes from the start of the file
-        :param count: how many bytes; ``None`` for all. More than there are sends what is there.
+        :param count: how many bytes; ``None`` for all. If the file has fewer, it is sent to its end.
         :returns: the number of bytes sent. A file is sent to the size it has at the start; one without a size (/proc, a
             pipe, a device) to EOF. Its bytes are not copied: an edit before the peer's acknowledgement changes them.
         :raises ValueError: ``offset`` beyond the end, a negative number, a closed file; nothing was sent
@@ -190,7 +198,7 @@ class SocketStream(anyio.abc.SocketStream, trio.abc.HalfCloseableStream):
         :raises TruncatedError: the file became shorter meanwhile; the stream is cut
         :raises BrokenResourceError: the connection is gone, or reading the file failed; the message says which
 
-        Cancellation: as :meth:`send`.
+        Cancellation: after the first byte the stream is cut, as by a cancelled :meth:`send`.
         """
         self._connection.life.check_sending()
         with opened_to_read(file) as opened:
@@ -200,16 +208,18 @@ class SocketStream(anyio.abc.SocketStream, trio.abc.HalfCloseableStream):
         return route.bytes_moved
 
     async def receive_file(self, file: WritableFile, *, offset: int | None = None, count: int | None = None) -> int:
-        """Receive into a file.
+        """Receive into a file, without bringing the bytes into user space (splice(2)) where the kernel can do that.
 
-        :param file: as for :meth:`send_file`, but writable: a :class:`FileWriteStream`, a file object, a descriptor
+        :param file: a binary file object, an ``anyio.AsyncFile`` or ``trio.open_file`` wrapper, a
+            :class:`FileWriteStream`, or a descriptor
         :param offset: where in the file, leaving its position alone; ``None``: at its position, which moves along
         :param count: how many bytes; ``None``: until the peer has finished
         :returns: the number of bytes, all of which the file has
         :raises TruncatedError: the peer finished before ``count`` bytes; it carries those that did arrive
         :raises BrokenResourceError: the connection is gone, or writing failed; the message says which and how far it
             was
-        :raises ValueError, TypeError: as :meth:`send_file`
+        :raises ValueError: a negative number, a closed file, an offset into a pipe; nothing was received
+        :raises TypeError: not a file, or a file in text mode; nothing was received
 
         Cancellation: everything that was received is in the file.
         """
@@ -227,39 +237,43 @@ class SocketStream(anyio.abc.SocketStream, trio.abc.HalfCloseableStream):
     # --- Trio's face -------------------------------------------------------------------------------------------------
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
-        """Trio's :meth:`receive`: ``b""`` at EOF, as often as it is asked."""
+        """Receive as Trio's streams do: at EOF this returns ``b""``, on each call; otherwise see :meth:`receive`."""
         if max_bytes is None:
             max_bytes = 65536
         elif max_bytes < 1:
             raise ValueError(f"max_bytes must be >= 1, not {max_bytes}")
         connection = self._connection
         loop = connection.loop
-        had_turn = loop.yield_at
+        yield_at = loop.yield_at
         data = await connection.receive(connection.sock.recv, max_bytes)
-        if loop.yield_at == had_turn:  # it did not have to wait
+        if loop.yield_at == yield_at:  # it did not have to wait
             await loop.cancel_shielded_checkpoint()
         return data
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
-        """Trio's :meth:`send`: after :meth:`send_eof` it raises :class:`ClosedResourceError`."""
+        """Send as Trio's streams do: after :meth:`send_eof` this raises :class:`ClosedResourceError`; otherwise see
+        :meth:`send`."""
         connection = self._connection
         if connection.life.sent_eof:
             raise ClosedResourceError("can't send data after sending EOF")
         loop = connection.loop
-        had_turn = loop.yield_at
+        yield_at = loop.yield_at
         await connection.send(data)
-        if loop.yield_at == had_turn:  # it did not have to wait
+        if loop.yield_at == yield_at:  # it did not have to wait
             await loop.cancel_shielded_checkpoint()
 
     async def wait_send_all_might_not_block(self) -> None:
-        """Wait until a send might not block. The one sender, as :meth:`send_all`."""
+        """Wait until a send might not block.
+
+        :raises BusyResourceError: another task is sending
+        """
         await self._connection.wait_writable()
 
     # --- both --------------------------------------------------------------------------------------------------------
 
     @property
     def close_policy(self) -> ClosePolicy:
-        """How :meth:`aclose` and ``async with`` end it. May be set until the close begins."""
+        """How :meth:`aclose` and ``async with`` end the stream. It may be set until the close begins."""
         return self._connection.policy
 
     @close_policy.setter

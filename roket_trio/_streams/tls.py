@@ -39,13 +39,13 @@ _AT_ONCE = 256 << 10
 class TLSStream(tls.TLSStream, trio.abc.Stream):
     """TLS over any byte stream of AnyIO's: an ``anyio.streams.tls.TLSStream`` and a ``trio.abc.Stream`` in one.
 
-    Made by :func:`wrap_tls`, ``connect_tcp(tls=True)``, a :class:`TLSListener`, or :meth:`wrap`. One task may send
-    while another receives; a second one in the same direction gets :class:`BusyResourceError`; any task may close.
+    :func:`wrap_tls`, ``connect_tcp(tls=True)``, a :class:`TLSListener` or :meth:`wrap` makes it. One task may send
+    while another receives; a second task in the same direction gets :class:`BusyResourceError`; any task may close.
     ``transport_stream`` is the stream below, ``standard_compatible`` what it was made with.
 
-    A stream that ends without close_notify was cut off, by whoever can forge a FIN: :class:`TruncatedError`. With
-    ``standard_compatible=False`` that is an end like any other (for protocols that know their end themselves, as HTTP
-    does). close_notify is always sent.
+    If a stream ends without close_notify, anybody who can forge a FIN may have cut it off: it raises
+    :class:`TruncatedError`. With ``standard_compatible=False`` this is an end like any other, for protocols that mark
+    their end themselves, as HTTP does. close_notify is always sent.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -75,9 +75,10 @@ class TLSStream(tls.TLSStream, trio.abc.Stream):
         ssl_context: ssl.SSLContext | None = None,
         standard_compatible: bool = True,
     ) -> TLSStream:
-        """AnyIO's maker of TLS streams; as :func:`wrap_tls`.
+        """Do a TLS handshake over ``transport_stream``, with AnyIO's signature; see :func:`wrap_tls`.
 
-        :param server_side: which part of the handshake to take; the server's when omitted, unless ``hostname`` is given
+        :param server_side: whether to take the server's part of the handshake; when omitted, unless ``hostname`` is
+            given
         """
         if not hasattr(transport_stream, "receive") or not hasattr(transport_stream, "send"):
             raise TypeError(f"TLS needs a byte stream of AnyIO's, not {type(transport_stream).__name__}")
@@ -94,11 +95,11 @@ class TLSStream(tls.TLSStream, trio.abc.Stream):
         return cast(TLSStream, stream)
 
     async def _call_sslobject_method(self, func: Callable[[*A], T], *args: *A) -> T:
-        """What AnyIO's ``wrap`` does the handshake with."""
+        """Do the handshake: AnyIO's ``wrap`` calls this."""
         try:
             result = await self._records.drive(func, *args)
         except ssl.SSLError:
-            await self._send_alert()  # noqa: ASYNC120 - who is cancelled need not hear why the handshake failed
+            await self._send_alert()  # noqa: ASYNC120 - a cancelled task need not know why the handshake failed
             raise
         if self._ssl_object.server_side and self._ssl_object.version() == "TLSv1.3":
             # Session tickets. To a client that only sends and never reads they would be unread data when it closes,
@@ -118,7 +119,7 @@ class TLSStream(tls.TLSStream, trio.abc.Stream):
         :raises EndOfStream: the peer has sent close_notify, and everything was received; again on each later call
         :raises TruncatedError: the connection ended without close_notify; it carries the count of all received bytes
         :raises BrokenResourceError: the connection is gone, or what arrived is not what the peer has sent
-        :raises ClosedResourceError: this side has closed it, before or meanwhile
+        :raises ClosedResourceError: this side has closed the stream, before or meanwhile
         :raises BusyResourceError: another task is receiving
         :raises ValueError: ``max_bytes`` is less than 1
 
@@ -132,7 +133,7 @@ class TLSStream(tls.TLSStream, trio.abc.Stream):
         return data
 
     async def _receive(self, max_bytes: int) -> bytes:
-        """The same, with nothing for the end."""
+        """Receive, and return ``b""`` at the end of the stream."""
         life = self._life
         life.check_receiving()
         self._receive_guard.acquire()
@@ -161,12 +162,13 @@ class TLSStream(tls.TLSStream, trio.abc.Stream):
         """Send all of ``item``: when it returns, the transport has taken every byte, encrypted.
 
         :raises BrokenResourceError: the connection is gone, TLS has failed, or an earlier send was cut
-        :raises ClosedResourceError: this side has closed it, before or meanwhile
+        :raises ClosedResourceError: this side has closed the stream, before or meanwhile
         :raises BusyResourceError: another task is sending
 
-        Cancellation (and a close by another task): before the first byte is encrypted nothing has happened. After it
-        the stream is cut, since what was encrypted cannot be left out: later sends fail, naming the bytes, and
-        :meth:`aclose` resets, so that the peer cannot take it for a clean end. Receiving goes on.
+        Cancellation, or a close by another task, has no effect before the first byte is encrypted. After that it cuts
+        the stream, since what was encrypted cannot be left out: later sends fail with an error that names the bytes,
+        and :meth:`aclose` resets the connection, so that the peer does not take the end for a clean one. Receiving goes
+        on.
         """
         total = memoryview(item).nbytes
         life = self._life
@@ -209,22 +211,23 @@ class TLSStream(tls.TLSStream, trio.abc.Stream):
         self._encrypted = self._sent = 0
 
     def _stopped(self) -> None:
-        """The send under way stops here: a cut, if anything of it is encrypted."""
+        """Note that the current send stops here. It is a cut if anything of it is encrypted."""
         if self._encrypted:
             self._life.cut(
                 f"an earlier send was stopped after {self._sent} to {self._encrypted} of {self._to_send} bytes"
             )
 
     async def unwrap(self) -> tuple[anyio.abc.AnyByteStream, bytes]:
-        """Take TLS off again: send close_notify, wait for the peer's, and give the transport back.
+        """End TLS: send close_notify, wait for the peer's, and return the transport.
 
-        The wait is as long as the peer makes it. What it sent before its close_notify must have been received.
+        The wait has no time limit. What the peer sent before its close_notify must have been received before.
 
-        :returns: the stream below, and what was received from it beyond the end of TLS. This stream can only be closed
-            then, which closes the one below.
+        :returns: the stream below, and what was received from it after the end of TLS. This stream can only be closed
+            then, which closes the stream below.
         :raises TruncatedError: the connection ended instead (``EndOfStream`` with ``standard_compatible=False``)
         :raises BrokenResourceError: the connection is gone, or the peer sent something else
-        :raises ClosedResourceError, BusyResourceError: as :meth:`send` and :meth:`receive`
+        :raises ClosedResourceError: this side has closed the stream, before or meanwhile
+        :raises BusyResourceError: another task is sending or receiving
 
         Cancellation: no more can be sent; :meth:`receive` and :meth:`unwrap` may be called again.
         """
@@ -260,27 +263,29 @@ class TLSStream(tls.TLSStream, trio.abc.Stream):
     # --- Trio's face -------------------------------------------------------------------------------------------------
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
-        """Trio's :meth:`receive`: ``b""`` at the end, as often as it is asked."""
+        """Receive as Trio's streams do: at the end each call returns ``b""``; otherwise see :meth:`receive`."""
         if max_bytes is None:
             max_bytes = 65536
         elif max_bytes < 1:
             raise ValueError(f"max_bytes must be >= 1, not {max_bytes}")
-        had_turn = self._loop.yield_at
+        yield_at = self._loop.yield_at
         data = await self._receive(max_bytes)
-        if self._loop.yield_at == had_turn:  # it did not have to wait
+        if self._loop.yield_at == yield_at:  # it did not have to wait
             await self._loop.cancel_shielded_checkpoint()
         return data
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
-        """Trio's :meth:`send`."""
-        had_turn = self._loop.yield_at
+        """Send as Trio's streams do, with a checkpoint on each call; otherwise see :meth:`send`."""
+        yield_at = self._loop.yield_at
         await self.send(data)
-        if self._loop.yield_at == had_turn:  # it did not have to wait
+        if self._loop.yield_at == yield_at:  # it did not have to wait
             await self._loop.cancel_shielded_checkpoint()
 
     async def wait_send_all_might_not_block(self) -> None:
-        """Wait until a send might not block, as far as the stream below can tell. The one sender, as
-        :meth:`send_all`."""
+        """Wait until a send might not block, as far as the stream below knows.
+
+        :raises BusyResourceError: another task is sending
+        """
         self._life.check_sending()
         with self._send_guard:
             self._begin_item(0)
@@ -306,20 +311,22 @@ class TLSStream(tls.TLSStream, trio.abc.Stream):
     async def aclose(self) -> None:
         """Send close_notify and close the stream below; ``ClosePolicy.linger_seconds`` bounds both together.
 
-        What is waited for is what :meth:`SocketStream.aclose` waits for, not the peer's close_notify (RFC 8446, section
-        6.1). A foreign stream below does not linger by itself: there the peer's close_notify is waited for, within the
-        same bound, unless the stream is not ``standard_compatible``. If a send was cut, or is under way, the connection
-        is reset instead, without close_notify. Tasks that wait in this stream get :class:`ClosedResourceError`.
+        It waits for what :meth:`SocketStream.aclose` waits for, not for the peer's close_notify (RFC 8446, section
+        6.1). A foreign stream below does not linger by itself, so over one it does wait for the peer's close_notify,
+        within the same bound, unless the stream is not ``standard_compatible``. If a send was cut, or is under way, the
+        connection is reset instead, without close_notify. Tasks that wait in this stream get
+        :class:`ClosedResourceError`.
 
-        Idempotent; a second task that closes waits for the first. Over a socket of ours it never raises but on
-        cancellation: then what is left is handed to the kernel, close_notify included where there is room for it, the
-        descriptor is released, and ``Cancelled`` is raised.
+        A second call has no effect; a second task that closes waits for the first.
+
+        Cancellation: over a :class:`SocketStream`, what is left to be sent is given to the kernel, with close_notify if
+        the kernel has space for it, the descriptor is released, and ``Cancelled`` is raised. Nothing else is raised.
         """
         if self._closed is not None:
             try:
                 await self._closed.wait()
             except BaseException:
-                # Cancelled: this call too releases it before it raises.
+                # Cancelled: this call, too, releases the descriptor before it raises.
                 await self.transport_stream.aclose()  # noqa: ASYNC102 - does not wait when cancelled
                 raise
             return
@@ -347,7 +354,7 @@ class TLSStream(tls.TLSStream, trio.abc.Stream):
             self._closed.set()
 
     def _say_close(self) -> None:
-        """Let OpenSSL make its close_notify. It looks for the peer's then, and takes anything else for an error."""
+        """Let OpenSSL write close_notify. It then looks for the peer's, and takes anything else for an error."""
         with suppress(ssl.SSLError):
             while self._ssl_object.read(65536):
                 pass
@@ -355,8 +362,10 @@ class TLSStream(tls.TLSStream, trio.abc.Stream):
             self._ssl_object.unwrap()
 
     async def _linger(self) -> None:
-        """Over a foreign stream: read until the peer has finished too, so that no unread data destroys what was sent
-        last."""
+        """Receive until the peer has finished too, so that unread data does not destroy what was sent last.
+
+        Only over a foreign stream, which does not do this itself.
+        """
         with suppress(EndOfStream, ssl.SSLError, BrokenResourceError, BusyResourceError, ClosedResourceError):
             while await self._records.drive(self._ssl_object.read, 65536):
                 pass
@@ -366,7 +375,7 @@ class TLSStream(tls.TLSStream, trio.abc.Stream):
             await self._records.say_last(may_leave_it=True)
 
     def abort(self) -> None:
-        """Reset the connection below now, as :meth:`SocketStream.abort`.
+        """Reset the connection below now; see :meth:`SocketStream.abort`.
 
         :raises TypeError: there is no :class:`SocketStream` below
         """
@@ -384,13 +393,13 @@ class TLSStream(tls.TLSStream, trio.abc.Stream):
         except Exception:
             if exc is None:
                 raise
-            # A foreign transport failed to close. What ended the block is what the caller has to hear of.
+            # A foreign transport failed to close. The exception that ended the block is the one to raise.
 
     # --- what is below -----------------------------------------------------------------------------------------------
 
     @property
     def close_policy(self) -> ClosePolicy:
-        """That of the :class:`SocketStream` below; its own over a foreign stream."""
+        """The close policy of the :class:`SocketStream` below; over a foreign stream, one of its own."""
         return self._policy if self._below is None else self._below.close_policy
 
     @close_policy.setter
@@ -409,14 +418,14 @@ class TLSStream(tls.TLSStream, trio.abc.Stream):
         return None if self._below is None else self._below.close_report
 
     def statistics(self) -> SocketStatistics:
-        """Those of the :class:`SocketStream` below: bytes on the wire, encrypted.
+        """Return the statistics of the :class:`SocketStream` below, which count encrypted bytes.
 
-        :raises TypeError: there is none
+        :raises TypeError: there is no :class:`SocketStream` below
         """
         return self._socket().statistics()
 
     async def wait_peer_closed(self) -> None:
-        """Wait for FIN or RST, as :meth:`SocketStream.wait_peer_closed`. close_notify alone is not seen.
+        """Wait for the peer's FIN or RST; see :meth:`SocketStream.wait_peer_closed`. close_notify alone is not noticed.
 
         :raises TypeError: there is no :class:`SocketStream` below
         """
@@ -428,7 +437,7 @@ class TLSStream(tls.TLSStream, trio.abc.Stream):
         return self._below
 
     async def _failed(self, error: ssl.SSLError) -> BrokenResourceError:
-        """TLS cannot go on: tell the peer, and remember it."""
+        """Remember that TLS cannot go on, and send the peer OpenSSL's alert."""
         loss = BrokenResourceError(f"TLS failed: {error.reason or error}")
         self._life.protocol_failed(loss)
         await self._send_alert()

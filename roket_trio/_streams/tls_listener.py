@@ -18,11 +18,11 @@ from .transport import aclose_after_alert, reset
 
 @public
 class TLSListener(tls.TLSListener):
-    """AnyIO's listener that makes a TLS stream of every connection, over any listener. It can be subclassed, too.
+    """AnyIO's listener that makes a TLS stream of every connection, over any listener. It can be subclassed.
 
-    It has no ``accept`` (Trio's face): a handshake in there would let one silent client hold up all the others.
+    It has no ``accept`` as Trio's listeners have: a handshake in there would let one silent client block all others.
 
-    :param listener: whose connections; it is closed with this one
+    :param listener: what accepts the connections; it is closed with this one
     :param ssl_context: the server's context
     :param standard_compatible: as for :func:`wrap_tls`
     :param handshake_timeout: how long a handshake may take (seconds)
@@ -35,8 +35,8 @@ class TLSListener(tls.TLSListener):
         :raises ssl.SSLError: it failed; the client was told with an alert
         :raises BrokenResourceError: the connection is gone
 
-        On any failure the connection is closed before this raises: gracefully after an alert, so that it arrives, with
-        a reset otherwise. Cancellation: the same, at once.
+        On any failure the connection is closed before this raises: gracefully after an alert, so that the alert
+        arrives, with a reset otherwise. Cancellation: the connection is reset at once.
         """
         limit = self.handshake_timeout
         try:
@@ -48,21 +48,20 @@ class TLSListener(tls.TLSListener):
                     standard_compatible=self.standard_compatible,
                 )
         except ssl.SSLError:
-            await aclose_after_alert(stream)  # noqa: ASYNC120 - who is cancelled need not hear why it failed
+            await aclose_after_alert(stream)  # noqa: ASYNC120 - a cancelled task need not know why it failed
             raise
         except TimeoutError:
-            await reset(stream)  # noqa: ASYNC120 - the same
+            await reset(stream)  # noqa: ASYNC120 - a cancelled task need not know that the time was over
             raise TimeoutError(f"no TLS handshake within {limit} seconds") from None
         except BaseException:
             await reset(stream)  # noqa: ASYNC102 - done before its first checkpoint
             raise
 
     async def serve(self, handler: Callable[[TLSStream], Any], task_group: anyio.abc.TaskGroup | None = None) -> None:
-        """AnyIO's ``Listener.serve``: accept for ever, and start ``handler(tls_stream)`` in a task for each connection
-        once its handshake is done, which is done in that task and holds up nobody.
+        """Accept for ever, and call ``handler(tls_stream)`` in a task of its own for each connection.
 
-        A handshake that fails is logged by ``handle_handshake_error``, as AnyIO does; the connection is closed by
-        then.
+        The handshake is done in that task too, so that it blocks no other client. If it fails, the connection is
+        closed and ``handle_handshake_error`` logs it, as in AnyIO.
 
         :param task_group: where the handlers run; a group of its own, ended with it, when omitted
         """
@@ -71,7 +70,7 @@ class TLSListener(tls.TLSListener):
         async def handshake_first(stream: anyio.abc.AnyByteStream) -> None:
             try:
                 tls_stream = await self.handshake(stream)
-            except BaseException as error:  # noqa: ASYNC103 - AnyIO's method raises what is no ordinary error again
+            except BaseException as error:  # noqa: ASYNC103 - AnyIO's method re-raises all but ordinary errors
                 await self.handle_handshake_error(error, stream)  # noqa: ASYNC102 - what is there is closed already
             else:
                 await handler(tls_stream)

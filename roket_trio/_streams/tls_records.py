@@ -46,7 +46,7 @@ _FAILURES = (*_CLOSED, *_BUSY, *_BROKEN)
 
 @final
 class Records:
-    """One ``ssl.SSLObject`` over one transport, for one sender, one receiver, and who closes."""
+    """One ``ssl.SSLObject`` over one transport, for one sender, one receiver, and the task that closes."""
 
     __slots__ = (
         "_arrivals",
@@ -119,7 +119,7 @@ class Records:
             self._wait.cancel()
 
     async def _empty(self) -> None:
-        """In one's turn to write: until nothing is left."""
+        """Give to the transport what OpenSSL has written, until nothing is left. The caller has the write guard."""
         while self._outgoing.pending:
             await self._give(self._take())
 
@@ -145,11 +145,11 @@ class Records:
             raise
 
     def hold_back(self) -> None:
-        """Let what OpenSSL has just said wait for the next thing that is sent."""
+        """Send what OpenSSL has just written together with the next thing that is sent."""
         self._held += self._outgoing.read()
 
     async def wait_writable(self, wait: Callable[[], Any]) -> None:
-        """Wait as the one who uses the transport's sending side; end early when that is needed for something else."""
+        """Call ``wait`` with the write guard; end early when another task has something to send."""
         guard = self._write_guard
         while guard.is_taken:
             await guard.wait_release()
@@ -167,11 +167,11 @@ class Records:
             guard.release()
 
     async def say_last(self, *, may_leave_it: bool = False) -> None:
-        """Give to the transport what OpenSSL says at the end: close_notify, or the alert of an error.
+        """Give to the transport what OpenSSL writes at the end: close_notify, or the alert of an error.
 
-        Does not fail if that fails. Over a socket of ours it does not wait either, if the kernel has room for it.
+        A failure of the transport is ignored. Over a socket of ours it does not wait if the kernel has space for it.
 
-        :param may_leave_it: leave it to the task that is writing, if one is, instead of waiting for that
+        :param may_leave_it: leave it to the task that is writing, if there is one, instead of waiting for that
         """
         if self._life.is_cut or not self._outgoing.pending:
             return
@@ -197,8 +197,8 @@ class Records:
     async def drive(self, call: Callable[..., T], *arguments: Any) -> T:
         """Call OpenSSL, and again whenever it wants to read and something has arrived.
 
-        What it has to say is sent before anything is waited for. What it says with its last answer is not: that is left
-        to the next call, so that no cancellation comes between the answer and the caller.
+        What it writes meanwhile is sent before anything is waited for. What it writes in its last call is left to the
+        next ``drive``, so that no cancellation comes between the result and the caller.
 
         :raises EndOfStream: it wants to read, and the transport has ended
         :raises ssl.SSLError: what the peer sent is wrong, or is an alert
@@ -215,7 +215,7 @@ class Records:
             await self._fill()
 
     async def _flush_quietly(self) -> None:
-        # A peer that is gone is reported by the receive that follows, once everything that had arrived was received.
+        # The receive that follows reports that the peer is gone, once everything that had arrived was received.
         with suppress(BrokenResourceError):
             await self.flush()
 
@@ -245,12 +245,12 @@ class Records:
         self._incoming.write(data)
 
     def leftover(self) -> bytes:
-        """Take what has arrived and OpenSSL has not looked at."""
+        """Take what has arrived and OpenSSL has not read."""
         return self._incoming.read()
 
 
 def _as_ours(error: Exception) -> Exception:
-    """What a foreign transport complains of, as our class."""
+    """Translate a foreign transport's error into ours."""
     if isinstance(error, _CLOSED):
         return ClosedResourceError(*error.args)
     if isinstance(error, _BUSY):

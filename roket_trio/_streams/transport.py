@@ -45,7 +45,7 @@ def raw_socket_of(stream: Any) -> socket.socket | None:
 
 
 async def reset(stream: Any) -> None:
-    """Close a connection so that the peer cannot take it for a clean end, or forcefully where there is no such way."""
+    """Close a connection so that the peer does not take it for a clean end: by RST over our socket, else forcefully."""
     below = socket_stream_of(stream)
     if below is None:
         await anyio.aclose_forcefully(stream)
@@ -55,7 +55,7 @@ async def reset(stream: Any) -> None:
 
 
 async def aclose_after_alert(stream: anyio.abc.AnyByteStream) -> None:
-    """Close the connection of a failed handshake, not with a reset, which could overtake the alert; within a bound."""
+    """Close the connection of a failed handshake within its ``linger_seconds``. A reset could overtake the alert."""
     policy = getattr(stream, "close_policy", DEFAULT_POLICY)
     with anyio.move_on_after(policy.linger_seconds):
         await stream.aclose()

@@ -26,17 +26,17 @@ _FDS_MOST = 253
 @public
 @final
 class UNIXSocketStream(SocketStream, anyio.abc.UNIXSocketStream):
-    """A connected UNIX stream socket, which can carry descriptors too. Otherwise as :class:`SocketStream`.
+    """A connected UNIX stream socket: a :class:`SocketStream` that can carry descriptors too.
 
-    UNIX sockets have neither acknowledgements nor RST: what was sent lies in the peer's own queue, so a close is at
-    least ``ACKED``; a cut ends as the end of the stream for the peer, and is reported as ``ABORTED`` here.
+    UNIX sockets have neither acknowledgements nor RST. What was sent is in the peer's own queue, so a close is at least
+    ``ACKED``. A send that was cut looks like the end of the stream to the peer, and is reported as ``ABORTED`` here.
     """
 
     @classmethod
     async def from_socket(
         cls, sock_or_fd: socket.socket | int, *, close_policy: ClosePolicy = DEFAULT_POLICY
     ) -> UNIXSocketStream:
-        """As :meth:`SocketStream.from_socket`, for a UNIX socket."""
+        """Take over a connected UNIX socket, or the descriptor of one; see :meth:`SocketStream.from_socket`."""
         await current_loop().checkpoint()
         return cls._adopt(connected_socket(sock_or_fd, socket.AF_UNIX), close_policy)
 
@@ -50,7 +50,7 @@ class UNIXSocketStream(SocketStream, anyio.abc.UNIXSocketStream):
         :raises BrokenResourceError: too many descriptors of this user are on their way (ETOOMANYREFS); nothing was
             sent, and it may be tried again
 
-        Otherwise as :meth:`SocketStream.send`. The descriptors travel with the first byte.
+        The message is sent as by :meth:`SocketStream.send`; the descriptors travel with its first byte.
         """
         if not message:
             raise ValueError("message must not be empty")
@@ -75,7 +75,7 @@ class UNIXSocketStream(SocketStream, anyio.abc.UNIXSocketStream):
         await self._connection.send(message, send)
 
     async def receive_fds(self, msglen: int, maxfds: int) -> tuple[bytes, list[int]]:
-        """Receive a message and the descriptors that came with it; they are the caller's to close.
+        """Receive a message and the descriptors that came with it. The caller has to close them.
 
         :param msglen: at most so many bytes of message; with 0 the descriptors come alone, and no end is noticed
         :param maxfds: at most so many descriptors; more are closed by the kernel, and RuntimeError is raised
@@ -83,7 +83,7 @@ class UNIXSocketStream(SocketStream, anyio.abc.UNIXSocketStream):
         :raises ValueError: a negative number
         :raises RuntimeError: ancillary data of another kind came, or more descriptors than expected
 
-        Otherwise as :meth:`SocketStream.receive`.
+        It waits, and ends, as :meth:`SocketStream.receive` does.
         """
         if not isinstance(msglen, int) or msglen < 0:
             raise ValueError("msglen must be a non-negative integer")

@@ -21,9 +21,8 @@ async def wrap_tls(
 ) -> TLSStream:
     """Do a TLS handshake over a stream that is open already (STARTTLS).
 
-    :param stream: what to speak TLS over: any byte stream of AnyIO's, a :class:`TLSStream` too. It belongs to the
-        result afterwards.
-    :param server_side: which part of the handshake to take
+    :param stream: any byte stream of AnyIO's, a :class:`TLSStream` too. The result owns it afterwards.
+    :param server_side: whether to take the server's part of the handshake
     :param hostname: the name that the server's certificate must be for
     :param ssl_context: the context; the default one verifies the server
     :param standard_compatible: an end without close_notify is an error, :class:`TruncatedError`
@@ -31,8 +30,8 @@ async def wrap_tls(
     :raises BrokenResourceError: the connection ended in the handshake
     :raises TypeError: not a byte stream of AnyIO's
 
-    If it fails or is cancelled, ``stream`` is still the caller's to close. (A handshake message that was cancelled in
-    the middle has cut it, so that its :meth:`~SocketStream.aclose` resets.)
+    If it fails or is cancelled, the caller still has to close ``stream``. (If a handshake message was cancelled in the
+    middle, ``stream`` is cut, so that :meth:`SocketStream.aclose` resets the connection.)
     """
     return await TLSStream.wrap(
         stream,

@@ -26,6 +26,7 @@ from roket_trio import (
     SocketStream,
     UNIXSocketStream,
 )
+from roket_trio._kernel import poll
 from roket_trio._loops import asyncio as loops_room
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="what the kernel tells of a close is Linux's")
@@ -56,6 +57,20 @@ async def test_leaving_by_an_exception_ends_as_the_policy_says(pair: Pair, on_er
     assert raised.value is error
     assert not is_open(fd)
     assert read_to_end(peer)[1] == ("RST" if on_error == "abort" else "FIN")
+
+
+async def test_ctrl_c_while_waiting_to_send_cuts_nothing(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(_sock: socket.socket) -> bool:
+        raise KeyboardInterrupt
+
+    ours, peer = pair
+    async with await adopt(ours) as stream:
+        with monkeypatch.context() as patch:
+            patch.setattr(poll, "is_writable", interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                await stream.wait_send_all_might_not_block()
+        await stream.send(b"whole")
+    assert read_to_end(peer) == (b"whole", "FIN")
 
 
 @pytest.mark.parametrize("on_error", ["finish", "abort"])

@@ -28,7 +28,7 @@ from roket_trio import (
     CloseOutcome,
     ClosePolicy,
 )
-from roket_trio._connection import lingering_close as lingering_room
+from roket_trio._connection import lingering_close
 from roket_trio._connection.states import Phase
 from roket_trio._kernel import epoll, tcp
 
@@ -260,7 +260,7 @@ async def test_a_second_close_that_is_cancelled_ends_the_first_and_leaves_no_des
 async def test_a_cancelled_close_releases_first_and_says_what_may_be_missing(
     small_pair: Pair, monkeypatch: pytest.MonkeyPatch, when: str
 ) -> None:
-    monkeypatch.setattr(lingering_room, "ORPHAN_SECONDS", 0.2)
+    monkeypatch.setattr(lingering_close, "ORPHAN_SECONDS", 0.2)
     ours, peer = small_pair
     local, remote = ours.getsockname(), peer.getsockname()
     # The peer's descriptor stays open, so its end stays in the kernel; ours must go although no descriptor is left.
@@ -321,7 +321,7 @@ async def test_a_close_with_no_time_to_linger_does_not_wait(small_pair: Pair) ->
         raise AssertionError("it waits")
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(lingering_room.LingeringClose, "wait", never)
+        patch.setattr(lingering_close.LingeringClose, "wait", never)
         await stream.aclose()
     assert (report_of(stream).outcome, report_of(stream).unacked_bytes) == (CloseOutcome.UNACKED, missing)
     assert read_to_end(peer) == (STUCK, "FIN")

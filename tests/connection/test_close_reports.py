@@ -24,7 +24,7 @@ from roket_trio import (
     CloseOutcome,
     ClosePolicy,
 )
-from roket_trio._connection import lingering_close as lingering_room
+from roket_trio._connection import lingering_close
 from roket_trio._kernel import tcp
 from roket_trio._kernel.drain import Discarded
 
@@ -195,7 +195,7 @@ async def test_a_close_that_discards_lets_the_other_tasks_run(pair: Pair, monkey
             await anyio.lowlevel.checkpoint()
             ticks += 1
 
-    monkeypatch.setattr(lingering_room, "discard_received", never_empty)
+    monkeypatch.setattr(lingering_close, "discard_received", never_empty)
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(tick)
         await stream.aclose()

@@ -40,7 +40,7 @@ from roket_trio import (
     serve,
     supervise,
 )
-from roket_trio._connection import lingering_close as lingering_room
+from roket_trio._connection import lingering_close
 from roket_trio._kernel.sock_diag import InetSocket, SockDiag
 from roket_trio._kernel.tcp import KernelView, TCPState
 
@@ -160,7 +160,7 @@ def net(both: Network) -> Iterator[Network]:
     """The network, whole again afterwards, and with no socket of ours in it."""
     yield both
     both.come_back()
-    deadline = time.monotonic() + lingering_room.ORPHAN_SECONDS + SLACK
+    deadline = time.monotonic() + lingering_close.ORPHAN_SECONDS + SLACK
     while left := both.sockets():
         assert time.monotonic() < deadline, left
         time.sleep(0.02)
@@ -269,7 +269,7 @@ async def test_a_close_towards_a_vanished_peer_is_bounded_and_so_is_what_it_leav
     net: Network, how: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The descriptor is gone when the call returns, the kernel's orphan within its own bound."""
-    monkeypatch.setattr(lingering_room, "ORPHAN_SECONDS", 1.0)
+    monkeypatch.setattr(lingering_close, "ORPHAN_SECONDS", 1.0)
 
     async with connected(net, ClosePolicy(linger_seconds=0.2 if how == "lingering" else BOUND)) as (stream, _):
         net.vanish()
@@ -300,7 +300,7 @@ def test_the_orphan_of_a_cancelled_close_is_gone_within_its_documented_bound(net
             closed = time.monotonic()
             await until(lambda: not net.sockets())
             took = time.monotonic() - closed
-            assert lingering_room.ORPHAN_SECONDS - 2 < took < lingering_room.ORPHAN_SECONDS + SLACK
+            assert lingering_close.ORPHAN_SECONDS - 2 < took < lingering_close.ORPHAN_SECONDS + SLACK
 
     anyio.run(main, backend="trio")
 

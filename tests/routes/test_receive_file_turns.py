@@ -24,7 +24,7 @@ from roket_trio import (
     ClosedResourceError,
     FileWriteStream,
 )
-from roket_trio._connection import lingering_close as lingering_room
+from roket_trio._connection import lingering_close
 from roket_trio._kernel import drain, splice, tcp
 from roket_trio._loops import asyncio
 
@@ -191,7 +191,7 @@ async def test_an_abort_in_the_middle_of_a_write_leaves_no_gap_in_the_file(
         return found
 
     disk.before = wait
-    monkeypatch.setattr(lingering_room, "discard_received", drop_while_more_comes)
+    monkeypatch.setattr(lingering_close, "discard_received", drop_while_more_comes)
 
     release.clear()
     writing.clear()

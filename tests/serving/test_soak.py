@@ -51,7 +51,7 @@ from roket_trio import (
     relay,
     serve,
 )
-from roket_trio._connection import lingering_close as lingering_room
+from roket_trio._connection import lingering_close
 from roket_trio._kernel.sock_diag import SockDiag
 from roket_trio._kernel.tcp import TCPState
 
@@ -629,8 +629,8 @@ def test_soak(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(lingering_room, "ORPHAN_SECONDS", ORPHAN_BOUND)
-    monkeypatch.setattr(lingering_room, "FIN_WAIT_SECONDS", ORPHAN_BOUND)
+    monkeypatch.setattr(lingering_close, "ORPHAN_SECONDS", ORPHAN_BOUND)
+    monkeypatch.setattr(lingering_close, "FIN_WAIT_SECONDS", ORPHAN_BOUND)
     seed = int(os.environ.get("ROKET_SOAK_SEED") or random.SystemRandom().randrange(1 << 32))
     numbers = numbers_of(loop_name)
     with capsys.disabled():
