@@ -164,7 +164,7 @@ def test_a_program_that_does_nothing_fails_in_time(role: Role) -> None:
 
 
 def test_a_plain_programs_127_is_a_failure_to_start_it() -> None:
-    """A shell's "command not found": who knows no contract declines nothing."""
+    """A shell's "command not found": only a program that knows the contract can decline a case."""
     target = Target.from_command("sh -c 'no-such-command {port}'", "client")
     result = run_case(case("close/1.4"), target)
     assert (target.speaks, result.verdict) == ("pipe", "fail")
@@ -334,7 +334,7 @@ def test_a_program_is_fed_and_listened_to() -> None:
 
 
 @pytest.mark.parametrize("says", [b"", b"no TLS at all\r\n", b"\x16\x03\x01\xff\xff" + bytes(70000)])
-def test_who_speaks_no_tls_fails_and_breaks_nothing(says: bytes) -> None:
+def test_a_program_that_speaks_no_tls_fails_and_breaks_nothing(says: bytes) -> None:
     code = (
         "import os, socket, time\n"
         "s = socket.create_connection((os.environ['ROKET_HOST'], int(os.environ['ROKET_PORT'])))\n"
@@ -429,7 +429,7 @@ def test_a_reset_does_not_come_before_a_slow_server_has_accepted() -> None:
     assert result.verdict == "pass", told(result)
 
 
-def test_who_sends_more_than_anybody_takes_is_not_accused_of_an_end_that_nobody_saw(
+def test_a_program_that_sends_more_than_the_limit_is_not_accused_of_an_end_that_could_not_be_seen(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(runner, "_MAX_BYTES", 1 << 20)

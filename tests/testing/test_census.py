@@ -474,7 +474,7 @@ def test_an_event_loops_own_pair_is_no_fault(observer: str) -> None:
     before = take_census()
     left, right = socket.socketpair()
     with left, right:
-        if observer == "sock_diag":  # /proc does not tell who is whose peer
+        if observer == "sock_diag":  # /proc does not show which socket is the other end
             assert_no_lingering_sockets(since=before, grace=0)
             right.close()
             with pytest.raises(LingeringSocketsError, match=Linger.PEER_GONE.value):

@@ -1,4 +1,4 @@
-"""What the pytest plugin is made of: where sockets were opened, who holds them, owner they are, how they end."""
+"""Sockets that outlive a test: where they were opened, what refers to them, which test or fixture they belong to."""
 
 from __future__ import annotations
 
@@ -18,17 +18,13 @@ from pathlib import Path
 import pytest
 import trio
 
-from roket_trio.testing import ListeningPeer, Timeline, scripts
+from roket_trio.testing import ListeningPeer, scripts
 from roket_trio.testing._census.records import Holder, SocketRecord
-from roket_trio.testing._expectations.explanation import explain
-from roket_trio.testing._expectations.observed import view_of_peer
 from roket_trio.testing._leaks import origins
 from roket_trio.testing._leaks.origins import origin_of, watch_origins
 from roket_trio.testing._leaks.referrers import has_paused_loop, reachable_descriptors
 from roket_trio.testing._leaks.report import LeakReport
 from roket_trio.testing._leaks.tracker import ANY_PHASE, LeakFinding, LeakTracker, RunPhase, ignoring
-from roket_trio.testing._peers import timeline as timeline_module
-from roket_trio.testing._results.close import CloseExpectation, ExpectedClose, judge_close
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the census needs Linux")
 
@@ -163,7 +159,7 @@ def test_descriptors_without_an_object_have_no_origin() -> None:
         os.close(fd)
 
 
-# --- holders ---------------------------------------------------------------------------------------------------------
+# --- referrers -------------------------------------------------------------------------------------------------------
 
 
 class Slotted:
@@ -225,7 +221,7 @@ def test_globals_modules_classes_and_loops_are_not_entered(request: pytest.Fixtu
 
 
 def test_a_run_that_is_over_is_no_paused_loop() -> None:
-    """Its remains may lie in memory for long: they must excuse nobody who has not closed a connection."""
+    """Its remains may lie in memory for long: they must not excuse a connection that was not closed."""
 
     async def remember_the_run() -> None:
         REMEMBERED.append(trio.lowlevel.current_root_task())
@@ -247,7 +243,7 @@ def test_a_loop_counts_as_paused_while_somebody_can_run_it() -> None:
         assert not has_paused_loop()
 
 
-# --- tracker -------------------------------------------------------------------------------------------------------
+# --- the tracker -----------------------------------------------------------------------------------------------------
 
 
 def findings(tracker: LeakTracker, grace: float = 0.0) -> list[tuple[str, str]]:
@@ -394,58 +390,3 @@ def test_a_tale_survives_the_way_from_a_worker() -> None:
     told = LeakReport(1, 0.25, [], {"procfs"})
     told.add(LeakReport.unpacked(report.packed()))
     assert told == LeakReport(3, 0.75, [finding], {"sock_diag", "procfs"}, {"something"})
-
-
-# --- judging ---------------------------------------------------------------------------------------------------------
-
-
-def seen(*events: tuple[str, float]) -> Timeline:
-    """A timeline; times in seconds from its beginning."""
-    timeline = Timeline()
-    moments = iter([0.0, *[at for _, at in events]])
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(timeline_module, "monotonic", lambda: next(moments))
-        timeline.note("connected")
-        for kind, _ in events:
-            timeline.note(kind, 10 if kind in ("sent", "received") else 0)  # type: ignore[arg-type]
-    return timeline
-
-
-CASES: dict[str, tuple[list[tuple[str, float]], ExpectedClose, tuple[str, str]]] = {
-    "fin": ([("fin seen", 1.0)], "clean", ("clean", "pass")),
-    "fin long before the end": ([("fin seen", 1.0)], "closed", ("clean", "pass")),
-    "rst": ([("rst seen", 1.0)], "clean", ("reset", "fail")),
-    "rst wanted": ([("rst seen", 1.0)], "reset", ("reset", "pass")),
-    "either": ([("rst seen", 1.0)], "closed", ("reset", "pass")),
-    "fin instead of rst": ([("fin seen", 1.0)], "reset", ("clean", "fail")),
-    "rst after fin": ([("fin seen", 1.0), ("sent", 2.0), ("rst seen", 2.1)], "clean", ("reset", "fail")),
-    "a call fails": ([("sent", 1.0), ("failed", 1.1)], "clean", ("reset", "fail")),
-    "in time": ([("fin sent", 1.0), ("fin seen", 5.9)], "clean", ("clean", "pass")),
-    "late": ([("fin sent", 1.0), ("fin seen", 6.1)], "clean", ("late", "fail")),
-    "a late rst": ([("fin sent", 1.0), ("rst seen", 6.1)], "reset", ("late", "fail")),
-    "data counts": ([("fin sent", 1.0), ("received", 5.0), ("fin seen", 9.9)], "clean", ("clean", "pass")),
-    "data, then late": ([("fin sent", 1.0), ("received", 5.0), ("fin seen", 10.1)], "clean", ("late", "fail")),
-    "nothing": ([], "clean", ("half-open", "fail")),
-    "nothing, peer finished": ([("fin sent", 1.0)], "closed", ("half-open", "fail")),
-    "peer reset": ([("rst sent", 1.0)], "clean", ("not-observed", "not-observed")),
-    "peer vanished": ([("vanished", 1.0)], "clean", ("not-observed", "not-observed")),
-    "peer gave up": ([("out of bounds", 1.0), ("fin sent", 1.0)], "clean", ("not-observed", "not-observed")),
-    "peer closed after": ([("fin seen", 1.0), ("fin sent", 1.1), ("closed", 1.1)], "clean", ("clean", "pass")),
-    "idle before the end": ([("received", 1.0), ("fin seen", 40.0)], "clean", ("clean", "pass")),
-}
-
-
-@pytest.mark.parametrize("name", CASES)
-def test_verdicts(name: str) -> None:
-    """The test was over after 50 s, and 5 are allowed."""
-    events, expect, wanted = CASES[name]
-    expected, view = CloseExpectation(expect, 5.0), view_of_peer(seen(*events))
-    found = judge_close(expected, view.close(over_at=50.0))
-    assert (found.close, found.verdict) == wanted
-    assert found.verdict == "pass" or all(explain(expected, view, found, None))
-
-
-def test_what_the_peer_has_not_asked_for_may_last_as_long_as_the_test() -> None:
-    expected, view = CloseExpectation("clean", 5.0), view_of_peer(seen(("fin seen", 54.0)))
-    assert judge_close(expected, view.close(over_at=50.0)).verdict == "pass"
-    assert judge_close(expected, view.close(over_at=48.0)).close == "late"
