@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -96,12 +97,18 @@ def of_the_package_above(
 
 
 def as_it_is_called(
-    app: Sphinx, what: str, name: str, obj: object, options: object, signature: str | None, returned: str | None
+    app: Sphinx, what: str, name: str, obj: Any, options: object, signature: str | None, returned: str | None
 ) -> tuple[str | None, str | None]:
-    """Defaults by the names that callers would write."""
-    if signature is not None:
-        signature = signature.replace("DEFAULT_POLICY", "ClosePolicy()").replace("DEFAULT_KEEPALIVE", "KeepAlive()")
-    return signature, returned
+    """Defaults as callers would write them, instead of the names of our constants."""
+    constants = getattr(getattr(obj, "__func__", obj), "__globals__", {})
+
+    def value_of(constant: re.Match[str]) -> str:
+        value = constants.get(constant[0])
+        if isinstance(value, roket_trio.ClosePolicy | roket_trio.KeepAlive):
+            return f"{type(value).__name__}()"
+        return repr(value) if isinstance(value, int | float) else constant[0]
+
+    return signature and re.sub(r"(?<== )_?[A-Z][A-Z_]+\b", value_of, signature), returned
 
 
 def analyze_as_published(analyzer: ModuleAnalyzer, analyze: Callable[[Any], None] = ModuleAnalyzer.analyze) -> None:
