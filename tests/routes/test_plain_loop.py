@@ -5,17 +5,17 @@ from __future__ import annotations
 import errno
 import os
 import socket
-import struct
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import anyio
 import pytest
+from support.sockets import connected, reset
+from support.waiting import BOUND, until
 
 from roket_trio import BrokenResourceError, SocketStream, Transfer, copy
 from roket_trio._kernel import splice
@@ -23,33 +23,10 @@ from roket_trio._routes.route import BUFFER
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="RST as Linux has it")
 
-BOUND = 20.0
-
 
 @pytest.fixture(autouse=True)
 def plain(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(splice, "AVAILABLE", False)
-
-
-@contextmanager
-def connected() -> Iterator[tuple[socket.socket, socket.socket]]:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        ours = socket.create_connection(listener.getsockname())
-        peer, _ = listener.accept()
-    peer.settimeout(BOUND)
-    with ours, peer:
-        yield ours, peer
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    with anyio.fail_after(BOUND):
-        while not condition():  # noqa: ASYNC110
-            await anyio.sleep(0.002)
-
-
-def reset(sock: socket.socket) -> None:
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-    sock.close()
 
 
 async def test_the_next_piece_is_received_while_a_thread_writes_the_last_one(
