@@ -21,7 +21,7 @@ from typing import Any
 
 import pytest
 from anyio import to_thread
-from support.programs import LIMIT, until
+from support.programs import LIMIT
 from support.roket_command import (
     Ended,
     command,
@@ -36,6 +36,7 @@ from support.roket_command import (
     roket,
     running,
 )
+from support.waiting import wait_until
 
 from roket_trio._cli.console.command_status import CommandStatus
 from roket_trio._cli.console.exit_codes import CommandError
@@ -497,8 +498,8 @@ def test_two_cannot_write_one_part(place: Path) -> None:
     with receiving("--resume", place / "file") as (first, port):
         with socket.create_connection(("127.0.0.1", port), LIMIT) as sock:
             sock.sendall(b"roket/1 " + json.dumps(offered(4)).encode() + b"\n")
-            until(lambda: only(place) == ["file.part"], "the part")
-            until(lambda: sock.recv(1000, socket.MSG_PEEK).count(b"\n") == 2, "both lines")
+            wait_until(lambda: only(place) == ["file.part"], "the part")
+            wait_until(lambda: sock.recv(1000, socket.MSG_PEEK).count(b"\n") == 2, "both lines")
             with receiving("--resume", place / "file") as (second, other_port):
                 lines = sending(other_port, offered(4))
                 done = ended(second)
@@ -527,7 +528,7 @@ def test_a_kill_in_the_middle_costs_what_was_under_way_and_no_more(
 
     with receiving("--resume", place) as (receiver, port):
         with running("send", "--resume", "--rate", "4M", source, f"127.0.0.1:{port}") as sender:
-            until(lambda: size() > 500_000, "a part of it")
+            wait_until(lambda: size() > 500_000, "a part of it")
             (receiver if victim == "recv" else sender).kill()
             (receiver if victim == "recv" else sender).wait(LIMIT)
             survivor = ended(sender if victim == "recv" else receiver)
@@ -546,7 +547,9 @@ def test_a_kill_in_the_middle_costs_what_was_under_way_and_no_more(
 def test_ctrl_c_keeps_the_part_and_the_sender_learns_of_it(source: Path, place: Path) -> None:
     with receiving("--resume", place) as (receiver, port):
         with running("send", "--resume", "--rate", "4M", source, f"127.0.0.1:{port}") as sender:
-            until(lambda: (place / "source.part").exists() and (place / "source.part").stat().st_size, "a part of it")
+            wait_until(
+                lambda: (place / "source.part").exists() and (place / "source.part").stat().st_size, "a part of it"
+            )
             receiver.send_signal(signal.SIGINT)
             received, sent = ended(receiver), ended(sender)
     assert received.code == 130

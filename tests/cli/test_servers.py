@@ -16,8 +16,9 @@ from typing import Any
 
 import pytest
 import trustme
-from support.programs import LIMIT, free_port, is_listening, tool, until
+from support.programs import LIMIT, free_port, is_listening, tool
 from support.roket_command import announced, ended, environment, next_line, only, peer_of, received_all, roket, running
+from support.waiting import wait_until
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="splice, and the kernel's table of listeners")
 
@@ -88,9 +89,9 @@ def test_sigterm_drains_a_relay_and_a_second_one_does_not() -> None:
         port = announced(program)
         with socket.create_connection(("127.0.0.1", port), LIMIT) as client:
             client.sendall(b"x")
-            until(lambda: established_to(int(target.rpartition(":")[2])), "the second connection")
+            wait_until(lambda: established_to(int(target.rpartition(":")[2])), "the second connection")
             program.send_signal(signal.SIGTERM)
-            until(lambda: not is_listening(port), "the end of the listener")
+            wait_until(lambda: not is_listening(port), "the end of the listener")
             client.sendall(b"still")
             assert program.poll() is None
             program.send_signal(signal.SIGTERM)
@@ -180,7 +181,7 @@ def test_ctrl_c_finishes_the_answer_and_a_second_one_does_not(signals: int, site
             peer.sendall(b"GET /large HTTP/1.1\r\nHost: here\r\n\r\n")
             assert peer.recv(1)
             program.send_signal(signal.SIGINT)
-            until(lambda: not is_listening(port), "the end of the listener")
+            wait_until(lambda: not is_listening(port), "the end of the listener")
             if signals == 1:
                 assert len(received_all(peer)) > 64 << 20
             else:
@@ -210,7 +211,7 @@ def listening_port_of(pid: int) -> int:
                 found.append(int(fields[1].rpartition(":")[2], 16))
         return bool(found)
 
-    until(look, "a listener")
+    wait_until(look, "a listener")
     return found[0]
 
 

@@ -12,7 +12,6 @@ import signal
 import socket
 import ssl
 import stat
-import struct
 import subprocess
 import sys
 import tarfile
@@ -22,7 +21,7 @@ from pathlib import Path
 
 import pytest
 import trustme
-from support.programs import LIMIT, free_port, is_listening, need_root, tool, until
+from support.programs import LIMIT, free_port, is_listening, need_root, tool
 from support.roket_command import (
     announced,
     command,
@@ -38,6 +37,8 @@ from support.roket_command import (
     running,
     thread,
 )
+from support.sockets import reset
+from support.waiting import wait_until
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="sendfile, acknowledgements and RST as Linux has them")
 
@@ -67,12 +68,6 @@ def place(tmp_path: Path) -> Path:
     path = tmp_path / "place"
     path.mkdir()
     return path
-
-
-def reset(sock: socket.socket) -> None:
-    """Close it with RST."""
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-    sock.close()
 
 
 # --- send -------------------------------------------------------------------------------------------------------------
@@ -175,7 +170,7 @@ def test_a_reset_after_everything_was_acknowledged_is_no_success(capsys: Capture
     (tmp_path / "small").write_bytes(b"x" * 1000)
 
     def talk(sock: socket.socket) -> None:
-        until(lambda: len(sock.recv(2000, socket.MSG_PEEK)) == 1000, "all bytes")
+        wait_until(lambda: len(sock.recv(2000, socket.MSG_PEEK)) == 1000, "all bytes")
         # Closed with unread bytes: a reset, although this kernel had acknowledged them.
 
     with peer_of(talk) as where:
@@ -322,7 +317,9 @@ def test_a_file_appears_when_it_is_complete_and_nothing_else(place: Path) -> Non
     with receiving(target) as (program, port):
         with socket.create_connection(("127.0.0.1", port), LIMIT) as sender:
             sender.sendall(CONTENT)
-            until(lambda: sum(path.stat().st_size for path in place.iterdir()) == len(CONTENT), "all in the new file")
+            wait_until(
+                lambda: sum(path.stat().st_size for path in place.iterdir()) == len(CONTENT), "all in the new file"
+            )
             assert not target.exists()
             assert not is_listening(port)  # one connection, and no more
             sender.shutdown(socket.SHUT_WR)
@@ -465,7 +462,7 @@ def test_what_is_there_is_replaced_only_by_force_and_only_at_the_end(capsys: Cap
     with receiving("--force", target) as (program, port):
         with socket.create_connection(("127.0.0.1", port), LIMIT) as sender:
             sender.sendall(b"new")
-            until(lambda: len(only(place)) == 2, "the new file")
+            wait_until(lambda: len(only(place)) == 2, "the new file")
             assert target.read_text() == "precious"
         assert ended(program).code == 0
     assert target.read_text() == "new"
@@ -602,7 +599,9 @@ def test_a_signal_while_receiving_leaves_no_file_no_socket_and_no_traceback(
     with receiving(place / "file") as (program, port):
         with socket.create_connection(("127.0.0.1", port), LIMIT) as sender:
             sender.sendall(CONTENT)
-            until(lambda: sum(path.stat().st_size for path in place.iterdir()) == len(CONTENT), "all in the new file")
+            wait_until(
+                lambda: sum(path.stat().st_size for path in place.iterdir()) == len(CONTENT), "all in the new file"
+            )
             program.send_signal(number)
             with pytest.raises(ConnectionResetError):
                 received_all(sender)
@@ -652,7 +651,7 @@ def test_ctrl_c_while_a_peer_does_not_answer(source: Path) -> None:
 
         before = connecting()
         with running("send", "--connect-timeout", str(LIMIT), source, f"127.0.0.1:{port}") as program:
-            until(lambda: connecting() > before, "SYN_SENT")
+            wait_until(lambda: connecting() > before, "SYN_SENT")
             program.send_signal(signal.SIGINT)
             done = ended(program)
     assert done == (130, "", "roket send: interrupted by SIGINT\n")
@@ -961,7 +960,7 @@ def test_others_receive_what_is_sent(name: str, capsys: Capture, source: Path, p
     with (place / "file").open("wb") as file:
         with subprocess.Popen([tool(name), *commands[name]], stdin=subprocess.DEVNULL, stdout=file) as receiver:
             try:
-                until(lambda: is_listening(port), f"{name} listens")
+                wait_until(lambda: is_listening(port), f"{name} listens")
                 done = roket(capsys, "send", source, f"127.0.0.1:{port}")
                 assert receiver.wait(LIMIT) == 0
             finally:
@@ -992,10 +991,10 @@ def test_openssl_is_the_other_end_of_tls(capsys: Capture, source: Path, place: P
     with (place / "file").open("wb") as file:
         with subprocess.Popen(server, stdin=subprocess.PIPE, stdout=file, stderr=subprocess.DEVNULL) as receiver:
             try:
-                until(lambda: is_listening(port), "openssl listens")
+                wait_until(lambda: is_listening(port), "openssl listens")
                 done = roket(capsys, "send", "--cafile", certificates / "ca.pem", source, f"127.0.0.1:{port}")
                 # openssl leaves as soon as its standard input ends, also while it still has something to write.
-                until(lambda: (place / "file").stat().st_size == len(CONTENT), "openssl has written everything")
+                wait_until(lambda: (place / "file").stat().st_size == len(CONTENT), "openssl has written everything")
                 assert receiver.stdin is not None
                 receiver.stdin.close()
                 receiver.wait(LIMIT)

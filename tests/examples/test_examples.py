@@ -16,25 +16,19 @@ import subprocess
 import sys
 import termios
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 from support.example_programs import EXAMPLES, LIMIT, result, running, started
+from support.waiting import wait_until
 
 import roket_trio
 
 CONTENT = bytes(range(256)) * 12_345 + b"the end"
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="the examples and their tests use POSIX processes")
-
-
-def until(condition: Callable[[], object], what: str) -> None:
-    deadline = time.monotonic() + LIMIT
-    while not condition():
-        assert time.monotonic() < deadline, f"{what} did not happen"
-        time.sleep(0.005)
 
 
 def announced_port(receiver: subprocess.Popen[str]) -> int:
@@ -203,7 +197,7 @@ def test_other_programs_receive_the_file(name: str, source: Path, target: Path) 
     command = [tool(name), *commands[name]]
     with target.open("wb") as file, subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=file) as receiver:
         try:
-            until(lambda: is_listening(int(port)), f"{name} listens")
+            wait_until(lambda: is_listening(int(port)), f"{name} listens")
             with running("file_to_socket.py", source, "127.0.0.1", port) as program:
                 status, output, errors = result(program)
             assert (status, errors) == (0, "")
@@ -298,7 +292,7 @@ def test_ctrl_c_during_the_demonstration_leaves_no_file_and_no_process(loop_name
 
     options = {"TMPDIR": os.fspath(tmp_path), "ROKET_TEST_MARK": mark}
     with running("file_to_socket.py", "--backend", loop_name, stderr=subprocess.PIPE, **options) as program:
-        until(file_is_written, "the file for the demonstration")
+        wait_until(file_is_written, "the file for the demonstration")
         assert len(processes_with(mark)) == 2
         program.send_signal(signal.SIGINT)
         status, output, errors = result(program)
@@ -307,7 +301,7 @@ def test_ctrl_c_during_the_demonstration_leaves_no_file_and_no_process(loop_name
     # which the interpreter says something more; or between a nursery's start and its body, which Trio cannot bear.
     assert re.search(r"^not sent: .*KeyboardInterrupt\(\)|TrioInternalError", errors, flags=re.MULTILINE)
     assert not list(tmp_path.iterdir())
-    until(lambda: not processes_with(mark), "the end of the receiver")
+    wait_until(lambda: not processes_with(mark), "the end of the receiver")
 
 
 def test_ctrl_c_half_way_resets_so_that_the_peer_cannot_take_it_for_a_whole_file(
@@ -335,7 +329,7 @@ def test_ctrl_c_while_receiving_leaves_the_old_file_and_nothing_beside_it(loop_n
     with running("socket_to_file.py", "--backend", loop_name, "0", target) as program:
         with socket.create_connection(("127.0.0.1", announced_port(program)), LIMIT) as sender:
             sender.sendall(CONTENT)
-            until(lambda: part_is_growing(target), "the first bytes in the new file")
+            wait_until(lambda: part_is_growing(target), "the first bytes in the new file")
             program.send_signal(signal.SIGINT)
             status, output, errors = result(program)
     assert (status, output) == (1, "")
@@ -383,7 +377,7 @@ def test_a_signal_lets_conversations_finish_and_refuses_newcomers(loop_name: str
     with echo_server("--backend", loop_name, "--drain", str(LIMIT)) as (program, port):
         with conversation(port) as first, conversation(port) as second:
             program.send_signal(number)
-            until(lambda: not is_listening(port), "the end of listening")
+            wait_until(lambda: not is_listening(port), "the end of listening")
             with pytest.raises(ConnectionRefusedError):
                 socket.create_connection(("127.0.0.1", port), LIMIT)
             for client in (first, second):
@@ -409,7 +403,7 @@ def test_a_second_signal_ends_them_at_once(loop_name: str) -> None:
     with echo_server("--backend", loop_name, "--drain", str(LIMIT)) as (program, port):
         with conversation(port) as client:
             program.send_signal(signal.SIGTERM)
-            until(lambda: not is_listening(port), "the end of listening")
+            wait_until(lambda: not is_listening(port), "the end of listening")
             answered(client)
             program.send_signal(signal.SIGTERM)
             assert received_all(client) == b""
@@ -488,7 +482,7 @@ def test_sigterm_lets_the_static_server_finish_and_a_second_one_does_not(tmp_pat
             assert peer.recv(1)
             program.send_signal(signal.SIGTERM)
             assert idle.recv(1) == b""  # closed at once, since it asked for nothing
-            until(lambda: not is_listening(port), "the end of the listener")
+            wait_until(lambda: not is_listening(port), "the end of the listener")
             if signals == 1:
                 assert len(received_all(peer)) > size
             else:

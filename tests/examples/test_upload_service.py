@@ -18,7 +18,8 @@ from pathlib import Path
 
 import pytest
 from support.example_programs import LIMIT, result, running
-from support.programs import tool, until
+from support.programs import tool
+from support.waiting import wait_until
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="splice and RST as Linux has them")
 
@@ -91,7 +92,7 @@ def test_an_upload_is_there_when_it_is_whole_and_takes_the_place_of_an_older_one
     (place / "file").write_bytes(b"older")
     with service(place) as (program, port), client(port) as sock:
         sock.sendall(head("/file", len(CONTENT)) + CONTENT[:-1])
-        until(lambda: any(path.stat().st_size >= len(CONTENT) - 1 for path in place.iterdir()), "all but one byte")
+        wait_until(lambda: any(path.stat().st_size >= len(CONTENT) - 1 for path in place.iterdir()), "all but one byte")
         assert (place / "file").read_bytes() == b"older"
         sock.sendall(CONTENT[-1:])
         assert answer(sock) == "201 Created"
@@ -192,7 +193,7 @@ def test_no_more_at_once_than_allowed(place: Path) -> None:
     with service("--connections", "1", place) as (_, port), client(port) as first, client(port) as second:
         first.sendall(head("/first", 4) + b"da")
         second.sendall(head("/second", 4) + b"data")
-        until(lambda: len(os.listdir(place)) == 1, "the beginning of the first")
+        wait_until(lambda: len(os.listdir(place)) == 1, "the beginning of the first")
         second.settimeout(0.3)
         with pytest.raises(TimeoutError):
             second.recv(1)
@@ -210,9 +211,9 @@ def test_who_leaves_in_the_middle_leaves_nothing(linger: bool, place: Path) -> N
     with service(place) as (program, port):
         with client(port) as sock:
             sock.sendall(head("/file", len(CONTENT)) + CONTENT[:-1])
-            until(lambda: len(os.listdir(place)) == 2, "the beginning")
+            wait_until(lambda: len(os.listdir(place)) == 2, "the beginning")
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", linger, 0))
-        until(lambda: os.listdir(place) == ["file"], "the end")
+        wait_until(lambda: os.listdir(place) == ["file"], "the end")
         with client(port) as sock:  # the service goes on
             sock.sendall(head("/other", 4) + b"data")
             assert answer(sock) == "201 Created"
@@ -235,7 +236,7 @@ def test_a_disk_that_is_full_leaves_nothing(place: Path) -> None:
 def test_ctrl_c_in_the_middle_resets_and_leaves_nothing(place: Path) -> None:
     with service(place) as (program, port), client(port) as sock:
         sock.sendall(head("/file", len(CONTENT)) + CONTENT[:-1])
-        until(lambda: len(os.listdir(place)) == 1, "the beginning")
+        wait_until(lambda: len(os.listdir(place)) == 1, "the beginning")
         assert ended(program) == []
         with contextlib.suppress(ConnectionResetError):
             assert sock.recv(1) == b""

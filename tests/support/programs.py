@@ -6,8 +6,7 @@ import os
 import shutil
 import socket
 import subprocess
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NoReturn
@@ -16,6 +15,7 @@ import pytest
 
 from roket_trio._kernel.sock_diag import InetSocket, SockDiag
 from roket_trio._kernel.tcp import TCPState
+from support.waiting import wait_until
 
 LIMIT = 30.0  # seconds, for whatever is waited for
 
@@ -49,13 +49,6 @@ def free_port() -> int:
         return port
 
 
-def until(condition: Callable[[], object], what: str) -> None:
-    deadline = time.monotonic() + LIMIT
-    while not condition():
-        assert time.monotonic() < deadline, f"{what} did not happen"
-        time.sleep(0.005)
-
-
 def sockets_at(port: int, *, held: bool = True) -> list[InetSocket]:
     """The TCP sockets with that port at either end, listeners and TIME_WAIT apart.
 
@@ -87,7 +80,7 @@ def running(command: Command, port: int | None = None, log: Path | None = None) 
                 assert program.poll() is None, f"{command[0]} ended: {log.read_text() if log else 'no log'}"
                 return is_listening(port)
 
-            until(is_up, f"{command[0]} listening")
+            wait_until(is_up, f"{command[0]} listening")
         yield program
     finally:
         # nginx and HAProxy end their workers when they are asked to.

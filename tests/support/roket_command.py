@@ -23,7 +23,8 @@ import pytest
 
 import roket_trio
 from roket_trio._cli import main
-from support.programs import LIMIT, free_port, is_listening, until
+from support.programs import LIMIT, free_port, is_listening
+from support.waiting import wait_until
 
 Text = str | os.PathLike[str]
 
@@ -158,7 +159,7 @@ def received_from(capsys: pytest.CaptureFixture[str], sender: Callable[[int], ob
     port = free_port()
 
     def work() -> None:
-        until(lambda: is_listening(port), "roket recv listens")
+        wait_until(lambda: is_listening(port), "roket recv listens")
         sender(port)
 
     with thread(work):

@@ -10,6 +10,7 @@ from collections.abc import Callable
 import anyio
 
 BOUND = 20.0  # seconds: no peer blocks for longer, and no wait takes longer
+PROGRAM_BOUND = 60.0  # seconds, for what another program does
 
 
 async def until(condition: Callable[[], object]) -> None:
@@ -19,9 +20,9 @@ async def until(condition: Callable[[], object]) -> None:
             await anyio.sleep(0.002)
 
 
-def wait_until(condition: Callable[[], object], what: str = "what is waited for", bound: float = BOUND) -> None:
-    """Block until the condition holds."""
-    deadline = time.monotonic() + bound
+def wait_until(condition: Callable[[], object], what: str = "what is waited for") -> None:
+    """Block until a program or the kernel has done its part."""
+    deadline = time.monotonic() + PROGRAM_BOUND
     while not condition():
         assert time.monotonic() < deadline, f"{what} did not happen"
         time.sleep(0.001)

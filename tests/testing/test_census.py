@@ -6,16 +6,17 @@ import os
 import pickle
 import signal
 import socket
-import struct
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from support.sockets import reset
+from support.waiting import wait_until
 
 from roket_trio._kernel import procfs, sock_diag
 from roket_trio.testing import (
@@ -37,18 +38,6 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the census need
 Pair = tuple[socket.socket, socket.socket]
 
 BOUND = 10.0
-
-
-def until(condition: Callable[[], object]) -> None:
-    deadline = time.monotonic() + BOUND
-    while not condition():
-        assert time.monotonic() < deadline, "it did not come to pass"
-        time.sleep(0.001)
-
-
-def reset(sock: socket.socket) -> None:
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-    sock.close()
 
 
 def record_of(census: Census, sock: socket.socket) -> SocketRecord:
@@ -81,7 +70,7 @@ def observer(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) ->
 def test_a_connection_is_seen_whole(observer: str, tcp_pair: Pair) -> None:
     ours, peer = tcp_pair
     peer.send(b"12345")
-    until(lambda: record_of(take_census(), ours).unread_bytes == 5)
+    wait_until(lambda: record_of(take_census(), ours).unread_bytes == 5)
     record = record_of(take_census(), ours)
     assert (record.kind, record.holder, record.pid) == ("tcp", Holder.PROCESS, os.getpid())
     assert (record.local, record.remote) == (ours.getsockname(), ours.getpeername())
@@ -100,7 +89,7 @@ def test_unread_bytes_leave_the_fin_out(observer: str, tcp_pair: Pair) -> None:
     ours, peer = tcp_pair
     peer.send(b"123")
     peer.shutdown(socket.SHUT_WR)
-    until(lambda: is_in(ours, TCPState.CLOSE_WAIT))
+    wait_until(lambda: is_in(ours, TCPState.CLOSE_WAIT))
     record = record_of(take_census(), ours)
     assert (record.state, record.unread_bytes, record.linger) == (TCPState.CLOSE_WAIT, 3, Linger.CLOSE_WAIT)
     ours.recv(3)
@@ -127,7 +116,7 @@ def test_unsent_and_unacknowledged_bytes_are_told_apart(tcp_pair: Pair) -> None:
 def test_after_a_reset_the_descriptor_alone_shows_the_leak(observer: str, tcp_pair: Pair) -> None:
     ours, peer = tcp_pair
     reset(peer)
-    until(lambda: is_in(ours, TCPState.CLOSE))
+    wait_until(lambda: is_in(ours, TCPState.CLOSE))
     census = take_census()
     record = record_of(census, ours)
     assert (record.state, record.was_connected, record.observer) == (TCPState.CLOSE, True, "tcp_info")
@@ -155,19 +144,19 @@ def test_a_connection_that_waits_in_a_listen_queue_is_its_listeners(observer: st
             (waiting,) = [record for record in census.sockets if record.holder is Holder.QUEUE]
             assert (waiting.remote, waiting.state, waiting.linger) == (address, TCPState.ESTABLISHED, None)
             assert record_of(census, listener).is_listening
-        until(lambda: any(record.linger is Linger.QUEUED_CLOSE_WAIT for record in take_census().sockets))
+        wait_until(lambda: any(record.linger is Linger.QUEUED_CLOSE_WAIT for record in take_census().sockets))
 
 
 def test_an_orphan_is_nobodys(observer: str, tcp_pair: Pair) -> None:
     ours, peer = tcp_pair
     address = ours.getsockname()
     ours.close()
-    until(lambda: is_in(peer, TCPState.CLOSE_WAIT))
+    wait_until(lambda: is_in(peer, TCPState.CLOSE_WAIT))
     (orphan,) = [record for record in take_census().orphans if record.local == address]
     assert (orphan.holder, orphan.pid) == (Holder.ORPHAN, None)
     assert orphan.state in (TCPState.FIN_WAIT1, TCPState.FIN_WAIT2)
     peer.close()
-    until(lambda: all(record.local != address for record in take_census().orphans))  # TIME_WAIT is none
+    wait_until(lambda: all(record.local != address for record in take_census().orphans))  # TIME_WAIT is none
 
 
 def test_unix_sockets_are_seen_and_their_peers_end(tmp_path: Path) -> None:
@@ -206,7 +195,7 @@ def test_the_observer_and_what_it_cannot_see_are_said(monkeypatch: pytest.Monkey
 def test_a_table_of_sockets_is_readable(tcp_pair: Pair) -> None:
     ours, peer = tcp_pair
     peer.shutdown(socket.SHUT_WR)
-    until(lambda: is_in(ours, TCPState.CLOSE_WAIT))
+    wait_until(lambda: is_in(ours, TCPState.CLOSE_WAIT))
     host, port = peer.getsockname()
     assert f"fd {ours.fileno()} tcp" in str(take_census())
     assert f"-> {host}:{port} CLOSE_WAIT, quiet for 0." in str(take_census())
@@ -251,7 +240,7 @@ def test_a_childs_close_wait_is_found(observer: str, tmp_path: Path) -> None:
     with program(tmp_path, "child") as (pid, server):
         assert close_wait_sockets(pid) == ()
         server.shutdown(socket.SHUT_WR)
-        until(lambda: close_wait_sockets(pid))
+        wait_until(lambda: close_wait_sockets(pid))
         (record,) = close_wait_sockets(pid)
         assert (record.pid, record.remote) == (pid, server.getsockname())
         with pytest.raises(LingeringSocketsError, match="CLOSE_WAIT"):
@@ -261,7 +250,7 @@ def test_a_childs_close_wait_is_found(observer: str, tmp_path: Path) -> None:
 def test_a_childs_reset_connection_is_found_through_its_descriptor(tmp_path: Path) -> None:
     with program(tmp_path, "child") as (pid, server):
         reset(server)
-        until(lambda: take_census(pid).in_state(TCPState.CLOSE))
+        wait_until(lambda: take_census(pid).in_state(TCPState.CLOSE))
         (record,) = take_census(pid).sockets
         if record.observer == "procfs":
             pytest.skip("pidfd_getfd is refused here")
@@ -278,7 +267,7 @@ def test_a_reset_connection_that_may_not_be_borrowed_is_known_by_its_past(
     with program(tmp_path, "child") as (pid, server):
         before = take_census(pid)
         reset(server)
-        until(lambda: take_census(pid).in_state(TCPState.CLOSE))
+        wait_until(lambda: take_census(pid).in_state(TCPState.CLOSE))
         after = take_census(pid)
         assert [(record.observer, record.was_connected) for record in after.sockets] == [("procfs", None)]
         lingering = after.since(before).lingering
@@ -354,7 +343,7 @@ def test_what_was_opened_closed_and_changed_is_told(observer: str, tcp_pair: Pai
     before = take_census()
     with socket.create_server(("127.0.0.1", 0)) as listener:
         peer.shutdown(socket.SHUT_WR)
-        until(lambda: is_in(ours, TCPState.CLOSE_WAIT) and is_in(peer, TCPState.FIN_WAIT2))
+        wait_until(lambda: is_in(ours, TCPState.CLOSE_WAIT) and is_in(peer, TCPState.FIN_WAIT2))
         during = take_census()
         change = during.since(before)
         assert [record.fds for record in change.opened] == [(listener.fileno(),)]
@@ -394,7 +383,7 @@ def test_a_socket_that_was_closed_and_cannot_die_is_told(tcp_pair: Pair) -> None
 def test_what_was_wrong_before_is_not_counted_again(tcp_pair: Pair) -> None:
     ours, peer = tcp_pair
     peer.shutdown(socket.SHUT_WR)
-    until(lambda: is_in(ours, TCPState.CLOSE_WAIT))
+    wait_until(lambda: is_in(ours, TCPState.CLOSE_WAIT))
     before = take_census()
     assert take_census().since(before).lingering == {}
     assert_no_lingering_sockets(since=before, grace=0)
@@ -406,7 +395,7 @@ def test_what_was_wrong_before_is_not_counted_again(tcp_pair: Pair) -> None:
 def test_the_message_names_each_socket_its_fault_and_the_remedy(observer: str, tcp_pair: Pair) -> None:
     ours, peer = tcp_pair
     peer.shutdown(socket.SHUT_WR)
-    until(lambda: is_in(ours, TCPState.CLOSE_WAIT))
+    wait_until(lambda: is_in(ours, TCPState.CLOSE_WAIT))
     with pytest.raises(LingeringSocketsError) as caught:
         assert_no_lingering_sockets(grace=0.05)
     message = str(caught.value)
@@ -422,7 +411,7 @@ def test_the_message_names_each_socket_its_fault_and_the_remedy(observer: str, t
 def test_a_socket_that_closes_within_the_grace_is_no_fault(tcp_pair: Pair) -> None:
     ours, peer = tcp_pair
     peer.shutdown(socket.SHUT_WR)
-    until(lambda: is_in(ours, TCPState.CLOSE_WAIT))
+    wait_until(lambda: is_in(ours, TCPState.CLOSE_WAIT))
 
     def close_both() -> None:
         ours.close()

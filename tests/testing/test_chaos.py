@@ -9,11 +9,12 @@ import socket
 import struct
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from support.waiting import wait_until
 
 from roket_trio.testing import (
     Bandwidth,
@@ -60,7 +61,7 @@ class Joined:
         self.sockets.append(server)
         for sock in (client, server):
             sock.settimeout(BOUND)
-        until(lambda: len(self.relay.connections) > before)
+        wait_until(lambda: len(self.relay.connections) > before)
         return client, server
 
 
@@ -85,13 +86,6 @@ def received(sock: socket.socket) -> bytes:
     return data
 
 
-def until(condition: Callable[[], object]) -> None:
-    deadline = time.monotonic() + BOUND
-    while not condition():
-        assert time.monotonic() < deadline, "it did not come to pass"
-        time.sleep(0.001)
-
-
 def nothing_comes(sock: socket.socket, seconds: float = 0.05) -> bool:
     return not select.select([sock], [], [], seconds)[0]
 
@@ -109,7 +103,7 @@ def test_without_toxics_data_and_both_fins_pass() -> None:
         server.shutdown(socket.SHUT_WR)
         assert received(client) == b"answer"
         (connection,) = ends.relay.connections
-        until(lambda: connection.upstream.saw("closed"))
+        wait_until(lambda: connection.upstream.saw("closed"))
         kinds = [event.kind for event in connection.upstream.events]
         assert kinds == ["connected", "received", "sent", "fin seen", "fin sent", "closed"]
         assert connection.downstream.sent_bytes == 6

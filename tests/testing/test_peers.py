@@ -8,12 +8,13 @@ import socket
 import struct
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 from support.programs import need_root
+from support.waiting import wait_until
 
 from roket_trio._kernel import socket_filter
 from roket_trio._kernel.tcp import TCPState
@@ -55,13 +56,6 @@ def kinds(peer: ListeningPeer | ConnectingPeer) -> list[str]:
 
 def state(sock: socket.socket) -> int:
     return sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0]
-
-
-def until(condition: Callable[[], object]) -> None:
-    deadline = time.monotonic() + BOUND
-    while not condition():
-        assert time.monotonic() < deadline, "it did not come to pass"
-        time.sleep(0.001)
 
 
 @pytest.fixture
@@ -202,7 +196,7 @@ def test_a_swallowed_fin_is_not_answered() -> None:
     with ListeningPeer(scripts.swallow_fin()) as peer, client_of(peer) as client:
         client.shutdown(socket.SHUT_WR)
         assert peer.wait_for("stalled", seconds=BOUND)
-        until(lambda: state(client) == TCPState.FIN_WAIT2)
+        wait_until(lambda: state(client) == TCPState.FIN_WAIT2)
         client.settimeout(0.05)
         with pytest.raises(TimeoutError):
             client.recv(1)
@@ -292,7 +286,7 @@ def test_data_that_came_before_a_reset_is_received_first() -> None:
     with ListeningPeer(script) as peer, client_of(peer) as client:
         assert entered.wait(BOUND)
         client.sendall(b"kept")
-        until(lambda: any(record.unread_bytes == 4 for record in take_census().sockets))
+        wait_until(lambda: any(record.unread_bytes == 4 for record in take_census().sockets))
         resets(client)
         go_on.set()
         assert peer.wait_finished(BOUND)
@@ -378,7 +372,7 @@ def test_nobody_comes() -> None:
         assert not peer.wait_finished(0)
         assert peer.wait_for("connected", seconds=0) is None
         assert (peer.wires, peer.received, peer.timeline.events) == ((), b"", ())
-        until(lambda: not any(record.is_listening for record in take_census().sockets))
+        wait_until(lambda: not any(record.is_listening for record in take_census().sockets))
 
 
 def test_a_scripts_own_failure_is_raised_by_the_block() -> None:
