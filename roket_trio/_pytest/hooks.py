@@ -19,7 +19,7 @@ from ..testing._leaks.report import LeakReport, leak_message
 from ..testing._leaks.tracker import RunPhase, TrackedSocket
 from ..testing._peers.wire import NotAvailableError
 from ..testing._reports.from_pytest import result_of_connection, result_of_leaks, results_of_findings
-from ..testing._results.close import CloseExpectation
+from ..testing._results.close_verdict import CloseExpectation
 from ..testing.fixtures import ChaosRelays, ClosePeers, SocketCensus
 from .leak_check import LeakCheck
 from .settings import LeakTerms, Settings

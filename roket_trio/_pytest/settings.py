@@ -8,7 +8,7 @@ from typing import Any, Final, NamedTuple, final
 
 import pytest
 
-from ..testing._results.close import CloseExpectation
+from ..testing._results.close_verdict import CloseExpectation
 
 
 class LeakTerms(NamedTuple):

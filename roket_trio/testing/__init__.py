@@ -66,8 +66,8 @@ if TYPE_CHECKING:
     from ._conformance.byte_streams import broken_rules as broken_rules
     from ._conformance.byte_streams import check_byte_stream as check_byte_stream
     from ._conformance.byte_streams import stream_checks as stream_checks
-    from ._conformance.check import BrokenRuleError as BrokenRuleError
-    from ._conformance.check import StreamCheck as StreamCheck
+    from ._conformance.stream_check import BrokenRuleError as BrokenRuleError
+    from ._conformance.stream_check import StreamCheck as StreamCheck
     from ._expectations.explanation import UncleanCloseError as UncleanCloseError
     from ._reports.html import render_html as render_html
     from ._reports.junit import render_junit as render_junit
@@ -76,7 +76,7 @@ if TYPE_CHECKING:
 
 # These need AnyIO and Trio, or subprocess and ssl, so they are loaded on first use (PEP 562).
 _MODULE_OF = {
-    "BrokenRuleError": "_conformance.check",
+    "BrokenRuleError": "_conformance.stream_check",
     "CASES": "_close_suite.cases",
     "Case": "_close_suite.cases",
     "CaseResult": "_results.case_result",
@@ -87,7 +87,7 @@ _MODULE_OF = {
     "run_case": "_close_suite.runner",
     "run_cases": "_close_suite.runner",
     "UncleanCloseError": "_expectations.explanation",
-    "StreamCheck": "_conformance.check",
+    "StreamCheck": "_conformance.stream_check",
     "broken_rules": "_conformance.byte_streams",
     "check_byte_stream": "_conformance.byte_streams",
     "stream_checks": "_conformance.byte_streams",

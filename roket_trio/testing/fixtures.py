@@ -16,7 +16,7 @@ from ._census.records import SocketRecord
 from ._chaos.relay import ChaosRelay
 from ._expectations.peer_watch import PeerWatch, raise_if_unclean
 from ._peers.peers import ConnectingPeer, ListeningPeer, PeerAddress, Script
-from ._results.close import CloseExpectation
+from ._results.close_verdict import CloseExpectation
 
 
 @final

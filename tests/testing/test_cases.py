@@ -40,7 +40,7 @@ from roket_trio.testing._results.case_result import (
     parse_result,
     parse_results,
 )
-from roket_trio.testing._results.close import Close
+from roket_trio.testing._results.close_verdict import Close
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the close suite needs Linux")
 

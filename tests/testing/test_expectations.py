@@ -8,7 +8,7 @@ from roket_trio.testing import Timeline
 from roket_trio.testing._expectations.explanation import explain
 from roket_trio.testing._expectations.observed import view_of_peer
 from roket_trio.testing._peers import timeline as timeline_module
-from roket_trio.testing._results.close import CloseExpectation, ExpectedClose, ObservedClose, judge_close
+from roket_trio.testing._results.close_verdict import CloseExpectation, ExpectedClose, ObservedClose, judge_close
 
 
 def seen(*events: tuple[str, float]) -> Timeline:

@@ -384,7 +384,24 @@ def test_patterns_for_what_to_ignore(pattern: str, fits: bool) -> None:
     assert not ignoring([])(record)
 
 
-def test_a_tale_survives_the_way_from_a_worker() -> None:
+@pytest.mark.parametrize(
+    ("fault", "words"),
+    [
+        ("CLOSE_WAIT", "left a socket in CLOSE_WAIT"),
+        ("QUEUED_CLOSE_WAIT", "left a socket in CLOSE_WAIT, not accepted"),
+        ("OVER", "left a socket open whose connection is over"),
+        ("PEER_GONE", "left a socket open whose peer has closed"),
+        ("OPEN", "left a socket open"),
+        ("ABANDONED", "left a socket to the garbage collector"),
+        ("LATE", "opened a socket that stayed in CLOSE_WAIT, and closed in the end"),
+    ],
+)
+def test_each_fault_is_a_sentence_about_its_test(fault: str, words: str) -> None:
+    finding = LeakFinding("test_it", "test", fault, "fd 3", "", "", "why", "to do")
+    assert f"test_it {words}" in [line.text for line in LeakReport(1, 0.1, [finding], {"sock_diag"}, set()).lines()]
+
+
+def test_a_report_survives_the_way_from_a_worker() -> None:
     finding = LeakFinding("a test", "test", "OPEN", "fd 3", "here", "", "why", "to do")
     report = LeakReport(2, 0.5, [finding], {"sock_diag"}, {"something"})
     told = LeakReport(1, 0.25, [], {"procfs"})

@@ -12,7 +12,7 @@ from typing import Final, Literal, TypeVar, final
 
 from .._peers.timeline import Event
 from .._results.case_result import Data
-from .._results.close import Close, CloseExpectation, ObservedClose, Verdict, judge_close
+from .._results.close_verdict import Close, CloseExpectation, ObservedClose, Verdict, judge_close
 
 Trigger = Literal["connected", "fin sent", "received", "nothing"]
 """What the program's FIN is timed from: the connection, the peer's FIN, the last byte that it sent; or not at all."""

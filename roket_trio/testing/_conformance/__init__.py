@@ -2,7 +2,7 @@
 
 ================  =====================================================================================================
 ``byte_streams``  ``check_byte_stream``: checks all rules with a kind of stream
-``check``         ``StreamCheck``: one rule; a stream by the methods of AnyIO or of Trio
+``stream_check``  ``StreamCheck``: one rule; a stream by the methods of AnyIO or of Trio
 ``rules``         the rules
 ================  =====================================================================================================
 """

@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from ..._origin import public
-from .check import BrokenRuleError, FaceName, MakePair, StreamCheck
 from .rules import CHECKS
+from .stream_check import BrokenRuleError, FaceName, MakePair, StreamCheck
 
 
 @public

@@ -15,7 +15,7 @@ import anyio.lowlevel
 import trio.testing
 
 from .._peers.payload import payload
-from .check import (
+from .stream_check import (
     AnyIOFace,
     Body,
     Face,

@@ -6,7 +6,7 @@ from typing import Final, NamedTuple, final
 
 from ..._origin import public
 from .._census.records import Linger, SocketRecord
-from .._results.close import CloseExpectation, CloseVerdict
+from .._results.close_verdict import CloseExpectation, CloseVerdict
 from .._results.wrapping import wrapped
 from .observed import PeerView
 

@@ -7,7 +7,7 @@ from typing import Final, final
 
 from .._chaos.relay import RelayedConnection
 from .._peers.timeline import Event, Timeline
-from .._results.close import ObservedClose
+from .._results.close_verdict import ObservedClose
 
 _BLIND: Final = {
     "rst sent": "it had reset the connection itself",

@@ -12,7 +12,7 @@ from .._census.records import SocketRecord
 from .._chaos.relay import ChaosRelay
 from .._peers.peers import ConnectingPeer, ListeningPeer, Peer, PeerAddress, Script
 from .._peers.wire import Wire
-from .._results.close import CloseExpectation, CloseVerdict, judge_close
+from .._results.close_verdict import CloseExpectation, CloseVerdict, judge_close
 from .explanation import NOBODY_CONNECTED, Explanation, UncleanCloseError, explain
 from .watched import ConnectionResult, WatchedConnection, WatchedPeer, name_of, program_socket, render_events
 

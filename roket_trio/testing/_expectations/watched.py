@@ -20,7 +20,7 @@ from .._peers.peers import ListeningPeer, Peer, PeerAddress
 from .._peers.timeline import Event, Timeline
 from .._peers.wire import Wire
 from .._results.case_result import Role
-from .._results.close import CloseExpectation, CloseVerdict
+from .._results.close_verdict import CloseExpectation, CloseVerdict
 from .explanation import Explanation, failure_message
 from .observed import PeerView, view_of_peer, view_of_relay
 

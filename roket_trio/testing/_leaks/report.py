@@ -16,8 +16,8 @@ _SHOWN: Final = 5  # sockets for one test and fault
 _PREDICATES: Final = {
     Linger.CLOSE_WAIT.name: "left {} in CLOSE_WAIT",
     Linger.QUEUED_CLOSE_WAIT.name: "left {} in CLOSE_WAIT, not accepted",
-    Linger.OVER.name: "left {} open owner connection is over",
-    Linger.PEER_GONE.name: "left {} open owner peer has closed",
+    Linger.OVER.name: "left {} open whose connection is over",
+    Linger.PEER_GONE.name: "left {} open whose peer has closed",
     Linger.OPEN.name: "left {} open",
     "ABANDONED": "left {} to the garbage collector",
     "LATE": "opened {} that stayed in CLOSE_WAIT, and closed in the end",

@@ -191,7 +191,7 @@ class LeakTracker:
         """End the last phase.
 
         :param grace: how long to wait for sockets that are still open, in seconds
-        :param kinds: the kinds of phases owner sockets are waited for, and reported
+        :param kinds: the kinds of phases whose sockets are waited for, and reported
         :returns: the sockets that should have been closed by now
         """
         if self.is_inherited:

@@ -10,7 +10,7 @@ from .._census.records import Linger, SocketRecord
 from .._expectations.watched import ConnectionResult
 from .._leaks.tracker import LeakFinding
 from .._results.case_result import CaseResult, ResultEvent, Role
-from .._results.close import Close, Verdict
+from .._results.close_verdict import Close, Verdict
 
 
 def result_of_connection(test: str, number: int, result: ConnectionResult) -> str:

@@ -1,8 +1,9 @@
 """What was found about a close, in types that every part of the harness shares. Pure: no socket, no clock.
 
-===============  ======================================================================================================
-``close``        ``judge_close``: the one place that decides how a program ended a connection, and whether it may
-``case_result``  ``CaseResult``: one result as a line of JSON, schema ``roket.close/1``
-``wrapping``     text in lines that fit a terminal
-===============  ======================================================================================================
+=================  ====================================================================================================
+``close_verdict``  ``judge_close``: how a program ended a connection; fixtures take its verdict, and the close suite
+                   judges the kind of end that it finds against what the case allows
+``case_result``    ``CaseResult``: one result as a line of JSON, schema ``roket.close/1``
+``wrapping``       text in lines that fit a terminal
+=================  ====================================================================================================
 """

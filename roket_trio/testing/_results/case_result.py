@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Final, Literal, final, get_args
 
 from ..._origin import public
-from .close import Close, Verdict
+from .close_verdict import Close, Verdict
 
 Role = Literal["client", "server"]
 """What the program is: it connects, or it listens."""
