@@ -136,7 +136,10 @@ class TLSStream(tls.TLSStream, trio.abc.Stream):
         """Receive, and return ``b""`` at the end of the stream."""
         life = self._life
         life.check_receiving()
-        self._receive_guard.acquire()
+        guard = self._receive_guard
+        if guard.is_taken:
+            guard.check()  # raises
+        guard.is_taken = True
         try:
             await self._loop.step()
             life.check_receiving()
@@ -154,7 +157,7 @@ class TLSStream(tls.TLSStream, trio.abc.Stream):
             life.check_open()
             raise await self._failed(error) from error
         finally:
-            self._receive_guard.release()
+            guard.is_taken = False
         self._received_bytes += len(data)
         return data
 
@@ -173,8 +176,12 @@ class TLSStream(tls.TLSStream, trio.abc.Stream):
         total = memoryview(item).nbytes
         life = self._life
         life.check_sending()
-        self._send_guard.acquire()
-        self._begin_item(total)
+        guard = self._send_guard
+        if guard.is_taken:
+            guard.check()  # raises
+        guard.is_taken = True
+        self._to_send = total
+        self._encrypted = self._sent = 0
         try:
             await self._loop.step()
             life.check_sending()
@@ -193,7 +200,7 @@ class TLSStream(tls.TLSStream, trio.abc.Stream):
             self._stopped()
             raise
         finally:
-            self._send_guard.release()
+            guard.is_taken = False
 
     async def _send_in_parts(self, item: bytes | bytearray | memoryview, total: int) -> None:
         with memoryview(item) as whole, whole.cast("B") as view:
@@ -205,10 +212,6 @@ class TLSStream(tls.TLSStream, trio.abc.Stream):
         count = self._ssl_object.write(data)
         self._encrypted += count
         return count
-
-    def _begin_item(self, total: int) -> None:
-        self._to_send = total
-        self._encrypted = self._sent = 0
 
     def _stopped(self) -> None:
         """Note that the current send stops here. It is a cut if anything of it is encrypted."""
@@ -238,7 +241,7 @@ class TLSStream(tls.TLSStream, trio.abc.Stream):
         if life.is_cut:
             life.check_sending()  # raises
         with self._send_guard, self._receive_guard:
-            self._begin_item(0)
+            self._encrypted = 0
             try:
                 await self._loop.step()
                 life.check_receiving()
@@ -288,7 +291,7 @@ class TLSStream(tls.TLSStream, trio.abc.Stream):
         """
         self._life.check_sending()
         with self._send_guard:
-            self._begin_item(0)
+            self._encrypted = 0
             await self._loop.checkpoint()
             self._life.check_sending()
             wait = getattr(self.transport_stream, "wait_send_all_might_not_block", None)
@@ -341,7 +344,7 @@ class TLSStream(tls.TLSStream, trio.abc.Stream):
             if self._life.is_cut:
                 await reset(self.transport_stream)
                 return
-            self._say_close()
+            self._records.write_close_notify(self._ssl_object)
             with anyio.move_on_after(self.close_policy.linger_seconds):
                 try:
                     await self._records.say_last()
@@ -352,14 +355,6 @@ class TLSStream(tls.TLSStream, trio.abc.Stream):
         finally:
             self._life.enter(Phase.CLOSED)
             self._closed.set()
-
-    def _say_close(self) -> None:
-        """Let OpenSSL write close_notify. It then looks for the peer's, and takes anything else for an error."""
-        with suppress(ssl.SSLError):
-            while self._ssl_object.read(65536):
-                pass
-        with suppress(ssl.SSLError):  # SSLWantReadError: the peer's has not come
-            self._ssl_object.unwrap()
 
     async def _linger(self) -> None:
         """Receive until the peer has finished too, so that unread data does not destroy what was sent last.

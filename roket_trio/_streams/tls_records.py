@@ -27,7 +27,7 @@ import anyio
 import anyio.abc
 import trio
 
-from .._connection.states import Lifecycle
+from .._connection.states import Direction, Lifecycle
 from .._errors import BrokenResourceError, BusyResourceError, ClosedResourceError, EndOfStream, broken
 from .._loops import ResourceGuard
 from .sockets import SocketStream
@@ -91,9 +91,9 @@ class Records:
         while True:
             while guard.is_taken:
                 await guard.wait_release()
-            guard.acquire()
+            guard.is_taken = True
             try:
-                if self._life.is_cut:  # meanwhile
+                if self._life.sending is Direction.CUT:  # meanwhile
                     raise BrokenResourceError("a TLS record was stopped in the middle")
                 try:
                     count = write(data)
@@ -110,7 +110,7 @@ class Records:
         """Give to the transport what OpenSSL has to say, or leave that to the task that is at it already."""
         guard = self._write_guard
         if not guard.is_taken:
-            guard.acquire()
+            guard.is_taken = True
             try:
                 await self._empty()
             finally:
@@ -129,7 +129,7 @@ class Records:
         return data
 
     async def _give(self, data: bytes) -> None:
-        if self._life.is_cut:
+        if self._life.sending is Direction.CUT:
             return  # the peer could not decrypt it
         try:
             await self.transport.send(data)
@@ -153,7 +153,7 @@ class Records:
         guard = self._write_guard
         while guard.is_taken:
             await guard.wait_release()
-        guard.acquire()
+        guard.is_taken = True
         try:
             with anyio.CancelScope() as self._wait:
                 await wait()
@@ -166,6 +166,14 @@ class Records:
             self._wait = None
             guard.release()
 
+    def write_close_notify(self, ssl_object: ssl.SSLObject) -> None:
+        """Let OpenSSL write close_notify. It then looks for the peer's, and takes anything else for an error."""
+        with suppress(ssl.SSLError):
+            while ssl_object.read(65536):
+                pass
+        with suppress(ssl.SSLError):  # SSLWantReadError: the peer's has not come
+            ssl_object.unwrap()
+
     async def say_last(self, *, may_leave_it: bool = False) -> None:
         """Give to the transport what OpenSSL writes at the end: close_notify, or the alert of an error.
 
@@ -173,7 +181,7 @@ class Records:
 
         :param may_leave_it: leave it to the task that is writing, if there is one, instead of waiting for that
         """
-        if self._life.is_cut or not self._outgoing.pending:
+        if self._life.sending is Direction.CUT or not self._outgoing.pending:
             return
         guard = self._write_guard
         with suppress(*_FAILURES):
@@ -186,7 +194,7 @@ class Records:
             data = self._take()
             if isinstance(self.transport, SocketStream) and self.transport._connection.send_at_once(data):
                 return
-            guard.acquire()
+            guard.is_taken = True
             try:
                 await self._give(data)
             finally:
@@ -229,7 +237,7 @@ class Records:
                 return
         if self._has_ended:
             raise EndOfStream
-        guard.acquire()
+        guard.is_taken = True
         try:
             data = await self.transport.receive()
         except EndOfStream:
