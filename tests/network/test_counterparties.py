@@ -242,17 +242,17 @@ def nginx(content: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[N
     where = tmp_path_factory.mktemp("nginx")
     port, upstream = free_port(), free_port()
     places = "".join(
-        f"{kind}_temp_path {where}/{kind};" for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+        f'{kind}_temp_path "{where}/{kind}";' for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
     )
     (where / "nginx.conf").write_text(
         f"""
-        daemon off; master_process off; pid {where}/pid; error_log stderr error;
+        daemon off; master_process off; pid "{where}/pid"; error_log stderr error;
         events {{ }}
         http {{
             {places} access_log off; keepalive_timeout 200ms; client_max_body_size 0;
             upstream ours {{ server 127.0.0.1:{upstream}; keepalive 4; }}
             server {{
-                listen 127.0.0.1:{port}; root {content.parent};
+                listen 127.0.0.1:{port}; root "{content.parent}";
                 location /proxied/ {{
                     proxy_pass http://ours/; proxy_http_version 1.1; proxy_set_header Connection "";
                     proxy_next_upstream off; proxy_buffering off;
