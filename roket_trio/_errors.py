@@ -14,7 +14,7 @@ import trio
 # AnyIO's wrappers (TLS, buffered, text).
 from anyio import EndOfStream as EndOfStream
 
-from ._origin import public
+from ._public import public
 
 
 @public

@@ -18,7 +18,7 @@ import anyio
 from .._errors import BrokenResourceError, ClosedResourceError, broken
 from .._kernel import poll, tcp
 from .._loops import Loop, Readiness, ResourceGuard, current_loop
-from .._origin import finalize, opened_at
+from .._unclosed import finalize, opened_at
 from .descriptor_users import DescriptorUsers
 from .lingering_close import LingeringClose, SendAccounting
 from .sender_and_receiver import Receiving, Sending

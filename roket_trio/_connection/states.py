@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from typing import Literal, final
 
 from .._errors import BrokenResourceError, ClosedResourceError
-from .._origin import public
+from .._public import public
 
 
 @public

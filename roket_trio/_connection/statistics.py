@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import NamedTuple, final
 
 from .._kernel.tcp import KernelView
-from .._origin import public
+from .._public import public
 
 
 @public

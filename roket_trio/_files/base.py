@@ -14,7 +14,7 @@ import anyio
 from .._errors import ClosedResourceError, broken
 from .._kernel.fd import FileKind
 from .._loops import Loop, ResourceGuard, current_loop
-from .._origin import finalize
+from .._unclosed import finalize
 from .descriptor import OpaqueFileError, OpenFile, open_file, path_of, unwrap
 from .worker import Worker
 

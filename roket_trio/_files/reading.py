@@ -16,7 +16,8 @@ from .._errors import EndOfStream, broken
 from .._kernel import page_cache
 from .._kernel.fd import FileKind
 from .._loops import current_loop
-from .._origin import opened_at, public
+from .._public import public
+from .._unclosed import opened_at
 from .base import FileStream, open_nonblocking
 from .descriptor import OpenFile
 from .objects import ObjectSource, check_object

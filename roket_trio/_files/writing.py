@@ -15,7 +15,8 @@ import trio
 from .._errors import BrokenResourceError, BusyResourceError, broken
 from .._kernel.fd import FileKind
 from .._loops import Loop, current_loop
-from .._origin import opened_at, public
+from .._public import public
+from .._unclosed import opened_at
 from .atomic import Replacement
 from .base import FileStream, open_nonblocking
 from .descriptor import OpenFile

@@ -14,7 +14,7 @@ import struct
 import sys
 from typing import NamedTuple, final
 
-from .._origin import public
+from .._public import public
 from .fd import ioctl_int
 from .libc import libc_function
 

@@ -18,7 +18,7 @@ from .._connection.states import DEFAULT_POLICY, ClosePolicy
 from .._errors import ConnectionFailed, connection_failed, describe
 from .._kernel.tcp import discard_on_close
 from .._loops import current_loop
-from .._origin import public
+from .._public import public
 from .._streams.sockets import SocketStream
 from .._streams.tls import TLSStream
 from .._streams.transport import aclose_after_alert

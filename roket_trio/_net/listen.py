@@ -17,7 +17,7 @@ from anyio.streams.stapled import MultiListener
 from .._connection.states import DEFAULT_POLICY, ClosePolicy
 from .._errors import BusyResourceError, ClosedResourceError
 from .._loops import current_loop
-from .._origin import public
+from .._public import public
 from .._streams.sockets import SocketStream
 from .addresses import Endpoint, IPAddress, check_port, checked_host, checked_path, resolve
 from .listener import SocketListener

@@ -17,10 +17,11 @@ from .._connection.states import DEFAULT_POLICY, ClosePolicy
 from .._errors import ClosedResourceError
 from .._kernel import tcp
 from .._loops import ResourceGuard, current_loop
-from .._origin import finalize, opened_at, public
+from .._public import public
 from .._streams.adopted import adopted_socket, give_back, presentable
 from .._streams.sockets import SocketStream
 from .._streams.unix_sockets import UNIXSocketStream
+from .._unclosed import finalize, opened_at
 
 logger = logging.getLogger("roket_trio")
 

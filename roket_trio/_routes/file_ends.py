@@ -16,7 +16,7 @@ from .._files.sources import Source
 from .._files.worker import Worker
 from .._kernel.fd import FileKind
 from .._loops import current_loop
-from .checks import checked_offset
+from .counts import checked_offset
 from .ends import Reader, Writer
 
 

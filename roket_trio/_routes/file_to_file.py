@@ -9,7 +9,8 @@ from .._kernel import copy_file_range
 from .._kernel.fd import REFUSALS
 from .._loops import current_loop
 from .file_ends import FileReader, FileWriter
-from .route import KernelRoute, Route
+from .kernel_route import KernelRoute
+from .progress import Progress
 
 # How much a worker thread copies in one turn, and so how long a cancellation waits at most: 4 ms in the page cache.
 _TURN = 16 << 20
@@ -39,30 +40,31 @@ class FileToFile(KernelRoute):
             return None
         return cls(source.fd, reader.offset, sink.fd, writer.offset)
 
-    async def run(self, route: Route) -> bool:
+    async def run(self, progress: Progress) -> bool:
         loop = current_loop()
         worker = Worker(loop)
         try:
-            while route.left and not route.ended:
-                await route.limiter.wait()
+            while progress.left and not progress.ended:
+                await progress.limiter.wait()
                 await loop.step()
                 try:
-                    count = await worker.run(self._copy, route, route.limiter.step(min(route.left, _TURN)))
+                    count = await worker.run(self._copy, progress, progress.limiter.step(min(progress.left, _TURN)))
                 except OSError as error:
                     if error.errno in REFUSALS:
                         return False
-                    route.fail("sink", error)  # the kernel does not say which one; a full disk can only be the sink's
-                route.limiter.moved(count)
-                route.ended = not count
+                    # The kernel does not say which file has failed; a full disk can only be the sink's.
+                    progress.fail("sink", error)
+                progress.limiter.moved(count)
+                progress.ended = not count
         finally:
             worker.end()
         return True
 
-    def _copy(self, route: Route, count: int) -> int:
+    def _copy(self, progress: Progress, count: int) -> int:
         """In a worker thread."""
-        moved = route.bytes_moved
+        moved = progress.bytes_moved
         copied = copy_file_range.copy_file_range(
             self._source, self._sink, count, self._offset + moved, self._sink_offset + moved
         )
-        route.bytes_moved += copied
+        progress.bytes_moved += copied
         return copied

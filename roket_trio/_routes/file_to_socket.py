@@ -16,7 +16,8 @@ from .._kernel.fd import REFUSALS
 from .connection_ends import ConnectionWriter
 from .fair_share import QUANTUM, scheduler_of
 from .file_ends import FileReader
-from .route import KernelRoute, Route
+from .kernel_route import KernelRoute
+from .progress import Progress
 
 # Of how many bytes at a time it is asked whether they are cached. That costs 3 µs a MiB.
 ASK = 2 << 20
@@ -66,64 +67,64 @@ class FileToSocket(KernelRoute):
             return None
         return cls(file.fd, offset, writer.connection)
 
-    async def run(self, route: Route) -> bool:
+    async def run(self, progress: Progress) -> bool:
         # What fits under the limit of plain sends need not lift it: two calls, 15 µs. These are the page cache's own
         # pages, so the kernel may hold what the send buffer takes. A thousand transfers at once take 1.03 times what a
         # bare epoll loop does so, 1.21 with a limit of 2 MiB.
-        left = route.left
+        left = progress.left
         is_large = left > NOTSENT_LOWAT
-        connection, limiter = self._connection, route.limiter
+        connection, limiter = self._connection, progress.limiter
         scheduler = scheduler_of(connection.loop)
         sink = connection.sock.fileno()
         cached_to = 0
         try:
             if is_large:
                 tcp.limit_unsent(connection.sock, tcp.NO_LIMIT)
-            while left and not route.ended:
-                offset = self._offset + route.bytes_moved
+            while left and not progress.ended:
+                offset = self._offset + progress.bytes_moved
                 if offset >= cached_to:
-                    cached_to = await self._make_cached(route, offset, offset + left)
+                    cached_to = await self._make_cached(progress, offset, offset + left)
                 if limiter.is_limited:
                     with ended_by_close(connection):
                         await limiter.wait()
                 await scheduler.acquire()
                 try:
                     connection.life.check_open()  # another task may have closed it while this one waited
-                    is_full = self._fill(route, sink, limiter.step(min(cached_to - offset, QUANTUM)))
+                    is_full = self._fill(progress, sink, limiter.step(min(cached_to - offset, QUANTUM)))
                 except OSError as error:
                     if error.errno in REFUSALS:
                         return False
-                    route.fail("sink" if error.errno in _SOCKET_ERRORS else "source", error)
+                    progress.fail("sink" if error.errno in _SOCKET_ERRORS else "source", error)
                 finally:
                     scheduler.release()
                 if is_full:
                     await connection.readiness.wait_writable()
-                left = route.left
+                left = progress.left
         finally:
             if is_large:
                 tcp.limit_unsent(connection.sock, NOTSENT_LOWAT)
         return True
 
-    def _fill(self, route: Route, sink: int, count: int) -> bool:
+    def _fill(self, progress: Progress, sink: int, count: int) -> bool:
         """Send a slice of ``count`` bytes, or as much of it as the socket takes; returns whether that is full now.
 
         After a part of it the call is repeated at once, up to EAGAIN: later that would cost another slot.
         """
         while count:
             try:
-                sent = sendfile.sendfile(sink, self._fd, self._offset + route.bytes_moved, count)
+                sent = sendfile.sendfile(sink, self._fd, self._offset + progress.bytes_moved, count)
             except BlockingIOError:
                 return True
             if not sent:
-                route.ended = True
+                progress.ended = True
                 return False
-            route.bytes_moved += sent
+            progress.bytes_moved += sent
             self._connection.sent(sent)
-            route.limiter.moved(sent)
+            progress.limiter.moved(sent)
             count -= sent
         return False
 
-    async def _make_cached(self, route: Route, offset: int, end: int) -> int:
+    async def _make_cached(self, progress: Progress, offset: int, end: int) -> int:
         """Fetch a piece from ``offset`` on into the page cache unless it is there; returns where the piece ends."""
         piece_end = min(end, offset + ASK)
         if page_cache.is_cached(self._fd, offset, piece_end - offset):
@@ -132,6 +133,6 @@ class FileToSocket(KernelRoute):
         try:
             fetched = await self._connection.loop.run_in_thread(page_cache.fetch, self._fd, offset, window)
         except OSError as error:
-            route.fail("source", error)
+            progress.fail("source", error)
         # If there was nothing to fetch, sendfile finds the end of the file too.
         return offset + fetched if fetched else piece_end

@@ -24,7 +24,8 @@ from .._kernel.fd import REFUSALS
 from .._kernel.poll import is_readable
 from .connection_ends import ConnectionReader
 from .file_ends import FileWriter
-from .route import KernelRoute, Route
+from .kernel_route import KernelRoute
+from .progress import Progress
 
 # How long the thread waits for more before it ends its turn (milliseconds), and the longest turn (seconds): a
 # cancellation, and the other transfers, wait for so long at most.
@@ -57,7 +58,7 @@ class SocketToFile(KernelRoute):
             return None
         return cls(reader.connection, writer.file.fd, writer.offset)
 
-    async def run(self, route: Route) -> bool:
+    async def run(self, progress: Progress) -> bool:
         try:
             pipe = splice.Pipe()
         except OSError:  # no descriptor is left; the plain loop needs none
@@ -65,27 +66,27 @@ class SocketToFile(KernelRoute):
         worker = Worker(self._connection.loop)
         try:
             with ended_by_close(self._connection):
-                return await self._run(route, pipe, worker)
+                return await self._run(progress, pipe, worker)
         finally:
             worker.end()
             pipe.close()
 
-    async def _run(self, route: Route, pipe: splice.Pipe, worker: Worker) -> bool:
+    async def _run(self, progress: Progress, pipe: splice.Pipe, worker: Worker) -> bool:
         """Take turns with the worker thread until all is done."""
         connection = self._connection
-        while route.left and not route.ended:
-            await route.limiter.wait()
+        while progress.left and not progress.ended:
+            await progress.limiter.wait()
             connection.life.check_open()
-            moved = route.bytes_moved
-            self._budget = route.limiter.step(route.left)
+            moved = progress.bytes_moved
+            self._budget = progress.limiter.step(progress.left)
             # Otherwise asyncio's loop wakes for all that arrives: 500 times in 128 MiB, 1.3 times the CPU time.
             connection.readiness.pause_reading()
             try:
                 with connection.descriptor_users.using(self._stop):
-                    outcome = await worker.run(self._pump, route, pipe)
+                    outcome = await worker.run(self._pump, progress, pipe)
             finally:
                 connection.readiness.resume_reading()
-            route.limiter.moved(route.bytes_moved - moved)
+            progress.limiter.moved(progress.bytes_moved - moved)
             if outcome == "refused":
                 return False
             connection.life.check_open()
@@ -101,7 +102,7 @@ class SocketToFile(KernelRoute):
         with self._taking:
             self._is_stopped = True
 
-    def _pump(self, route: Route, pipe: splice.Pipe) -> str:
+    def _pump(self, progress: Progress, pipe: splice.Pipe) -> str:
         """In a worker thread: socket → pipe → file, for one turn. Returns why it ended."""
         sock = self._connection.sock.fileno()
         until = monotonic() + _TURN_SECONDS
@@ -122,29 +123,29 @@ class SocketToFile(KernelRoute):
             except OSError as error:
                 if error.errno in REFUSALS and not self._is_stopped:
                     return "refused"
-                route.fail("source", error)
+                progress.fail("source", error)
             if not taken:
-                route.ended = True
+                progress.ended = True
                 break
             self._connection.received(taken)
             self._budget -= taken
-            if not self._empty(route, pipe):
+            if not self._empty(progress, pipe):
                 return "refused"
             if monotonic() >= until:
                 break
         return "turn over"
 
-    def _empty(self, route: Route, pipe: splice.Pipe) -> bool:
+    def _empty(self, progress: Progress, pipe: splice.Pipe) -> bool:
         """In a worker thread: write what the pipe holds. False where the kernel refuses."""
         while pipe.held:
             try:
-                given = pipe.empty_into_file(self._fd, self._offset + route.bytes_moved)
+                given = pipe.empty_into_file(self._fd, self._offset + progress.bytes_moved)
                 if not given:  # splice(2) does not say that it may; to ask again could go on for ever
                     raise OSError(errno.EIO, "the file takes no more bytes")
             except OSError as error:
-                route.unsent = pipe.take_out()
+                progress.unsent = pipe.take_out()
                 if error.errno in REFUSALS:
                     return False
-                route.fail("sink", error)
-            route.bytes_moved += given
+                progress.fail("sink", error)
+            progress.bytes_moved += given
         return True

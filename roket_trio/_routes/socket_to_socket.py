@@ -10,7 +10,8 @@ from .._kernel import splice, tcp
 from .._kernel.fd import REFUSALS
 from .connection_ends import ConnectionReader, ConnectionWriter
 from .fair_share import QUANTUM, scheduler_of
-from .route import KernelRoute, Route
+from .kernel_route import KernelRoute
+from .progress import Progress
 
 
 @final
@@ -35,7 +36,7 @@ class SocketToSocket(KernelRoute):
             return None
         return cls(reader.connection, writer.connection)
 
-    async def run(self, route: Route) -> bool:
+    async def run(self, progress: Progress) -> bool:
         try:
             pipe = splice.Pipe()
         except OSError:  # no descriptor is left; the plain loop needs none
@@ -48,18 +49,18 @@ class SocketToSocket(KernelRoute):
             if is_large:
                 tcp.limit_unsent(self._sink.sock, pipe.size)
             with ended_by_close(self._source, self._sink):
-                return await self._run(route, pipe)
+                return await self._run(progress, pipe)
         finally:
             if is_large:
                 tcp.limit_unsent(self._sink.sock, NOTSENT_LOWAT)
             if pipe.held:
-                route.unsent = pipe.take_out()
+                progress.unsent = pipe.take_out()
             pipe.close()
 
-    async def _run(self, route: Route, pipe: splice.Pipe) -> bool:
-        source, sink, limiter = self._source, self._sink, route.limiter
+    async def _run(self, progress: Progress, pipe: splice.Pipe) -> bool:
+        source, sink, limiter = self._source, self._sink, progress.limiter
         scheduler = scheduler_of(sink.loop)
-        while pipe.held or (route.left and not route.ended):
+        while pipe.held or (progress.left and not progress.ended):
             await limiter.wait()
             await scheduler.acquire()
             side = None
@@ -68,22 +69,22 @@ class SocketToSocket(KernelRoute):
                 sink.life.check_open()
                 if not pipe.held:
                     side = "source"
-                    route.ended = not pipe.fill(source.sock.fileno(), limiter.step(min(route.left, QUANTUM)))
+                    progress.ended = not pipe.fill(source.sock.fileno(), limiter.step(min(progress.left, QUANTUM)))
                     source.received(pipe.held)
                     limiter.moved(pipe.held)
                 if pipe.held:
                     side = "sink"
                     given = pipe.empty_into_socket(sink.sock.fileno())
                     sink.sent(given)
-                    route.bytes_moved += given
+                    progress.bytes_moved += given
                 side = None
             except BlockingIOError:
                 pass
             except OSError as error:
                 if error.errno in REFUSALS:
                     return False
-                route.unsent = pipe.take_out()
-                route.fail(side or "source", error)
+                progress.unsent = pipe.take_out()
+                progress.fail(side or "source", error)
             finally:
                 scheduler.release()
             if side == "source":

@@ -9,8 +9,9 @@ from .ends import Reader, Writer
 from .file_ends import FileReader, FileWriter
 from .file_to_file import FileToFile
 from .file_to_socket import FileToSocket
+from .kernel_route import KernelRoute
 from .rate_limit import RateLimiter
-from .route import KernelRoute, Route
+from .route import Route
 from .socket_to_file import SocketToFile
 from .socket_to_socket import SocketToSocket
 

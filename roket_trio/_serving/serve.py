@@ -13,7 +13,7 @@ import anyio
 import anyio.abc
 
 from .._net.listener import SocketListener
-from .._origin import public
+from .._public import public
 from .server import Acceptor, Server, ShutdownEvent
 from .supervise import DEFAULT_KEEPALIVE, KeepAlive, idle_limits
 from .watcher import WatcherHost

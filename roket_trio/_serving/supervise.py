@@ -17,7 +17,7 @@ import anyio.abc
 from .._connection.connection import Connection
 from .._errors import BrokenResourceError, ClosedResourceError, PeerGoneError
 from .._kernel.tcp import keep_alive
-from .._origin import public
+from .._public import public
 from .._streams.sockets import is_cancellation
 from .._streams.transport import socket_stream_of
 from .idle_timer import IdleLimits, IdleTimer

@@ -20,7 +20,7 @@ from .._errors import ClosedResourceError, EndOfStream
 from .._files.opened import ReadableFile, WritableFile, opened_to_read, opened_to_write
 from .._kernel.tcp import limit_unsent
 from .._loops import current_loop
-from .._origin import public
+from .._public import public
 from .._routes.connection_ends import ConnectionReader, ConnectionWriter
 from .._routes.file_ends import FileReader, FileWriter
 from .._routes.rate_limit import RateLimiter

@@ -20,7 +20,7 @@ from .._connection.states import DEFAULT_POLICY, ClosePolicy, CloseReport, Conne
 from .._connection.statistics import SocketStatistics
 from .._errors import BrokenResourceError, BusyResourceError, ClosedResourceError, EndOfStream, TruncatedError
 from .._loops import ResourceGuard, current_loop
-from .._origin import public
+from .._public import public
 from .sockets import SocketStream, is_cancellation
 from .tls_records import Records
 from .transport import reset, socket_stream_of

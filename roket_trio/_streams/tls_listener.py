@@ -11,7 +11,7 @@ import anyio
 import anyio.abc
 from anyio.streams import tls
 
-from .._origin import public
+from .._public import public
 from .tls import TLSStream
 from .transport import aclose_after_alert, reset
 

@@ -15,7 +15,7 @@ import anyio.abc
 from .._connection.states import DEFAULT_POLICY, ClosePolicy
 from .._errors import EndOfStream, broken
 from .._loops import current_loop
-from .._origin import public
+from .._public import public
 from .adopted import connected_socket
 from .sockets import SocketStream
 

@@ -6,7 +6,7 @@ import ssl
 
 import anyio.abc
 
-from .._origin import public
+from .._public import public
 from .tls import TLSStream
 
 

@@ -12,7 +12,7 @@ from .._connection.idle_clock import IdleClock
 from .._connection.states import Phase
 from .._errors import PeerGoneError, bare
 from .._kernel import tcp
-from .._origin import public
+from .._public import public
 from .._streams.sockets import SocketStream
 from .._streams.transport import raw_socket_of
 from .end_types import BothWays

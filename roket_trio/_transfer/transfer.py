@@ -1,4 +1,4 @@
-"""``copy`` and ``Transfer``: the route table."""
+"""``copy`` and ``Transfer``: two ends, the route between them, and what is known while it runs."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from .._connection.connection import Connection
 from .._errors import BrokenResourceError
 from .._files.opened import is_file, opened_to_read, opened_to_write
 from .._loops import ResourceGuard
-from .._origin import public
-from .._routes.checks import checked_count
+from .._public import public
 from .._routes.connection_ends import ConnectionReader, ConnectionWriter
+from .._routes.counts import checked_count
 from .._routes.ends import Reader, Writer
 from .._routes.file_ends import FileReader, FileWriter
 from .._routes.foreign_ends import ForeignReader, ForeignWriter

@@ -27,7 +27,7 @@ from roket_trio._files import sinks, sources
 from roket_trio._files.worker import Worker
 from roket_trio._kernel import page_cache, sendfile, splice
 from roket_trio._loops import current_loop
-from roket_trio._routes import file_to_socket, route, socket_to_file, socket_to_socket
+from roket_trio._routes import file_to_socket, plain_loop, socket_to_file, socket_to_socket
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the fast routes, and who counts them, are Linux's")
 
@@ -116,7 +116,7 @@ def no_sendfile(patch: pytest.MonkeyPatch) -> None:
 
 def no_sendfile_and_a_buffer_of_16_mib(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(sendfile, "AVAILABLE", False)
-    patch.setattr(route, "BUFFER", 16 << 20)
+    patch.setattr(plain_loop, "BUFFER", 16 << 20)
 
 
 @pytest.mark.parametrize(("plant", "name"), [(slices_of_64_kib, "file-to-socket"), (pipes_of_64_kib, "socket-to-file")])

@@ -42,7 +42,7 @@ def test_in_use_it_loads_no_event_loop(pytester: pytest.Pytester) -> None:
     modules = modules_of_a_run(pytester, "def test_it(close_peer, chaos_relay, socket_census): pass", "--roket-census")
     assert {name.split(".")[0] for name in modules} == {"roket_trio"}
     packages = {name.split(".")[1] for name in modules if "." in name}
-    assert packages == {"pytest_plugin", "_pytest", "testing", "_kernel", "_origin"}
+    assert packages == {"pytest_plugin", "_pytest", "testing", "_kernel", "_public", "_unclosed"}
 
 
 def test_the_entry_point_is_declared_and_the_installed_one_is_the_same() -> None:

@@ -19,7 +19,7 @@ from support.waiting import BOUND, until
 
 from roket_trio import BrokenResourceError, SocketStream, Transfer, copy
 from roket_trio._kernel import splice
-from roket_trio._routes.route import BUFFER
+from roket_trio._routes.plain_loop import BUFFER
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="RST as Linux has it")
 

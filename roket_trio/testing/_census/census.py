@@ -22,7 +22,7 @@ from typing import Final, final
 
 from ..._kernel import procfs
 from ..._kernel.tcp import TCPState
-from ..._origin import public
+from ..._public import public
 from .observers import NotObservedError, SocketTables
 from .records import Holder, Linger, Observer, SocketRecord
 

@@ -13,7 +13,7 @@ from ..._kernel import procfs
 from ..._kernel.pidfd import copy_socket
 from ..._kernel.sock_diag import ALL_STATES, InetSocket, SockDiag, UnixSocket
 from ..._kernel.tcp import TCPState, quiet_seconds_of, unread_bytes, unsent_bytes_of
-from ..._origin import public
+from ..._public import public
 from .records import Holder, Observer, SocketRecord
 
 # Without TIME_WAIT (RFC 9293, section 3.6.1) and handshakes: no program holds these, and there may be ten thousand.

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Literal, final
 
 from ..._kernel.tcp import TCPState
-from ..._origin import public
+from ..._public import public
 
 Address = tuple[str, int] | str | None
 """Host and port of a TCP socket; the path of a UNIX socket (``""``: none); ``None``: not known, or not connected."""

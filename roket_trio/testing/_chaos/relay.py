@@ -28,7 +28,7 @@ from time import monotonic
 from typing import Final, NamedTuple, final
 
 from ..._kernel.tcp import discard_on_close
-from ..._origin import public
+from ..._public import public
 from .._peers.peers import PeerAddress, family_of, require_loopback
 from .._peers.timeline import Timeline
 from .forwarding import Direction, ForwardedConnection

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Final, NamedTuple, final
 
-from ..._origin import public
+from ..._public import public
 
 _LOOK_AGAIN: Final = 0.005
 

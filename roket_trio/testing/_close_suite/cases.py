@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final, final
 
-from ..._origin import public
+from ..._public import public
 from .._peers.payload import payload
 from .._peers.wire import Wire
 from .._results.case_result import Level, Role

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from typing import IO, Final, Literal, final
 
 from ..._kernel import procfs
-from ..._origin import public
+from ..._public import public
 from .._peers.payload import PayloadCheck
 from .._peers.timeline import Timeline
 from .._results.case_result import Role

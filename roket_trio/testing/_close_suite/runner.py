@@ -14,7 +14,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Final, final
 
-from ..._origin import public
+from ..._public import public
 from .._census.records import SocketRecord
 from .._peers.payload import payload
 from .._peers.peers import ConnectingPeer, ListeningPeer, Peer

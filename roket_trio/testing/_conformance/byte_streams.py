@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from ..._origin import public
+from ..._public import public
 from .rules import CHECKS
 from .stream_check import BrokenRuleError, FaceName, MakePair, StreamCheck
 

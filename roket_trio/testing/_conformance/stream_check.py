@@ -15,7 +15,7 @@ import anyio.lowlevel
 import trio
 
 from ..._kernel.tcp import disconnect, unacked_bytes
-from ..._origin import public
+from ..._public import public
 
 FaceName = Literal["anyio", "trio"]
 RuleLevel = Literal["MUST", "SHOULD"]

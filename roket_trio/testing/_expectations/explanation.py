@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final, NamedTuple, final
 
-from ..._origin import public
+from ..._public import public
 from .._census.records import Linger, SocketRecord
 from .._results.close_verdict import CloseExpectation, CloseVerdict
 from .._results.wrapping import wrapped

@@ -17,7 +17,7 @@ import weakref
 from types import CodeType, FrameType
 from typing import Any, Final, final
 
-from ..._origin import is_own
+from ..._unclosed import is_own
 
 _FRAMES: Final = 30
 _SHOWN: Final = 3

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final, final
 
-from ..._origin import public
+from ..._public import public
 
 _LINE: Final = 64
 _REST: Final = b" abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTU\n"

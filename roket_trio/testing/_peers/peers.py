@@ -30,7 +30,7 @@ from types import TracebackType
 from typing import Any, Final, final
 
 from ..._kernel import socket_filter
-from ..._origin import public
+from ..._public import public
 from .timeline import Event, EventKind, Timeline
 from .wire import NotAvailableError, ScriptOverError, Wire
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from time import monotonic
 from typing import Final, Literal, final
 
-from ..._origin import public
+from ..._public import public
 
 EventKind = Literal[
     "listening",

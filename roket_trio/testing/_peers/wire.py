@@ -13,7 +13,7 @@ from typing import Any, Final, NoReturn, final
 
 from ..._kernel import socket_filter
 from ..._kernel.tcp import discard_on_close, unacked_bytes, unread_bytes
-from ..._origin import public
+from ..._public import public
 from .payload import PayloadCheck
 from .timeline import Timeline
 

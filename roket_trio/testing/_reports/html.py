@@ -8,7 +8,7 @@ from dataclasses import asdict
 from importlib.resources import files
 from typing import Final
 
-from ..._origin import public
+from ..._public import public
 from .._close_suite.cases import CASES
 from .._results.case_result import SCHEMA, CaseResult, storable
 from .table import Matrix

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable
 from xml.etree.ElementTree import Element, SubElement, indent, tostring
 
-from ..._origin import public
+from ..._public import public
 from .._results.case_result import CaseResult
 
 # Characters that XML 1.0 cannot have (https://www.w3.org/TR/xml/#charsets).

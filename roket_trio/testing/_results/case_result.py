@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Final, Literal, final, get_args
 
-from ..._origin import public
+from ..._public import public
 from .close_verdict import Close, Verdict
 
 Role = Literal["client", "server"]
