@@ -18,6 +18,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
+from weakref import WeakKeyDictionary
 
 import anyio
 import anyio.to_thread
@@ -209,9 +210,12 @@ def our_end(ends: Ends, *, held: bool = True) -> InetSocket | None:
     return next((sock for sock in sockets_at(here[1], held=held) if (sock.local, sock.remote) == (there, here)), None)
 
 
+# Noted as the connection begins: after a reset, which may come before the first line of a peer, getpeername(2) fails.
+ENDS: WeakKeyDictionary[socket.socket, Ends] = WeakKeyDictionary()
+
+
 def ends_of(peer: socket.socket) -> Ends:
-    """Asked for early: after a reset nobody knows them any more."""
-    return peer.getsockname(), peer.getpeername()
+    return ENDS[peer]
 
 
 def is_acked(peer: socket.socket) -> bool:
@@ -370,7 +374,7 @@ async def as_server(row: Row, tls: Contexts | None, seen: dict[Ends, Seen]) -> l
 
     def peer() -> None:
         with socket.create_connection(address) as sock:
-            ends = ends_of(sock)
+            ENDS[sock] = ends = sock.getsockname(), address
             seen[ends] = told_by(row, sock, tls and tls.client, server_side=False)
 
     async with anyio.create_task_group() as tasks:
@@ -386,9 +390,10 @@ async def as_server(row: Row, tls: Contexts | None, seen: dict[Ends, Seen]) -> l
 
 async def as_client(row: Row, tls: Contexts | None, seen: dict[Ends, Seen]) -> list[Ended]:
     def peer() -> None:
-        sock, _ = listener.accept()
+        sock, there = listener.accept()
         with sock:
-            ends.append(ends_of(sock))
+            ENDS[sock] = listener.getsockname(), there
+            ends.append(ENDS[sock])
             seen[ends[0]] = told_by(row, sock, tls and tls.server, server_side=True)
 
     raised = None
