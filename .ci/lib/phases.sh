@@ -62,6 +62,8 @@ readme() {
     if [ "$(id -u)" -ne 0 ]; then absent 'only root can become somebody else; the suites before this ran as a user'; fi
     become=(setpriv --reuid=65534 --regid=65534 --clear-groups)
     chmod 711 "$work"
+    PATH=$("${become[@]}" sh -c 'IFS=:; for place in $PATH; do if [ -x "$place" ]; then printf "%s:" "$place"; fi; done')
+    PATH=${PATH%:} # a shell says "Permission denied" of a command that it looks for in root's home
   fi
   if [ ! -e "$place" ]; then
     mkdir -p "$place/home" "$place/checkout"

@@ -241,6 +241,12 @@ NOT_KEPT = {
     ("a_second_sender_is_busy", "trio-memory", "face"): "it has no bound: no send waits",
     ("send_eof_during_a_send_is_busy", "trio-memory", "face"): "it has no bound: no send waits",
 }
+if sys.version_info < (3, 11, 7):  # seen with Debian 12's 3.11.2, not with 3.11.7, the OpenSSL being the same
+    NOT_KEPT |= {
+        ("a_reset_stays_one", "anyio-tls", "trio"): "the end from the second receive on",
+        ("a_reset_stays_one", "trio-tls", "face"): "the end from the second receive on",
+        ("a_cut_send_is_no_clean_end", "trio-tls", "face"): "the peer's TLS tells no cut from an end",
+    }
 
 
 def not_kept(kind: str, where: str) -> dict[str, str]:
