@@ -78,7 +78,7 @@ class PlainLoop:
                 await self._finish_writing()
                 self._fail("source", error)
             except EOFError as error:  # a compressed file that was cut short
-                await self._finish_writing()
+                await self._finish_writing()  # noqa: ASYNC120 - a cancelled task need not know why the source ended
                 raise progress.truncated(f"{reader.name} ended early: {error}") from error
             if data is None:
                 await self._finish_writing()
