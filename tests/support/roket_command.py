@@ -28,6 +28,9 @@ from support.waiting import wait_until
 
 Text = str | os.PathLike[str]
 
+CONTENT = bytes(range(256)) * 12_345 + b"the end"
+"""What is sent: more than a pipe holds, of a length that no buffer divides."""
+
 
 class Ended(NamedTuple):
     """What became of a command."""
