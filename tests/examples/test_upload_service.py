@@ -224,11 +224,14 @@ def test_who_leaves_in_the_middle_leaves_nothing(linger: bool, place: Path) -> N
 
 def test_a_disk_that_is_full_leaves_nothing(place: Path) -> None:
     with service(place) as (program, port), client(port) as sock:
-        resource.prlimit(program.pid, resource.RLIMIT_FSIZE, (100_000, 100_000))
+        resource.prlimit(program.pid, resource.RLIMIT_FSIZE, (100_000, resource.RLIM_INFINITY))
         sock.sendall(head("/file", len(CONTENT)) + CONTENT)
         with contextlib.suppress(ConnectionResetError):
             assert sock.recv(1000) == b""
         sock.close()
+        resource.prlimit(
+            program.pid, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY)
+        )  # coverage
         assert re.match(r"lost: .*File too large", ended(program)[0])
     assert os.listdir(place) == []
 
