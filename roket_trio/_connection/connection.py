@@ -15,7 +15,7 @@ from typing import Any, TypeVar, final
 
 import anyio
 
-from .._errors import BrokenResourceError, ClosedResourceError, broken
+from .._errors import ClosedResourceError, broken
 from .._kernel import poll, tcp
 from .._loops import Loop, Readiness, ResourceGuard, current_loop
 from .._unclosed import finalize, opened_at
@@ -124,14 +124,11 @@ class Connection:
         self._send_calls += 1
 
     def send_failed(self, error: OSError) -> Exception:
-        """Note that a sending system call has failed, and return the exception to raise.
+        """Note that a sending system call has failed: the connection is gone, or this side has closed it.
 
-        The connection is lost then, unless this side has closed it.
+        :returns: the exception to raise
         """
-        if self.life.phase is not Phase.LIVE:
-            return ClosedResourceError("the stream was closed on this side")
-        self.life.send_failed(_loss(error))
-        return broken(_GONE, error)
+        return self._failed(ConnectionEvent.SEND_FAILED, error)
 
     async def send(self, item: bytes | bytearray | memoryview, first: Callable[[Any], int] | None = None) -> None:
         """Send the whole item. A send that stops in the middle cuts the connection.
@@ -284,13 +281,19 @@ class Connection:
         return result
 
     def receive_failed(self, error: OSError) -> Exception:
-        """Note that a receiving system call has failed, and return the exception to raise.
+        """Note that a receiving system call has failed: the connection is gone, or this side has closed it.
 
-        The connection is lost then, unless this side has closed it.
+        :returns: the exception to raise
         """
+        return self._failed(ConnectionEvent.RECEIVE_FAILED, error)
+
+    def _failed(self, event: ConnectionEvent, error: OSError) -> Exception:
         if self.life.phase is not Phase.LIVE:
             return ClosedResourceError("the stream was closed on this side")
-        self.life.receive_failed(_loss(error))
+        loss = broken(_GONE, error)
+        # What is remembered has no traceback, which would keep the caller's frames alive.
+        loss.__cause__ = OSError(error.errno, error.strerror)
+        self.life.failed(event, loss)
         return broken(_GONE, error)
 
     # --- closing -----------------------------------------------------------------------------------------------------
@@ -435,10 +438,3 @@ class Connection:
         if self.life.phase is Phase.CLOSED or self.sock.fileno() < 0 or not self.accounting.is_tcp:
             return None
         return tcp.kernel_view(self.sock)
-
-
-def _loss(error: OSError) -> BrokenResourceError:
-    """What to remember of an error: not its traceback, which would keep the caller's frames alive."""
-    loss = broken(_GONE, error)
-    loss.__cause__ = OSError(error.errno, error.strerror)
-    return loss

@@ -93,7 +93,7 @@ class LingeringClose:
     def __init__(
         self, sock: socket.socket, accounting: SendAccounting, policy: ClosePolicy, *, lost: bool, peer_closed: bool
     ) -> None:
-        """Nothing is done yet.
+        """Prepare a close; nothing is done yet.
 
         :param lost: a send or receive has learnt that the connection is gone, which the kernel reports only once
         :param peer_closed: a send or receive has learnt that the peer's FIN has arrived
@@ -123,16 +123,16 @@ class LingeringClose:
 
     async def wait(self, loop: Loop) -> None:
         """Wait until the close is complete, as the policy defines that, or until one of its bounds is met."""
-        watch: epoll.SocketEvents | None = None
+        events: epoll.SocketEvents | None = None
         try:
             if epoll.AVAILABLE:
                 # A close does not fail when no descriptor is left: it checks every now and then instead.
                 with contextlib.suppress(OSError):
-                    watch = epoll.SocketEvents(self._sock, epoll.ANY_CHANGE)
-                    self._waiter = loop.readiness(watch.fileno())
+                    events = epoll.SocketEvents(self._sock, epoll.ANY_CHANGE)
+                    self._waiter = loop.readiness(events.fileno())
             while True:
-                if watch is not None:
-                    watch.take()
+                if events is not None:
+                    events.take()
                 drained = self._discard(self._pass_limit())
                 seconds_left = self._seconds_left()
                 if self._is_complete() or seconds_left <= 0:
@@ -150,8 +150,8 @@ class LingeringClose:
         finally:
             if self._waiter is not None:
                 self._waiter.close()
-            if watch is not None:
-                watch.close()
+            if events is not None:
+                events.close()
 
     def interrupt(self) -> None:
         """Make :meth:`wait` return at once: another task ends the close."""
@@ -183,15 +183,7 @@ class LingeringClose:
             outcome = CloseOutcome.UNACKED
         else:
             outcome = CloseOutcome.CLEAN if self._peer_closed else CloseOutcome.ACKED
-        self._report = CloseReport(
-            outcome=outcome,
-            acked=unacked == 0,
-            unacked_bytes=unacked,
-            discarded_bytes=self._discarded,
-            peer_closed=self._peer_closed,
-            seconds=monotonic() - self._began,
-        )
-        return self._report
+        return self._finish(outcome, unacked)
 
     def reset(self, *, close: bool = True) -> CloseReport:
         """Reset the connection instead and release the descriptor: what was not sent is dropped, the peer sees RST.
@@ -213,8 +205,11 @@ class LingeringClose:
         finally:
             if close:
                 self._sock.close()
+        return self._finish(CloseOutcome.ABORTED, unacked)
+
+    def _finish(self, outcome: CloseOutcome, unacked: int | None) -> CloseReport:
         self._report = CloseReport(
-            outcome=CloseOutcome.ABORTED,
+            outcome=outcome,
             acked=unacked == 0,
             unacked_bytes=unacked,
             discarded_bytes=self._discarded,

@@ -97,7 +97,7 @@ DEFAULT_POLICY = ClosePolicy()
 
 @final
 class Direction(enum.Enum):
-    """The state of one direction."""
+    """Whether bytes can go one way, to the peer or from it, and why not."""
 
     OPEN = enum.auto()
     CUT = enum.auto()
@@ -107,7 +107,7 @@ class Direction(enum.Enum):
 
 @final
 class Phase(enum.Enum):
-    """The state of the whole."""
+    """How far the close of a connection has come."""
 
     LIVE = enum.auto()
     CLOSING = enum.auto()
@@ -127,7 +127,7 @@ class ConnectionEvent(enum.Enum):
     SEND_FAILED = enum.auto()
     """A send learnt that the connection is gone (RST, a timeout...). What had arrived before can still be received."""
     RECEIVE_FAILED = enum.auto()
-    """A receive learnt it: the queue is empty, nothing more will come."""
+    """A receive learnt that the connection is gone: the queue is empty, and nothing more will come."""
     PROTOCOL_FAILED = enum.auto()
     """What the peer sent is no TLS, or ends it: nothing more can be sent or received, though the socket is open."""
 
@@ -174,20 +174,20 @@ class Lifecycle:
         """Move both directions as the tables say."""
         self.sending = SENDING.get((self.sending, event), self.sending)
         self.receiving = RECEIVING.get((self.receiving, event), self.receiving)
-        self._see_what_may_be_done()
+        self._update_permissions()
 
     def enter(self, phase: Phase) -> None:
-        """The close has begun, or is over."""
+        """Note that the close has begun, or is over."""
         self.phase = phase
-        self._see_what_may_be_done()
+        self._update_permissions()
 
-    def _see_what_may_be_done(self) -> None:
+    def _update_permissions(self) -> None:
         is_live = self.phase is Phase.LIVE
         self.may_send = is_live and self.sending is Direction.OPEN
         self.may_receive = is_live and self.receiving is not Direction.RESET
 
     def stopped(self, sent: int, total: int | None, by: object = None) -> None:
-        """A send stopped after ``sent`` of ``total`` bytes: a cut, unless nothing or everything had gone.
+        """Note that a send stopped after ``sent`` of ``total`` bytes: a cut, unless nothing or everything had gone.
 
         :param by: the only sender that may go on with it (:meth:`resume`)
         """
@@ -197,7 +197,7 @@ class Lifecycle:
             self.cut(f"an earlier send was stopped after {sent} of {of} bytes")
 
     def cut(self, what: str) -> None:
-        """Nothing more may be sent, since the peer would not know that something is missing before it.
+        """Allow no further send, since the peer would not know that something is missing before it.
 
         :param what: what was stopped, and where, for the error of a later send
         """
@@ -209,23 +209,16 @@ class Lifecycle:
         if self.sending is Direction.CUT and by is not None and by is self._cut_by:
             self.happened(ConnectionEvent.SEND_RESUMED)
 
-    def send_failed(self, loss: BrokenResourceError) -> None:
-        """A send learnt that the connection is gone. The first reason is kept: the kernel reports it only once."""
-        self._loss = self._loss or loss
-        self.happened(ConnectionEvent.SEND_FAILED)
+    def failed(self, event: ConnectionEvent, loss: BrokenResourceError) -> None:
+        """Note that the connection is gone. The first reason is kept, since the kernel reports it only once.
 
-    def receive_failed(self, loss: BrokenResourceError) -> None:
-        """A receive learnt that the connection is gone. The first reason is kept: the kernel reports it only once."""
+        :param event: what has failed: ``SEND_FAILED``, ``RECEIVE_FAILED`` or ``PROTOCOL_FAILED``
+        """
         self._loss = self._loss or loss
-        self.happened(ConnectionEvent.RECEIVE_FAILED)
-
-    def protocol_failed(self, loss: BrokenResourceError) -> None:
-        """The peer has broken the protocol, or said that we have. The first reason is kept."""
-        self._loss = self._loss or loss
-        self.happened(ConnectionEvent.PROTOCOL_FAILED)
+        self.happened(event)
 
     def received_nothing(self) -> None:
-        """A receive returned no bytes: the peer's FIN, or what is left of an error that a send has already consumed.
+        """Note that a receive returned no bytes: the peer's FIN, or the trace of an error that a send has consumed.
 
         The kernel gives an error to one call only. After ECONNRESET went to a send, an empty queue reads like EOF; it
         is none. EPIPE is the exception: ``tcp_reset`` sets it in CLOSE_WAIT only, so the peer's FIN did come before.

@@ -1,4 +1,4 @@
-"""What a connection counts."""
+"""``SocketStatistics``: the counters of a connection that users see."""
 
 from __future__ import annotations
 

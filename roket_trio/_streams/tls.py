@@ -434,7 +434,7 @@ class TLSStream(tls.TLSStream, trio.abc.Stream):
     async def _failed(self, error: ssl.SSLError) -> BrokenResourceError:
         """Remember that TLS cannot go on, and send the peer OpenSSL's alert."""
         loss = BrokenResourceError(f"TLS failed: {error.reason or error}")
-        self._life.protocol_failed(loss)
+        self._life.failed(ConnectionEvent.PROTOCOL_FAILED, loss)
         await self._send_alert()
         return BrokenResourceError(*(self._life.loss or loss).args)
 

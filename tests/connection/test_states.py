@@ -167,7 +167,7 @@ def test_eof_was_received_and_receiving_may_be_asked_again() -> None:
 
 def test_a_lost_connection_is_still_received_from_until_it_is_empty() -> None:
     life = Lifecycle()
-    life.send_failed(a_loss())
+    life.failed(ConnectionEvent.SEND_FAILED, a_loss())
     with pytest.raises(BrokenResourceError, match="ECONNRESET"):
         life.check_sending()
     life.check_receiving()
@@ -181,7 +181,7 @@ def test_a_lost_connection_is_still_received_from_until_it_is_empty() -> None:
 
 def test_a_broken_pipe_says_that_the_peer_had_finished() -> None:
     life = Lifecycle()
-    life.send_failed(a_loss(errno.EPIPE))
+    life.failed(ConnectionEvent.SEND_FAILED, a_loss(errno.EPIPE))
     assert life.sender_saw_eof
     life.received_nothing()
     assert life.has_received_eof
@@ -192,7 +192,7 @@ def test_a_broken_pipe_says_that_the_peer_had_finished() -> None:
 
 def test_a_loss_that_a_receive_has_met_ends_both_directions() -> None:
     life = Lifecycle()
-    life.receive_failed(a_loss(errno.ETIMEDOUT))
+    life.failed(ConnectionEvent.RECEIVE_FAILED, a_loss(errno.ETIMEDOUT))
     for check in (life.check_sending, life.check_receiving):
         with pytest.raises(BrokenResourceError, match="ETIMEDOUT"):
             check()
@@ -201,9 +201,9 @@ def test_a_loss_that_a_receive_has_met_ends_both_directions() -> None:
 def test_the_first_loss_is_kept_since_the_kernel_tells_it_once() -> None:
     life = Lifecycle()
     first = a_loss()
-    life.send_failed(first)
-    life.send_failed(a_loss(errno.EPIPE))
-    life.receive_failed(a_loss(errno.EPIPE))
+    life.failed(ConnectionEvent.SEND_FAILED, first)
+    life.failed(ConnectionEvent.SEND_FAILED, a_loss(errno.EPIPE))
+    life.failed(ConnectionEvent.RECEIVE_FAILED, a_loss(errno.EPIPE))
     assert life.loss is first
 
 
@@ -211,7 +211,7 @@ def test_each_report_of_a_loss_is_a_new_exception_with_the_same_cause() -> None:
     life = Lifecycle()
     loss = a_loss()
     loss.__cause__ = cause = ConnectionResetError()
-    life.receive_failed(loss)
+    life.failed(ConnectionEvent.RECEIVE_FAILED, loss)
     raised = []
     for _ in range(2):
         with pytest.raises(BrokenResourceError) as info:
@@ -232,7 +232,7 @@ def test_closed_on_this_side_goes_before_every_other_reason(phase: Phase, before
     elif before == "eof":
         life.happened(ConnectionEvent.EOF_SENT)
     elif before == "lost":
-        life.receive_failed(a_loss())
+        life.failed(ConnectionEvent.RECEIVE_FAILED, a_loss())
     life.enter(phase)
     for check in (life.check_open, life.check_sending, life.check_receiving):
         with pytest.raises(ClosedResourceError):
@@ -258,9 +258,9 @@ def test_whatever_happens_the_flags_of_the_hot_path_agree_with_the_checks(happen
         elif isinstance(step, Phase):
             life.enter(step)
         elif step[0] == "send":
-            life.send_failed(a_loss(step[1]))
+            life.failed(ConnectionEvent.SEND_FAILED, a_loss(step[1]))
         elif step[0] == "receive":
-            life.receive_failed(a_loss(step[1]))
+            life.failed(ConnectionEvent.RECEIVE_FAILED, a_loss(step[1]))
         else:
             life.stopped(*step)
         assert life.may_send is passes(life.check_sending)
