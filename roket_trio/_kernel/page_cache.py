@@ -22,7 +22,6 @@ _PROBE_EVERY = 512 * 1024
 # What a worker thread reads at a time to fetch pages: large enough for a disk, small enough to be scratch.
 _FETCH_CHUNK = 256 * 1024
 
-
 _FAR_BEYOND = 1 << 62
 
 
@@ -81,7 +80,10 @@ def fetch(fd: int, offset: int, count: int) -> int:
     :raises OSError: the disk's error at the first of them
     """
     scratch = memoryview(bytearray(min(count, _FETCH_CHUNK)))
-    advise_will_need(fd, offset, count)
+    if hasattr(os, "posix_fadvise"):
+        # It may itself wait for a busy disk (2 ms for 8 MiB). Only advice: pipes and some file systems refuse it.
+        with contextlib.suppress(OSError):
+            os.posix_fadvise(fd, offset, count, os.POSIX_FADV_WILLNEED)
     done = 0
     while done < count:
         try:
@@ -94,11 +96,3 @@ def fetch(fd: int, offset: int, count: int) -> int:
             break
         done += got
     return done
-
-
-def advise_will_need(fd: int, offset: int, count: int) -> None:
-    """For a worker thread: ask for read-ahead (posix_fadvise(2)); it may itself wait for a busy disk (2 ms for 8
-    MiB)."""
-    if hasattr(os, "posix_fadvise"):
-        with contextlib.suppress(OSError):  # only advice: pipes and some file systems refuse it
-            os.posix_fadvise(fd, offset, count, os.POSIX_FADV_WILLNEED)

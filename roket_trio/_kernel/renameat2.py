@@ -21,7 +21,7 @@ def rename_new(name: str, new_name: str, *, source: int, target: int) -> None:
     """Rename ``name`` in the directory ``source`` to ``new_name`` in the directory ``target``, where nothing may be.
 
     :raises FileExistsError: something has that name; both are as they were
-    :raises OSError: as :func:`os.rename`
+    :raises OSError: what :func:`os.rename` raises
 
     Where the kernel cannot do that, a file is linked and unlinked, which never replaces one either. For a directory
     the name is checked first; an empty directory that is created in that moment is lost.
@@ -31,19 +31,17 @@ def rename_new(name: str, new_name: str, *, source: int, target: int) -> None:
         return
     if code not in _REFUSALS:
         raise OSError(code, os.strerror(code), new_name)
-    if stat.S_ISDIR(os.stat(name, dir_fd=source, follow_symlinks=False).st_mode):
-        if _is_there(new_name, target):
-            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), new_name)
-        os.rename(name, new_name, src_dir_fd=source, dst_dir_fd=target)
-        return
-    try:
-        os.link(name, new_name, src_dir_fd=source, dst_dir_fd=target, follow_symlinks=False)
-    except PermissionError:  # FAT, some FUSE: no links
-        if _is_there(new_name, target):
-            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), new_name) from None
-        os.rename(name, new_name, src_dir_fd=source, dst_dir_fd=target)
-        return
-    os.unlink(name, dir_fd=source)
+    if not stat.S_ISDIR(os.stat(name, dir_fd=source, follow_symlinks=False).st_mode):
+        try:
+            os.link(name, new_name, src_dir_fd=source, dst_dir_fd=target, follow_symlinks=False)
+        except PermissionError:  # FAT, some FUSE: no links
+            pass
+        else:
+            os.unlink(name, dir_fd=source)
+            return
+    if _is_there(new_name, target):
+        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), new_name)
+    os.rename(name, new_name, src_dir_fd=source, dst_dir_fd=target)
 
 
 def exchange(name: str, other_name: str, *, source: int, target: int) -> bool:

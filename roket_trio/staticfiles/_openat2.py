@@ -39,7 +39,7 @@ def open_beneath(directory: int, path: bytes, *, cached_only: bool = False) -> i
     :param cached_only: do not wait for a disk
     :raises BlockingIOError: ``cached_only`` is set, and the call would wait, or the kernel cannot say
     :raises ValueError: a path with a NUL
-    :raises OSError: EXDEV (without openat2 also ELOOP): the path leads out; otherwise as :func:`os.open`
+    :raises OSError: EXDEV (without openat2 also ELOOP): the path leads out; or what :func:`os.open` raises
     """
     if b"\0" in path:
         raise ValueError("embedded null byte")

@@ -154,9 +154,8 @@ class ContentTypes:
 
     def __init__(self) -> None:
         self._types = MimeTypes()
-        for table in ("/etc/mime.types",):
-            if os.path.isfile(table):
-                self._types.read(table)
+        if os.path.isfile("/etc/mime.types"):
+            self._types.read("/etc/mime.types")
         self._known: dict[str, bytes] = {}
 
     def of(self, path: bytes) -> bytes:
