@@ -79,7 +79,8 @@ class FileStream:
     def _is_closed(self) -> bool:
         return self._is_closing or bool(self._has_closed.closed)
 
-    def _file_is_handed_out(self) -> Any:
+    def _hand_out_file(self) -> Any:
+        """The wrapped file, for other code, which may move its position."""
         return self._file
 
     @property
@@ -87,7 +88,7 @@ class FileStream:
         """AnyIO's ``FileStreamAttribute``s: ``file``; ``path`` and ``fileno`` where it has them."""
         from anyio.streams.file import FileStreamAttribute  # it takes 3 ms, and few programs need it
 
-        attributes: dict[Any, Callable[[], Any]] = {FileStreamAttribute.file: self._file_is_handed_out}
+        attributes: dict[Any, Callable[[], Any]] = {FileStreamAttribute.file: self._hand_out_file}
         path = self._path
         if path is not None:
             attributes[FileStreamAttribute.path] = lambda: Path(path)

@@ -81,7 +81,7 @@ def _turn_of(file: FileStream, kind: type[FileStream]) -> Iterator[Any]:
     try:
         with anyio.CancelScope() as scope:
             file._interrupt = scope.cancel
-            yield file._file_is_handed_out()
+            yield file._hand_out_file()
     finally:
         file._interrupt = None
         file._guard.release()

@@ -29,10 +29,11 @@ _AT_ONCE = 256 << 10
 class PolledDescriptor:
     """A non-blocking descriptor for reading or writing a pipe, a FIFO, a terminal or a socket, and the wait for it."""
 
-    __slots__ = ("_file", "_is_blocking_again", "_poll", "_readiness", "_watched", "fd", "is_closed")
+    __slots__ = ("_file", "_is_blocking_again", "_is_writable", "_poll", "_readiness", "_watched", "fd", "is_closed")
 
     def __init__(self, file: OpenFile, *, writable: bool) -> None:
         self._file = file
+        self._is_writable = writable
         self._is_blocking_again = False
         self._readiness: Readiness | None = None
         self._watched = -1
@@ -55,7 +56,7 @@ class PolledDescriptor:
         """
         return bool(self._poll.poll(0))
 
-    async def wait(self, loop: Loop, *, writable: bool) -> None:
+    async def wait(self, loop: Loop) -> None:
         """Wait until the file may be ready.
 
         :raises ClosedResourceError: the stream was closed meanwhile
@@ -68,7 +69,7 @@ class PolledDescriptor:
             except FileExistsError:  # the loop's epoll has this number already, for the other direction
                 self._watched = os.dup(self.fd)
                 self._readiness = loop.readiness(self._watched)
-        if writable:
+        if self._is_writable:
             await self._readiness.wait_writable()
         else:
             await self._readiness.wait_readable()
@@ -152,7 +153,7 @@ class PolledSource(Source):
 
     async def read(self, max_bytes: int, worker: Worker) -> bytes:
         while True:
-            await self._descriptor.wait(worker.loop, writable=False)
+            await self._descriptor.wait(worker.loop)
             data = self.read_now(max_bytes, 0.0)
             if data is not None:
                 return data
@@ -172,7 +173,7 @@ class PolledSource(Source):
 
     async def readinto(self, buffer: memoryview, worker: Worker) -> int:
         while True:
-            await self._descriptor.wait(worker.loop, writable=False)
+            await self._descriptor.wait(worker.loop)
             count = self.readinto_now(buffer)
             if count is not None:
                 return count

@@ -197,10 +197,11 @@ class FileReadStream(FileStream, anyio.abc.ByteReceiveStream, trio.abc.ReceiveSt
     async def seek(self, position: int, whence: int = io.SEEK_SET) -> int:
         """Change the position.
 
-        :param position: in bytes, relative to what ``whence`` says (as :meth:`io.IOBase.seek`)
+        :param position: in bytes, relative to what ``whence`` says (see :meth:`io.IOBase.seek`)
         :returns: the new absolute position
         :raises OSError: the file cannot seek; the position would be negative
-        :raises ClosedResourceError, BusyResourceError: as :meth:`receive`
+        :raises ClosedResourceError: the stream is closed
+        :raises BusyResourceError: another task is reading
         """
         return await self._call_source(self._source.seek, position, whence)
 
@@ -208,7 +209,8 @@ class FileReadStream(FileStream, anyio.abc.ByteReceiveStream, trio.abc.ReceiveSt
         """The position of the next byte, from the start of the file.
 
         :raises OSError: the file cannot seek
-        :raises ClosedResourceError, BusyResourceError: as :meth:`receive`
+        :raises ClosedResourceError: the stream is closed
+        :raises BusyResourceError: another task is reading
         """
         return await self._call_source(self._source.tell)
 
@@ -243,7 +245,7 @@ class FileReadStream(FileStream, anyio.abc.ByteReceiveStream, trio.abc.ReceiveSt
         self._check_open()
         self._guard.check()
 
-    def _file_is_handed_out(self) -> Any:
+    def _hand_out_file(self) -> Any:
         if isinstance(self._source, RegularSource):
             self._source.is_shared = True
         return self._file

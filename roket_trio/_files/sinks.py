@@ -115,7 +115,7 @@ class PolledSink(Sink):
             try:
                 self.count_written(os.write(descriptor.fd, rest), rest.nbytes)
             except BlockingIOError:
-                await descriptor.wait(worker.loop, writable=True)
+                await descriptor.wait(worker.loop)
                 continue
             if self.progress < item.nbytes and worker.loop.yield_is_due():
                 await worker.loop.checkpoint()
@@ -131,11 +131,11 @@ class PolledSink(Sink):
 
     async def wait_writable(self, loop: Loop) -> None:
         """Wait until something may fit."""
-        await self._descriptor.wait(loop, writable=True)
+        await self._descriptor.wait(loop)
 
     async def wait_ready(self, worker: Worker) -> None:
         while not self._descriptor.is_ready():
-            await self._descriptor.wait(worker.loop, writable=True)
+            await self._descriptor.wait(worker.loop)
 
     def wake(self) -> None:
         self._descriptor.wake()

@@ -128,7 +128,7 @@ class FileWriteStream(FileStream, anyio.abc.ByteSendStream, trio.abc.SendStream)
         await self._send(item, at_once=False)
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
-        """Write as Trio's streams do: each call is a full checkpoint. Otherwise the same as :meth:`send`."""
+        """Write as Trio's streams do: each call is a full checkpoint. See :meth:`send` for the rest."""
         await self._send(data, at_once=True)
 
     async def _send(self, item: bytes | bytearray | memoryview, *, at_once: bool) -> None:
