@@ -29,7 +29,9 @@ from roket_trio._kernel import page_cache, sendfile, splice
 from roket_trio._loops import current_loop
 from roket_trio._routes import file_to_socket, plain_loop, socket_to_file, socket_to_socket
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the fast routes, and who counts them, are Linux's")
+pytestmark = pytest.mark.skipif(
+    sys.platform != "linux", reason="the fast routes, and the counters of their calls, are Linux's"
+)
 
 LIMIT = 60.0
 KIB = 1 << 10
@@ -50,7 +52,7 @@ def found(name: str, loop: str, testbed: Testbed) -> dict[str, Finding]:
 
 
 def must_observe(what: str) -> None:
-    """System calls are counted by the kernel for who may ask it, allocations by a counter that has to be compiled."""
+    """The kernel counts system calls, for users that may ask; a counter that has to be compiled counts allocations."""
     if {"calls": syscalls.available, "allocations": allocations.available}.get(what, lambda: True)():
         return
     if what == "calls":
@@ -154,7 +156,7 @@ def test_what_creeps_into_a_hot_path_is_found(
         assert findings[what].holds is False, str(findings[what])
 
 
-# --- who counts -------------------------------------------------------------------------------------------------------
+# --- the counters -----------------------------------------------------------------------------------------------------
 
 
 def test_a_process_of_its_own_counts_and_measures(loop_name: str, testbed: Testbed) -> None:

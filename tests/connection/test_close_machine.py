@@ -52,9 +52,9 @@ BOUND = 10.0
 PATTERN = bytes(n % 251 for n in range(1 << 20))
 # More than the buffers made below can hold.
 ENDLESS = 1 << 19
-# What the peer's buffer always has room for: these sends never wait.
+# How many bytes the peer's buffer always takes: these sends never wait.
 AT_ONCE = 2000
-ROOM = 8000
+SPACE = 8000
 
 
 @dataclass
@@ -214,10 +214,10 @@ class Connection(RuleBasedStateMachine):
     def sent(self) -> int:
         return self.stream._connection.accounting.sent_bytes
 
-    def room(self) -> int:
-        return ROOM - (self.sent - len(self.seen))
+    def space(self) -> int:
+        return SPACE - (self.sent - len(self.seen))
 
-    @precondition(lambda self: self.sender is not None or self.room() >= AT_ONCE)
+    @precondition(lambda self: self.sender is not None or self.space() >= AT_ONCE)
     @rule(size=st.integers(1, AT_ONCE))
     def send(self, size: int) -> None:
         expected = self.model.send()
@@ -350,7 +350,7 @@ class Connection(RuleBasedStateMachine):
                         await self.stream.aclose()
                     finally:
                         assert self.ours.fileno() == -1
-                # Who waits for another task's close may learn of its end before its own cancellation.
+                # A task that waits for another one's close may learn of its end before its own cancellation.
                 assert scope.cancelled_caught or tasks > 1
             else:
                 await self.stream.aclose()
@@ -387,7 +387,7 @@ class Connection(RuleBasedStateMachine):
     # --- the peer ----------------------------------------------------------------------------------------------------
 
     @precondition(lambda self: not (self.model.closed or self.model.peer_fin or self.model.peer_reset))
-    @precondition(lambda self: self.model.unread < ROOM)
+    @precondition(lambda self: self.model.unread < SPACE)
     @rule(size=st.integers(1, AT_ONCE))
     def peer_sends(self, size: int) -> None:
         model = self.model

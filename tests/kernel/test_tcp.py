@@ -1,4 +1,4 @@
-"""What the kernel room says of sockets, against the kernel that runs."""
+"""What the kernel says of TCP sockets, compared with what was done to them."""
 
 from __future__ import annotations
 

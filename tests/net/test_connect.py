@@ -28,7 +28,7 @@ from anyio.abc import SocketAttribute
 from support.loops import Run
 from support.waiting import BOUND
 
-import roket_trio._net.connect as room
+import roket_trio._net.connect as connect_module
 from roket_trio import (
     ClosePolicy,
     ConnectionFailed,
@@ -95,7 +95,7 @@ class Wire:
     def __init__(self, monkeypatch: pytest.MonkeyPatch, **behaviour: Any) -> None:
         self.started: list[tuple[float, str]] = []
         self.sockets: list[socket.socket] = []
-        real = room.connect_socket
+        real = connect_module.connect_socket
 
         async def connect_socket(sock: socket.socket, address: Any) -> None:
             self.started.append((time.monotonic(), address[0]))
@@ -112,7 +112,7 @@ class Wire:
             else:
                 await real(sock, (behaviour.get("real", address[0]), address[1]))
 
-        monkeypatch.setattr(room, "connect_socket", connect_socket)
+        monkeypatch.setattr(connect_module, "connect_socket", connect_socket)
 
     def addresses(self) -> list[str]:
         return [address for _, address in self.started]
@@ -339,7 +339,7 @@ async def test_cancelled_when_the_server_has_it_already_the_server_sees_a_reset(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """An end without a byte would look like the whole of an empty message."""
-    connect_socket = room.connect_socket
+    connect_socket = connect_module.connect_socket
 
     with listening() as (server, port), anyio.CancelScope() as scope:
 
@@ -348,7 +348,7 @@ async def test_cancelled_when_the_server_has_it_already_the_server_sees_a_reset(
             scope.cancel()
             await anyio.lowlevel.checkpoint()
 
-        monkeypatch.setattr(room, "connect_socket", connected_and_cancelled)
+        monkeypatch.setattr(connect_module, "connect_socket", connected_and_cancelled)
         try:
             await connect_tcp("127.0.0.1", port)
         finally:
@@ -418,7 +418,7 @@ async def test_what_cannot_be_meant_is_refused_before_a_socket_exists(
     async def resolve(*args: object, **kwargs: object) -> Any:
         raise AssertionError("it asked the resolver")
 
-    monkeypatch.setattr(room, "resolve", resolve)
+    monkeypatch.setattr(connect_module, "resolve", resolve)
     with pytest.raises(error) as caught:
         await connect_tcp(host, port, **more)
     assert str(caught.value)

@@ -22,7 +22,7 @@ from anyio.abc import SocketAttribute
 from anyio.streams.stapled import MultiListener
 from support.waiting import BOUND
 
-import roket_trio._net.listen as room
+import roket_trio._net.listen as listen_module
 from roket_trio import (
     BusyResourceError,
     ClosedResourceError,
@@ -263,7 +263,7 @@ async def test_what_cannot_be_meant_is_refused_before_a_socket_exists(
     async def resolve(*args: object, **kwargs: object) -> Any:
         raise AssertionError("it asked the resolver")
 
-    monkeypatch.setattr(room, "resolve", resolve)
+    monkeypatch.setattr(listen_module, "resolve", resolve)
     with pytest.raises(error):
         await create_tcp_listener(**arguments)
 

@@ -23,7 +23,7 @@ from anyio.abc import SocketAttribute
 from support.loops import Run
 from support.waiting import BOUND
 
-import roket_trio._net.listener as room
+import roket_trio._net.listener as listener_module
 from roket_trio import (
     BusyResourceError,
     ClosedResourceError,
@@ -383,8 +383,8 @@ async def test_a_close_wakes_accept(bound: socket.socket) -> None:
 
 
 async def test_a_close_wakes_the_back_off(tmp_path: Path, faults: Faults, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(room, "_BACKOFF_FIRST", 30.0)
-    monkeypatch.setattr(room, "_BACKOFF_MOST", 30.0)
+    monkeypatch.setattr(listener_module, "_BACKOFF_FIRST", 30.0)
+    monkeypatch.setattr(listener_module, "_BACKOFF_MOST", 30.0)
     faults.forever = errno.EMFILE
     listener = await SocketListener.from_socket(listening("tcp", tmp_path))
     async with anyio.create_task_group() as tasks:

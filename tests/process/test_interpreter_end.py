@@ -12,7 +12,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 
-# Modules are emptied in the order of their import, the last first: what os keeps goes when the room that it came from
+# Modules are emptied in the order of their import, the last first: what os keeps goes when the module that it came from
 # has no name any more, and what sys keeps goes last of all, with nobody left to print an error.
 PROGRAM = """
 import socket, sys

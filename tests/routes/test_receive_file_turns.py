@@ -1,4 +1,4 @@
-"""``receive_file`` that is cancelled or closed, one at a time, and who is woken."""
+"""``receive_file`` that is cancelled or closed, one at a time, and which task is woken."""
 
 from __future__ import annotations
 
@@ -347,7 +347,7 @@ async def test_closing_a_lent_stream_ends_the_transfer(pair: Pair, path: Path, r
     assert path.read_bytes() == b"first"
 
 
-# --- who is woken ----------------------------------------------------------------------------------------------------
+# --- what is woken ---------------------------------------------------------------------------------------------------
 
 
 async def test_what_arrives_while_a_thread_takes_it_wakes_no_loop(

@@ -311,7 +311,7 @@ async def test_a_flood_of_resets_leaves_nothing(
 
 
 async def test_five_thousand_at_once_are_all_served(good: Abusers, bad: Abusers, worse: Abusers) -> None:
-    """All are there at the same time; who comes meanwhile need not wait until they have gone."""
+    """All are there at the same time; a client that comes meanwhile need not wait until they have gone."""
 
     server = Server(good)
     async with serving(server):

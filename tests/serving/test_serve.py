@@ -373,14 +373,14 @@ async def test_what_is_no_exception_brings_the_server_down_as_it_is(
     assert not logged(caplog, logging.ERROR)
 
 
-@pytest.mark.parametrize("room", ["accept_waiting", "wait_connection"])
-async def test_an_interruption_of_who_accepts_comes_out_as_it_is(monkeypatch: pytest.MonkeyPatch, room: str) -> None:
+@pytest.mark.parametrize("method", ["accept_waiting", "wait_connection"])
+async def test_an_interruption_while_accepting_comes_out_as_it_is(monkeypatch: pytest.MonkeyPatch, method: str) -> None:
     error = KeyboardInterrupt()
 
     async def interrupted(listener: SocketListener) -> None:
         raise error
 
-    monkeypatch.setattr(SocketListener, room, interrupted)
+    monkeypatch.setattr(SocketListener, method, interrupted)
 
     async with serving(echo) as server:
         await server.wait()

@@ -225,7 +225,7 @@ async def test_a_shutdown_event_that_fails_comes_out_as_it_is() -> None:
 
 
 async def test_cancelled_it_ends_at_once_by_the_rules() -> None:
-    """Complete answers end in FIN, cut ones in RST, and who waits in the queue is refused."""
+    """Complete answers end in FIN, cut ones in RST, and clients that wait in the queue are refused."""
 
     async def handler(stream: SocketStream) -> None:
         request = await stream.receive()

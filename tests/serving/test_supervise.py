@@ -37,9 +37,9 @@ from roket_trio._loops import asyncio as asyncio_loop
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="what the kernel tells of a connection is Linux's")
 
 
-# A budget that something moves well within, also on a loaded machine: a step of PACE, and so many that they outlast it.
+# A budget, and steps in which something moves: each well within it on a loaded machine too, all together longer.
 STEADY = 0.6
-PACE = STEADY / 6
+STEP_SECONDS = STEADY / 6
 STEPS = 8
 
 
@@ -142,7 +142,7 @@ async def test_what_the_peer_sent_before_its_fin_can_be_read_and_reading_is_prog
     finish(peer)
     async with supervise(await adopt(ours), close_wait_seconds=STEADY) as stream:
         for _ in range(STEPS):
-            await anyio.sleep(PACE)
+            await anyio.sleep(STEP_SECONDS)
             assert await stream.receive(1) == b"\0"
         with pytest.raises(EndOfStream):
             await stream.receive(1)
@@ -155,7 +155,7 @@ async def test_a_half_closed_peer_that_reads_a_long_answer_slowly_is_never_cut(s
     received = bytearray()
 
     async def read_slowly() -> None:
-        pause = STEPS * PACE / (len(answer) / 4096)
+        pause = STEPS * STEP_SECONDS / (len(answer) / 4096)
         while chunk := await anyio.to_thread.run_sync(peer.recv, 4096, socket.MSG_WAITALL):
             received.extend(chunk)
             await anyio.sleep(pause)
@@ -187,11 +187,11 @@ async def test_acknowledged_is_progress_although_the_body_does_nothing(
                 await stream.send(bytes(sent // 50))
             assert stream.statistics().sent_bytes == sent
             for _ in range(STEPS):
-                await anyio.sleep(PACE)
+                await anyio.sleep(STEP_SECONDS)
                 taken += len(peer.recv(sent // 16, socket.MSG_WAITALL))
             began = time.monotonic()
             await anyio.sleep(BOUND)
-    assert time.monotonic() - began >= STEADY - PACE
+    assert time.monotonic() - began >= STEADY - STEP_SECONDS
     assert count_to_end(peer)[0] + taken <= sent
 
 
@@ -202,7 +202,7 @@ async def test_a_file_that_comes_in_slowly_is_progress_although_one_call_takes_i
 
     async def send_slowly() -> None:
         for _ in range(STEPS):
-            await anyio.sleep(PACE)
+            await anyio.sleep(STEP_SECONDS)
             peer.sendall(bytes(1000))
         finish(peer)
 
@@ -218,7 +218,7 @@ async def test_a_spliced_relay_is_progress_on_both_sides(pairs: list[Pair]) -> N
 
     async def send_slowly() -> None:
         for _ in range(STEPS):
-            await anyio.sleep(PACE)
+            await anyio.sleep(STEP_SECONDS)
             left_peer.sendall(bytes(1000))
         finish(left_peer)
 
@@ -280,13 +280,13 @@ async def test_bytes_either_way_keep_an_idle_bound_from_running_out(pair: Pair) 
     with pytest.raises(PeerGoneError):
         async with supervise(await adopt(ours), idle_seconds=STEADY) as stream:
             for _ in range(STEPS // 2):
-                await anyio.sleep(PACE)
+                await anyio.sleep(STEP_SECONDS)
                 await stream.send(b"x")
-                await anyio.sleep(PACE)
+                await anyio.sleep(STEP_SECONDS)
                 peer.sendall(b"y")
                 await stream.receive()
             await anyio.sleep(BOUND)
-    assert time.monotonic() - began >= STEPS * PACE + STEADY
+    assert time.monotonic() - began >= STEPS * STEP_SECONDS + STEADY
     assert count_to_end(peer) == (4, "FIN")
 
 

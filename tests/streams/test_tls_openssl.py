@@ -252,7 +252,7 @@ class Stuck(anyio.abc.ByteStream):
 
 
 async def test_a_receiver_that_has_something_to_say_does_not_wait_behind_a_sender() -> None:
-    """Who might wait for ever, if its peer sends and does not read. In OpenSSL's place is a function."""
+    """A receiver, whose peer may send and not read, must not wait for a sender. A function stands in for OpenSSL."""
 
     transport = Stuck()
     outgoing = ssl.MemoryBIO()

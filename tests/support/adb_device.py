@@ -18,7 +18,7 @@ from support.programs import LIMIT
 
 PACKET = struct.Struct("<4sI")
 SERIAL = "emulator-5554"
-_CHUNK_MOST = 64 << 10  # SYNC_DATA_MAX: adbd ends the connection of who sends more
+_CHUNK_MOST = 64 << 10  # SYNC_DATA_MAX: adbd ends the connection of a client that sends more
 _DIRECTORY = 0o040771
 
 

@@ -36,7 +36,7 @@ def is_mutant(name: str) -> bool:
 def abort(sock: socket.socket) -> None:
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     with contextlib.suppress(OSError):
-        sock.shutdown(socket.SHUT_RD)  # wakes who waits in recv
+        sock.shutdown(socket.SHUT_RD)  # wakes a thread that waits in recv
     sock.close()
 
 

@@ -96,8 +96,8 @@ class Kernel:
 
 
 def turn_off(monkeypatch: pytest.MonkeyPatch) -> None:
-    for room in MODULES.values():
-        monkeypatch.setattr(room, "AVAILABLE", False)
+    for module in MODULES.values():
+        monkeypatch.setattr(module, "AVAILABLE", False)
 
 
 def failing(name: str, number: int, *, after: int, of: int | None = None) -> Callable[..., int]:

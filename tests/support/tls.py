@@ -178,7 +178,7 @@ def outcome(stream: TLSStream) -> CloseOutcome:
 
 
 class Gate(anyio.abc.ByteStream):
-    """A foreign transport: what arrives can be held up, and who waits for room to send waits for ever."""
+    """A foreign transport: what arrives can be held up, and a wait for space to send never ends."""
 
     def __init__(self, transport: SocketStream) -> None:
         self.transport = transport

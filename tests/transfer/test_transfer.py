@@ -91,8 +91,8 @@ def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """The kernel's route, or what makes it the plain one."""
     name: str = request.param
     if name == "off":
-        for room in ROUTES.values():
-            monkeypatch.setattr(room, "AVAILABLE", False)
+        for module in ROUTES.values():
+            monkeypatch.setattr(module, "AVAILABLE", False)
     elif name != "fast":
         for call in ("sendfile", "splice", "copy_file_range"):
             monkeypatch.setattr(os, call, _refusing(call, 0 if name == "refused" else 3))
