@@ -1,4 +1,4 @@
-"""Who uses a connection's descriptor outside of its event loop."""
+"""The worker threads that use a connection's descriptor, and that its close waits for."""
 
 from __future__ import annotations
 

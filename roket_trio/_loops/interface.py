@@ -39,7 +39,7 @@ class Readiness(ABC):
 
     @abstractmethod
     async def wait_writable(self) -> None:
-        """Wait until a write may succeed; otherwise as :meth:`wait_readable`."""
+        """Wait until a write may succeed, by the rules of :meth:`wait_readable`."""
 
     def pause_reading(self) -> None:  # noqa: B027 - only a shared epoll watches while no task waits
         """Do not wake the loop for what arrives, since a worker thread reads; until :meth:`resume_reading`."""
@@ -72,7 +72,7 @@ class Loop(ABC):
 
     @abstractmethod
     def readiness(self, fd: int) -> Readiness:
-        """Make what waits for ``fd``, which must be non-blocking and pollable."""
+        """Make the object that waits for ``fd``, which must be non-blocking and pollable."""
 
     @abstractmethod
     def open_nursery(self) -> AbstractAsyncContextManager[Nursery]:

@@ -19,7 +19,7 @@ class End(ABC):
     __slots__ = ("connection", "name", "offset", "path")
 
     is_ours: ClassVar[bool] = True
-    """Whether an interruption of it is exact: it is a socket of ours, or a file."""
+    """Whether it is a socket of ours, or a file: how much was moved is then known exactly, also when interrupted."""
     is_file: ClassVar[bool] = False
 
     # Set by each class itself, and not by a constructor here: that costs eight objects, of 110 for a small file.
@@ -34,10 +34,10 @@ class End(ABC):
     @property
     @abstractmethod
     def failure(self) -> str:
-        """How a message about a failure begins: "reading /etc/hosts failed"."""
+        """The beginning of a message about a failure: "reading /etc/hosts failed"."""
 
     def seek(self, position: int) -> None:  # noqa: B027
-        """Let the file stand there, if it has positions."""
+        """Set the file's position, if it has one."""
 
     def lost(self, error: OSError) -> Exception | None:
         """Take note that a system call on the connection failed. The exception says whether it was closed here."""

@@ -1,4 +1,4 @@
-"""Fair shares of one event loop for the transfers that run in it.
+"""The fair scheduler: it divides one event loop among the transfers that run in it.
 
 A transfer that never has to wait could keep the loop to itself, and a hundred that are ready at once could keep it for
 the length of a hundred slices. So a loop has a few slots. A transfer takes a slot for each slice that it moves, and the

@@ -24,7 +24,7 @@ from .ends import Reader, Writer
 class FileReader(Reader):
     """A file that is read. The position of a regular one is left alone."""
 
-    __slots__ = ("_home", "_moved", "_object", "_source", "_start", "_worker", "file")
+    __slots__ = ("_moved", "_object", "_old_position", "_source", "_start", "_worker", "file")
 
     is_file = True
 
@@ -68,7 +68,7 @@ class FileReader(Reader):
         self._moved = moved
         self._source: Source | None = None
         self._worker: Worker | None = None
-        self._home: int | None = None  # where the object stood
+        self._old_position: int | None = None  # where the object stood
 
     def read_now(self, size: int) -> memoryview | None:
         if self._source is None:
@@ -82,7 +82,7 @@ class FileReader(Reader):
     async def read(self, size: int) -> memoryview | None:
         if self._source is None:
             # In a thread: to seek in a compressed file may take long.
-            self._home = await current_loop().run_in_thread(self._seek_from_home)
+            self._old_position = await current_loop().run_in_thread(self._seek_to_start)
             self._open_source()
             return None
         assert self._worker is not None
@@ -95,22 +95,22 @@ class FileReader(Reader):
         else:
             self._source = source_for(self.file, None if self.offset is None else self.offset + self._moved)
 
-    def _seek_from_home(self) -> int | None:
+    def _seek_to_start(self) -> int | None:
         """In a worker thread: go to the start; returns where the object stood, ``None`` if it cannot seek."""
         file = self._object
         if not file.seekable():
             if self._start:
                 raise ValueError(f"{self.name} cannot seek; it takes no offset")
             return None
-        home: int = file.tell()
+        position: int = file.tell()
         file.seek(self._start)
-        return home
+        return position
 
     def has_again(self, count: int) -> bool:
         if self.file is not None:
             return self.offset is not None
         if self._start is not None:
-            return self._home is not None
+            return self._old_position is not None
         if type(self._object) is io.BytesIO:  # to seek back in others may take long
             self._object.seek(-count, io.SEEK_CUR)
             return True
@@ -127,9 +127,9 @@ class FileReader(Reader):
         if self._source is not None and self._worker is not None:
             self._source.release()
             self._worker.end()
-        if self._home is not None:
-            home, self._home = self._home, None
-            await current_loop().run_in_thread(self._object.seek, home)
+        if self._old_position is not None:
+            position, self._old_position = self._old_position, None
+            await current_loop().run_in_thread(self._object.seek, position)
 
 
 @final

@@ -27,19 +27,18 @@ FETCH_WINDOW = 4 << 20
 
 # What only the socket's side of a sendfile can have caused; any other error is the file's.
 _SOCKET_ERRORS = frozenset(
-    getattr(errno, name)
-    for name in (
-        "EPIPE",
-        "ECONNRESET",
-        "ECONNABORTED",
-        "ENOTCONN",
-        "ETIMEDOUT",
-        "EHOSTUNREACH",
-        "ENETUNREACH",
-        "ENETDOWN",
-        "EHOSTDOWN",
-        "ENOBUFS",
-    )
+    {
+        errno.EPIPE,
+        errno.ECONNRESET,
+        errno.ECONNABORTED,
+        errno.ENOTCONN,
+        errno.ETIMEDOUT,
+        errno.EHOSTUNREACH,
+        errno.ENETUNREACH,
+        errno.ENETDOWN,
+        errno.EHOSTDOWN,
+        errno.ENOBUFS,
+    }
 )
 
 

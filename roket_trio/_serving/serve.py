@@ -180,7 +180,7 @@ def acceptors_of(listener: object) -> list[Acceptor]:
     accepts in ``listener``, and an async ``handshake(stream)`` that returns the handler's stream or raises, within a
     time limit of its own.
 
-    :raises TypeError: one of them has none of these
+    :raises TypeError: it is no such listener
     """
     if isinstance(listener, SocketListener):
         return [Acceptor(listener, ())]

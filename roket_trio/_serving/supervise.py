@@ -117,11 +117,14 @@ def supervise(
     task watches all supervised connections of an event loop, in the nursery of one of the blocks. An idle connection
     costs no CPU; one whose time runs is checked eight times within it.
     """
-    return Supervision(stream, connection_of(stream), idle_limits(close_wait_seconds, idle_seconds), keepalive)
+    return Supervision(stream, _connection_below(stream), idle_limits(close_wait_seconds, idle_seconds), keepalive)
 
 
 def idle_limits(close_wait_seconds: float, idle_seconds: float | None) -> IdleLimits:
-    """:raises ValueError: one of them is not positive"""
+    """The limits for :func:`supervise`'s arguments.
+
+    :raises ValueError: a time is not positive
+    """
     return IdleLimits(
         _checked_seconds("close_wait_seconds", close_wait_seconds), _checked_seconds("idle_seconds", idle_seconds)
     )
@@ -135,7 +138,7 @@ def _checked_seconds(name: str, value: float | None) -> float:
     return value
 
 
-def connection_of(stream: object) -> Connection:
+def _connection_below(stream: object) -> Connection:
     """The connection of a stream, or of the stream below TLS.
 
     :raises TypeError: it is no stream of this package

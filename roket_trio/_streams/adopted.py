@@ -16,6 +16,7 @@ Address = tuple[str, int] | str
 
 
 def connected_socket(sock_or_fd: socket.socket | int, family: int | None = None) -> socket.socket:
+    """Check the connected socket that is handed over. If this raises, the caller still owns it."""
     sock = adopted_socket(sock_or_fd)
     try:
         if family is not None and sock.family != family:
@@ -45,7 +46,7 @@ def adopted_socket(sock_or_fd: socket.socket | int) -> socket.socket:
             raise ValueError("the socket is closed")
         if sock.type != socket.SOCK_STREAM:
             raise ValueError(f"expected a socket of type SOCK_STREAM, not {_enum_name(sock.type)}")
-        is_unix = sock.family == getattr(socket, "AF_UNIX", None)
+        is_unix = sock.family == socket.AF_UNIX
         if not is_unix and not (is_tcp(sock) and sock.proto in _TCP_PROTOCOLS):
             raise ValueError(
                 f"expected a TCP or UNIX socket, not one of family {_enum_name(sock.family)}, protocol {sock.proto}"
@@ -63,9 +64,10 @@ def give_back(sock: socket.socket, sock_or_fd: socket.socket | int) -> None:
 
 
 def peer_name(sock: socket.socket) -> Address | None:
+    """The address of the peer; ``None`` if the socket is not connected, or not any more."""
     try:
         return presentable(sock.getpeername())
-    except OSError:  # not connected, or not any more
+    except OSError:
         return None
 
 

@@ -24,7 +24,7 @@ class TLSListener(tls.TLSListener):
 
     :param listener: what accepts the connections; it is closed with this one
     :param ssl_context: the server's context
-    :param standard_compatible: as for :func:`wrap_tls`
+    :param standard_compatible: whether an end without close_notify is an error, :class:`TruncatedError`
     :param handshake_timeout: how long a handshake may take (seconds)
     """
 

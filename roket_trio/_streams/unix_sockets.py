@@ -117,7 +117,10 @@ class UNIXSocketStream(SocketStream, anyio.abc.UNIXSocketStream):
 
 @final
 class _Message:
-    """What ``recvmsg`` has returned: as long as its data; false at EOF, where descriptors alone are none."""
+    """What ``recvmsg`` has returned, as :meth:`Connection.receive` needs it: its length is the number of bytes.
+
+    It is false at EOF only. A message of descriptors alone has no bytes, and is true.
+    """
 
     __slots__ = ("_at_eof", "ancillary", "data", "flags")
 

@@ -1,4 +1,4 @@
-"""``relay``: two connections, joined."""
+"""``relay``: move bytes both ways between two connections."""
 
 from __future__ import annotations
 
