@@ -102,7 +102,7 @@ class ThreadSink(Sink):
 class PolledSink(Sink):
     """Writes a pipe, a FIFO, a terminal or a socket without blocking."""
 
-    __slots__ = ("_descriptor", "_flush")
+    __slots__ = ("_descriptor",)
 
     def __init__(self, file: OpenFile) -> None:
         super().__init__()

@@ -8,12 +8,13 @@ import os
 from collections.abc import Callable
 from typing import Any, final
 
-from .._files import sink_for, source_for
 from .._files.descriptor import OpenFile
 from .._files.objects import ObjectSource, check_object
+from .._files.reading import source_for
 from .._files.sinks import ObjectSink, PolledSink, Sink
 from .._files.sources import Source
 from .._files.worker import Worker
+from .._files.writing import sink_for
 from .._kernel.fd import FileKind
 from .._loops import current_loop
 from .counts import checked_offset

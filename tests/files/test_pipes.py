@@ -21,8 +21,15 @@ import trio.testing
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from roket_trio._errors import BrokenResourceError, BusyResourceError, ClosedResourceError, EndOfStream
-from roket_trio._files import FileReadStream, FileWriteStream, polled
+from roket_trio import (
+    BrokenResourceError,
+    BusyResourceError,
+    ClosedResourceError,
+    EndOfStream,
+    FileReadStream,
+    FileWriteStream,
+)
+from roket_trio._files import polled
 
 
 @pytest.fixture(params=["private", "shared"])

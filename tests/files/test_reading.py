@@ -23,8 +23,8 @@ from anyio.streams.file import FileStreamAttribute
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from roket_trio._errors import BrokenResourceError, BusyResourceError, ClosedResourceError, EndOfStream
-from roket_trio._files import FileReadStream, sources
+from roket_trio import BrokenResourceError, BusyResourceError, ClosedResourceError, EndOfStream, FileReadStream
+from roket_trio._files import sources
 from roket_trio._files.descriptor import open_file
 from roket_trio._kernel import page_cache
 

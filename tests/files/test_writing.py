@@ -23,8 +23,7 @@ from anyio.streams.file import FileStreamAttribute
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from roket_trio._errors import BrokenResourceError, BusyResourceError, ClosedResourceError
-from roket_trio._files import FileWriteStream
+from roket_trio import BrokenResourceError, BusyResourceError, ClosedResourceError, FileWriteStream
 
 
 def left_in(directory: Path) -> list[str]:
