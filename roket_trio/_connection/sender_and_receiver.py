@@ -23,10 +23,14 @@ class Sending:
 
     def __enter__(self) -> None:
         connection = self._connection
-        if self._sent and not connection._send_guard.is_taken:
-            connection.life.resume(self._by)
-        connection.life.check_sending()
-        connection._send_guard.acquire()
+        guard, life = connection._send_guard, connection.life
+        if self._sent and not guard.is_taken:
+            life.resume(self._by)
+        if not life.may_send:
+            life.check_sending()
+        if guard.is_taken:
+            guard.check()
+        guard.is_taken = True
         connection._item_sent = self._sent
         connection._item_total = self._total
 

@@ -104,12 +104,14 @@ def open_file(file: object, *, writable: bool) -> OpenFile:
     :raises IsADirectoryError: it is a directory
     :raises OSError: the descriptor is not open; flushing failed
     """
-    if isinstance(file, str | os.PathLike):
-        mode = "wb" if writable else "rb"
-        raise TypeError(f"expected a binary file, not a path; open it first: open({os.fspath(file)!r}, {mode!r})")
     owner = unwrap(file)
     if not isinstance(owner, int):
         if not _is_transparent(owner):
+            if isinstance(owner, str | bytes | os.PathLike):
+                mode = "wb" if writable else "rb"
+                raise TypeError(
+                    f"expected a binary file, not a path; open it first: open({os.fspath(owner)!r}, {mode!r})"
+                )
             raise OpaqueFileError(f"expected a binary file or a descriptor, not {type(owner).__name__}")
         if owner.closed:
             raise ValueError("the file is closed")

@@ -50,3 +50,7 @@ class RateLimiter:
         """Wait until the next step is allowed. It is a checkpoint only if it has to wait."""
         if self._rate is not None and (seconds := self._free_at - monotonic()) > 0:
             await anyio.sleep(seconds)
+
+
+UNLIMITED = RateLimiter(None)
+"""For all transfers without a limit: it keeps nothing."""

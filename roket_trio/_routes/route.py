@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import SupportsIndex, final
 
+from .._connection.connection import Connection
 from .._loops import current_loop
 from .counts import checked_count
 from .ends import Reader, Writer
@@ -74,7 +75,7 @@ class Route(Progress):
                     if self.unsent:
                         await PlainLoop(self).run(read=False)
                     if not await self._kernel.run(self):
-                        self._fall_back()
+                        self._fall_back(source, sink)
                 if self.name == self._plain:
                     await PlainLoop(self).run(read=True)
                 if self.ended:
@@ -84,16 +85,18 @@ class Route(Progress):
                 raise
             finally:
                 if self.bytes_moved:
-                    self._note_route()
+                    self._note_route(source, sink)
 
-    def _note_route(self) -> None:
-        for connection in self.connections():
-            connection.routed(self.name)
+    def _note_route(self, source: Connection | None, sink: Connection | None) -> None:
+        if source is not None:
+            source.routed(self.name)
+        if sink is not None and sink is not source:
+            sink.routed(self.name)
 
-    def _fall_back(self) -> None:
+    def _fall_back(self, source: Connection | None, sink: Connection | None) -> None:
         """Go on with the plain loop, since the kernel has refused its route."""
         if self.bytes_moved:
-            self._note_route()
+            self._note_route(source, sink)
         for connection in self.connections():
             connection.refused(self.name)
         self.fallbacks += (self.name,)

@@ -54,6 +54,7 @@ class SocketToFile(KernelRoute):
     @classmethod
     def between(cls, reader: ConnectionReader, writer: FileWriter) -> SocketToFile | None:
         """The route between the two, if they have one."""
+        reader.peeks = writer.is_pipe  # which may never take what was received
         if not splice.AVAILABLE or writer.file is None or writer.offset is None or writer.file.direct:
             return None
         return cls(reader.connection, writer.file.fd, writer.offset)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import SupportsIndex
+from collections.abc import Callable
+from typing import Any, SupportsIndex
 
 from .connection_ends import ConnectionReader, ConnectionWriter
 from .ends import Reader, Writer
@@ -15,6 +16,14 @@ from .route import Route
 from .socket_to_file import SocketToFile
 from .socket_to_socket import SocketToSocket
 
+# By exact class: a look-up takes a third of what four isinstance() of abstract classes take.
+_KERNEL_ROUTES: dict[tuple[type[Reader], type[Writer]], Callable[[Any, Any], KernelRoute | None]] = {
+    (FileReader, ConnectionWriter): FileToSocket.between,
+    (ConnectionReader, FileWriter): SocketToFile.between,
+    (ConnectionReader, ConnectionWriter): SocketToSocket.between,
+    (FileReader, FileWriter): FileToFile.between,
+}
+
 
 def route_between(reader: Reader, writer: Writer, count: SupportsIndex | None, limiter: RateLimiter) -> Route:
     """The fastest way from ``reader`` to ``writer``.
@@ -22,17 +31,7 @@ def route_between(reader: Reader, writer: Writer, count: SupportsIndex | None, l
     :raises TypeError: ``count`` is no integer
     :raises ValueError: ``count`` is negative
     """
-    kernel: KernelRoute | None = None
-    plain = "read-send"
-    match reader, writer:
-        case FileReader(), ConnectionWriter():
-            kernel = FileToSocket.between(reader, writer)
-        case ConnectionReader(), FileWriter():
-            kernel = SocketToFile.between(reader, writer)
-            reader.peeks = writer.is_pipe
-        case ConnectionReader(), ConnectionWriter():
-            kernel = SocketToSocket.between(reader, writer)
-        case FileReader(), FileWriter():
-            kernel = FileToFile.between(reader, writer)
-            plain = "read-write"
+    between = _KERNEL_ROUTES.get((type(reader), type(writer)))
+    kernel = None if between is None else between(reader, writer)
+    plain = "read-write" if reader.is_file and writer.is_file else "read-send"
     return Route(reader, writer, count, limiter, kernel, plain)

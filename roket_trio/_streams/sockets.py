@@ -23,7 +23,7 @@ from .._loops import current_loop
 from .._public import public
 from .._routes.connection_ends import ConnectionReader, ConnectionWriter
 from .._routes.file_ends import FileReader, FileWriter
-from .._routes.rate_limit import RateLimiter
+from .._routes.rate_limit import UNLIMITED
 from .._routes.table import route_between
 from .adopted import Address, connected_socket, peer_name
 
@@ -203,7 +203,7 @@ class SocketStream(anyio.abc.SocketStream, trio.abc.HalfCloseableStream):
         self._connection.life.check_sending()
         with opened_to_read(file) as opened:
             reader, writer = FileReader(opened, offset), ConnectionWriter(self._connection)
-            route = route_between(reader, writer, count, RateLimiter(None))
+            route = route_between(reader, writer, count, UNLIMITED)
             await route.run()
         return route.bytes_moved
 
@@ -226,7 +226,7 @@ class SocketStream(anyio.abc.SocketStream, trio.abc.HalfCloseableStream):
         self._connection.life.check_receiving()
         with opened_to_write(file) as opened:
             reader, writer = ConnectionReader(self._connection), FileWriter(opened, offset)
-            route = route_between(reader, writer, count, RateLimiter(None))
+            route = route_between(reader, writer, count, UNLIMITED)
             try:
                 await route.run()
             finally:
