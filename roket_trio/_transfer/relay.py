@@ -60,65 +60,76 @@ async def relay(left: BothWays, right: BothWays, *, linger_seconds: float = 30.0
     """
     if not linger_seconds >= 0:
         raise ValueError(f"linger_seconds must not be negative: {linger_seconds}")
-    began = anyio.current_time()
-    there, back = Transfer(left, right), Transfer(right, left)
-    reports: dict[Transfer, TransferReport] = {}
-    failures: list[Exception] = []
-    first_ended = anyio.Event()
-    passed_on = 0
+    return await _Relay(left, right, linger_seconds).run()
 
-    def fail(error: Exception) -> None:
-        failures.append(error)
-        # At once: if the relay is cancelled before its tasks have ended, the caller's close must not look clean.
-        _reset(left)
-        _reset(right)
-        tasks.cancel_scope.cancel()
 
-    async def move(transfer: Transfer, sink: Any, way: str) -> None:
-        nonlocal passed_on
+@final
+class _Relay:
+    """One call of :func:`relay`: a task for each direction, and one that bounds the second half."""
+
+    def __init__(self, left: BothWays, right: BothWays, linger_seconds: float) -> None:
+        self._left = left
+        self._right = right
+        self._linger_seconds = linger_seconds
+        self._there, self._back = Transfer(left, right), Transfer(right, left)
+        self._reports: dict[Transfer, TransferReport] = {}
+        self._failures: list[Exception] = []
+        self._tasks: anyio.abc.TaskGroup
+        self._first_ended = anyio.Event()
+        self._passed_on = 0
+        """How many directions have ended and have passed EOF on."""
+
+    async def run(self) -> RelayReport:
+        began = anyio.current_time()
         try:
-            reports[transfer] = await transfer.run()
-            first_ended.set()
+            async with anyio.create_task_group() as self._tasks:
+                self._tasks.start_soon(self._move, self._there, self._right, "left to right")
+                self._tasks.start_soon(self._move, self._back, self._left, "right to left")
+                self._tasks.start_soon(self._bound_the_second_half)
+        except BaseExceptionGroup as group:  # Ctrl-C in one of the tasks comes out as it is
+            raise bare(group) from None  # noqa: ASYNC123 - its group was made here
+        if self._failures:
+            for stream in (self._left, self._right):
+                if not isinstance(stream, SocketStream):
+                    with contextlib.suppress(Exception), anyio.CancelScope() as scope:  # the failure is known already
+                        scope.cancel()
+                        await stream.aclose()
+            raise self._failures[0]
+        return RelayReport(self._reports[self._there], self._reports[self._back], anyio.current_time() - began)
+
+    async def _move(self, transfer: Transfer, sink: Any, way: str) -> None:
+        try:
+            self._reports[transfer] = await transfer.run()
+            self._first_ended.set()
             await _send_eof(sink)
         except Exception as error:
             error.add_note(f"while moving from {way}")
-            fail(error)
+            self._fail(error)
             return
-        passed_on += 1
-        if passed_on == 2:
-            tasks.cancel_scope.cancel()
+        self._passed_on += 1
+        if self._passed_on == 2:
+            self._tasks.cancel_scope.cancel()
 
-    async def bound_the_second_half() -> None:
-        await first_ended.wait()
-        second, sink = (back, left) if there in reports else (there, right)
-
-        def figure() -> tuple[int, int]:
-            return second.bytes_moved, _unacked(sink)
-
-        clock = IdleClock(linger_seconds, figure(), anyio.current_time())
+    async def _bound_the_second_half(self) -> None:
+        """When one direction has ended, end the relay if the other one stands still for too long."""
+        await self._first_ended.wait()
+        seconds = self._linger_seconds
+        second, sink = (self._back, self._left) if self._there in self._reports else (self._there, self._right)
+        clock = IdleClock(seconds, (second.bytes_moved, _unacked(sink)), anyio.current_time())
         is_over = False
         while not is_over:
-            for _ in range(1 if linger_seconds else _TURNS):
+            for _ in range(1 if seconds else _TURNS):
                 await anyio.sleep(max(0.0, clock.due - anyio.current_time()))
-            is_over = clock.is_over(figure(), anyio.current_time())
-        if passed_on < 2:
-            fail(PeerGoneError(f"one side had finished, and the other one moved nothing for {linger_seconds} seconds"))
+            is_over = clock.is_over((second.bytes_moved, _unacked(sink)), anyio.current_time())
+        if self._passed_on < 2:
+            self._fail(PeerGoneError(f"one side had finished, and the other one moved nothing for {seconds} seconds"))
 
-    try:
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(move, there, right, "left to right")
-            tasks.start_soon(move, back, left, "right to left")
-            tasks.start_soon(bound_the_second_half)
-    except BaseExceptionGroup as group:  # Ctrl-C in one of the tasks comes out as it is
-        raise bare(group) from None  # noqa: ASYNC123 - its group was made here
-    if failures:
-        for stream in (left, right):
-            if not isinstance(stream, SocketStream):
-                with contextlib.suppress(Exception), anyio.CancelScope() as scope:  # what has failed is known already
-                    scope.cancel()
-                    await stream.aclose()
-        raise failures[0]
-    return RelayReport(reports[there], reports[back], anyio.current_time() - began)
+    def _fail(self, error: Exception) -> None:
+        self._failures.append(error)
+        # At once: if the relay is cancelled before its tasks have ended, the caller's close must not look clean.
+        _reset(self._left)
+        _reset(self._right)
+        self._tasks.cancel_scope.cancel()
 
 
 async def _send_eof(stream: Any) -> None:
