@@ -4,7 +4,7 @@ The counted one needs no clock: how many system calls and allocations a job make
 it holds in memory and which way the bytes take, against :data:`~benchmarks.limits.LIMITS`. What exceeds its limit is
 counted again, since load only adds to it: the least of three counts is held against the build.
 
-The other one is the design's table of ratios, with room for noise.
+The other one is the design's table of ratios, with a margin for noise.
 """
 
 from __future__ import annotations
@@ -121,7 +121,7 @@ def _grown(case: Case, loop: str, testbed: Testbed) -> list[Finding]:
 
 
 def ceilings(rows: Sequence[Row]) -> list[Finding]:
-    """Hold what was measured to what the design asks for, with room."""
+    """Hold what was measured to what the design asks for, with a margin."""
     found = []
     for row in rows:
         for name, ratio in row.asked().items():

@@ -1,6 +1,6 @@
 """What a build may not exceed, however slow the machine: the table that :mod:`.gate` holds it to.
 
-The room is for what no build decides: how full a socket happens to be (the routes over one vary by up to a factor of
+The margin is for what no build decides: how full a socket happens to be (the routes over one vary by up to a factor of
 two), an interpreter's own calls (CPython 3.11 asks for its process id whenever asyncio looks for the running loop), a
 machine under load. What creeps into a hot path is larger: a chunk of 64 KiB in place of 2 MiB costs 30,000 calls a GiB.
 """

@@ -7,7 +7,7 @@ task send while another receives, all the same:
 1. Records go out in the order in which they were encrypted. Only the task that has the write guard takes them from the
    buffer, and a send encrypts while it has the guard: cancelled while it waits for that, it has encrypted nothing.
 2. A receiver never waits for a sender, which a peer that sends and does not read could block for ever. It leaves what
-   OpenSSL has to say to the task that has the write guard, which goes on until the buffer is empty.
+   OpenSSL has written to the task that has the write guard, which goes on until the buffer is empty.
 3. One task at a time receives from the transport. A task that had to wait for another one asks OpenSSL again first,
    since what it wanted may have come.
 
@@ -107,7 +107,7 @@ class Records:
             await self._fill()
 
     async def flush(self) -> None:
-        """Give to the transport what OpenSSL has to say, or leave that to the task that is at it already."""
+        """Give to the transport what OpenSSL has written, or leave that to the task that is writing already."""
         guard = self._write_guard
         if not guard.is_taken:
             guard.is_taken = True
