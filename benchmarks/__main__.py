@@ -70,7 +70,7 @@ def parser() -> argparse.ArgumentParser:
     gates = commands.add_parser(
         "gate", parents=[what, how], help="count what every build must keep; fail if it does not"
     )
-    gates.add_argument("--ceilings", action="store_true", help="measure the ratios of the design, with a margin for noise")
+    gates.add_argument("--ceilings", action="store_true", help="measure the ratios of the design, within a margin")
     gates.set_defaults(does=hold)
 
     plot = commands.add_parser("plot", help="draw what was recorded, for light and dark pages")
