@@ -6,7 +6,8 @@ import errno
 import os
 import socket
 import stat
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from typing import Any, cast, final
 
 import anyio
@@ -93,9 +94,7 @@ async def create_tcp_listener(
     :raises ValueError: a port out of range, a backlog that is not positive
     """
     check_port(local_port)
-    if backlog < 1:
-        raise ValueError(f"backlog must be positive, not {backlog}")
-    backlog = min(backlog, _BACKLOG_MOST)
+    backlog = _checked_backlog(backlog)
     host = None if local_host is None else checked_host(local_host)
     await current_loop().checkpoint()
     if host is None and family == socket.AF_UNSPEC and socket.has_dualstack_ipv6():
@@ -130,7 +129,7 @@ def _listener(sockets: list[socket.socket], policy: ClosePolicy) -> TCPListener:
 
 def _listening(endpoint: Endpoint, backlog: int, *, reuse_port: bool, dual_stack: bool = False) -> socket.socket:
     sock = socket.socket(endpoint.family, socket.SOCK_STREAM)
-    try:
+    with _closed_on_failure(sock, str(endpoint)):
         if endpoint.family == socket.AF_INET6:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, not dual_stack)
         # Bind although connections of an earlier server are in TIME_WAIT (socket(7)).
@@ -139,13 +138,26 @@ def _listening(endpoint: Endpoint, backlog: int, *, reuse_port: bool, dual_stack
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         sock.bind(endpoint.address)
         sock.listen(backlog)
-    except OSError as error:
-        sock.close()
-        raise OSError(error.errno, f"cannot listen on {endpoint}: {error.strerror}") from error
-    except BaseException:
-        sock.close()
-        raise
     return sock
+
+
+def _checked_backlog(backlog: int) -> int:
+    """:raises ValueError: it is not positive"""
+    if backlog < 1:
+        raise ValueError(f"backlog must be positive, not {backlog}")
+    return min(backlog, _BACKLOG_MOST)
+
+
+@contextmanager
+def _closed_on_failure(sock: socket.socket, where: str) -> Iterator[None]:
+    """Close ``sock`` if the block fails. An ``OSError`` then says where it was to listen."""
+    try:
+        yield
+    except BaseException as error:
+        sock.close()
+        if isinstance(error, OSError):
+            raise OSError(error.errno, f"cannot listen on {where}: {error.strerror}") from error
+        raise
 
 
 @public
@@ -166,11 +178,10 @@ async def create_unix_listener(
     :raises ValueError: an empty or too long path, a backlog that is not positive
     """
     name = checked_path(path)
-    if backlog < 1:
-        raise ValueError(f"backlog must be positive, not {backlog}")
+    backlog = _checked_backlog(backlog)
     loop = current_loop()
     await loop.checkpoint()
-    sock = await loop.run_in_thread(_listening_unix, name, mode, min(backlog, _BACKLOG_MOST))
+    sock = await loop.run_in_thread(_listening_unix, name, mode, backlog)
     return SocketListener(sock, close_policy)
 
 
@@ -183,7 +194,7 @@ def _listening_unix(name: str, mode: int | None, backlog: int) -> socket.socket:
         except FileNotFoundError:
             pass
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    try:
+    with _closed_on_failure(sock, name):
         if mode is not None and not name.startswith("\0"):
             # bind(2) creates the file with the socket's own mode, less the umask: so it is never wider than requested.
             os.fchmod(sock.fileno(), mode)
@@ -191,10 +202,4 @@ def _listening_unix(name: str, mode: int | None, backlog: int) -> socket.socket:
         if mode is not None and not name.startswith("\0"):
             os.chmod(name, mode)
         sock.listen(backlog)
-    except OSError as error:
-        sock.close()
-        raise OSError(error.errno, f"cannot listen on {name}: {error.strerror}") from error
-    except BaseException:
-        sock.close()
-        raise
     return sock
