@@ -6,7 +6,7 @@ import socket
 
 import anyio
 
-from .._kernel import epoll
+from .._kernel import epoll, poll
 from .connection import Connection
 
 # How often to look where there is no epoll (seconds).
@@ -51,7 +51,7 @@ def peer_has_finished(connection: Connection) -> bool:
     if connection.life.has_peer_finished:
         return True
     if epoll.AVAILABLE:
-        return epoll.peer_has_finished(connection.sock)
+        return poll.peer_has_finished(connection.sock)
     try:
         return not connection.sock.recv(1, socket.MSG_PEEK)
     except BlockingIOError:

@@ -81,10 +81,3 @@ class PeerEvents:
 
     def close(self) -> None:
         self._epoll.close()
-
-
-def peer_has_finished(sock: socket.socket) -> bool:
-    """Whether the peer's FIN or RST has arrived, whatever lies unread. Needs no descriptor."""
-    poll = select.poll()
-    poll.register(sock, select.POLLRDHUP)
-    return bool(poll.poll(0))

@@ -16,6 +16,11 @@ def is_writable(sock: socket.socket) -> bool:
     return _polls(sock, select.POLLOUT)
 
 
+def peer_has_finished(sock: socket.socket) -> bool:
+    """Whether the peer's FIN or RST has arrived, whatever lies unread (POLLRDHUP: Linux)."""
+    return _polls(sock, select.POLLRDHUP)
+
+
 def _polls(sock: socket.socket, events: int) -> bool:
     poll = select.poll()
     poll.register(sock, events)
