@@ -28,7 +28,7 @@ _free = threading.BoundedSemaphore(_AT_MOST)
 _BEGIN_AT_HOP = 3
 
 # The loop itself waits this long (seconds) for the thread before it runs other tasks: copying a MiB takes 0.25 ms, and
-# coming back through the loop another 0.1. It does so only while no schedule point is due, so that the others still run
+# coming back through the loop another 0.1. It waits only while no schedule point is due, so that other tasks still run
 # once a millisecond however many files are busy; and not for a while after a call that took longer, which waited for a
 # disk.
 _WAIT_IN_LOOP = 0.0005

@@ -12,7 +12,7 @@ import anyio
 
 T = TypeVar("T")
 
-# A task that never has to wait lets the others run this often (seconds). Trio's full checkpoint costs 5 µs, its check
+# A task that never has to wait lets other tasks run this often (seconds). Trio's full checkpoint costs 5 µs, its check
 # for cancellation 0.4 µs: one schedule point a millisecond costs half a percent.
 YIELD_EVERY = 0.001
 
@@ -110,7 +110,7 @@ class Loop(ABC):
         """
 
     def waited(self) -> None:
-        """Note that the calling task has just been suspended, so that the others have run."""
+        """Note that the calling task has just been suspended, so that other tasks have run."""
         self.yield_at = monotonic() + YIELD_EVERY
 
     def yield_is_due(self) -> bool:
@@ -119,14 +119,14 @@ class Loop(ABC):
 
     @abstractmethod
     async def cancel_shielded_checkpoint(self) -> None:
-        """Let the others run. A cancellation is delivered at the next checkpoint, so the caller can return first."""
+        """Let other tasks run. A cancellation is delivered at the next checkpoint, so the caller can return first."""
 
     @abstractmethod
     async def checkpoint(self) -> None:
-        """A full checkpoint: raises a cancellation that is due, and lets the others run."""
+        """A full checkpoint: raises a cancellation that is due, and lets other tasks run."""
 
     async def step(self) -> None:
-        """Check for cancellation, and let the others run if that is due. It precedes every operation.
+        """Check for cancellation, and let other tasks run if that is due. It precedes every operation.
 
         Nothing like it follows an operation: a cancellation must not keep bytes that were received from the caller.
         """

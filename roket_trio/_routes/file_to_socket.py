@@ -67,9 +67,9 @@ class FileToSocket(KernelRoute):
         return cls(file.fd, offset, writer.connection)
 
     async def run(self, progress: Progress) -> bool:
-        # What fits under the limit of plain sends need not lift it: two calls, 15 µs. These are the page cache's own
-        # pages, so the kernel may hold what the send buffer takes. A thousand transfers at once take 1.03 times what a
-        # bare epoll loop does so, 1.21 with a limit of 2 MiB.
+        # The limit of plain sends is lifted, since what the kernel holds are the page cache's own pages: a thousand
+        # transfers at once take 1.03 times as long as a bare epoll loop, with a limit of 2 MiB 1.21. What fits under
+        # the limit does without these two calls (15 µs).
         left = progress.left
         is_large = left > NOTSENT_LOWAT
         connection, limiter = self._connection, progress.limiter

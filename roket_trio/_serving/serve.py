@@ -127,7 +127,7 @@ async def serve(
     :raises OSError: accepting failed, and not because of one connection or for lack of descriptors or memory
 
     With ``on_handler_error="raise"`` it raises what the first handler raised, as it is, in no group, after the other
-    handlers were cancelled. It always does so with what is no ``Exception``, such as ``KeyboardInterrupt``.
+    handlers were cancelled. ``KeyboardInterrupt`` and the like are always raised like that.
 
     Cancellation: handlers are cancelled; everything is closed at once, by the rules for cancelled closes.
     """

@@ -142,7 +142,7 @@ class Conversation:
                 while (event := self._http.next_event()) is h11.NEED_DATA:
                     try:
                         data = await self._stream.receive(_RECEIVE)
-                    except (EndOfStream, TruncatedError):  # the latter: TLS without close_notify, which HTTP permits
+                    except (EndOfStream, TruncatedError):  # TLS without close_notify, which HTTP permits
                         data = b""
                     self._http.receive_data(data)
                     if not has_begun:
