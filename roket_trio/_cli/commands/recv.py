@@ -29,7 +29,9 @@ def configure(parser: ArgumentParser) -> None:
     )
     parser.add_argument("--force", action="store_true", help="replace a file that exists already")
     parser.add_argument(
-        "--unpack", action="store_true", help="unpack the tar archive that arrives into the directory FILE"
+        "--unpack",
+        action="store_true",
+        help="unpack the tar archive that arrives into the directory FILE; this needs Python 3.11.4 or newer",
     )
     parser.add_argument(
         "--digest",
