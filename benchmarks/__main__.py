@@ -40,8 +40,10 @@ def parser() -> argparse.ArgumentParser:
     what.add_argument("--loop", action="append", choices=available(), help="only on these loops")
 
     how = argparse.ArgumentParser(add_help=False)
-    how.add_argument("--rounds", type=int, metavar="N", help="20, as in the story, unless said otherwise")
-    how.add_argument("--mib", type=int, metavar="N", help="128, as in the story, unless said otherwise")
+    how.add_argument(
+        "--rounds", type=int, metavar="N", help="how many times each way runs (default: 20, as in the story)"
+    )
+    how.add_argument("--mib", type=int, metavar="N", help="how many MiB each job moves (default: 128, as in the story)")
     how.add_argument("--sink", choices=["discard", "copy"], default="discard", help="how the receiver takes the bytes")
     how.add_argument("--directory", metavar="PATH", help="where the files are, so on which file system")
     how.add_argument("--seed", type=int, help="for the random order")
@@ -63,8 +65,8 @@ def parser() -> argparse.ArgumentParser:
         parents=[what, how],
         help="the full run, for the repository: history, plots, the story, the README's table; half an hour, alone",
     )
-    full.add_argument("--record", type=Path, default=records.HISTORY, metavar="FILE")
-    full.add_argument("--plot", type=Path, default=PLOTS, metavar="DIR")
+    full.add_argument("--record", type=Path, default=records.HISTORY, metavar="FILE", help="append to this history")
+    full.add_argument("--plot", type=Path, default=PLOTS, metavar="DIR", help="draw what was measured there")
     full.set_defaults(does=run, quick=False, all=False, story=False, json=None, strict=False)
 
     gates = commands.add_parser(
