@@ -66,9 +66,9 @@ class Transfer:
 
     :param source: where to read: a :class:`SocketStream`, a :class:`FileReadStream`, a binary file object, an
         ``anyio.AsyncFile`` or ``trio.open_file`` wrapper, a descriptor, or any byte stream of AnyIO or Trio. A file is
-        read from where it stands, and stands behind the last byte that was moved afterwards.
-    :param sink: where to write: the same kinds of ends. A file is written from where it stands, and stands behind the
-        last byte that was written afterwards.
+        read from its position, and is left at the first byte that was not moved.
+    :param sink: where to write: the same kinds of ends. A file is written from its position, and is left behind the
+        last byte that was written.
     :param count: how many bytes; ``None`` for all up to EOF. A file that has fewer gives what it has; a stream that
         ends early raises :class:`TruncatedError`.
     :param rate_limit: the most bytes a second, smooth at 10 ms; ``None`` for no limit
