@@ -35,15 +35,15 @@ def opened_to_read(file: Any) -> AbstractContextManager[OpenFile | Any]:
     :raises TypeError, ValueError, OSError: see :func:`~roket_trio._files.descriptor.open_file`
     :raises ClosedResourceError: the stream was closed meanwhile
     """
-    return _opened(file, writable=False)
+    return _opened_file(file, writable=False)
 
 
 def opened_to_write(file: Any) -> AbstractContextManager[OpenFile | Any]:
     """Open what was given as a file, for writing. It returns and raises what :func:`opened_to_read` does."""
-    return _opened(file, writable=True)
+    return _opened_file(file, writable=True)
 
 
-def _opened(file: Any, *, writable: bool) -> AbstractContextManager[OpenFile | Any]:
+def _opened_file(file: Any, *, writable: bool) -> AbstractContextManager[OpenFile | Any]:
     if isinstance(file, FileStream):
         return _opened_stream(file, writable=writable)
     try:

@@ -98,17 +98,14 @@ class PolledDescriptor:
 def _open_again(fd: int, access: int) -> int:
     """A private non-blocking description of the same pipe or terminal, or -1."""
     status = os.fstat(fd)
-    is_terminal = stat.S_ISCHR(status.st_mode) and os.isatty(fd) and _is_terminal_proper(status)
+    is_ptmx = (os.major(status.st_rdev), os.minor(status.st_rdev)) == (5, 2)
+    is_terminal = stat.S_ISCHR(status.st_mode) and os.isatty(fd) and not is_ptmx
     if not stat.S_ISFIFO(status.st_mode) and not is_terminal:
         return -1
     try:
         return os.open(f"/proc/self/fd/{fd}", access | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
     except OSError:
         return -1  # no /proc; no permission; a pipe whose readers are gone
-
-
-def _is_terminal_proper(status: os.stat_result) -> bool:
-    return (os.major(status.st_rdev), os.minor(status.st_rdev)) != (5, 2)  # /dev/ptmx
 
 
 def _count_buffered(file: OpenFile) -> int:

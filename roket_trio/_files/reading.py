@@ -66,14 +66,13 @@ class FileReadStream(FileStream, anyio.abc.ByteReceiveStream, trio.abc.ReceiveSt
         :raises ValueError: it is closed, or not open for reading
         """
         super().__init__(file, writable=False)
-        self._source = self._find_source()
-        self._is_released = False
-
-    def _find_source(self) -> Source:
+        self._source: Source
         if self._opened is None:
             check_object(self._file, "read")
-            return ObjectSource(self._file)
-        return source_for(self._opened)
+            self._source = ObjectSource(self._file)
+        else:
+            self._source = source_for(self._opened)
+        self._is_released = False
 
     @classmethod
     async def from_path(cls, path: str | os.PathLike[str]) -> FileReadStream:

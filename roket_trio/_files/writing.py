@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import errno
+import io
 import os
 import stat
 from types import TracebackType
-from typing import Any, NamedTuple, final
+from typing import NamedTuple, final
 
 import anyio
 import anyio.abc
@@ -65,14 +66,13 @@ class FileWriteStream(FileStream, anyio.abc.ByteSendStream, trio.abc.SendStream)
         self._cut: str | None = None
         self._is_incomplete = False
         self._is_replaced = False
-        self._sink = self._find_sink()
-        self._is_released = False
-
-    def _find_sink(self) -> Sink:
+        self._sink: Sink
         if self._opened is None:
             check_object(self._file, "write")
-            return ObjectSink(self._file)
-        return sink_for(self._opened)
+            self._sink = ObjectSink(self._file)
+        else:
+            self._sink = sink_for(self._opened)
+        self._is_released = False
 
     @classmethod
     async def from_path(
@@ -98,7 +98,7 @@ class FileWriteStream(FileStream, anyio.abc.ByteSendStream, trio.abc.SendStream)
         replacement: Replacement | None = None
         if atomic:
             replacement = await loop.run_in_thread(Replacement, name)
-            file = _over(replacement.fd)
+            file = io.FileIO(replacement.fd, "w")
         else:
             while True:
                 try:
@@ -288,13 +288,9 @@ def sink_for(file: OpenFile) -> Sink:
     return ThreadSink(file)
 
 
-def _open_to_write(path: str, append: bool) -> Any:
+def _open_to_write(path: str, append: bool) -> io.FileIO:
     """In a worker thread: open without waiting for the other end of a FIFO."""
     return open(path, "ab" if append else "wb", buffering=0, opener=open_nonblocking)
-
-
-def _over(fd: int) -> Any:
-    return open(fd, "wb", buffering=0)
 
 
 def _is_fifo(path: str) -> bool:
