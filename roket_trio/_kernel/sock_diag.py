@@ -145,7 +145,7 @@ class SockDiag:
         return next((found for found in answers if (found.local[1], found.remote[1]) == (local[1], remote[1])), None)
 
     def unix(self) -> list[UnixSocket]:
-        """The UNIX sockets."""
+        """The UNIX sockets of the namespace, of every kind and state."""
         request = _UNIX_REQUEST.pack(socket.AF_UNIX, 0, 0, 0xFFFFFFFF, 0, _UNIX_SHOW, _NO_COOKIE, _NO_COOKIE)
         return [_unix_socket(body) for body in self._ask(_SOCK_DIAG_BY_FAMILY, request, _NLM_F_DUMP)]
 

@@ -31,7 +31,7 @@ class ResourceGuard:
         self._released: anyio.Event | None = None
 
     def check(self) -> None:
-        """:raises BusyResourceError: a task has it"""
+        """Raise :class:`BusyResourceError` if a task has it."""
         if self.is_taken:
             raise BusyResourceError(self._doing)
 

@@ -85,7 +85,11 @@ def checked_host(host: IPAddress) -> str:
 
 
 def check_port(port: int, *, least: int = 0) -> None:
-    """:raises ValueError: it is no TCP port"""
+    """Refuse what is no TCP port.
+
+    :raises TypeError: it is no int
+    :raises ValueError: it is less than ``least``, or larger than any port
+    """
     if not isinstance(port, int) or isinstance(port, bool):
         raise TypeError(f"a port is an int, not {type(port).__name__}")
     if not least <= port <= 65535:

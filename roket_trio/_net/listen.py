@@ -142,7 +142,10 @@ def _listening(endpoint: Endpoint, backlog: int, *, reuse_port: bool, dual_stack
 
 
 def _checked_backlog(backlog: int) -> int:
-    """:raises ValueError: it is not positive"""
+    """The backlog, but no more than listen(2) takes.
+
+    :raises ValueError: it is not positive
+    """
     if backlog < 1:
         raise ValueError(f"backlog must be positive, not {backlog}")
     return min(backlog, _BACKLOG_MOST)

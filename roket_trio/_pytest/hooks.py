@@ -238,7 +238,7 @@ class SuiteHooks:
                 raise failure
 
     def _stop(self, run: _TestRun) -> Exception | None:
-        """:returns: what a script has raised"""
+        """Stop the peers and the relays of a test; returns what a script has raised."""
         try:
             run.watch.stop()
         except Exception as failure:
@@ -246,7 +246,7 @@ class SuiteHooks:
         return None
 
     def _judge(self, run: _TestRun, *, is_last: bool) -> list[str]:
-        """:returns: failure messages"""
+        """Judge the connections that are over, at last all; returns failure messages."""
         messages = []
         for result in run.watch.judge(run.over_at, is_last=is_last):
             run.connections.append(result)
@@ -259,7 +259,7 @@ class SuiteHooks:
         return messages
 
     def _end(self, item: pytest.Item, run: _TestRun) -> list[str]:
-        """:returns: failure messages"""
+        """Judge a test whose fixtures are over, and stop its peers; returns failure messages."""
         messages: list[str] = []
         if not run.has_failed:
             messages = self._judge(run, is_last=True)
@@ -275,7 +275,7 @@ class SuiteHooks:
         return messages
 
     def _leaks(self, run: _TestRun, terms: LeakTerms) -> list[str]:
-        """:returns: failure messages"""
+        """Check that a test has left no socket open; returns failure messages."""
         try:
             left = self._leak_check.left_open(run.opened, terms)
         except (OSError, NotObservedError) as error:

@@ -14,7 +14,7 @@ from .fair_share import scheduler_of
 
 @final
 class ConnectionReader(Reader):
-    """A socket that is received from."""
+    """Receives from a connection."""
 
     __slots__ = ("peeks",)
 
@@ -70,7 +70,7 @@ class ConnectionReader(Reader):
 
 @final
 class ConnectionWriter(Writer):
-    """A socket that is sent to: all of the transfer is one item, so that an interruption cuts it."""
+    """Sends to a connection. The whole transfer is one item, so that an interruption cuts the connection."""
 
     __slots__ = ()
 

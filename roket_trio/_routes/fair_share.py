@@ -135,7 +135,7 @@ class FairScheduler:
 
 
 def scheduler_of(loop: Loop) -> FairScheduler:
-    """The scheduler of ``loop``."""
+    """The scheduler of ``loop``, which the first call makes."""
     found = _schedulers.get(loop)
     if found is None:
         found = _schedulers[loop] = FairScheduler(loop)

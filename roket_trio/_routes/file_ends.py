@@ -214,7 +214,7 @@ class FileWriter(Writer):
         await self._worker.finish()
 
     def _write_at(self, data: memoryview, accepted: Callable[[int], None]) -> None:
-        """In a worker thread."""
+        """In a worker thread: write all of ``data``."""
         assert self.file is not None
         while data:
             count = os.pwrite(self.file.fd, data, self._position)

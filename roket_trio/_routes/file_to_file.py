@@ -61,7 +61,7 @@ class FileToFile(KernelRoute):
         return True
 
     def _copy(self, progress: Progress, count: int) -> int:
-        """In a worker thread."""
+        """In a worker thread: copy up to ``count`` bytes, and count them."""
         moved = progress.bytes_moved
         copied = copy_file_range.copy_file_range(
             self._source, self._sink, count, self._offset + moved, self._sink_offset + moved

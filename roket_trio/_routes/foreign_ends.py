@@ -25,7 +25,7 @@ class ForeignReader(Reader):
     is_ours = False
 
     def __init__(self, stream: Any) -> None:
-        """:raises TypeError: it is nothing that can be read"""
+        """:raises TypeError: it has neither ``receive`` nor ``receive_some``"""
         self.name = type(stream).__name__
         self.connection = self.offset = self.path = self.total = None
         self.takes_size = not isinstance(stream, anyio.abc.ObjectReceiveStream)
@@ -61,7 +61,7 @@ class ForeignWriter(Writer):
     is_ours = False
 
     def __init__(self, stream: Any) -> None:
-        """:raises TypeError: it is nothing that can be written"""
+        """:raises TypeError: it is no stream that can send"""
         self.name = type(stream).__name__
         self.connection = self.offset = self.path = None
         self.is_exact = True

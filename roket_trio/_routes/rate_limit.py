@@ -42,7 +42,7 @@ class RateLimiter:
         return max(1, min(wanted, int(self._rate * _GRAIN)))
 
     def moved(self, count: int) -> None:
-        """Note what a step has moved."""
+        """Count the bytes that a step has moved."""
         if self._rate is not None:
             self._free_at = max(self._free_at, monotonic() - _GRAIN) + count / self._rate
 

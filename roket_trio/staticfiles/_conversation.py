@@ -107,7 +107,7 @@ class Conversation:
         if request is None:
             return False
         began = monotonic()
-        is_early = not self._has_all(request)
+        is_early = not self._has_no_body()
         answer = await self._owner.site.answer(request.method, request.target, _joined(request.headers))
         try:
             if is_early or self._owner.is_draining:
@@ -156,8 +156,8 @@ class Conversation:
             raise TimeoutError
         return None
 
-    def _has_all(self, request: h11.Request) -> bool:
-        """Whether no body follows."""
+    def _has_no_body(self) -> bool:
+        """Whether the request ends with its head."""
         try:
             return isinstance(self._http.next_event(), h11.EndOfMessage)
         except h11.RemoteProtocolError:

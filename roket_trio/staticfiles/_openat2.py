@@ -67,7 +67,7 @@ def is_supported(directory: str) -> bool:
 
 
 def _openat2(directory: int, path: bytes, resolve: int) -> int:
-    """The descriptor, or the negative errno."""
+    """Call openat2(2); returns the descriptor, or the negative errno."""
     how = _HOW.pack(_FLAGS, 0, resolve)
     for _ in range(_TRIES):
         fd: int = _syscall()(_OPENAT2, directory, path, how, _HOW.size)
