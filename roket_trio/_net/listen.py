@@ -156,10 +156,11 @@ def _closed_on_failure(sock: socket.socket, where: str) -> Iterator[None]:
     """Close ``sock`` if the block fails. An ``OSError`` then says where it was to listen."""
     try:
         yield
-    except BaseException as error:
+    except OSError as error:
         sock.close()
-        if isinstance(error, OSError):
-            raise OSError(error.errno, f"cannot listen on {where}: {error.strerror}") from error
+        raise OSError(error.errno, f"cannot listen on {where}: {error.strerror}") from error
+    except BaseException:
+        sock.close()
         raise
 
 
