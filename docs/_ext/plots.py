@@ -1,8 +1,8 @@
 """Measured figures, where there are some: ``.. plot:: headline`` and ``.. measured:: figures.inc``.
 
-``python -m benchmarks plot`` draws ``NAME-light.svg`` and ``NAME-dark.svg`` in ``benchmarks/plots``; they are found
-beside the page, too. A checkout that was not measured has none: then there is no picture. ``measured`` shows a file of
-reStructuredText beside the page, and its own content where there is none.
+``python -m benchmarks plot`` draws ``NAME-light.svg`` and ``NAME-dark.svg`` in ``docs/benchmarks``, beside the page. A
+checkout that was not measured has none: then there is no picture. ``measured`` shows a file of reStructuredText beside
+the page, and its own content where there is none.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ THEMES: Final = ("light", "dark")
 
 
 class Plot(SphinxDirective):
-    """The directive; the pictures are looked for beside the page, and in ``benchmarks/plots``."""
+    """The directive ``plot``: the pictures of that name beside the page."""
 
     required_arguments = 1
     has_content = False
@@ -29,13 +29,9 @@ class Plot(SphinxDirective):
     def run(self) -> list[nodes.Node]:
         name = self.arguments[0]
         here = Path(self.env.doc2path(self.env.docname)).parent
-        places = [here, Path(self.env.srcdir).parent / "benchmarks" / "plots"]
-        found = next((place for place in places if (place / f"{name}-light.svg").is_file()), None)
-        if found is None:
-            return []
         pictures: list[nodes.Node] = []
         for theme in THEMES:
-            path = found / f"{name}-{theme}.svg"
+            path = here / f"{name}-{theme}.svg"
             if path.is_file():
                 self.env.note_dependency(str(path))
                 svg = path.read_text(encoding="utf-8")
@@ -45,7 +41,7 @@ class Plot(SphinxDirective):
 
 
 class Measured(SphinxDirective):
-    """The directive."""
+    """The directive ``measured``: the file beside the page, or its own content."""
 
     required_arguments = 1
     has_content = True
