@@ -237,7 +237,7 @@ def test_nobody_there_no_such_host_and_no_answer(capsys: Capture, source: Path) 
     assert done.errors.startswith("roket send: cannot find no-such-host.invalid: ")
     with socket.socket() as listener, socket.socket() as first, socket.socket() as second:
         listener.bind(("127.0.0.1", 0))
-        listener.listen(0)  # room for one; further ones are not answered
+        listener.listen(0)  # space for one; further ones are not answered
         for sock in (first, second):
             sock.setblocking(False)
             sock.connect_ex(listener.getsockname())

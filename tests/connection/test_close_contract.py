@@ -121,7 +121,7 @@ async def test_a_send_cancelled_at_its_first_byte_cuts_nothing(any_pair: Pair, w
     filled = 0
     async with stream_over(ours, PATIENT) as stream:
         if when == "blocked":
-            # One byte at a time at last, so that there is room for none.
+            # One byte at a time at last, so that there is space for none.
             for size in (1 << 16, 1):
                 with suppress(BlockingIOError):
                     while True:
@@ -184,7 +184,7 @@ async def test_a_close_by_another_task_before_a_sends_first_byte_cuts_nothing(pa
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(send)
         await anyio.wait_all_tasks_blocked()
-        # The room that a reader makes would let the send go on: it reads once the close has begun.
+        # The space that a reader makes would let the send go on: it reads once the close has begun.
         tasks.start_soon(stream.aclose)
         await until(lambda: stream._connection.life.phase is Phase.CLOSING)
         tasks.start_soon(read)
@@ -412,5 +412,5 @@ async def test_the_acknowledged_fin_is_waited_for_and_not_polled_for(small_pair:
             assert looks <= 3
             assert await other_side(read_to_end, peer) == (STUCK, "FIN")
     assert report_of(stream).outcome is CloseOutcome.ACKED
-    # The peer reads in steps of its small buffer; each acknowledgement may make room, which is an edge.
+    # The peer reads in steps of its small buffer; each acknowledgement may make space, which is an edge.
     assert looks < 100

@@ -202,14 +202,14 @@ async def test_an_error_in_the_middle_says_how_far_it_was(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
     write = os.write
-    room = 2500
+    space = 2500
 
     def full(fd: int, data: Any) -> int:
-        nonlocal room
-        if not room:
+        nonlocal space
+        if not space:
             raise OSError(number, os.strerror(number))
-        count = write(fd, memoryview(data)[: min(room, 1000)])
-        room -= count
+        count = write(fd, memoryview(data)[: min(space, 1000)])
+        space -= count
         return count
 
     path = tmp_path / "f"

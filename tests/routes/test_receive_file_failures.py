@@ -180,12 +180,12 @@ async def check_loss(
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EIO], ids=errno.errorcode.get)
-@pytest.mark.parametrize("room", [0, 300_000])
+@pytest.mark.parametrize("space", [0, 300_000])
 async def test_a_disk_that_fails_is_named_and_what_is_lost_is_counted(
-    pair: Pair, path: Path, receive_route: str, room: int, number: int, monkeypatch: pytest.MonkeyPatch
+    pair: Pair, path: Path, receive_route: str, space: int, number: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     disk = Disk(monkeypatch, path)
-    disk.before = full_after(room, number)
+    disk.before = full_after(space, number)
 
     with open(path, "r+b", buffering=0) as file:
         file.seek(7)
@@ -193,8 +193,8 @@ async def test_a_disk_that_fails_is_named_and_what_is_lost_is_counted(
             with thread(send_and_finish, pair[1], DATA):
                 with pytest.raises(BrokenResourceError) as caught:
                     await stream.receive_file(file)
-                assert file.tell() == 7 + room
-                await check_loss(stream, caught.value, path, 7, room, number)
+                assert file.tell() == 7 + space
+                await check_loss(stream, caught.value, path, 7, space, number)
             assert not stream.statistics().fallbacks
             await stream.send(b"the connection is as good as ever")
             assert pair[1].recv(100) == b"the connection is as good as ever"

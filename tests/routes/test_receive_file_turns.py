@@ -362,7 +362,7 @@ async def test_what_arrives_while_a_thread_takes_it_wakes_no_loop(
             wakes.append(0)
             for _ in range(sends):
                 peer.send(b"x")
-                time.sleep(0.002)  # the peer's pace: enough for a loop that is woken to run
+                time.sleep(0.002)  # the peer's rate: enough for a loop that is woken to run
         return fill(pipe, sock, count)
 
     def counted(epoll: Any) -> None:

@@ -206,16 +206,16 @@ async def test_an_object_that_does_not_block_is_asked_again_and_loses_nothing_wh
 
         def __init__(self) -> None:
             self.got = bytearray()
-            self.room = 3
+            self.space = 3
 
         def writable(self) -> bool:
             return True
 
         def write(self, data: Any) -> int | None:
-            if not self.room:
+            if not self.space:
                 return None
-            taken = bytes(data[: self.room])
-            self.room -= len(taken)
+            taken = bytes(data[: self.space])
+            self.space -= len(taken)
             self.got += taken
             return len(taken)
 
@@ -229,6 +229,6 @@ async def test_an_object_that_does_not_block_is_asked_again_and_loses_nothing_wh
                 await transfer.run()
             assert scope.cancelled_caught
             assert (bytes(sink.got), transfer.bytes_moved) == (b"012", 3)
-            sink.room = 100
+            sink.space = 100
             assert (await transfer.run()).bytes_moved == 10
             assert bytes(sink.got) == b"0123456789"

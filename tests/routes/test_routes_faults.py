@@ -180,7 +180,7 @@ async def test_a_copy_of_a_file_that_fails_names_the_side_and_keeps_what_was_cop
         assert (error.side, error.errno, error.bytes_moved, error.bytes_lost) == (side, number, 50_000, 0)
         assert transfer.bytes_moved == source.tell() == sink.tell() == 50_000
         assert (tmp_path / "out").read_bytes() == DATA[:50_000]
-        assert (await transfer.run()).bytes_moved == len(DATA)  # there is room again
+        assert (await transfer.run()).bytes_moved == len(DATA)  # there is space again
     assert (tmp_path / "out").read_bytes() == DATA
 
 
@@ -223,7 +223,7 @@ async def test_a_file_that_has_room_again_gets_what_had_left_the_socket(tmp_path
                 soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
                 resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
                 try:
-                    for _ in range(2):  # the second time there is still no room
+                    for _ in range(2):  # the second time there is still no space
                         with pytest.raises(BrokenResourceError) as caught:
                             await transfer.run()
                         assert (caught.value.errno, caught.value.bytes_moved) == (errno.EFBIG, 100_000)

@@ -217,7 +217,7 @@ async def test_slowloris_faster_than_the_idle_bound_is_cut_by_the_handlers_deadl
 
 
 async def test_silent_clients_give_way_to_others(good: Abusers, bad: Abusers) -> None:
-    """They hold every place; the idle bound makes room, and there are never more than there may be."""
+    """They hold every place; the idle bound makes space, and there are never more than there may be."""
 
     server = Server(good)
     most = 0

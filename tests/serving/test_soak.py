@@ -320,11 +320,11 @@ class Clients:
             str(port),
         ]
         self.where = where
-        self.shares = [numbers[start::CLIENT_PROCESSES] for start in range(CLIENT_PROCESSES)]
+        self.portions = [numbers[start::CLIENT_PROCESSES] for start in range(CLIENT_PROCESSES)]
         self.processes: list[subprocess.Popen[bytes]] = []
         self.kills = 0
         for which in range(CLIENT_PROCESSES):
-            self.processes.append(self._start(which, self.shares[which]))
+            self.processes.append(self._start(which, self.portions[which]))
 
     def _log(self, which: int) -> Path:
         return self.where / f"clients-{which}"
@@ -350,7 +350,7 @@ class Clients:
         process.kill()
         process.wait()
         begun = {line["number"] for line in self.lines(which)}
-        self.processes[which] = self._start(which, [n for n in self.shares[which] if n not in begun])
+        self.processes[which] = self._start(which, [n for n in self.portions[which] if n not in begun])
         self.kills += 1
 
     def are_done(self) -> bool:

@@ -130,7 +130,7 @@ async def test_closing_from_another_task_cuts_a_send(pair: Pair, contexts: Conte
 
 async def test_a_cut_over_a_foreign_stream_ends_without_close_notify(contexts: Contexts) -> None:
     async with foreign(contexts) as (one, other):
-        await one.send(b"complete")  # the transport has no room for more
+        await one.send(b"complete")  # the transport has no space for more
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(one.send, DATA)
             await until(lambda: one._encrypted == len(DATA))

@@ -114,14 +114,14 @@ def failing(name: str, number: int, *, after: int, of: int | None = None) -> Cal
             return int(real(*args, **more))
         if moved >= after:
             raise OSError(number, os.strerror(number))
-        room = min(after - moved, 9_999)
+        space = min(after - moved, 9_999)
         if name in ("sendfile", "splice", "copy_file_range"):
             count_at = 3 if name == "sendfile" else 2
-            args = (*args[:count_at], min(args[count_at], room), *args[count_at + 1 :])
+            args = (*args[:count_at], min(args[count_at], space), *args[count_at + 1 :])
         elif name == "preadv":
-            args = (args[0], (args[1][0][:room],), *args[2:])
+            args = (args[0], (args[1][0][:space],), *args[2:])
         else:
-            args = (args[0], memoryview(args[1])[:room], *args[2:])
+            args = (args[0], memoryview(args[1])[:space], *args[2:])
         count = int(real(*args, **more))
         moved += count
         return count

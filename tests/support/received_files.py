@@ -65,13 +65,13 @@ class Disk:
         return count
 
 
-def full_after(room: int, number: int = errno.ENOSPC) -> Callable[[int, int], int]:
-    """A disk that takes ``room`` bytes and then no more."""
+def full_after(space: int, number: int = errno.ENOSPC) -> Callable[[int, int], int]:
+    """A disk that takes ``space`` bytes and then no more."""
 
     def before(written: int, count: int) -> int:
-        if written >= room:
+        if written >= space:
             raise OSError(number, os.strerror(number))
-        return min(count, room - written)
+        return min(count, space - written)
 
     return before
 

@@ -331,7 +331,7 @@ def test_many_programs_with_long_names_keep_to_the_page(browser: Browser, tmp_pa
     )
     browser.open(page)
     assert browser.run("return document.documentElement.scrollWidth <= window.innerWidth")
-    # The column of the cases stays in place, and leaves room for others.
+    # The column of the cases stays in place, and leaves space for others.
     share = "document.querySelector('th.case').getBoundingClientRect().width / window.innerWidth"
     assert browser.run(f"return {share}") < 0.6
     assert (

@@ -466,7 +466,7 @@ def test_a_second_half_that_is_slow_is_not_cut(run: Run) -> None:
     def trickle() -> None:
         for _ in range(10):
             slow.sendall(b".")
-            go_on.wait(0.1)  # the peer's pace: less than the bound each, more than the bound in all
+            go_on.wait(0.1)  # the peer's rate: less than the bound each, more than the bound in all
         slow.shutdown(socket.SHUT_WR)
 
     async def main() -> None:
@@ -481,7 +481,7 @@ def test_a_second_half_that_is_slow_is_not_cut(run: Run) -> None:
 
 
 def test_a_second_half_whose_peer_is_slow_to_take_it_is_not_cut(run: Run, swapped: bool) -> None:
-    """For longer than the bound there is no room for one byte more, as the kernel holds a fill of the pipe."""
+    """For longer than the bound there is no space for one byte more, as the kernel holds a fill of the pipe."""
     slowly = 640 << 10
     (sender, inner), (outer, slow) = socket_pair(), socket_pair(receive_buffer=16 << 10)
     slow.shutdown(socket.SHUT_WR)
@@ -496,7 +496,7 @@ def test_a_second_half_whose_peer_is_slow_to_take_it_is_not_cut(run: Run, swappe
         while chunk := slow.recv(8 << 10):
             count += len(chunk)
             if count < slowly:
-                never.wait(0.015)  # the peer's pace
+                never.wait(0.015)  # the peer's rate
         heard.append(count)
 
     async def main() -> None:
