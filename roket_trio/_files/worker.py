@@ -12,6 +12,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable
+from queue import SimpleQueue
 from time import monotonic
 from typing import Any, TypeVar, cast, final
 
@@ -93,9 +94,8 @@ class _Thread:
         "_done",
         "_error",
         "_finished",
-        "_go",
         "_is_awaited",
-        "_job",
+        "_jobs",
         "_no_wait_until",
         "_readiness",
         "_result",
@@ -105,20 +105,23 @@ class _Thread:
 
     def __init__(self, loop: Loop) -> None:
         self.loop = loop
-        self._job: tuple[Callable[..., Any], tuple[Any, ...]] | None = None
+        # What the thread has to call; None ends it. It can be ended even if Ctrl-C came while it had a call to make.
+        self._jobs: SimpleQueue[tuple[Callable[..., Any], tuple[Any, ...]] | None] = SimpleQueue()
         self._result: Any = None
         self._error: BaseException | None = None
         self._done = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._is_awaited = False
         self._no_wait_until = 0.0
-        self._go, self._finished = threading.Lock(), threading.Lock()
-        self._go.acquire()
+        self._finished = threading.Lock()
         self._finished.acquire()
         try:
             self._thread = threading.Thread(target=self._work, name="roket_trio file worker", daemon=True)
             self._thread.start()
-        except BaseException:
+        except RuntimeError:
             os.close(self._done)
+            raise
+        except BaseException:  # Ctrl-C while the thread starts, which is waited for
+            self._jobs.put(None)
             raise
         self._readiness: Readiness = loop.readiness(self._done)
 
@@ -127,8 +130,7 @@ class _Thread:
         return await self.finish()
 
     def begin(self, function: Callable[..., Any], args: tuple[Any, ...]) -> None:
-        self._job = (function, args)
-        self._go.release()
+        self._jobs.put((function, args))
 
     async def finish(self) -> Any:
         if not self._is_finished_soon():
@@ -163,24 +165,23 @@ class _Thread:
 
     def _work(self) -> None:
         while True:
-            self._go.acquire()
-            if self._job is None:
+            job = self._jobs.get()
+            if job is None:
                 os.close(self._done)
                 _free.release()
                 return
-            function, args = self._job
-            self._job = None
+            function, args = job
             try:
                 self._result = function(*args)
             except BaseException as error:  # noqa: ASYNC103 - raised where it is awaited
                 self._error = error
-            del function, args  # release the caller's buffer
+            del job, function, args  # release the caller's buffer
             self._finished.release()
             if self._is_awaited:
                 os.eventfd_write(self._done, 1)
 
     def end(self) -> None:
         self._readiness.close()
-        self._go.release()
+        self._jobs.put(None)
         if self._thread is not threading.current_thread():
             self._thread.join()

@@ -1,0 +1,48 @@
+"""The worker thread of a file stream ends, and gives its place back, whatever Ctrl-C interrupts."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+
+from roket_trio._files import worker as module
+from roket_trio._files.worker import Worker
+from roket_trio._loops import current_loop
+
+pytestmark = pytest.mark.anyio
+
+
+async def _worker_with_a_thread() -> Worker:
+    worker = Worker(current_loop())
+    while worker._own is None:
+        await worker.run(int)
+    return worker
+
+
+async def test_a_worker_can_be_ended_before_its_thread_has_begun_the_call() -> None:
+    done: list[int] = []
+    for number in range(50):
+        worker = await _worker_with_a_thread()
+        worker.begin(done.append, number)
+        worker.end()  # as when Ctrl-C interrupts the wait for the call
+    assert done == list(range(50))
+
+
+async def test_ctrl_c_while_the_thread_starts_leaves_no_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[threading.Thread] = []
+    start = threading.Thread.start
+
+    def interrupted_start(thread: threading.Thread) -> None:
+        start(thread)
+        if thread.name == "roket_trio file worker":
+            started.append(thread)
+            raise KeyboardInterrupt
+
+    free = module._free._value
+    monkeypatch.setattr(threading.Thread, "start", interrupted_start)
+    with pytest.raises(KeyboardInterrupt):
+        await _worker_with_a_thread()
+    started[0].join(5)
+    assert not started[0].is_alive()
+    assert module._free._value == free
