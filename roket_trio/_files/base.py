@@ -141,6 +141,10 @@ class FileStream:
                     finish()
         except OSError as error:
             raise broken(f"closing {self._name} failed", error) from error
+        except KeyboardInterrupt:  # Trio may raise it before the thread begins, in a shield too
+            if not self._has_closed.closed:
+                self._collected()
+            raise
         finally:
             self._released.set()
 
@@ -169,7 +173,7 @@ class FileStream:
             self._close_file()
 
     def _collected(self) -> None:
-        """Close a file that the stream has opened itself and that nobody has closed."""
+        """Close a file whose close was interrupted, or that the stream has opened itself and nobody has closed."""
         self._close_file()  # Python prints what this raises in a finalizer
 
     def __repr__(self) -> str:
