@@ -112,7 +112,7 @@ class FileReader(Reader):
             return self.offset is not None
         if self._start is not None:
             return self._old_position is not None
-        if type(self._object) is io.BytesIO:  # to seek back in others may take long
+        if type(self._object) is io.BytesIO and not self._object.closed:  # to seek back in others may take long
             self._object.seek(-count, io.SEEK_CUR)
             return True
         return False
