@@ -75,7 +75,11 @@ class Pipe:
         """Read what the pipe still holds."""
         pieces = []
         while self.held:
-            piece = os.read(self._read, self.held)
+            try:
+                piece = os.read(self._read, self.held)
+            except BlockingIOError:  # Ctrl-C came between a call that emptied it and the count
+                self.held = 0
+                break
             self.held -= len(piece)
             pieces.append(piece)
         return b"".join(pieces)
