@@ -239,8 +239,11 @@ async def test_as_many_slices_as_fit_in_a_millisecond_run_in_a_turn_and_a_cancel
                 await anyio.lowlevel.checkpoint()
                 scope.cancel()
         counting.cancel_scope.cancel()
-    # The one that counts runs once in each turn, before some and after others.
-    assert in_a_turn <= max(by_turn.values()) <= 2 * in_a_turn
+    # The task that counts runs once in each turn, before some tasks and after others: it sees two turns as one.
+    counts = sorted(by_turn.values())
+    assert in_a_turn <= counts[len(counts) * 9 // 10] <= 2 * in_a_turn
+    # A slot that was used at the beginning of a turn may be free again before its end, when few tasks wait for one.
+    assert counts[-1] <= 2 * (2 * in_a_turn - 1)
     assert sum(by_turn.values()) >= 20 * 20
     with anyio.fail_after(5):  # no place was lost
         await slices(scheduler, 3 * SLOTS_MOST, lambda: None)
