@@ -287,8 +287,9 @@ async def test_clients_that_send_for_ever_after_our_fin_are_left(
     assert {story.received for story in stories} == {len(b"HELLO\n")}  # and yet all have the answer
     reports = sorted(filter(None, server.closed()), key=lambda report: report.discarded_bytes)[-10:]
     if policy.max_bytes is not None:
-        # Given up at the first look behind the bound; the release empties the queue once more.
-        assert all(report.discarded_bytes < policy.max_bytes + (64 << 20) for report in reports)
+        # Given up at the first look behind the bound. The release empties the queue once more, up to 64 MiB. Both may
+        # go beyond by one read of 256 KiB.
+        assert all(report.discarded_bytes < policy.max_bytes + (64 << 20) + 2 * (256 << 10) for report in reports)
     assert all(report.seconds < min(policy.linger_seconds, 5) + SLACK for report in reports)
 
 
