@@ -420,6 +420,8 @@ class Soak:
             most = self.rng.choice([None, 100])
             on_error: Any = "raise" if end == "raise" else self.rng.choice(["abort", "abort", "finish"])
             kills = await self._one_server(front, until, end, most, on_error, kills)
+        # A client may have sent all, and left, while its connection waits in the queue between two servers.
+        await self._one_server(front, 0, "shutdown", None, "abort", [])
 
     async def _one_server(
         self, front: socket.socket, until: int, end: str, most: int | None, on_error: Any, kills: list[int]
