@@ -249,6 +249,14 @@ if sys.version_info < (3, 11, 7):  # seen with Debian 12's 3.11.2, not with 3.11
     }
 
 
+# Rules that they keep or break as it happens: nothing can be asked of these.
+NOT_ALWAYS_KEPT = {
+    # Seen once in some forty runs, on a loaded machine. uvloop goes on writing what a cancelled send has left to it,
+    # and AnyIO's aclose() aborts the transport a turn later, wherever that is by then: with FIN, not with RST.
+    ("a_cut_send_is_no_clean_end", "anyio-tcp", "uvloop"),
+}
+
+
 def not_kept(kind: str, where: str) -> dict[str, str]:
     """The rules that are known to be broken there, and how."""
     return {
@@ -274,7 +282,9 @@ def skip_older_ones(kind: str) -> None:
 async def test_the_rules_on_anyios_face(loop_name: str, kind: str) -> None:
     skip_older_ones(kind)
 
-    assert_broken(await broken_rules(MAKERS[kind], seconds=8), not_kept(kind, loop_name))
+    broken = await broken_rules(MAKERS[kind], seconds=8)
+    judged = [error for error in broken if (error.check.name, kind, loop_name) not in NOT_ALWAYS_KEPT]
+    assert_broken(judged, not_kept(kind, loop_name))
 
 
 @pytest.mark.parametrize("kind", ON_TRIOS_FACE)
