@@ -24,8 +24,8 @@ import anyio.to_thread
 
 from .._errors import ClosedResourceError
 from .interface import THREADS_MOST, YIELD_EVERY, Loop, Nursery, Readiness
-from .library_readiness import LibraryReadiness
 from .native_cancel import Call, deliver_later, outlast
+from .readiness import LibraryReadiness
 
 T = TypeVar("T")
 

@@ -10,7 +10,7 @@ from typing import TypeVar, cast, final
 import trio
 
 from .interface import THREADS_MOST, YIELD_EVERY, Loop, Nursery, Readiness
-from .library_readiness import LibraryReadiness
+from .readiness import LibraryReadiness
 
 T = TypeVar("T")
 
