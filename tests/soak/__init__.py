@@ -1,0 +1,1 @@
+"""Random accidents to every route, judged by what the peers saw; see ``__main__.py``."""
