@@ -130,7 +130,13 @@ def analyze_as_published(analyzer: ModuleAnalyzer, analyze: Callable[[Any], None
                 getattr(analyzer, found).update(getattr(defining, found))
 
 
+def without_private_bases(app: Sphinx, name: str, cls: type, options: dict[str, Any], bases: list[type]) -> None:
+    """What a public class is mixed with is no reader's concern."""
+    bases[:] = [base for base in bases if not base.__name__.startswith("_")]
+
+
 def setup(app: Sphinx) -> None:
     ModuleAnalyzer.analyze = analyze_as_published
+    app.connect("autodoc-process-bases", without_private_bases)
     app.connect("autodoc-process-signature", as_it_is_called)
     app.connect("missing-reference", of_the_package_above)

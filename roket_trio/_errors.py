@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import builtins
 import functools
 import os
 import socket
-from typing import final
+from collections.abc import Callable
+from typing import Any, final
 
 import anyio
 import trio
@@ -16,15 +18,69 @@ from anyio import EndOfStream as EndOfStream
 
 from ._public import public
 
+# What an OSError keeps outside of ``args`` and ``__dict__``.
+_OSERROR_FIELDS = ("errno", "strerror", "filename", "filename2")
+
+# Whose exceptions a process that loads one of ours can load too. (Of a name, its first part counts.)
+_KNOWN_PACKAGES = frozenset({"builtins", "roket_trio", "socket", "ssl"})
+
+
+class _Portable:
+    """Mixed into an exception, this lets it be pickled and copied as it is, and gives it a message in any case.
+
+    Exceptions are made anew from ``args`` by default. This fails where the constructor wants something else (and breaks
+    the process pool whose worker has raised it), writes a message around the message where the constructor composes
+    one, and loses the errno of an ``OSError`` that was set later. So the constructor is not called again here.
+
+    Attributes and ``__notes__`` are kept, and ``__cause__`` where it consists of nothing but plain values. The
+    traceback and ``__context__`` are left out, as by default.
+    """
+
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]:
+        """Return how :mod:`pickle` and :mod:`copy` make another one."""
+        assert isinstance(self, BaseException)
+        state = dict(vars(self))
+        if isinstance(self, OSError):
+            # One that was never set has to stay so: str() would show a None.
+            state |= {name: value for name in _OSERROR_FIELDS if (value := getattr(self, name)) is not None}
+        if self.__cause__ is not None and _is_plain(self.__cause__):
+            state["__cause__"] = self.__cause__
+        return _restored, (type(self), self.args), state
+
+    def __str__(self) -> str:
+        """Return the message; of an exception that was made without one, the first sentence of its class."""
+        sentence, *_ = (type(self).__doc__ or "").strip().partition(".")
+        return super().__str__() or " ".join(sentence.split()) or type(self).__name__
+
+
+def _restored(kind: type[BaseException], args: tuple[Any, ...]) -> BaseException:
+    """Make an exception without its constructor; its state is set afterwards."""
+    error = kind.__new__(kind, *args)
+    error.args = args  # OSError.__new__ leaves this to the constructor, if that is a subclass's own
+    return error
+
+
+def _is_plain(value: object) -> bool:
+    """Whether this can be pickled, and loaded in any process that can load our exceptions."""
+    match value:
+        case None | str() | bytes() | int() | float():
+            return type(value).__module__ == "builtins"
+        case list() | tuple():
+            return all(_is_plain(one) for one in value)
+        case BaseException():
+            is_known = type(value).__module__.partition(".")[0] in _KNOWN_PACKAGES
+            return is_known and all(_is_plain(one) for one in (*value.args, *vars(value).values()))
+    return False
+
 
 @public
 @final
-class ClosedResourceError(anyio.ClosedResourceError, trio.ClosedResourceError):
+class ClosedResourceError(_Portable, anyio.ClosedResourceError, trio.ClosedResourceError):
     """The stream was closed on this side, before the call or while it waited."""
 
 
 @public
-class BrokenResourceError(anyio.BrokenResourceError, trio.BrokenResourceError):
+class BrokenResourceError(_Portable, anyio.BrokenResourceError, trio.BrokenResourceError):
     """The stream cannot go on: the peer reset it, the network lost it, the disk failed, or a send on it was cut.
 
     ``errno`` is the kernel's error number if there was one, otherwise ``None``; the message contains it too. When a
@@ -41,13 +97,19 @@ class BrokenResourceError(anyio.BrokenResourceError, trio.BrokenResourceError):
 
 @public
 @final
-class BusyResourceError(anyio.BusyResourceError, trio.BusyResourceError):
+class BusyResourceError(_Portable, anyio.BusyResourceError, trio.BusyResourceError):
     """Another task is already doing the same thing with this stream."""
 
 
 @public
-class ConnectionFailed(anyio.ConnectionFailed):
+class ConnectionFailed(_Portable, anyio.ConnectionFailed):
     """No connection could be made. It is an ``OSError``, and ``errno`` is set when there was one reason."""
+
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]:
+        """Return how :mod:`pickle` and :mod:`copy` make another one."""
+        restored, (kind, args), state = super().__reduce__()
+        also = vars(kind).get("_also")
+        return (restored, (kind, args), state) if also is None else (_restored_as, (also, args), state)
 
 
 @final
@@ -83,20 +145,24 @@ def connection_failed(message: str, code: int | None) -> ConnectionFailed:
 
     AnyIO's ``connect_unix`` raises that class, so programs have ``except FileNotFoundError`` around it.
     """
-    failure = _connection_failed_as(code)(message)
+    failure = _connection_failed_as(type(OSError(code, "")).__name__)(message)
     failure.errno = code
     return failure
 
 
-_AS_CONNECTION_FAILED = {"__doc__": ConnectionFailed.__doc__, "__module__": ConnectionFailed.__module__}
-
-
 @functools.cache
-def _connection_failed_as(code: int | None) -> type[ConnectionFailed]:
-    kind = type(OSError(code, ""))
-    if kind is OSError:
+def _connection_failed_as(also: str) -> type[ConnectionFailed]:
+    """Make the class of ``ConnectionFailed`` that is also the class of Python's with that name."""
+    if also == OSError.__name__:
         return ConnectionFailed
-    return type(ConnectionFailed.__name__, (ConnectionFailed, kind), _AS_CONNECTION_FAILED)
+    attributes = {"__doc__": ConnectionFailed.__doc__, "__module__": ConnectionFailed.__module__, "_also": also}
+    return type(ConnectionFailed.__name__, (ConnectionFailed, getattr(builtins, also)), attributes)
+
+
+def _restored_as(also: str, args: tuple[Any, ...]) -> BaseException:
+    # Pickle cannot find these classes, which share a name. The name of Python's class stands for each, and not that
+    # class, for which protocols 0 to 2 write OSError, as Python 2 had it.
+    return _restored(_connection_failed_as(also), args)
 
 
 def describe(error: OSError) -> str:

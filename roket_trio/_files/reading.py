@@ -125,7 +125,7 @@ class FileReadStream(FileStream, anyio.abc.ByteReceiveStream, trio.abc.ReceiveSt
         except OSError as error:
             raise broken(f"reading {self._name} failed", error) from error
         if not data:
-            raise EndOfStream
+            raise EndOfStream("the file ends here")
         source.counts.received_bytes += len(data)
         return data
 
@@ -145,7 +145,7 @@ class FileReadStream(FileStream, anyio.abc.ByteReceiveStream, trio.abc.ReceiveSt
                 with view.cast("B") as flat:
                     count = await self._receive_into(flat)
         if not count:
-            raise EndOfStream
+            raise EndOfStream("the file ends here")
         self._source.counts.received_bytes += count
         return count
 

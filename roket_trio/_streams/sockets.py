@@ -102,7 +102,7 @@ class SocketStream(anyio.abc.SocketStream, trio.abc.HalfCloseableStream):
         connection = self._connection
         data = await connection.receive(connection.sock.recv, max_bytes)
         if not data:
-            raise EndOfStream
+            raise EndOfStream("the peer has finished")
         return data
 
     async def receive_into(self, buffer: bytearray | memoryview) -> int:
@@ -122,7 +122,7 @@ class SocketStream(anyio.abc.SocketStream, trio.abc.HalfCloseableStream):
             connection = self._connection
             count = await connection.receive(connection.sock.recv_into, view)
         if not count:
-            raise EndOfStream
+            raise EndOfStream("the peer has finished")
         return count
 
     async def send(self, item: bytes | bytearray | memoryview) -> None:

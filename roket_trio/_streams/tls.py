@@ -129,7 +129,7 @@ class TLSStream(tls.TLSStream, trio.abc.Stream):
             raise ValueError(f"max_bytes must be a positive integer, not {max_bytes}")
         data = await self._receive(max_bytes)
         if not data:
-            raise EndOfStream
+            raise EndOfStream("the peer has finished")
         return data
 
     async def _receive(self, max_bytes: int) -> bytes:

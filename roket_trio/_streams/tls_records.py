@@ -236,7 +236,7 @@ class Records:
             if arrivals != self._arrivals:
                 return
         if self._has_ended:
-            raise EndOfStream
+            raise EndOfStream("the transport has ended")
         guard.is_taken = True
         try:
             data = await self.transport.receive()

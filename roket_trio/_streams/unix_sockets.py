@@ -100,7 +100,7 @@ class UNIXSocketStream(SocketStream, anyio.abc.UNIXSocketStream):
 
         received = await connection.receive(receive, msglen)
         if not received:
-            raise EndOfStream
+            raise EndOfStream("the peer has finished")
         message, ancillary, flags = received.data, received.ancillary, received.flags
         unexpected = bool(flags & socket.MSG_CTRUNC)
         for level, kind, data in ancillary:

@@ -35,9 +35,12 @@ class CommandError(Exception):
     """The command cannot succeed: one line for the user, and the exit code."""
 
     def __init__(self, code: ExitCode, message: str) -> None:
-        super().__init__(message)
+        super().__init__(code, message)  # as they are, so that it can be pickled
         self.code = code
         self.message = message
+
+    def __str__(self) -> str:
+        return self.message
 
 
 def local_file_error(name: str, error: BaseException, doing: str = "opening") -> CommandError:
