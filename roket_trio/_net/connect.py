@@ -132,7 +132,7 @@ async def connect_tcp(
     :param tls: do a TLS handshake and return a TLS stream; implied by ``ssl_context`` and ``tls_hostname``
     :param ssl_context: the context to use instead of the default one, which verifies the server
     :param tls_standard_compatible: whether an end without TLS's close_notify is an error, :class:`TruncatedError`
-    :param tls_hostname: the name that the certificate must be for, if it is not ``remote_host``
+    :param tls_hostname: the name that the certificate must be for, if it is not ``remote_host``; see :func:`wrap_tls`
     :param happy_eyeballs_delay: seconds between the starts of two attempts
     :param close_policy: how the stream will close
     :raises ConnectionFailed: the host has no address, or none of them answers; the reasons are its cause

@@ -21,6 +21,7 @@ from .._connection.statistics import SocketStatistics
 from .._errors import BrokenResourceError, BusyResourceError, ClosedResourceError, EndOfStream, TruncatedError
 from .._loops import ResourceGuard, current_loop
 from .._public import public
+from .server_name import server_name
 from .sockets import SocketStream, is_cancellation
 from .tls_records import Records
 from .transport import reset, socket_stream_of
@@ -79,6 +80,7 @@ class TLSStream(tls.TLSStream, trio.abc.Stream):
 
         :param server_side: whether to take the server's part of the handshake; when omitted, unless ``hostname`` is
             given
+        :param hostname: a name, also an absolute or an international one, or an address, also with brackets or a zone
         """
         if not hasattr(transport_stream, "receive") or not hasattr(transport_stream, "send"):
             raise TypeError(f"TLS needs a byte stream of AnyIO's, not {type(transport_stream).__name__}")
@@ -86,7 +88,7 @@ class TLSStream(tls.TLSStream, trio.abc.Stream):
             stream = await super().wrap(
                 transport_stream,
                 server_side=server_side,
-                hostname=hostname,
+                hostname=hostname and server_name(hostname),
                 ssl_context=ssl_context,
                 standard_compatible=standard_compatible,
             )

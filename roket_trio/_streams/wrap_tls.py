@@ -23,7 +23,8 @@ async def wrap_tls(
 
     :param stream: any byte stream of AnyIO's, a :class:`TLSStream` too. The result owns it afterwards.
     :param server_side: whether to take the server's part of the handshake
-    :param hostname: the name that the server's certificate must be for
+    :param hostname: the name that the server's certificate must be for, and that the server is told (SNI). An address
+        is not told. A dot at the end of the name, and an address's brackets and zone, are left out.
     :param ssl_context: the context; the default one verifies the server
     :param standard_compatible: an end without close_notify is an error, :class:`TruncatedError`
     :raises ssl.SSLError: the handshake failed; the peer was told why with an alert

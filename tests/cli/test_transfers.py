@@ -332,13 +332,14 @@ def certificates(tmp_path: Path) -> Path:
     return place
 
 
+@pytest.mark.parametrize("name", [[], ["--tls-name", "LOCALHOST."]], ids=["address", "absolute name"])
 def test_over_tls_with_certificates_on_both_sides(
-    capsys: Capture, source: Path, place: Path, certificates: Path
+    capsys: Capture, source: Path, place: Path, certificates: Path, name: list[str]
 ) -> None:
     server: list[str | Path] = ["--cert", certificates / "server.pem", "--cafile", certificates / "ca.pem"]
     with receiving(*server, place / "file") as (program, port):
         client: list[str | Path] = ["--cafile", certificates / "ca.pem", "--cert", certificates / "client.pem"]
-        done = roket(capsys, "send", *client, source, f"127.0.0.1:{port}")
+        done = roket(capsys, "send", *client, *name, source, f"127.0.0.1:{port}")
         assert ended(program).code == 0
     assert done.code == 0, done.errors
     assert done.errors.endswith(", by read-send: acknowledged\n")
