@@ -2,6 +2,7 @@
 
 ==================  ===================================================================================================
 ``_conversation``   one client: h11, time limits, keep-alive, early answers
+``_heads``          where a request's head ends, and what must not be in it
 ``_answering``      how a request is answered
 ``_resources``      which file or directory a request names, below one root and nowhere else
 ``_selecting``      which part of the file is sent: preconditions and ranges

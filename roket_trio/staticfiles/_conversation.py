@@ -14,6 +14,7 @@ import h11
 
 from .. import BrokenResourceError, ClosePolicy, EndOfStream, SocketStream, TruncatedError, copy
 from ._answering import Answer, Site, refused
+from ._heads import BadHead, HeadBuffer, check_framing, coding_status
 
 if TYPE_CHECKING:
     from anyio.streams.tls import TLSStream as AnyIOTLSStream
@@ -67,12 +68,13 @@ class _Placeholder:
 class Conversation:
     """One connection, from its first request to the last."""
 
-    __slots__ = ("_http", "_owner", "_stream")
+    __slots__ = ("_heads", "_http", "_owner", "_stream")
 
     def __init__(self, stream: Stream, owner: Owner) -> None:
         """:param stream: a connected stream, which the caller closes"""
         self._stream = stream
         self._owner = owner
+        self._heads = HeadBuffer()
         self._http = h11.Connection(h11.SERVER)
 
     async def run(self) -> None:
@@ -97,18 +99,21 @@ class Conversation:
         :returns: whether another one may follow
         """
         try:
-            request = await self._next_request()
-        except h11.RemoteProtocolError as error:
-            await self._refuse(error.error_status_hint)
+            head = await self._next_head()
+            if head is None:
+                return False
+            request = self._parsed(head)
+            headers = _joined(request.headers)
+            check_framing(request.http_version, headers)
+        except BadHead as error:
+            await self._refuse(error.status)
             return False
         except TimeoutError:
             await self._refuse(408)
             return False
-        if request is None:
-            return False
         began = monotonic()
-        is_early = not self._has_no_body()
-        answer = await self._owner.site.answer(request.method, request.target, _joined(request.headers))
+        is_early = not self._has_no_body(headers)
+        answer = await self._owner.site.answer(request.method, request.target, headers)
         try:
             if is_early or self._owner.is_draining:
                 answer.fields.append((b"Connection", b"close"))
@@ -123,15 +128,15 @@ class Conversation:
         self._http.start_next_cycle()
         return True
 
-    async def _next_request(self) -> h11.Request | None:
-        """Wait for a request.
+    async def _next_head(self) -> bytes | None:
+        """Wait for the head of a request.
 
         :returns: ``None`` when the client has finished, or has sent nothing for too long
         :raises TimeoutError: a request was begun and not completed
-        :raises h11.RemoteProtocolError: what came is no request
+        :raises BadHead: what came is no request
         """
-        owner = self._owner
-        has_begun = bool(self._http.trailing_data[0])
+        owner, heads = self._owner, self._heads
+        has_begun = bool(heads)
         seconds = owner.head_seconds if has_begun else owner.keep_alive_seconds
         with anyio.move_on_after(seconds) as scope:
             if not has_begun:
@@ -139,29 +144,40 @@ class Conversation:
                     return None
                 owner.idle.add(scope)
             try:
-                while (event := self._http.next_event()) is h11.NEED_DATA:
+                while (head := heads.take()) is None:
                     try:
-                        data = await self._stream.receive(_RECEIVE)
+                        heads.add(await self._stream.receive(_RECEIVE))
                     except (EndOfStream, TruncatedError):  # TLS without close_notify, which HTTP permits
-                        data = b""
-                    self._http.receive_data(data)
+                        if heads:
+                            raise BadHead(400) from None
+                        return None
                     if not has_begun:
                         has_begun = True
                         owner.idle.discard(scope)
                         scope.deadline = anyio.current_time() + owner.head_seconds
             finally:
                 owner.idle.discard(scope)
-            return event if isinstance(event, h11.Request) else None
+            return head
         if has_begun:
             raise TimeoutError
         return None
 
-    def _has_no_body(self) -> bool:
-        """Whether the request ends with its head."""
+    def _parsed(self, head: bytes) -> h11.Request:
+        """:raises BadHead: it is no request"""
+        self._http.receive_data(head)
         try:
-            return isinstance(self._http.next_event(), h11.EndOfMessage)
-        except h11.RemoteProtocolError:
+            event = self._http.next_event()
+        except h11.RemoteProtocolError as error:
+            status = error.error_status_hint
+            raise BadHead(coding_status(head) if status == 501 else status) from error
+        assert isinstance(event, h11.Request)  # the head is complete
+        return event
+
+    def _has_no_body(self, headers: Mapping[bytes, bytes]) -> bool:
+        """Whether the request ends with its head. A body is not read; behind it the connection ends."""
+        if b"transfer-encoding" in headers or int(headers.get(b"content-length", b"0")):
             return False
+        return isinstance(self._http.next_event(), h11.EndOfMessage)
 
     async def _refuse(self, status: int) -> None:
         """Answer with ``status`` what was no request, unless an answer has begun."""
@@ -226,10 +242,10 @@ class Conversation:
 
 def _joined(headers: Iterable[tuple[bytes, bytes]]) -> Mapping[bytes, bytes]:
     """The header fields by name; the values of one that came several times are joined by commas."""
-    found: dict[bytes, bytes] = {}
+    found: dict[bytes, list[bytes]] = {}
     for name, value in headers:
-        found[name] = found[name] + b", " + value if name in found else value
-    return found
+        found.setdefault(name, []).append(value)
+    return {name: b", ".join(values) for name, values in found.items()}
 
 
 def _cached(answer: Answer) -> bytes | None:

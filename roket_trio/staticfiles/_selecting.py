@@ -14,8 +14,11 @@ from typing import final
 _DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
 _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 
-# bytes=FIRST-LAST, one of which may be missing. More digits than any size has are refused before they cost anything.
-_RANGE = re.compile(rb"\s*(\d{0,19})\s*-\s*(\d{0,19})\s*")
+# More digits than the largest size has, and more characters than the longest date has, are refused unread.
+_MOST_DIGITS = 19
+_LONGEST_DATE = 64
+
+# Each character is looked at once: nothing that may follow a repetition could be a part of it.
 _ETAGS = re.compile(rb'(?:W/)?"[\x21\x23-\x7e\x80-\xff]*"')
 
 
@@ -61,11 +64,17 @@ def select(method: bytes, headers: Mapping[bytes, bytes], version: Version) -> S
     if asked is None or method != b"GET" or not _range_is_for(headers.get(b"if-range"), version):
         return whole
     unit, _, ranges = asked.partition(b"=")
-    found = _RANGE.fullmatch(ranges)
+    first, dash, last = ranges.partition(b"-")
+    first, last = first.strip(), last.strip()
     # Several ranges, and what is no range at all, may be ignored (section 14.2).
-    if unit.strip().lower() != b"bytes" or found is None or found[1] == found[2] == b"":
+    if unit.strip().lower() != b"bytes" or not dash or not (first or last) or not (_is_size(first) and _is_size(last)):
         return whole
-    return _satisfy(found[1], found[2], version.size) or whole
+    return _satisfy(first, last, version.size) or whole
+
+
+def _is_size(text: bytes) -> bool:
+    """Whether it is a number of bytes, or nothing."""
+    return len(text) <= _MOST_DIGITS and (text.isdigit() or not text)
 
 
 def _precondition(headers: Mapping[bytes, bytes], version: Version) -> int | None:
@@ -120,7 +129,7 @@ def format_date(seconds: int) -> bytes:
 
 def parse_date(text: bytes | None) -> int | None:
     """Read a date in any of HTTP's formats: the seconds since 1970, or ``None`` if it is no date."""
-    if text is None:
+    if text is None or len(text) > _LONGEST_DATE:
         return None
     parts = parsedate(text.decode("latin-1"))
     if parts is None:

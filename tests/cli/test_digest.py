@@ -16,11 +16,13 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
-from anyio import to_thread
+from anyio import EndOfStream, to_thread
+from support.cost import check_linear
 from support.programs import LIMIT
 from support.roket_command import (
     Ended,
@@ -43,6 +45,7 @@ from roket_trio._cli.console.exit_codes import CommandError
 from roket_trio._cli.local_files.file_names import checked_name
 from roket_trio._cli.local_files.recv_destinations import Destination
 from roket_trio._cli.transfers import receiving_with_digest, storing
+from roket_trio._cli.transfers.digest_framing import MAGIC, DigestChannel
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="signals, flock and RST as Linux has them")
 
@@ -567,3 +570,36 @@ def test_random_interruptions_lose_nothing_and_corrupt_nothing() -> None:
     assert done.returncode == 0, done.stderr
     print(done.stdout)
     assert json.loads(done.stdout)["transfers"] == int(count)
+
+
+class _ByteByByte:
+    """The stream of a peer that sends a line in pieces of a byte."""
+
+    def __init__(self, line: bytes) -> None:
+        self._pieces = iter(line)
+
+    async def receive(self, most: int) -> bytes:
+        try:
+            return bytes((next(self._pieces),))
+        except StopIteration:
+            raise EndOfStream from None
+
+
+@dataclass
+class _Connection:
+    stream: Any
+    peer: str = "peer"
+
+
+def test_a_line_that_comes_byte_by_byte_is_searched_once() -> None:
+    def receive(size: int) -> None:
+        offer = b'{"kind": "file", "name": null, "size": %d}'
+        line = MAGIC + (offer % 3).replace(b" ", b" " * (size // 6)) + b"\n"
+        receiving = DigestChannel(_Connection(_ByteByByte(line))).receive_offer()  # type: ignore[arg-type]
+        with pytest.raises(StopIteration) as done:
+            receiving.send(None)
+        assert done.value.value.size == 3
+
+    check_linear(receive, 1 << 13)
+    with pytest.raises(CommandError, match="does not speak"):
+        receive(1 << 15)

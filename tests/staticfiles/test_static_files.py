@@ -13,8 +13,7 @@ import struct
 import subprocess
 import sys
 import threading
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +24,10 @@ from anyio import to_thread
 from anyio.abc import SocketAttribute
 from support.programs import tool
 from support.waiting import BOUND
+from support.web import connected, received_all, serving
 
 from roket_trio import CloseOutcome, SocketStream, create_tcp_listener, serve, wrap_tls
-from roket_trio.staticfiles import Exchange, StaticFiles, _openat2, _resources
+from roket_trio.staticfiles import StaticFiles, _openat2, _resources
 from roket_trio.staticfiles._resources import ContentTypes, Refusal, location, split_target
 from roket_trio.staticfiles._selecting import Selection, Version, format_date, parse_date, select
 
@@ -55,30 +55,6 @@ def root(tmp_path: Path) -> Path:
     (root / "up").symlink_to("..")
     (root / "absolute").symlink_to(tmp_path / "secret")
     return root
-
-
-@asynccontextmanager
-async def serving(root: Path, **options: Any) -> AsyncIterator[tuple[int, StaticFiles, list[Exchange]]]:
-    """A server until the end of the block: its port, itself, and its log."""
-    log: list[Exchange] = []
-    with StaticFiles(root, log=log.append, **options) as files:
-        async with await create_tcp_listener(local_host="127.0.0.1") as listener:
-            async with anyio.create_task_group() as tasks:
-                tasks.start_soon(serve, files, listener)
-                yield listener.extra(SocketAttribute.local_port), files, log
-                tasks.cancel_scope.cancel()
-
-
-def connected(port: int) -> socket.socket:
-    return socket.create_connection(("127.0.0.1", port), BOUND)
-
-
-def received_all(peer: socket.socket) -> bytes:
-    """Everything up to FIN; a reset raises."""
-    data = bytearray()
-    while more := peer.recv(1 << 20):
-        data += more
-    return bytes(data)
 
 
 def get(port: int, target: str = "/a.txt", method: str = "GET", **fields: str) -> http.client.HTTPResponse:

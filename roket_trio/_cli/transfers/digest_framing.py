@@ -121,17 +121,20 @@ class DigestChannel:
 
     async def _receive_line(self, *, prefix: bytes = b"") -> bytes:
         """A line without its newline. One that does not begin with ``prefix`` is refused before it has ended."""
+        received, searched = self._received, 0
         while True:
-            line, newline, rest = self._received.partition(b"\n")
-            if not bytes(line[: len(prefix)]) == prefix[: len(line)]:
+            if received[: len(prefix)] != prefix[: len(received)]:
                 raise self.wrong_protocol()
-            if newline:
-                self._received = rest
-                return bytes(line)
-            if len(line) > _LONGEST_LINE:
+            end = received.find(b"\n", searched)
+            if (len(received) if end == -1 else end) > _LONGEST_LINE:
                 raise self.wrong_protocol()
+            if end != -1:
+                line = bytes(received[:end])
+                del received[: end + 1]
+                return line
+            searched = len(received)
             try:
-                self._received += await self._stream.receive(_LONGEST_LINE)
+                received += await self._stream.receive(_LONGEST_LINE)
             except anyio.EndOfStream:
                 raise self.ended_early() from None
 

@@ -135,13 +135,13 @@ class Wire:
 
         :returns: what was received; it does not end with ``ending`` if the FIN or ``limit`` bytes came first
         """
-        text = b""
+        text = bytearray()
         while not text.endswith(ending) and len(text) < limit:
             chunk = self.receive_chunk(1)
             if not chunk:
                 break
             text += chunk
-        return text
+        return bytes(text)
 
     def receive_slowly(self, count: int | None = None, *, piece: int = 1024, interval: float = 0.01) -> int:
         """Receive as :meth:`receive` does, but ``piece`` bytes at a time, with pauses of ``interval`` seconds."""
