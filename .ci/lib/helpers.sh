@@ -127,11 +127,11 @@ import pathlib, sys, roket_trio
 where = pathlib.Path(roket_trio.__file__).resolve()
 print(sys.version, where, sep='\n')
 sys.exit(0 if pathlib.Path(sys.prefix).resolve() in where.parents else 'not the installed wheel')"
-  again=("$work/$name/bin/python")
+  again=("$work/$name/bin/python" -m pytest --measured also)
   tests "$work/$name/bin/python" "$@"
 }
 
-# tests COMMAND...: runs the tests. What failed is run once more, alone, by the python of `again`, to tell what fails now
+# tests COMMAND...: runs the tests. What failed is run once more, alone, by the pytest of `again`, to tell what fails now
 # and then from what always does. Both are failures, unless .ci/known-flaky names the test and the cause.
 tests() {
   local status=0 unknown
@@ -139,7 +139,7 @@ tests() {
   if [ "$status" -ne 1 ]; then return "$status"; fi # 1: tests have failed; others of pytest's: it could not run them
   failed_tests >"$work/failed-at-first"
   printf '\nRun once more, alone: what has failed\n'
-  timeout --kill-after=30s "$suite_limit" "${again[@]}" -m pytest -n 0 --last-failed --last-failed-no-failures none || true
+  timeout --kill-after=30s "$suite_limit" "${again[@]}" -n 0 --last-failed --last-failed-no-failures none || true
   failed_tests >"$work/failed-again"
   if [ -s "$work/failed-again" ] || [ ! -s "$work/failed-at-first" ]; then return 1; fi
   unknown=$(grep -vxFf <(sed -e 's/ *# .*//' -e '/^$/d' .ci/known-flaky) "$work/failed-at-first" || true)

@@ -1,20 +1,21 @@
 # shellcheck shell=bash
 # The phases, in the order in which a whole run has them: `phase NAME TITLE COMMAND`, and what the command does.
-# Which tests run where: the README's suites and the wheel's have all; the others do without what measures, or loads the
-# machine (tests/support/measured.py), since no version of Python or of a dependency decides that.
+# Which tests run where: what loads the machine, soaks, or measures (tests/support/measured.py) has a phase of its own,
+# since no version of Python or of a dependency decides that. All others run in each suite.
 
 phase debian 'Debian packages that the tests use' debian
 phase readme-example 'README, first command: the main job' readme 1 self
-phase readme-tests 'README, second command: all tests' readme 2 self
+phase readme-tests 'README, second command: the tests' readme 2 self
 phase user-example 'README, first command, as an ordinary user' readme 1 user
-phase user-tests 'README, second command, as an ordinary user: all tests' readme 2 user
+phase user-tests 'README, second command, as an ordinary user: the tests' readme 2 user
 phase lint 'format, lint, types, imports' lint
 phase docs 'documentation' docs
 phase types 'types of the public names' public_types
 phase gate 'system calls, allocations, memory, hops, routes' gate
-phase wheel-tests 'the wheel, Python 3.13: all tests, the soak in full' wheel 3.13
-phase lowest-tests 'lowest dependencies, Python 3.11: tests but those that measure' lowest 3.11
-phase coverage-tests 'Python 3.12, coverage: tests but those that measure' coverage 3.12
+phase wheel-tests 'the wheel, Python 3.13: the tests' wheel 3.13
+phase measured-tests 'the wheel, Python 3.13: tests that load the machine, soak, or measure' measured 3.13
+phase lowest-tests 'lowest dependencies, Python 3.11: the tests' lowest 3.11
+phase coverage-tests 'Python 3.12, coverage: the tests' coverage 3.12
 phase examples 'the examples, with the wheel' examples
 
 debian_packages=(
@@ -75,7 +76,7 @@ readme() {
   clean=("${become[@]}" "${clean[@]}")
   "${clean[@]}" sh -c 'id -un && command -v python3 && python3 --version && env | cut -d = -f 1 | paste -s'
   echo "+ $command"
-  again=("${clean[@]}" .venv/bin/python)
+  again=("${clean[@]}" .venv/bin/python -m pytest)
   tests "${clean[@]}" bash -c "$command"
 }
 
@@ -117,8 +118,14 @@ gate() {
 wheel() {
   local python
   python=$(find_python "$1") || absent "no Python $1 on this machine"
+  suite wheel "$python" -- -m pytest -n 4
+}
+
+measured() {
+  local python
+  python=$(find_python "$1") || absent "no Python $1 on this machine"
   export ROKET_SOAK_CONNECTIONS=20000 ROKET_INTERRUPTIONS=1000
-  suite wheel "$python" -- -m pytest -n 2
+  suite measured "$python" -- -m pytest --measured only
 }
 
 # The runtime dependencies of pyproject.toml at their floors.
@@ -130,7 +137,7 @@ import tomllib
 for requirement in tomllib.load(open('pyproject.toml', 'rb'))['project']['dependencies']:
     print(requirement.replace('>=', '=='))")
   echo "floors: ${floors[*]}"
-  suite lowest "$python" "${floors[@]}" -- -m pytest -n 2 --without-measured
+  suite lowest "$python" "${floors[@]}" -- -m pytest -n 4
 }
 
 # Branch coverage, also of the processes that the tests start; [tool.coverage.report] has the floor.
@@ -141,11 +148,11 @@ coverage() {
   copy_of_checkout "$work/coverage.tree"
   cd "$work/coverage.tree"
   environment coverage "$python" -e '.[test]' 'coverage>=7.10'
-  python=$work/coverage/bin/python again=("$work/coverage/bin/python")
+  python=$work/coverage/bin/python again=("$work/coverage/bin/python" -m pytest)
   set +e
   (
     set -e
-    tests "$python" -m coverage run -m pytest -n 2 --without-measured
+    tests "$python" -m coverage run -m pytest -n 4
   )
   status=$?
   set -e

@@ -93,7 +93,7 @@ def test_what_passes_when_it_is_run_again_has_failed_unless_it_is_known(
         set -euo pipefail
         work=$PWD/work
         . "$1"
-        again=("$2")
+        again=("$2" -m pytest)
         tests "$2" -m pytest
     """
     done = subprocess.run(

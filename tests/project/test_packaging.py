@@ -100,8 +100,8 @@ def test_the_other_tests_of_a_file_stay_together() -> None:
 
 
 @pytest.mark.parametrize("workers", [[], ["-n", "2"]], ids=["alone", "two workers"])
-def test_what_is_left_out_is_counted(workers: list[str]) -> None:
-    asked = [*workers, "--without-measured", "-k", "table", "tests/testing/test_reports.py"]
+def test_what_is_left_out_is_listed(workers: list[str]) -> None:
+    asked = [*workers, "-k", "table", "tests/testing/test_reports.py"]
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *asked],
         cwd=ROOT,
@@ -111,4 +111,5 @@ def test_what_is_left_out_is_counted(workers: list[str]) -> None:
         check=False,
     )
     assert done.returncode == 0, done.stdout
-    assert "\nleft out: 1 tests that load the machine, or measure it" in done.stdout
+    assert "\nleft out, 1 in number: tests that load the machine, soak, or measure; " in done.stdout
+    assert "\n  tests/testing/test_reports.py (1)\n" in done.stdout

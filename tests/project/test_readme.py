@@ -86,7 +86,7 @@ def test_opens_with_two_commands() -> None:
         assert shlex.split(command)[:4] == ["python3", "-m", "venv", ".venv"], "each does all of its set-up"
         assert "-m pip install" in command
     assert shlex.split(first)[-2:] == [".venv/bin/python", "examples/file_to_socket.py"]
-    assert shlex.split(second)[-5:] == [".venv/bin/python", "-m", "pytest", "-n", "2"]
+    assert shlex.split(second)[-5:] == [".venv/bin/python", "-m", "pytest", "-n", "4"]
     assert ".venv/" in (ROOT / ".gitignore").read_text(encoding="utf-8").splitlines()
     assert (ROOT / "examples/file_to_socket.py").is_file()
 

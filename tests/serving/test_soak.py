@@ -6,9 +6,9 @@ longer than its budget, and both sides' counts of every connection agree with wh
 
 In CI there are 20,000 connections over the three loops, elsewhere fewer. To replay a run, or a part of it::
 
-    ROKET_SOAK_SEED=1234 python -m pytest tests/serving/test_soak.py -k uvloop
-    ROKET_SOAK_SEED=1234 ROKET_SOAK_NUMBERS=17,99-120 python -m pytest tests/serving/test_soak.py -k uvloop
-    ROKET_SOAK_CONNECTIONS=20000 python -m pytest tests/serving/test_soak.py
+    ROKET_SOAK_SEED=1234 pytest --measured only tests/serving/test_soak.py -k uvloop
+    ROKET_SOAK_SEED=1234 ROKET_SOAK_NUMBERS=17,99-120 pytest --measured only tests/serving/test_soak.py -k uvloop
+    ROKET_SOAK_CONNECTIONS=20000 pytest --measured only tests/serving/test_soak.py
 
 The seed decides who does what, and in which order servers end and how; when the kernel runs whom, it does not.
 """
