@@ -5,12 +5,14 @@ So what a wrapper has buffered comes first, and what is encrypted stays so.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any, final
 
 import anyio
 import anyio.abc
 
+from .._connection.states import Lifecycle
 from .ends import Reader, Writer
 
 _CHUNK = 64 << 10
@@ -56,12 +58,14 @@ class ForeignReader(Reader):
 class ForeignWriter(Writer):
     """A byte stream, or a stream of objects."""
 
-    __slots__ = ("_send",)
+    __slots__ = ("_life", "_send", "_taken")
 
     is_ours = False
 
-    def __init__(self, stream: Any) -> None:
-        """:raises TypeError: it is no stream that can send"""
+    def __init__(self, stream: Any, life: Lifecycle | None) -> None:
+        """:param life: of the stream of ours that it is, or is over (:class:`TLSStream`...): whose end is to be trusted
+        :raises TypeError: it is no stream that can send
+        """
         self.name = type(stream).__name__
         self.connection = self.offset = self.path = None
         self.is_exact = True
@@ -70,8 +74,23 @@ class ForeignWriter(Writer):
         if send is None or not hasattr(stream, "aclose"):
             raise TypeError(f"expected a file or a byte stream to write to, not {self.name}")
         self._send = send
+        self._life = life
+        self._taken = 0
+
+    @contextmanager
+    def _cut_if_stopped(self, life: Lifecycle, total: int | None) -> Iterator[None]:
+        """Each piece is an item of its own for the stream: a transfer that ends between two of them cuts it too."""
+        try:
+            yield
+        except BaseException:
+            life.stopped(self._taken, total)
+            raise
+
+    def sending(self, total: int | None, moved: int) -> AbstractContextManager[None]:
+        return super().sending(total, moved) if self._life is None else self._cut_if_stopped(self._life, total)
 
     async def write(self, data: memoryview, accepted: Callable[[int], None]) -> None:
         # A stream may keep what it is given (a memory stream does); the buffer is reused.
         await self._send(bytes(data))
+        self._taken += len(data)
         accepted(len(data))

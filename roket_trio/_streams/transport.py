@@ -1,4 +1,4 @@
-"""The socket that a stream is over, asked for in three ways, and how to end a connection below TLS.
+"""The socket that a stream is over, asked for in four ways, and how to end a connection below TLS.
 
 A wrapper may hold bytes that it has received and not handed out, or that it has not sent yet. So bytes are moved only
 through a stream that is itself a socket (:func:`connection_of`). The other functions are for closing and counting.
@@ -13,7 +13,7 @@ import anyio
 import anyio.abc
 
 from .._connection.connection import Connection
-from .._connection.states import DEFAULT_POLICY
+from .._connection.states import DEFAULT_POLICY, Lifecycle
 from .sockets import SocketStream
 from .unix_sockets import UNIXSocketStream
 
@@ -31,6 +31,19 @@ def socket_stream_of(stream: Any) -> SocketStream | None:
         if stream is None:
             return None
     return stream
+
+
+def life_of(stream: Any) -> Lifecycle | None:
+    """The states of a stream of ours, or of the one that a wrapper sends through: what cuts it cuts the wrapper."""
+    while stream is not None:
+        if isinstance(stream, SocketStream):
+            return stream._connection.life
+        if isinstance(life := getattr(stream, "_life", None), Lifecycle):  # a TLSStream
+            return life
+        # AnyIO's and Trio's wrappers; the last is BufferedByteStream's.
+        below = (getattr(stream, name, None) for name in ("transport_stream", "send_stream", "receive_stream"))
+        stream = next((one for one in below if one is not None), None)
+    return None
 
 
 def raw_socket_of(stream: Any) -> socket.socket | None:

@@ -20,7 +20,7 @@ from .._routes.foreign_ends import ForeignReader, ForeignWriter
 from .._routes.rate_limit import RateLimiter
 from .._routes.route import Route
 from .._routes.table import route_between
-from .._streams.transport import connection_of
+from .._streams.transport import connection_of, life_of
 from .end_types import Sink, Source
 
 
@@ -175,4 +175,4 @@ def _writer(opened: Any, given: Any) -> Writer:
     """
     if isinstance(opened, Connection):
         return ConnectionWriter(opened)
-    return FileWriter(opened) if is_file(given) else ForeignWriter(opened)
+    return FileWriter(opened) if is_file(given) else ForeignWriter(opened, life_of(opened))

@@ -29,6 +29,7 @@ from roket_trio import (
     CloseOutcome,
     ClosePolicy,
     SocketStream,
+    Transfer,
     TruncatedError,
     wrap_tls,
 )
@@ -102,6 +103,24 @@ async def test_a_send_cancelled_between_two_parts_is_a_cut_too(
                 await tls.send(b"x")
             await tls.aclose()
         assert seen.result()[1:] == (False, "RST")
+
+
+async def test_a_transfer_cancelled_between_two_pieces_is_a_cut_too(pair: Pair, contexts: Contexts, side: str) -> None:
+    async with tls_over(pair, contexts, side) as (tls, peer):
+        put, source = anyio.create_memory_object_stream[bytes](1)
+        transfer = Transfer(source, tls)
+        async with put, source, anyio.create_task_group() as tasks:
+            tasks.start_soon(transfer.run)
+            await put.send(DATA)
+            await until(lambda: transfer.bytes_moved == len(DATA))
+            tasks.cancel_scope.cancel()
+        with pytest.raises(BrokenResourceError, match=f"stopped after {len(DATA)} of an unknown number of bytes"):
+            await tls.send(b"x")
+        await tls.aclose()
+        end = await other_side(peer.read_to_end)
+        assert DATA.startswith(end.data)
+        assert end[1:] == (False, "RST")
+        assert outcome(tls) is CloseOutcome.ABORTED
 
 
 async def test_a_send_cancelled_before_its_first_byte_cuts_nothing(pair: Pair, contexts: Contexts) -> None:

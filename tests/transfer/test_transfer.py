@@ -19,10 +19,12 @@ import anyio
 import pytest
 import trio
 import trustme
-from anyio.streams.buffered import BufferedByteReceiveStream
+from anyio.streams.buffered import BufferedByteReceiveStream, BufferedByteStream
+from anyio.streams.stapled import StapledByteStream
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from support.loops import Run
+from support.waiting import until
 
 from roket_trio import (
     BrokenResourceError,
@@ -443,6 +445,30 @@ async def test_a_cancelled_transfer_cuts_the_socket_until_it_is_resumed(file: Pa
         await stream.aclose()
     assert stream.close_report is not None
     assert stream.close_report.outcome is CloseOutcome.ABORTED
+    assert got.endswith(b"RST")
+
+
+class Subclass(SocketStream):
+    """A transfer goes through its methods, which may do more than ours."""
+
+
+@pytest.mark.parametrize(
+    "wrapper",
+    [BufferedByteStream, lambda stream: StapledByteStream(stream, stream), None],
+    ids=["buffered", "stapled", "subclass"],
+)
+async def test_a_cancelled_transfer_cuts_the_socket_below_a_wrapper_too(wrapper: Any) -> None:
+    ours, theirs = socket_pair()
+    stream = await (SocketStream if wrapper else Subclass).from_socket(ours)
+    put, source = anyio.create_memory_object_stream[bytes](1)
+    transfer = Transfer(source, wrapper(stream) if wrapper else stream)
+    with peer(theirs) as got:
+        async with put, source, anyio.create_task_group() as tasks:
+            tasks.start_soon(transfer.run)
+            await put.send(b"a part")
+            await until(lambda: transfer.bytes_moved == 6)
+            tasks.cancel_scope.cancel()
+        await stream.aclose()
     assert got.endswith(b"RST")
 
 
