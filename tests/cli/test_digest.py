@@ -29,7 +29,6 @@ from support.roket_command import (
     command,
     ended,
     environment,
-    need_unpacking,
     only,
     peer_of,
     received_all,
@@ -108,7 +107,6 @@ def test_standard_input_has_no_name_but_a_digest(place: Path) -> None:
 
 
 def test_a_directory(capsys: Capture, source: Path, place: Path, tmp_path: Path) -> None:
-    need_unpacking()
     tree = tmp_path / "tree"
     (tree / "sub").mkdir(parents=True)
     (tree / "sub" / "file").write_bytes(CONTENT)
@@ -359,13 +357,44 @@ def test_a_sender_that_does_not_speak_it_is_6(first: Any, place: Path, capsys: C
 
 
 TRICKS = ["../out", "/etc/passwd", "a/b", "..", ".", "", ".bashrc", "-rf", "a\\b", "a\nb", "a\0b", "\x1b[2J", "x" * 300]
-TRICKS += ["file.part", "file.roket-part", "\udcff", "\ud800"]
+TRICKS += ["file.part", "file.roket-part", "\udcff", "\ud800", "a\x7f", "a\x85", "a\x9b2J", "a\u2028b", "a\u2029b"]
+TRICKS += [f"a{chr(number)}b" for number in (*range(0x202A, 0x202F), *range(0x2066, 0x206A))]
 
 
 @pytest.mark.parametrize("name", TRICKS, ids=ascii)
 def test_names_that_are_tricks_are_refused(name: str) -> None:
     with pytest.raises(CommandError, match="refused the name"):
         checked_name(name)
+
+
+EVERYDAY = [
+    "Screenshot 2026-11-30 at 9.41.00\u202fAM.png",
+    "\u0645\u06cc\u200c\u062e\u0648\u0627\u0647\u0645.txt",  # Persian
+    "\U0001f469\u200d\U0001f52c.jpg",  # an emoji of two
+    "\u6771\u4eac\u3000\u99c5.txt",
+    "100\u00a0km.txt",
+    "caf\u00e9",
+    "cafe\u0301",  # the same, taken apart, as macOS does
+    "\u05d0\u200f(1).pdf",
+    "\uf8ff",  # of private use
+    "-".join("a b'c\"d$e*f?g<h>i|j:k"),
+    "n" * 250,
+]
+
+
+@pytest.mark.parametrize("name", EVERYDAY, ids=ascii)
+def test_everyday_names_are_taken(name: str) -> None:
+    assert checked_name(name) == name
+
+
+def test_an_everyday_name_arrives_as_it_is_and_is_shown(capsys: Capture, place: Path, tmp_path: Path) -> None:
+    (tmp_path / EVERYDAY[0]).write_bytes(b"x")
+    with receiving("--digest", place) as (program, port):
+        sent = roket(capsys, "send", "--digest", tmp_path / EVERYDAY[0], f"127.0.0.1:{port}")
+        done = ended(program)
+    assert (sent.code, done.code) == (0, 0), done.errors
+    assert done.last.endswith(f", {place}/{EVERYDAY[0]} is on the disk")
+    assert only(place) == [EVERYDAY[0]]
 
 
 def test_a_name_that_is_a_trick_is_refused_by_the_receiver(place: Path, capsys: Capture) -> None:

@@ -6,6 +6,8 @@ import os
 import sys
 from typing import TextIO
 
+from .characters import CONTROLS, SURROGATES
+
 
 def print_stdout(text: str) -> bool:
     """Write a line, as it is, to standard output, where the results are.
@@ -41,8 +43,12 @@ def print_line(text: str, stream: TextIO) -> bool:
 
 
 def printable(text: str, *, keep: str = "") -> str:
-    """``text`` with ``?`` for each character that could move a terminal's cursor, but those in ``keep``."""
-    return "".join(character if character.isprintable() or character in keep else "?" for character in text)
+    """``text`` with ``?`` for each character that could deceive at a terminal, but those in ``keep``.
+
+    These are the controls, which move the cursor, and what turns the order of the text.
+    """
+    shown = SURROGATES.sub("?", text)
+    return CONTROLS.sub(lambda found: found[0] if found[0] in keep else "?", shown)
 
 
 def is_colorful(stream: TextIO) -> bool:
