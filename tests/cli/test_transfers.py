@@ -1,9 +1,7 @@
-"""``roket send`` and ``roket recv`` together: Ctrl-C, directories, UNIX sockets, TLS, and other people's programs."""
+"""``roket send`` and ``roket recv`` together: Ctrl-C, UNIX sockets, TLS, and other people's programs."""
 
 from __future__ import annotations
 
-import contextlib
-import io
 import os
 import re
 import signal
@@ -12,7 +10,6 @@ import ssl
 import stat
 import subprocess
 import sys
-import tarfile
 from pathlib import Path
 
 import pytest
@@ -26,7 +23,6 @@ from support.roket_command import (
     only,
     peer_of,
     received_all,
-    received_from,
     receiving,
     roket,
     running,
@@ -104,188 +100,6 @@ def test_ctrl_c_while_a_peer_does_not_answer(source: Path) -> None:
             program.send_signal(signal.SIGINT)
             done = ended(program)
     assert done == (130, "", "roket send: interrupted by SIGINT\n")
-
-
-# --- directories ------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def tree(tmp_path: Path) -> Path:
-    top = tmp_path / "tree"
-    (top / "sub" / "deep").mkdir(parents=True)
-    (top / "file").write_bytes(CONTENT)
-    (top / "sub" / "deep" / "empty").touch()
-    (top / "sub" / "run").write_text("#!/bin/sh\n")
-    (top / "sub" / "run").chmod(0o755)
-    (top / "link").symlink_to("sub/run")
-    return top
-
-
-def listed(top: Path) -> dict[str, object]:
-    """Everything in it: what it is, and what is in it."""
-    found: dict[str, object] = {}
-    for path in sorted(top.rglob("*")):
-        name = str(path.relative_to(top))
-        if path.is_symlink():
-            found[name] = os.readlink(path)
-        else:
-            found[name] = (path.stat().st_mode, path.read_bytes()) if path.is_file() else "directory"
-    return found
-
-
-def test_a_directory_goes_as_tar_and_comes_out_as_it_was(capsys: Capture, tree: Path, place: Path) -> None:
-    with receiving("--unpack", place / "new") as (program, port):
-        assert roket(capsys, "send", tree, f"127.0.0.1:{port}").code == 0
-        done = ended(program)
-    assert done.code == 0, done.errors
-    assert done.last.endswith(f": {place}/new/tree is on the disk")
-    assert only(place / "new") == ["tree"]
-    assert listed(place / "new" / "tree") == listed(tree)
-
-
-def test_tar_is_the_other_end_of_a_directory(capsys: Capture, tree: Path, place: Path) -> None:
-    def unpack(sock: socket.socket) -> None:
-        sock.settimeout(None)
-        subprocess.run([tool("tar"), "-x", "-C", place], stdin=sock.fileno(), check=True, timeout=LIMIT)
-
-    with peer_of(unpack) as where:
-        assert roket(capsys, "send", tree, where).code == 0
-    assert listed(place / "tree") == listed(tree)
-    with receiving("--unpack", place / "again") as (program, port):
-        with socket.create_connection(("127.0.0.1", port), LIMIT) as sender:
-            command: list[str | Path] = [tool("tar"), "-c", "-C", tree.parent, tree.name]
-            subprocess.run(command, stdout=sender.fileno(), check=True, timeout=LIMIT)
-        assert ended(program).code == 0
-    assert listed(place / "again" / "tree") == listed(tree)
-
-
-def test_a_directory_is_replaced_only_by_force_and_as_a_whole(capsys: Capture, tree: Path, place: Path) -> None:
-    (place / "tree").mkdir()
-    (place / "tree" / "old").touch()
-    (place / "other").touch()
-    for force, code, names in ((False, 5, ["old"]), (True, 0, only(tree))):
-        with receiving("--unpack", place, *(["--force"] if force else [])) as (program, port):
-            sent = roket(capsys, "send", tree, f"127.0.0.1:{port}")
-            done = ended(program)
-        assert done.code == code, done.errors
-        assert sent.code == 0 or (code and sent.code == 3)  # it may hear the reset, or have ended before
-        assert only(place / "tree") == names
-        assert only(place) == ["other", "tree"]
-
-
-def archive_of(*members: tarfile.TarInfo) -> bytes:
-
-    with io.BytesIO() as buffer:
-        with tarfile.open(fileobj=buffer, mode="w") as archive:
-            for member in members:
-                archive.addfile(member, io.BytesIO(bytes(member.size)))
-        return buffer.getvalue()
-
-
-def member(name: str, kind: bytes = tarfile.REGTYPE, target: str = "", size: int = 0) -> tarfile.TarInfo:
-    info = tarfile.TarInfo(name)
-    info.type, info.linkname, info.size = kind, target, size
-    return info
-
-
-def unpacked(capsys: Capture, archive: bytes, target: Path) -> tuple[int, str]:
-    def send(port: int) -> None:
-        with socket.create_connection(("127.0.0.1", port), LIMIT) as sender:
-            sender.sendall(archive)
-            sender.shutdown(socket.SHUT_WR)
-            with contextlib.suppress(ConnectionResetError):
-                received_all(sender)
-
-    done = received_from(capsys, send, "--unpack", target)
-    return done.code, done.last
-
-
-@pytest.mark.parametrize(
-    "archive",
-    [
-        archive_of(member("../out")),
-        archive_of(member("a", tarfile.SYMTYPE, "/etc"), member("a/passwd")),
-        archive_of(member("a", tarfile.SYMTYPE, "../../secret")),
-        archive_of(member("a", tarfile.LNKTYPE, "../secret")),
-        archive_of(member("a", tarfile.CHRTYPE)),
-        archive_of(member(".bashrc")),
-        archive_of(member("b", tarfile.DIRTYPE), member("a", tarfile.SYMTYPE, "b"), member("a/x")),
-        archive_of(member("b"), member("a", tarfile.SYMTYPE, "b"), member("a", size=10)),
-        archive_of(member("d/e/l", tarfile.SYMTYPE, "../../x"), member("h", tarfile.LNKTYPE, "d/e/l")),
-        archive_of(member("a", tarfile.LNKTYPE, "nothing")),
-        archive_of(member("a\0b" + "c" * 100)),
-        archive_of(member("a"), member("a/b")),
-    ],
-    ids=[
-        "dot-dot",
-        "through a link",
-        "a link out",
-        "a hard link out",
-        "a device",
-        "a hidden name",
-        "through a link of its own",
-        "into a link of its own",
-        "a link that is moved to where it leads out",
-        "a hard link to nothing",
-        "a NUL",
-        "below a file",
-    ],
-)
-def test_an_archive_that_leads_out_is_refused_and_leaves_nothing(capsys: Capture, archive: bytes, place: Path) -> None:
-    (place / "secret").write_text("secret")
-    (place / "in").mkdir()
-    code, line = unpacked(capsys, archive, place / "in")
-    assert code == 1, line
-    assert line.startswith("roket recv: refused ")
-    assert only(place / "in") == []
-    assert only(place) == ["in", "secret"]
-
-
-@pytest.mark.parametrize(
-    "length", [512 * 3, 512 * 4, 700, 0], ids=["at a header", "between two", "in a member", "at 0"]
-)
-def test_an_archive_that_was_cut_is_never_taken_for_whole(capsys: Capture, length: int, place: Path) -> None:
-    archive = archive_of(member("a", size=1000), member("b", size=1000))
-    assert unpacked(capsys, archive, place / "whole")[0] == 0
-    code, line = unpacked(capsys, archive[:length], place / "new")
-    assert code == 3, line
-    assert line.startswith("roket recv: what arrived is no complete tar archive: ")
-    assert only(place) == ["whole"]
-
-
-def test_an_archive_with_a_wrong_header_is_never_taken_for_whole(capsys: Capture, place: Path) -> None:
-    archive = bytearray(archive_of(member("a", size=1000), member("b", size=1000)))
-    archive[3 * 512] ^= 1
-    code, line = unpacked(capsys, bytes(archive), place / "new")
-    assert code == 3, line
-    assert line.startswith("roket recv: what arrived is no complete tar archive: ")
-    assert only(place) == []
-
-
-def test_a_header_of_an_archive_that_would_fill_the_memory_is_not_read(capsys: Capture, place: Path) -> None:
-    header = member("x", tarfile.XHDTYPE, size=1 << 30).tobuf(tarfile.USTAR_FORMAT)
-    code, line = unpacked(capsys, header + bytes(5000), place / "new")
-    assert code == 3, line
-    assert line == "roket recv: what arrived is no complete tar archive: it has a header of 1073741824 bytes"
-    assert only(place) == []
-
-
-def test_a_directory_that_cannot_be_read_ends_in_a_reset(
-    capsys: Capture, tree: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def refuse(self: tarfile.TarFile, name: str, *arguments: object, **options: object) -> None:
-        raise PermissionError(13, "Permission denied", str(tree / "locked"))
-
-    monkeypatch.setattr(tarfile.TarFile, "add", refuse)
-
-    def talk(sock: socket.socket) -> None:
-        with pytest.raises(ConnectionResetError):
-            received_all(sock)
-
-    with peer_of(talk) as where:
-        done = roket(capsys, "send", tree, where)
-    assert done.code == 5
-    assert done.errors.startswith(f"roket send: reading {tree}/locked failed: Permission denied")
 
 
 # --- UNIX sockets and TLS ---------------------------------------------------------------------------------------------

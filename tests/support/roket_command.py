@@ -11,7 +11,6 @@ import shutil
 import socket
 import subprocess
 import sys
-import tarfile
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
@@ -104,16 +103,8 @@ def announced(program: subprocess.Popen[str]) -> int:
 @contextmanager
 def receiving(*arguments: Text, **options: Any) -> Iterator[tuple[subprocess.Popen[str], int]]:
     """``roket recv`` on a port that the system chooses; ``arguments`` are what follows the port."""
-    if "--unpack" in arguments:
-        need_unpacking()
     with running("recv", "0", *arguments, **options) as program:
         yield program, announced(program)
-
-
-def need_unpacking() -> None:
-    """Debian 12 has Python 3.11.2; ``roket recv`` says there that it wants a later one to unpack a directory."""
-    if not hasattr(tarfile, "data_filter"):
-        pytest.skip("unpacking needs tarfile's data filter, so Python 3.11.4")
 
 
 def roket(capsys: pytest.CaptureFixture[str], *arguments: Text) -> Ended:
@@ -157,8 +148,6 @@ def thread(work: Callable[[], None]) -> Iterator[None]:
 
 def received_from(capsys: pytest.CaptureFixture[str], sender: Callable[[int], object], *arguments: Text) -> Ended:
     """``roket recv`` in this process, and ``sender(port)`` in a thread; what it says after it has said where."""
-    if "--unpack" in arguments:
-        need_unpacking()
     port = free_port()
 
     def work() -> None:

@@ -31,7 +31,7 @@ def configure(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--unpack",
         action="store_true",
-        help="unpack the tar archive that arrives into the directory FILE; this needs Python 3.11.4 or newer",
+        help="unpack the tar archive that arrives into the directory FILE",
     )
     parser.add_argument(
         "--digest",

@@ -191,7 +191,7 @@ class UnpackedDirectory(Destination):
 
     def __init__(self, directory: str, *, overwrite: bool) -> None:
         """:raises CommandError: the directory cannot be used"""
-        from .tar_archive import DirectoryUnpacker
+        from .directory_unpacker import DirectoryUnpacker
 
         self.label = directory
         self.unpacker = DirectoryUnpacker(directory, overwrite=overwrite)

@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, final
 
 from ..console.exit_codes import CommandError, ExitCode, local_file_error
+from .file_names import wire_name
 
 if TYPE_CHECKING:
-    from .tar_archive import DirectoryPacker
+    from .directory_packer import DirectoryPacker
 
 
 @final
@@ -66,13 +67,13 @@ async def open_source(path: str) -> AsyncIterator[SendSource]:
         raise local_file_error(path, error) from error
     try:
         if stat.S_ISDIR(os.fstat(fd).st_mode):
-            from .tar_archive import DirectoryPacker, directory_name
+            from .directory_packer import DirectoryPacker, directory_name
 
-            packer = DirectoryPacker(path)
+            packer = DirectoryPacker(path, fd)
             async with packer.reading() as pipe:
-                yield SendSource(path, directory_name(path), "tar", pipe, None, packer=packer)
+                yield SendSource(path, wire_name(directory_name(path)), "tar", pipe, None, packer=packer)
         else:
-            yield SendSource(path, os.path.basename(path), "file", fd, _size_from(fd, 0))
+            yield SendSource(path, wire_name(os.path.basename(path)), "file", fd, _size_from(fd, 0))
     finally:
         os.close(fd)
 

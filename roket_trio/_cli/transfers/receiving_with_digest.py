@@ -34,8 +34,10 @@ from .digest_pieces import PIECE, Digest, digest_prefix, receive_into, writer_of
 from .monitoring import monitored
 from .storing import commit, descriptor_of, open_destination
 
-# How long the close waits for a sender that was sent a reason: a reset could overtake the reason (seconds).
+# How long the close waits for a sender that was sent a reason, since a reset could overtake the reason (seconds), and
+# how much it still takes meanwhile (bytes): what may lie in the kernels' buffers, and not what a stranger sends on.
 _REASON_SECONDS = 5.0
+_REASON_BYTES = 64 << 20
 
 
 async def receive_with_digest(options: Namespace, status: CommandStatus) -> str:
@@ -127,7 +129,9 @@ class _DigestReceiver:
             failure = error
         if failure.code in (ExitCode.LOCAL_FILE, ExitCode.CHECK_FAILED):
             socket = self._connection.socket
-            socket.close_policy = replace(socket.close_policy, wait_for_peer=True, linger_seconds=_REASON_SECONDS)
+            socket.close_policy = replace(
+                socket.close_policy, wait_for_peer=True, linger_seconds=_REASON_SECONDS, max_bytes=_REASON_BYTES
+            )
             with anyio.move_on_after(_REASON_SECONDS), suppress(BrokenResourceError):  # the sender may have left
                 await self._channel.send_object({member: failure.message})
                 await self._connection.stream.aclose()
