@@ -79,16 +79,21 @@ def _without_brackets(host: str, text: str) -> str:
 
 def port(text: str, *, least: int = 1) -> int:
     """The number of a port, from ``least`` on."""
-    if not text.isascii() or not text.isdigit() or not least <= int(text) <= 65535:
+    if not _is_whole(text) or not least <= int(text) <= 65535:
         raise ArgumentTypeError(f"a port is a number from {least} to 65535, not {text!r}")
     return int(text)
+
+
+def _is_whole(text: str) -> bool:
+    """Whether it is a whole number, and not longer than any that has a meaning: Python refuses 4,300 digits."""
+    return text.isascii() and text.isdigit() and len(text) <= 20
 
 
 def rate(text: str) -> float:
     """Bytes per second: ``500K``, ``10M``, ``1.5G``. A K is 1024 bytes."""
     found = _RATE.fullmatch(text.strip())
     value = float(found[1]) * _UNITS[found[2].upper()] if found else 0.0
-    if not value > 0:
+    if not 0 < value < math.inf:
         raise ArgumentTypeError(f"a rate is a number of bytes per second, like 500K or 10M, not {text!r}")
     return value
 
@@ -107,7 +112,7 @@ def seconds(text: str, *, least: float = 0.0, below: float = math.inf) -> float:
 
 def count(text: str, *, most: int | None = None) -> int:
     """A whole number from 1, up to ``most``."""
-    if not text.isascii() or not text.isdigit() or not int(text) or (most is not None and int(text) > most):
+    if not _is_whole(text) or not int(text) or (most is not None and int(text) > most):
         bound = "1 on" if most is None else f"1 to {most}"
         raise ArgumentTypeError(f"a whole number from {bound} is needed, not {text!r}")
     return int(text)
