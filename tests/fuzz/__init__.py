@@ -1,0 +1,1 @@
+"""Fuzzing of each parser that faces a peer; see ``__main__.py``."""
