@@ -6,6 +6,7 @@ import errno
 import logging
 import os
 import socket
+import sys
 from collections.abc import Callable
 from typing import Any, final
 
@@ -15,15 +16,14 @@ import trio.abc
 
 from .._connection.states import DEFAULT_POLICY, ClosePolicy
 from .._errors import ClosedResourceError
-from .._kernel import tcp
+from .._kernel import poll, tcp
+from .._log import log
 from .._loops import ResourceGuard, current_loop
 from .._public import public
 from .._streams.adopted import adopted_socket, give_back, presentable
 from .._streams.sockets import SocketStream
 from .._streams.unix_sockets import UNIXSocketStream
 from .._unclosed import finalize, opened_at
-
-logger = logging.getLogger("roket_trio")
 
 # accept(2): "the error of the new socket is passed as the error of accept; treat it like EAGAIN by retrying". The list
 # is the one that Trio's review of POSIX, Linux and the BSDs arrives at; EPERM is a firewall's.
@@ -49,11 +49,14 @@ _OF_THE_NEW_SOCKET = frozenset(
     if hasattr(errno, name)
 )
 
-_OUT_OF_RESOURCES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+# So many of them in a row are passed over at once. Then there is a pause, as for other errors: a firewall or a security
+# module (LSM) that refuses in accept(2) itself leaves the connection in the queue, to be refused again.
+_PASSED_OVER_AT_MOST = 100
 
-# How long accept() waits before it tries again when descriptors or memory have run out (seconds). The kernel does not
-# report when one is free again, so a clock decides, and only here; clients wait in the listen queue meanwhile. Trio
-# waits 100 ms and asyncio 1 s. The first try here comes sooner, since a busy server frees descriptors all the time.
+# How long accept() waits before it tries again when descriptors or memory have run out, or it fails otherwise
+# (seconds). The kernel does not report when one is free again, so a clock decides, and only here; clients wait in the
+# listen queue meanwhile. Trio waits 100 ms and asyncio 1 s. The first try here comes sooner, since a busy server frees
+# descriptors all the time.
 _BACKOFF_FIRST = 0.01
 _BACKOFF_MOST = 0.5
 
@@ -116,13 +119,13 @@ class SocketListener(anyio.abc.SocketListener, trio.abc.Listener[SocketStream]):
         """Wait for a connection and take it out of the listen queue.
 
         A connection that has failed in the queue is skipped. When the process or the system is out of descriptors or
-        memory, the call waits and tries again, and logs that once (logger ``roket_trio``, WARNING); clients wait in the
-        queue meanwhile.
+        memory, or accept(2) fails otherwise, the call waits and tries again, and logs that once (logger ``roket_trio``,
+        WARNING); clients wait in the queue meanwhile.
 
         :returns: a :class:`SocketStream`, or :class:`UNIXSocketStream`
         :raises ClosedResourceError: the listener was closed, before or meanwhile
         :raises BusyResourceError: another task is accepting
-        :raises OSError: any other error of accept(2)
+        :raises OSError: the socket does not listen any more: other code has shut it down or closed it
 
         Cancellation: no connection is accepted, and none is lost.
         """
@@ -138,37 +141,50 @@ class SocketListener(anyio.abc.SocketListener, trio.abc.Listener[SocketStream]):
     async def accept_waiting(self) -> SocketStream | None:
         """Accept a connection that waits already; ``None`` when none does.
 
-        It waits only while there are no descriptors or no memory.
+        It waits only while accepting fails, for lack of descriptors or memory most of the time.
         """
         backoff = 0.0
         while True:
             try:
                 return self.accept_now()
             except OSError as error:
-                if error.errno not in _OUT_OF_RESOURCES:
+                if not self._is_listening():
                     raise
                 if not backoff:
-                    logger.warning("accept: %s; connections wait in the listen queue until that is over", error)
+                    log(logging.WARNING, "accept: %s; connections wait in the listen queue until that is over", error)
             backoff = min(max(backoff * 2, _BACKOFF_FIRST), _BACKOFF_MOST)
             await self._wait_out(backoff)
 
     def accept_now(self) -> SocketStream | None:
         """Accept a connection that waits already, without any waiting; ``None`` when none does.
 
-        :raises OSError: out of descriptors or memory, or any other error of accept(2)
+        :raises OSError: accept(2) has failed, and not because of one connection
         """
+        passed_over = 0
         while True:
             self._check_open()
             try:
                 sock, address = self._sock.accept()
             except BlockingIOError:
+                if self._is_unix and not self._is_listening():
+                    raise OSError(errno.EINVAL, os.strerror(errno.EINVAL)) from None
                 return None
             except OSError as error:
-                if error.errno not in _OF_THE_NEW_SOCKET:
+                passed_over += 1
+                if error.errno not in _OF_THE_NEW_SOCKET or passed_over > _PASSED_OVER_AT_MOST:
                     raise
             else:
                 kind = UNIXSocketStream if self._is_unix else SocketStream
                 return kind._adopt(sock, self.close_policy, presentable(address))
+
+    def _is_listening(self) -> bool:
+        try:
+            # Of a UNIX socket that was shut down, Linux says that it listens and is readable for ever, and EAGAIN.
+            if self._is_unix and sys.platform == "linux" and poll.peer_has_finished(self._sock):
+                return False
+            return bool(self._sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN))
+        except OSError:  # other code has closed the descriptor
+            return False
 
     @property
     def queue_length(self) -> int:

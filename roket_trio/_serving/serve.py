@@ -100,9 +100,10 @@ async def serve(
     ``on_handler_error`` says. Each connection is supervised (see :func:`supervise`), so one whose peer has finished or
     vanished ends in time. What a handler raises is logged with the peer's address (logger ``roket_trio``, ERROR); it
     affects neither the other handlers nor the server. A connection that stood still for too long, a handshake that
-    failed, and a stream of another package that failed to close are logged too (INFO).
+    failed, and a stream of another package that failed to close are logged too (INFO). A log that cannot be written
+    ends nothing.
 
-    When descriptors or memory run out, accepting pauses until some are free; see :meth:`SocketListener.accept`.
+    When descriptors or memory run out, or accepting fails otherwise, it pauses; see :meth:`SocketListener.accept`.
 
     :param handler: an async function of one argument, a :class:`SocketStream`, :class:`UNIXSocketStream` or, from a
         :class:`TLSListener`, a :class:`TLSStream`. The handshake is done in the connection's task
@@ -124,7 +125,7 @@ async def serve(
     :raises ValueError: a number or time out of range; an unknown ``on_handler_error``
     :raises ClosedResourceError: another task closed the listener
     :raises BusyResourceError: another task accepts from the listener
-    :raises OSError: accepting failed, and not because of one connection or for lack of descriptors or memory
+    :raises OSError: the socket does not listen any more: other code has shut it down or closed it
 
     With ``on_handler_error="raise"`` it raises what the first handler raised, as it is, in no group, after the other
     handlers were cancelled. ``KeyboardInterrupt`` and the like are always raised like that.

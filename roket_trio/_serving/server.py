@@ -11,14 +11,13 @@ import anyio
 import anyio.abc
 
 from .._errors import ClosedResourceError, bare
+from .._log import log
 from .._loops import Nursery, current_loop
 from .._net.listener import SocketListener
 from .._streams.sockets import SocketStream, is_cancellation
 from .idle_timer import IdleLimits, IdleTimer
 from .supervise import KeepAlive, close_stream, is_consequence_of_close
 from .watcher import Watcher
-
-logger = logging.getLogger("roket_trio")
 
 Handshake = Callable[[Any], Awaitable[Any]]
 
@@ -75,7 +74,7 @@ class Server:
                 try:
                     await self._accept_backlog()
                 except (OSError, ClosedResourceError) as error:
-                    logger.warning("accept: %s; connections that wait in the listen queue are refused", error)
+                    log(logging.WARNING, "accept: %s; connections that wait in the listen queue are refused", error)
                 finally:
                     self.close()
                 self._handlers.cancel_scope.deadline = anyio.current_time() + drain_seconds
@@ -179,11 +178,11 @@ class Server:
                 raise cancellation  # noqa: ASYNC104, B904 - the same, or its part of a group
         finally:
             if timer.reason is not None:
-                logger.info("%s: %s", _peer_of(stream), timer.reason)
+                log(logging.INFO, "%s: %s", _peer_of(stream), timer.reason)
             try:
                 await close_stream(handlers_stream, connection, failure)  # noqa: ASYNC102 - cancelled or not, the socket is released
             except Exception as error:  # another package's stream may fail to close; the connection is closed
-                logger.info("the stream of %s did not close well: %r", _peer_of(stream), error)
+                log(logging.INFO, "the stream of %s did not close well: %r", _peer_of(stream), error)
             finally:
                 del cancellation, failure  # their tracebacks hold this frame
                 self.watcher.remove(timer)
@@ -200,10 +199,10 @@ class Server:
         if not isinstance(error, Exception):
             self._bring_down(error)
         elif not is_handled:
-            logger.info("the handshake with %s failed: %r", _peer_of(stream), error)
+            log(logging.INFO, "the handshake with %s failed: %r", _peer_of(stream), error)
             return None
         else:
-            logger.error("the handler of %s failed", _peer_of(stream), exc_info=error)
+            log(logging.ERROR, "the handler of %s failed", _peer_of(stream), error=error)
             if self.stops_at_errors:
                 self._bring_down(error)
         return error

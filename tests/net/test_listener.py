@@ -268,8 +268,8 @@ async def test_errors_of_the_new_socket_are_passed_over(tmp_path: Path, faults: 
             assert faults.calls == 4
 
 
-@pytest.mark.parametrize("code", ["EMFILE", "ENFILE", "ENOBUFS", "ENOMEM"])
-async def test_it_backs_off_while_resources_are_out_and_says_so_once_an_episode(
+@pytest.mark.parametrize("code", ["EMFILE", "ENFILE", "ENOBUFS", "ENOMEM", "EIO", "EACCES", "EINVAL", "EFAULT"])
+async def test_it_backs_off_while_accepting_fails_and_says_so_once_an_episode(
     tmp_path: Path,
     faults: Faults,
     code: str,
@@ -342,9 +342,28 @@ async def test_a_process_that_is_really_out_of_descriptors_recovers(
                 assert client.recv(100) == b"after all"
 
 
-async def test_what_nothing_can_mend_is_raised(tmp_path: Path, faults: Faults) -> None:
+async def test_a_refusal_that_leaves_the_connection_in_the_queue_does_not_keep_the_loop(
+    tmp_path: Path, faults: Faults, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As a security module's, which accept(2) asks before it takes the connection."""
     async with await SocketListener.from_socket(listening("tcp", tmp_path)) as listener:
-        faults.coming = [errno.EINVAL]
+        with connected_to(listener.extra(SocketAttribute.local_address)):
+            faults.forever = errno.EPERM
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(listener.accept)
+                with anyio.fail_after(BOUND):
+                    while not caplog.records:  # noqa: ASYNC110
+                        await anyio.sleep(0.002)
+                assert faults.calls < 1000
+                tasks.cancel_scope.cancel()
+            faults.forever = None
+            await (await listener.accept()).aclose()
+
+
+async def test_a_socket_that_does_not_listen_any_more_is_an_error(bound: socket.socket) -> None:
+    """Whoever shares it, such as a process that was forked, may have shut it down."""
+    async with await SocketListener.from_socket(bound) as listener:
+        bound.shutdown(socket.SHUT_RD)
         with pytest.raises(OSError, match="Invalid argument") as caught:
             await listener.accept()
         assert caught.value.errno == errno.EINVAL
