@@ -21,6 +21,7 @@ from .._loops import Loop, Readiness, ResourceGuard, current_loop
 from .._unclosed import finalize, opened_at
 from .descriptor_users import DescriptorUsers
 from .lingering_close import LingeringClose, SendAccounting
+from .peer_end import received_nothing
 from .sender_and_receiver import Receiving, Sending
 from .states import ClosePolicy, CloseReport, ConnectionEvent, Lifecycle, Phase
 from .statistics import SocketStatistics
@@ -277,7 +278,7 @@ class Connection:
         if result:
             self._received_bytes += result if isinstance(result, int) else len(result)
         else:
-            life.received_nothing()
+            received_nothing(self)
         return result
 
     def receive_failed(self, error: OSError) -> Exception:
@@ -374,9 +375,8 @@ class Connection:
         for end in tuple(self._at_close):
             end()
         life = self.life
-        peer_closed = life.has_received_eof or (life.sender_saw_eof and self.accounting.is_tcp)
         self._closing = LingeringClose(
-            self.sock, self.accounting, self._policy, lost=life.loss is not None, peer_closed=peer_closed
+            self.sock, self.accounting, self._policy, lost=life.loss is not None, peer_closed=life.has_received_eof
         )
         return self._closing
 

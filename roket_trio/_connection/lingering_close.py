@@ -96,7 +96,7 @@ class LingeringClose:
         """Prepare a close; nothing is done yet.
 
         :param lost: a send or receive has learnt that the connection is gone, which the kernel reports only once
-        :param peer_closed: a send or receive has learnt that the peer's FIN has arrived
+        :param peer_closed: a receive has learnt that the peer's FIN has arrived
         """
         self._sock = sock
         self._is_tcp = accounting.is_tcp
@@ -236,12 +236,19 @@ class LingeringClose:
                 self._reset = self._is_drained = True
             elif found.reached_end:
                 self._is_drained = True
-                if not self._reset:  # an error that a send has consumed reads like EOF; it is none
-                    self._peer_closed = True
+                self._note_end()
             elif found.dropped >= limit:
                 return False
         self._check_for_reset()
         return True
+
+    def _note_end(self) -> None:
+        """The queue has come to its end: by the peer's FIN, or by a reset whose error another call has taken."""
+        if self._peer_closed:
+            return
+        has_fin = tcp.fin_has_arrived(self._sock) if self._is_tcp else None
+        self._peer_closed = not self._reset if has_fin is None else has_fin
+        self._reset = self._reset or not self._peer_closed
 
     def _check_for_reset(self) -> None:
         """After the peer's FIN no receive reports a reset, while our own data and FIN are on the way: ask for it."""

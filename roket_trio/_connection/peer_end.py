@@ -1,13 +1,19 @@
-"""Whether, and when, the peer has ended a connection: by FIN or by RST, seen without receiving anything."""
+"""Whether, when and how the peer has ended a connection: by FIN or by RST."""
 
 from __future__ import annotations
 
+import errno
+import os
 import socket
+from typing import TYPE_CHECKING
 
 import anyio
 
-from .._kernel import epoll, poll
-from .connection import Connection
+from .._kernel import epoll, poll, tcp
+from .states import ConnectionEvent
+
+if TYPE_CHECKING:
+    from .connection import Connection
 
 # How often to look where there is no epoll (seconds).
 _CHECK_EVERY = 0.05
@@ -59,3 +65,23 @@ def peer_has_finished(connection: Connection) -> bool:
     except OSError as error:  # the kernel reports it only once, so it has to be remembered
         connection.send_failed(error)
         return True
+
+
+def received_nothing(connection: Connection) -> None:
+    """Note that a receive returned no bytes: the peer's FIN, or what is left of a reset that another call has taken.
+
+    :raises BrokenResourceError: the connection is gone, and the peer had not finished
+    :raises ClosedResourceError: this side has closed the connection
+    """
+    life = connection.life
+    life.check_open()
+    is_fin = tcp.fin_has_arrived(connection.sock) if connection.accounting.is_tcp else None
+    if is_fin is None:  # the peer of a UNIX socket has closed it, if a send says EPIPE
+        is_fin = life.loss is None or life.loss.errno == errno.EPIPE
+    if is_fin:
+        life.happened(ConnectionEvent.EOF_RECEIVED)
+        return
+    if life.loss is None:
+        connection.receive_failed(OSError(errno.ECONNRESET, os.strerror(errno.ECONNRESET)))
+    life.happened(ConnectionEvent.RECEIVE_FAILED)
+    life.check_receiving()  # raises

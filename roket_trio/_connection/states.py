@@ -14,7 +14,6 @@ What may happen stands in :data:`SENDING` and :data:`RECEIVING`; a pair that is 
 from __future__ import annotations
 
 import enum
-import errno
 from dataclasses import dataclass
 from typing import Literal, final
 
@@ -217,19 +216,6 @@ class Lifecycle:
         self._loss = self._loss or loss
         self.happened(event)
 
-    def received_nothing(self) -> None:
-        """Note that a receive returned no bytes: the peer's FIN, or the trace of an error that a send has consumed.
-
-        The kernel gives an error to one call only. After ECONNRESET went to a send, an empty queue reads like EOF; it
-        is none. EPIPE is the exception: ``tcp_reset`` sets it in CLOSE_WAIT only, so the peer's FIN did come before.
-
-        :raises BrokenResourceError: the connection is gone, and the peer had not finished
-        """
-        if self._loss is not None and not self.sender_saw_eof:
-            self.happened(ConnectionEvent.RECEIVE_FAILED)
-            self._raise_loss()
-        self.happened(ConnectionEvent.EOF_RECEIVED)
-
     @property
     def is_cut(self) -> bool:
         """Whether the peer must not see a clean end."""
@@ -249,11 +235,6 @@ class Lifecycle:
     def has_received_eof(self) -> bool:
         """Whether the peer's FIN was received."""
         return self.receiving is Direction.EOF
-
-    @property
-    def sender_saw_eof(self) -> bool:
-        """Whether the loss that a send met tells that the peer's FIN had come before (see :meth:`received_nothing`)."""
-        return self._loss is not None and self._loss.errno == errno.EPIPE
 
     @property
     def loss(self) -> BrokenResourceError | None:

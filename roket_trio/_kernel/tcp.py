@@ -26,6 +26,8 @@ _FIONREAD = 0x541B
 NO_LIMIT = (1 << 31) - 1
 """For :func:`limit_unsent`: what the send buffer holds."""
 
+_TCP_INQ = 36  # linux/tcp.h (Linux 4.18); the socket module has no name for it
+_INQ = struct.Struct("=i")
 _UINT = struct.Struct("=I")
 _BYTES_ACKED = struct.Struct("=Q")
 _RTT_OFFSET = 68
@@ -78,6 +80,26 @@ class KernelView(NamedTuple):
 def tcp_state(sock: socket.socket) -> int:
     """The connection's :class:`TCPState` as a number: the first byte of ``TCP_INFO``, about 1 µs."""
     return sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0]
+
+
+def fin_has_arrived(sock: socket.socket) -> bool | None:
+    """Whether a receive that has just returned no bytes has met the peer's FIN; ``None`` where the kernel cannot say.
+
+    The kernel gives an error to one call only, and sendfile and splice keep to themselves what they meet behind the
+    first byte. After a reset a receive then returns no bytes, as after FIN, and a send says EPIPE, as after FIN and
+    RST. Where the state is CLOSE, TCP_INQ tells the two apart: its answer to an empty queue is 1 after FIN and 0
+    otherwise (``tcp_inq_hint``). In any other state nothing but FIN reads like an end.
+    """
+    if not HAVE_TCP_INFO:
+        return None
+    if tcp_state(sock) != TCPState.CLOSE:
+        return True
+    try:
+        sock.setsockopt(socket.IPPROTO_TCP, _TCP_INQ, 1)
+        _, answers, _, _ = sock.recvmsg(1, socket.CMSG_SPACE(_INQ.size), socket.MSG_PEEK)
+    except OSError:  # an older kernel
+        return None
+    return bool(_INQ.unpack(answers[0][2])[0]) if answers else None
 
 
 def acked_bytes(sock: socket.socket) -> int | None:

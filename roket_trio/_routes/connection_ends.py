@@ -8,6 +8,7 @@ from contextlib import AbstractContextManager
 from typing import final
 
 from .._connection.connection import Connection
+from .._connection.peer_end import received_nothing
 from .ends import Reader, Writer
 from .fair_share import scheduler_of
 
@@ -62,7 +63,7 @@ class ConnectionReader(Reader):
         return self.peeks
 
     def check_end(self) -> None:
-        self.connection.life.received_nothing()
+        received_nothing(self.connection)
 
     def lost(self, error: OSError) -> Exception | None:
         return self.connection.receive_failed(error)

@@ -157,8 +157,8 @@ def test_after_eof_was_sent_a_send_is_refused_and_a_receive_is_not() -> None:
 
 def test_eof_was_received_and_receiving_may_be_asked_again() -> None:
     life = Lifecycle()
-    life.received_nothing()
-    life.received_nothing()
+    life.happened(ConnectionEvent.EOF_RECEIVED)
+    life.happened(ConnectionEvent.EOF_RECEIVED)
     assert life.has_received_eof
     assert life.has_peer_finished
     life.check_receiving()
@@ -172,18 +172,18 @@ def test_a_lost_connection_is_still_received_from_until_it_is_empty() -> None:
         life.check_sending()
     life.check_receiving()
     assert life.has_peer_finished
-    for ask in (life.received_nothing, life.check_receiving, life.check_receiving):
+    life.happened(ConnectionEvent.RECEIVE_FAILED)
+    for _ in range(2):
         with pytest.raises(BrokenResourceError, match="ECONNRESET") as info:
-            ask()
+            life.check_receiving()
         assert info.value.errno == errno.ECONNRESET
     assert not life.has_received_eof
 
 
-def test_a_broken_pipe_says_that_the_peer_had_finished() -> None:
+def test_an_end_behind_a_loss_is_an_end_each_time() -> None:
     life = Lifecycle()
     life.failed(ConnectionEvent.SEND_FAILED, a_loss(errno.EPIPE))
-    assert life.sender_saw_eof
-    life.received_nothing()
+    life.happened(ConnectionEvent.EOF_RECEIVED)
     assert life.has_received_eof
     life.check_receiving()
     with pytest.raises(BrokenResourceError, match="EPIPE"):

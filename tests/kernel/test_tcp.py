@@ -49,6 +49,35 @@ def is_readable(watch: epoll.SocketEvents) -> bool:
 # --- tcp -------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("ends", ["FIN", "RST", "data, RST", "FIN, RST", "FIN, FIN", "RST after our FIN", "unread"])
+def test_an_empty_queue_tells_whether_a_fin_has_arrived(pair: Pair, ends: str) -> None:
+    ours, peer = pair
+    if ends == "RST after our FIN":
+        ours.shutdown(socket.SHUT_WR)
+        wait_until(lambda: tcp.tcp_state(ours) == TCPState.FIN_WAIT2)
+    if ends.startswith("data"):
+        peer.sendall(b"data")
+    if ends.startswith("FIN"):
+        peer.shutdown(socket.SHUT_WR)
+        wait_until(lambda: tcp.tcp_state(ours) == TCPState.CLOSE_WAIT)
+    if ends == "FIN, FIN":
+        ours.shutdown(socket.SHUT_WR)
+    if ends == "unread":
+        ours.sendall(b"unread")
+        wait_until(lambda: tcp.unread_bytes(peer))
+        peer.close()
+    elif "RST" in ends:
+        reset(peer)
+    if ends != "FIN":
+        wait_until(lambda: tcp.tcp_state(ours) == TCPState.CLOSE)
+    ours.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)  # the error goes to this call, so the queue reads like EOF
+    while ours.recv(100):
+        pass
+    for _ in range(2):
+        assert tcp.fin_has_arrived(ours) is ("FIN" in ends and "our" not in ends)
+        assert ours.recv(100) == b""
+
+
 def test_the_states_of_a_connection_as_both_sides_finish(pair: Pair) -> None:
     ours, peer = pair
     assert tcp.tcp_state(ours) == tcp.tcp_state(peer) == TCPState.ESTABLISHED

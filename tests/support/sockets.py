@@ -7,6 +7,7 @@ import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from roket_trio._kernel import tcp
 from support.waiting import BOUND
 
 Pair = tuple[socket.socket, socket.socket]
@@ -37,6 +38,16 @@ def read_to_end(sock: socket.socket, most: int = 1 << 20) -> tuple[bytes, str]:
     except ConnectionResetError:
         return bytes(data), "RST"
     return bytes(data), "FIN"
+
+
+def ends_in_fin(sock: socket.socket) -> bool:
+    """Wait for the end, and tell which it is: FIN, or RST, also when another call has taken the error of that."""
+    try:
+        while sock.recv(1 << 20):
+            pass
+    except ConnectionResetError:
+        return False
+    return tcp.fin_has_arrived(sock) is True
 
 
 def count_to_end(sock: socket.socket) -> tuple[int, str]:
