@@ -1,13 +1,52 @@
-"""The warning for a stream that nobody has closed: where in the user's code it was opened, and how it is closed."""
+"""What becomes of a stream that nobody has closed: who may close it, in which order, and the warning that tells where.
+
+The cyclic collector finalizes what it has found in any order, and a socket or file object closes its descriptor when it
+is finalized. The stream that owns it would then find nothing left to reset, or to drain. So what is open is kept
+reachable from here, by its owner's id, until its owner was finalized.
+"""
 
 from __future__ import annotations
 
+import io
 import os
+import socket
 import sys
 import warnings
 from collections.abc import Callable
 
 _PACKAGE = os.path.dirname(__file__) + os.sep
+
+# The socket or file of each owner. ``None`` for a subclass: an attribute of it may lead back to the owner, and the two
+# would never be collected if it were kept here.
+_open: dict[int, object] = {}
+_PLAIN = (socket.socket, io.FileIO)
+# The same of the process that has forked this one.
+_inherited: dict[int, object] = {}
+
+
+def _after_fork() -> None:
+    _inherited.update(_open)
+    _open.clear()
+
+
+# The interpreter keeps this function, and so both dictionaries, until its last collection is over. What other modules
+# keep is garbage itself by then.
+if hasattr(os, "register_at_fork"):  # POSIX
+    os.register_at_fork(after_in_child=_after_fork)
+
+
+def own(owner: object, inner: object) -> None:
+    """Note that ``owner`` is to close ``inner``, which is not finalized before it; until :func:`disown`.
+
+    :param inner: the object with the descriptor; ``None`` if the owner has a bare one, or leaves the closing to others
+    """
+    _open[id(owner)] = inner if type(inner) in _PLAIN else None
+
+
+def disown(owner: object) -> None:
+    """Note that ``owner`` has closed what it had."""
+    if _open.pop(id(owner), _inherited) is _inherited:
+        _inherited.pop(id(owner), None)
 
 
 def is_own(filename: str) -> bool:
@@ -28,13 +67,13 @@ def finalize(
     describe: Callable[[], str],
     close: Callable[[], None],
     release: Callable[[], None],
-    process: int,
     place: str | None,
-    _getpid: Callable[[], int] = os.getpid,
+    _open: dict[int, object] = _open,
+    _inherited: dict[int, object] = _inherited,
     _is_finalizing: Callable[[], bool] = sys.is_finalizing,
     _warn: Callable[..., None] = warnings.warn,
 ) -> None:
-    """Close a stream that nobody has closed, and warn: what every ``__del__`` does.
+    """Close a stream that nobody has closed, and warn: what every ``__del__`` of an owner does.
 
     It is a default argument of the finalizers, and has defaults of its own, since modules are empty by the time that
     the interpreter ends.
@@ -42,22 +81,25 @@ def finalize(
     :param describe: what it is, for the warning
     :param close: closes it as its contract says
     :param release: closes the descriptor alone: in a forked child, where the connection, threads and temporary files
-        are the parent's, and when ``close`` fails at the interpreter's end
-    :param process: which process has opened it
+        are the parent's, and when ``close`` fails
     :param place: where it was opened; ``None`` for a stream over a file of the caller's, which causes no warning
     """
-    if process != _getpid():
-        release()
-        return
+    key = id(stream)
+    if key not in _open:
+        if key in _inherited:
+            release()
+            del _inherited[key]
+        return  # its constructor has failed, or it is closed
     what = "stream"
     try:
         what = describe()
         close()
     except Exception:
+        release()
         if not _is_finalizing():
             raise
-        release()
     finally:
+        _open.pop(key, None)
         if place is not None:
             # Last, since a filter may turn it into an exception.
             _warn(f"unclosed {what}, opened at {place}", ResourceWarning, source=stream, stacklevel=3)

@@ -18,7 +18,7 @@ import anyio
 from .._errors import ClosedResourceError, broken
 from .._kernel import poll, tcp
 from .._loops import Loop, Readiness, ResourceGuard, current_loop
-from .._unclosed import finalize, opened_at
+from .._unclosed import disown, finalize, opened_at, own
 from .descriptor_users import DescriptorUsers
 from .lingering_close import LingeringClose, SendAccounting
 from .peer_end import received_nothing
@@ -51,7 +51,6 @@ class Connection:
         "_item_total",
         "_opened_at",
         "_policy",
-        "_process",
         "_receive_calls",
         "_receive_guard",
         "_received_bytes",
@@ -94,9 +93,9 @@ class Connection:
         self._at_close: set[Callable[[], None]] = set()
         self.descriptor_users: DescriptorUsers = DescriptorUsers(sock)
         self._opened_at = opened_at()
-        self._process = os.getpid()
         self.loop: Loop = current_loop()
         self.readiness: Readiness = self.loop.readiness(sock.fileno())
+        own(self, sock)
 
     # --- sending -----------------------------------------------------------------------------------------------------
 
@@ -383,14 +382,14 @@ class Connection:
     def _finish(self, report: CloseReport) -> None:
         self._report = report
         self.life.enter(Phase.CLOSED)
+        disown(self)
         if self._closed_event is not None:
             self._closed_event.set()
 
     def __del__(self, _finalize: Any = finalize) -> None:
-        # The constructor may have failed before anything was owned.
-        if getattr(self, "readiness", None) is not None and self._report is None:
+        if getattr(self, "readiness", None) is not None and self._report is None:  # it may never have been made
             sock = self.sock
-            _finalize(self, sock.__repr__, self.close_now, sock.close, self._process, self._opened_at)
+            _finalize(self, sock.__repr__, self.close_now, sock.close, self._opened_at)
 
     # --- what is known -----------------------------------------------------------------------------------------------
 

@@ -199,9 +199,10 @@ class LingeringClose:
             if not self._is_tcp:
                 self._close_receiving()
             else:
-                # This sends the RST also while a thread or a forked child has the descriptor.
-                tcp.disconnect(self._sock)
                 tcp.discard_on_close(self._sock)
+                # This sends the RST also while a thread or a forked child has the descriptor. It needs a module that
+                # cannot be loaded any more at the end of the interpreter: close() sends it then.
+                tcp.disconnect(self._sock)
         finally:
             if close:
                 self._sock.close()

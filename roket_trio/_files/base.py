@@ -14,7 +14,7 @@ import anyio
 from .._errors import ClosedResourceError, broken
 from .._kernel.fd import FileKind
 from .._loops import Loop, ResourceGuard, current_loop
-from .._unclosed import finalize
+from .._unclosed import disown, finalize, own
 from .descriptor import OpaqueFileError, OpenFile, open_file, path_of, unwrap
 from .worker import Worker
 
@@ -49,9 +49,19 @@ class FileStream:
         self._is_released = True  # until the subclass has what it is to close
         self._released: anyio.Event | None = None
         self._opened_at: str | None = None
-        self._process = os.getpid()
 
     # --- state -------------------------------------------------------------------------------------------------------
+
+    def _begin(self) -> None:
+        """Begin to own what was wrapped: the subclass has all that it needs to close it."""
+        self._is_released = False
+        own(self, None)  # a file object closes itself if nobody closes the stream
+
+    def _opened_from_path(self, place: str, path: str) -> None:
+        """Note that the stream has opened the file itself, so that nobody else closes it."""
+        self._opened_at = place
+        self._path = self._name = path
+        own(self, self._file)
 
     def _running_loop(self) -> Loop:
         self._loop = loop = current_loop()
@@ -146,6 +156,7 @@ class FileStream:
                 self._collected()
             raise
         finally:
+            disown(self)
             self._released.set()
 
     def _close_file(self) -> None:
@@ -156,7 +167,7 @@ class FileStream:
     def __del__(self, _finalize: Any = finalize) -> None:
         if not getattr(self, "_is_released", True):
             self._is_released = True
-            _finalize(self, self.__repr__, self._close_unclosed, self._close_own, self._process, self._opened_at)
+            _finalize(self, self.__repr__, self._close_unclosed, self._close_own, self._opened_at)
 
     def _close_unclosed(self) -> None:
         """Close what nobody has closed. A file that the stream only wraps is left alone."""

@@ -72,7 +72,7 @@ class FileReadStream(FileStream, anyio.abc.ByteReceiveStream, trio.abc.ReceiveSt
             self._source = ObjectSource(self._file)
         else:
             self._source = source_for(self._opened)
-        self._is_released = False
+        self._begin()
 
     @classmethod
     async def from_path(cls, path: str | os.PathLike[str]) -> FileReadStream:
@@ -86,7 +86,7 @@ class FileReadStream(FileStream, anyio.abc.ByteReceiveStream, trio.abc.ReceiveSt
         loop = current_loop()
         file = await loop.run_in_thread(open_to_read, os.fspath(path))
         stream = cls(file)
-        stream._opened_at = place
+        stream._opened_from_path(place, stream._name)
         if isinstance(stream._source, RegularSource):
             stream._source.is_shared = False
         return stream

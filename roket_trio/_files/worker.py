@@ -24,7 +24,12 @@ _AVAILABLE = hasattr(os, "eventfd")
 
 # More threads would only wait for the same disk.
 _AT_MOST = 8
-_free = threading.BoundedSemaphore(_AT_MOST)
+# A token for each of them. Not a semaphore, whose lock is held for a moment: the collector may end a thread just then.
+_tokens = [None] * _AT_MOST
+
+# How long the end of an idle thread is waited for, at most (seconds). It takes 50 µs. But the collector may be at work
+# in ``threading.enumerate``, for example, which holds a lock that every thread of Python takes when it ends.
+_END_SECONDS = 0.5
 
 _BEGIN_AT_HOP = 3
 
@@ -51,9 +56,8 @@ class Worker:
         """Call ``function(*args)`` in a thread, by the rules of :meth:`~roket_trio._loops.Loop.run_in_thread`."""
         if self._own is None:
             self._hops += 1
-            if self._hops < _BEGIN_AT_HOP or not _AVAILABLE or not _free.acquire(blocking=False):
-                return await self.loop.run_in_thread(function, *args)
-            self._own = _start(self.loop)
+            if self._hops >= _BEGIN_AT_HOP and _AVAILABLE:
+                self._own = _start(self.loop)
             if self._own is None:
                 return await self.loop.run_in_thread(function, *args)
         return cast(T, await self._own.run(function, args))
@@ -82,9 +86,13 @@ class Worker:
 
 def _start(loop: Loop) -> _Thread | None:
     try:
+        token = _tokens.pop()
+    except IndexError:  # there are enough already
+        return None
+    try:
         return _Thread(loop)
     except (OSError, RuntimeError):  # too many descriptors, or threads
-        _free.release()
+        _tokens.append(token)
         return None
 
 
@@ -95,6 +103,7 @@ class _Thread:
         "_error",
         "_finished",
         "_is_awaited",
+        "_is_busy",
         "_jobs",
         "_no_wait_until",
         "_readiness",
@@ -110,7 +119,7 @@ class _Thread:
         self._result: Any = None
         self._error: BaseException | None = None
         self._done = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-        self._is_awaited = False
+        self._is_awaited = self._is_busy = False
         self._no_wait_until = 0.0
         self._finished = threading.Lock()
         self._finished.acquire()
@@ -130,12 +139,14 @@ class _Thread:
         return await self.finish()
 
     def begin(self, function: Callable[..., Any], args: tuple[Any, ...]) -> None:
+        self._is_busy = True
         self._jobs.put((function, args))
 
     async def finish(self) -> Any:
         if not self._is_finished_soon():
             await self.loop.shielded(self._wait)
             self._is_awaited = False
+        self._is_busy = False
         result, error_of_job = self._result, self._error
         self._result = self._error = None
         if error_of_job is not None:
@@ -168,7 +179,7 @@ class _Thread:
             job = self._jobs.get()
             if job is None:
                 os.close(self._done)
-                _free.release()
+                _tokens.append(None)
                 return
             function, args = job
             try:
@@ -184,4 +195,5 @@ class _Thread:
         self._readiness.close()
         self._jobs.put(None)
         if self._thread is not threading.current_thread():
-            self._thread.join()
+            # It is busy only when its task was never finished; what it uses must not be closed before it has ended.
+            self._thread.join(None if self._is_busy else _END_SECONDS)

@@ -72,7 +72,7 @@ class FileWriteStream(FileStream, anyio.abc.ByteSendStream, trio.abc.SendStream)
             self._sink = ObjectSink(self._file)
         else:
             self._sink = sink_for(self._opened)
-        self._is_released = False
+        self._begin()
 
     @classmethod
     async def from_path(
@@ -109,9 +109,8 @@ class FileWriteStream(FileStream, anyio.abc.ByteSendStream, trio.abc.SendStream)
                         raise
                 await anyio.sleep(_TRY_AGAIN)
         stream = cls(file)
-        stream._opened_at = place
-        stream._path = stream._name = os.fsdecode(name)
         stream._replacement = replacement
+        stream._opened_from_path(place, os.fsdecode(name))
         return stream
 
     async def send(self, item: bytes | bytearray | memoryview) -> None:

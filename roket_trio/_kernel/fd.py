@@ -8,7 +8,11 @@ import os
 import select
 import stat
 import struct
+import sys
 from typing import final
+
+if sys.platform != "win32":  # where importing a stream says so in one line
+    import fcntl
 
 # The errnos that mean "the kernel cannot do this with these two descriptors". After one of them another route is tried,
 # provided that the call moved nothing. All others (EIO, ENOSPC, EPIPE...) are failures.
@@ -73,7 +77,5 @@ def _is_pollable(fd: int) -> bool:
 
 def ioctl_int(fd: int, request: int) -> int:
     """An ``ioctl`` that answers with one int."""
-    import fcntl
-
     answer: int = struct.unpack("i", fcntl.ioctl(fd, request, b"\0\0\0\0"))[0]
     return answer

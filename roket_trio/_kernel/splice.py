@@ -6,7 +6,6 @@ import contextlib
 import fcntl
 import os
 import sys
-import threading
 from typing import final
 
 AVAILABLE = sys.platform == "linux" and hasattr(os, "splice")
@@ -21,7 +20,8 @@ _SMALL_PIPE_BYTES = 64 << 10
 # So many pipes are made larger than that. When a user's pipes hold more than 64 MiB together (pipe-user-pages-soft,
 # pipe(7)), every new pipe of the user's programs holds a page or two. A thousand small ones fit.
 _LARGE = 32
-_may_be_large = threading.BoundedSemaphore(_LARGE)
+# A token for each of them. Not a semaphore, whose lock is held for a moment: the collector may close a pipe just then.
+_large_tokens = [None] * _LARGE
 
 _FLAGS = os.SPLICE_F_NONBLOCK | os.SPLICE_F_MOVE if AVAILABLE else 0
 # Not SPLICE_F_MORE: it holds the last bytes back for 200 ms (https://github.com/golang/go/issues/10948).
@@ -39,8 +39,12 @@ class Pipe:
         """How many bytes it holds."""
         self.size = _SMALL_PIPE_BYTES
         """How many bytes it can hold, at most."""
-        self._is_large = _may_be_large.acquire(blocking=False)
-        if self._is_large:
+        try:
+            _large_tokens.pop()
+        except IndexError:
+            self._is_large = False
+        else:
+            self._is_large = True
             with contextlib.suppress(OSError):  # EPERM: the user's pipes hold too much already
                 self.size = fcntl.fcntl(self._write, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
 
@@ -89,4 +93,4 @@ class Pipe:
         os.close(self._read)
         os.close(self._write)
         if self._is_large:
-            _may_be_large.release()
+            _large_tokens.append(None)

@@ -149,7 +149,8 @@ class _SharedReadiness(Readiness):
         self._closed = True
         for future in (self.reader, self.writer):
             if future is not None and not future.done():
-                future.set_result(None)
+                with contextlib.suppress(RuntimeError):  # the loop is closed: its tasks wait for ever
+                    future.set_result(None)
         self._epoll.unregister(self._fd, self)
 
 
@@ -234,17 +235,21 @@ class AsyncioLoop(Loop):
         super().__init__()
         self._loop = weakref.ref(loop)
         self.checkpoint_if_cancelled = _checkpoint_if_cancelled(self._loop)
-        self._epoll: _SharedEpoll | None = None
+        # Weak, since this object is a value of _loops and must not keep its key: the sockets keep the epoll, and that
+        # keeps the loop.
+        self._epoll: Callable[[], _SharedEpoll | None] = _nothing
         self._threads = anyio.CapacityLimiter(THREADS_MOST)
 
     def readiness(self, fd: int) -> Readiness:
         if not USE_SHARED_EPOLL:
             return LibraryReadiness(self, fd)
-        if self._epoll is None:
+        epoll = self._epoll()
+        if epoll is None:
             loop = self._loop()
             assert loop is not None  # it runs this task
-            self._epoll = _SharedEpoll(self, loop)
-        return self._epoll.register(fd)
+            epoll = _SharedEpoll(self, loop)
+            self._epoll = weakref.ref(epoll)
+        return epoll.register(fd)
 
     def notify_closing(self, fd: int) -> None:
         with contextlib.suppress(RuntimeError):  # outside of the loop nobody waits
@@ -255,8 +260,8 @@ class AsyncioLoop(Loop):
         return anyio.create_task_group()
 
     def forget_epoll(self, epoll: _SharedEpoll) -> None:
-        if self._epoll is epoll:
-            self._epoll = None
+        if self._epoll() is epoll:
+            self._epoll = _nothing
 
     async def checkpoint(self) -> None:
         await anyio.lowlevel.checkpoint()

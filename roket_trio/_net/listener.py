@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import logging
-import os
 import socket
 import sys
 from collections.abc import Callable
@@ -23,7 +22,7 @@ from .._public import public
 from .._streams.adopted import adopted_socket, give_back, presentable
 from .._streams.sockets import SocketStream
 from .._streams.unix_sockets import UNIXSocketStream
-from .._unclosed import finalize, opened_at
+from .._unclosed import disown, finalize, opened_at, own
 
 # accept(2): "the error of the new socket is passed as the error of accept; treat it like EAGAIN by retrying". The list
 # is the one that Trio's review of POSIX, Linux and the BSDs arrives at; EPERM is a firewall's.
@@ -81,10 +80,10 @@ class SocketListener(anyio.abc.SocketListener, trio.abc.Listener[SocketStream]):
         self._closed = False
         self._backoff: anyio.CancelScope | None = None
         self._opened_at = opened_at()
-        self._process = os.getpid()
         self.close_policy = close_policy
         self._loop = current_loop()
         self._readiness = self._loop.readiness(sock.fileno())
+        own(self, sock)
 
     @classmethod
     async def from_socket(
@@ -240,6 +239,7 @@ class SocketListener(anyio.abc.SocketListener, trio.abc.Listener[SocketStream]):
             if self._backoff is not None:
                 self._backoff.cancel()
             self._sock.close()
+            disown(self)
 
     def _check_open(self) -> None:
         if self._closed:
@@ -251,11 +251,10 @@ class SocketListener(anyio.abc.SocketListener, trio.abc.Listener[SocketStream]):
         self._guard.check()
 
     def __del__(self, _finalize: Any = finalize) -> None:
-        # The constructor may have failed before anything was owned.
-        if getattr(self, "_readiness", None) is not None and not self._closed:
+        if getattr(self, "_readiness", None) is not None and not self._closed:  # it may never have been made
             self._backoff = None
             sock = self._sock
-            _finalize(self, sock.__repr__, self.close, sock.close, self._process, self._opened_at)
+            _finalize(self, sock.__repr__, self.close, sock.close, self._opened_at)
 
     @property
     def _raw_socket(self) -> socket.socket:

@@ -168,7 +168,7 @@ async def test_only_for_a_large_pipe_may_the_sinks_kernel_hold_more_unsent(
         limits.append(count)
         limit(sock, count)
 
-    monkeypatch.setattr(splice, "_may_be_large", threading.Semaphore(large))
+    monkeypatch.setattr(splice, "_large_tokens", [None] * large)
 
     limits.clear()
     (left, source), (right, sink) = socket_pair(), socket_pair()
