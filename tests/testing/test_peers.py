@@ -499,6 +499,23 @@ def test_several_connections_follow_the_script_at_once_and_more_are_refused() ->
             socket.create_connection((peer.host, peer.port))
 
 
+def test_more_are_refused_from_the_moment_at_which_the_last_one_is_heard_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    close = socket.socket.close
+
+    def close_slowly(sock: socket.socket) -> None:
+        if sock.fileno() >= 0 and sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+            time.sleep(0.1)
+        close(sock)
+
+    monkeypatch.setattr(socket.socket, "close", close_slowly)
+    with ListeningPeer(scripts.reply(b"x")) as peer:
+        with client_of(peer):
+            assert peer.wait_connected(BOUND)
+            with pytest.raises(ConnectionRefusedError):
+                socket.create_connection((peer.host, peer.port))
+        assert peer.wait_finished(BOUND)
+
+
 # --- the payload and the timeline ------------------------------------------------------------------------------------
 
 

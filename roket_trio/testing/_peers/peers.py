@@ -296,6 +296,8 @@ class ListeningPeer(Peer):
                     sock, address = listener.accept()
                 except (BlockingIOError, ConnectionError):  # a client that has gone again
                     continue
+                if len(self._wires) == self._connections - 1:
+                    listener.close()  # before anybody hears of the last one: who comes after it is refused
                 self._start(self._follow, self._add(sock, f"accepted {_name(address)}"))
         finally:
             listener.close()
