@@ -19,6 +19,7 @@ from .._kernel import epoll, tcp
 from .._kernel.drain import discard_received
 from .._kernel.tcp import TCPState
 from .._loops import Loop, Readiness
+from .send_accounting import FIN_UNACKED, SendAccounting
 from .states import CloseOutcome, ClosePolicy, CloseReport
 
 # After a close that could not wait, the kernel delivers for at most so long without progress: enough for four
@@ -34,41 +35,6 @@ _DISCARD_AT_LAST = 64 << 20
 
 # How often to check where there is no epoll, or no descriptor left for one (seconds).
 _CHECK_EVERY = 0.02
-
-_FIN_UNACKED = (TCPState.FIN_WAIT1, TCPState.CLOSING, TCPState.LAST_ACK)
-
-
-def is_tcp(sock: socket.socket) -> bool:
-    """Whether ``sock`` speaks TCP; otherwise it is a UNIX socket, which has neither ACK nor RST."""
-    return sock.family in (socket.AF_INET, socket.AF_INET6)
-
-
-@final
-class SendAccounting:
-    """What was given to the kernel to send, and so what the peer's kernel may still lack, even after a reset."""
-
-    __slots__ = ("_before", "is_tcp", "sent_bytes")
-
-    def __init__(self, sock: socket.socket) -> None:
-        self.sent_bytes: int = 0
-        self.is_tcp: bool = is_tcp(sock)  # kept: to ask the socket takes 2 µs
-        acked = tcp.acked_bytes(sock) if self.is_tcp else None
-        # A socket that is handed over may have sent before: what was acknowledged until now plus what is queued.
-        self._before = None if acked is None else acked + tcp.unacked_bytes(sock)
-
-    def unacked(self, sock: socket.socket) -> int | None:
-        """Bytes of ours that the peer's kernel has not acknowledged; our FIN does not count. ``None``: unknown."""
-        if not self.is_tcp:
-            return 0  # a UNIX socket's send puts the bytes into the peer's own queue
-        if self._before is None:
-            return None
-        if sock.fileno() < 0:  # it was closed by other code
-            return None
-        state = tcp.tcp_state(sock)
-        if state == TCPState.CLOSE:  # the queue is gone; the counter is not, and may count our FIN
-            return max(0, self._before + self.sent_bytes - (tcp.acked_bytes(sock) or 0))
-        queued = tcp.unacked_bytes(sock)
-        return queued - 1 if queued and state in _FIN_UNACKED else queued
 
 
 @final
@@ -271,7 +237,7 @@ class LingeringClose:
             return False
         state = tcp.tcp_state(self._sock)
         if state != TCPState.CLOSE:
-            return state not in _FIN_UNACKED
+            return state not in FIN_UNACKED
         # Both have finished, or the connection is gone since the last check.
         self._reset = bool(self._sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR))
         return not self._reset

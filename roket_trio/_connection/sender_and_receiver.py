@@ -31,15 +31,17 @@ class Sending:
         if guard.is_taken:
             guard.check()
         guard.is_taken = True
-        connection._item_sent = self._sent
-        connection._item_total = self._total
+        accounting = connection.accounting
+        accounting.item_sent = self._sent
+        accounting.item_total = self._total
 
     def __exit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self._connection._send_guard.release()
+        connection = self._connection
         if exc_type is not None:
-            self._connection._item_stopped(exc_type, self._by)
+            connection.accounting.item_stopped(connection.life, self._by)
+        connection._send_guard.is_taken = False
 
 
 @final
@@ -54,9 +56,12 @@ class Receiving:
     def __enter__(self) -> None:
         connection = self._connection
         connection.life.check_receiving()
-        connection._receive_guard.acquire()
+        guard = connection._receive_guard
+        if guard.is_taken:
+            guard.check()
+        guard.is_taken = True
 
     def __exit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self._connection._receive_guard.release()
+        self._connection._receive_guard.is_taken = False

@@ -188,12 +188,14 @@ class Lifecycle:
     def stopped(self, sent: int, total: int | None, by: object = None) -> None:
         """Note that a send stopped after ``sent`` of ``total`` bytes: a cut, unless nothing or everything had gone.
 
+        :param sent: ``~sent`` where an unknown number of bytes may have gone in addition: a cut that is never lifted
         :param by: the only sender that may go on with it (:meth:`resume`)
         """
         if sent and sent != total and self.sending is Direction.OPEN:
-            self._cut_by = by
+            self._cut_by = by if sent > 0 else None
+            known = sent if sent > 0 else f"at least {~sent}"
             of = "an unknown number of" if total is None else total
-            self.cut(f"an earlier send was stopped after {sent} of {of} bytes")
+            self.cut(f"an earlier send was stopped after {known} of {of} bytes")
 
     def cut(self, what: str) -> None:
         """Allow no further send, since the peer would not know that something is missing before it.

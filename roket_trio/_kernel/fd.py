@@ -9,7 +9,9 @@ import select
 import stat
 import struct
 import sys
-from typing import final
+from collections import deque
+from collections.abc import Callable, Iterator
+from typing import Any, final
 
 if sys.platform != "win32":  # where importing a stream says so in one line
     import fcntl
@@ -28,6 +30,63 @@ REFUSALS = frozenset(
         errno.ESPIPE,
     }
 )
+
+
+@final
+class OwnedDescriptors:
+    """Raw descriptors that are closed with this object, whatever exception interrupts their opening or their closing.
+
+    Python runs the handlers of signals, which may raise, between two instructions: a descriptor that ``os.open`` has
+    returned and that is not stored yet would be lost. A call of C is one instruction. So one call opens and stores, and
+    one call takes out and closes.
+    """
+
+    __slots__ = ("_fds",)
+
+    def __init__(self, opening: Iterator[int]) -> None:
+        """Open the descriptors.
+
+        :param opening: gives them, and opens them without any code in Python: ``map(os.dup, (fd,))``
+        """
+        self._fds: list[int | None] = [None]
+        self._fds.extend(opening)
+
+    def __getitem__(self, index: int) -> int:
+        """The descriptor that was opened first (0), second (1)...
+
+        :raises IndexError: they are closed
+        """
+        fd = self._fds[index + 1]
+        assert fd is not None
+        return fd
+
+    # The functions are bound as defaults, since modules are emptied when the interpreter ends.
+
+    def close(self, _close: Callable[[int], None] = os.close, _consume: Any = deque) -> None:
+        """Close them. Idempotent."""
+        if self._fds:
+            _consume(map(_close, iter(self._fds.pop, None)), 0)
+
+    def __del__(self) -> None:
+        self.close()
+
+
+def is_from_kernel(error: OSError) -> bool:
+    """Whether a system call has raised ``error``, and so has done nothing.
+
+    Otherwise the handler of a signal has raised it (``TimeoutError``, for example). Python runs handlers when a call
+    has returned, before its result is stored: nobody knows what the call has done. A handler is recognized by the frame
+    that it has interrupted, which Python gives it as an argument.
+    """
+    if error.errno is None:
+        return False
+    below = error.__traceback__
+    while below is not None and below.tb_next is not None:
+        interrupted, below = below.tb_frame, below.tb_next
+        for value in below.tb_frame.f_locals.values():
+            if value is interrupted or (type(value) is tuple and len(value) == 2 and value[1] is interrupted):
+                return False
+    return True
 
 
 @final

@@ -6,7 +6,10 @@ import contextlib
 import fcntl
 import os
 import sys
+from itertools import chain
 from typing import final
+
+from .fd import OwnedDescriptors
 
 AVAILABLE = sys.platform == "linux" and hasattr(os, "splice")
 
@@ -31,10 +34,12 @@ _FLAGS = os.SPLICE_F_NONBLOCK | os.SPLICE_F_MOVE if AVAILABLE else 0
 class Pipe:
     """A private pipe for one transfer. It is never used for another one."""
 
-    __slots__ = ("_is_large", "_read", "_write", "held", "size")
+    __slots__ = ("_ends", "_is_large", "_read", "_write", "held", "size")
 
     def __init__(self) -> None:
-        self._read, self._write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        self._is_large = False
+        self._ends = OwnedDescriptors(chain.from_iterable(map(os.pipe2, (os.O_NONBLOCK | os.O_CLOEXEC,))))
+        self._read, self._write = self._ends[0], self._ends[1]
         self.held = 0
         """How many bytes it holds."""
         self.size = _SMALL_PIPE_BYTES
@@ -42,7 +47,7 @@ class Pipe:
         try:
             _large_tokens.pop()
         except IndexError:
-            self._is_large = False
+            pass
         else:
             self._is_large = True
             with contextlib.suppress(OSError):  # EPERM: the user's pipes hold too much already
@@ -81,16 +86,20 @@ class Pipe:
         while self.held:
             try:
                 piece = os.read(self._read, self.held)
-            except BlockingIOError:  # Ctrl-C came between a call that emptied it and the count
+            except BlockingIOError:  # an exception came between a call that emptied it and the count
                 self.held = 0
                 break
             self.held -= len(piece)
             pieces.append(piece)
         return b"".join(pieces)
 
-    def close(self) -> None:
-        """Close the pipe and drop what it holds. Call it once."""
-        os.close(self._read)
-        os.close(self._write)
+    def close(self, _tokens: list[None] = _large_tokens) -> None:
+        """Close the pipe and drop what it holds. Idempotent."""
+        self._ends.close()
         if self._is_large:
-            _large_tokens.append(None)
+            self._is_large = False
+            _tokens.append(None)
+
+    def __del__(self) -> None:
+        if self._is_large:
+            self.close()

@@ -96,16 +96,13 @@ class ConnectionWriter(Writer):
         await scheduler.acquire()
         try:
             connection.life.check_open()  # another task may have closed it while this one waited
-            count = connection.sock.send(data)
-        except BlockingIOError:
-            count = 0
+            count = connection.accounting.send_part(connection.sock.send, data)
         finally:
             scheduler.release()
-        if count:
-            connection.sent(count)
-            accepted(count)
-        else:
+        if count is None:
             await connection.readiness.wait_writable()
+        else:
+            accepted(count)
 
     def lost(self, error: OSError) -> Exception | None:
         return self.connection.send_failed(error)

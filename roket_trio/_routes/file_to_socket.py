@@ -12,7 +12,7 @@ from typing import final
 from .._connection.connection import NOTSENT_LOWAT, Connection
 from .._connection.ended_by_close import ended_by_close
 from .._kernel import page_cache, sendfile, tcp
-from .._kernel.fd import REFUSALS
+from .._kernel.fd import REFUSALS, is_from_kernel
 from .connection_ends import ConnectionWriter
 from .fair_share import QUANTUM, scheduler_of
 from .file_ends import FileReader
@@ -91,6 +91,8 @@ class FileToSocket(KernelRoute):
                     connection.life.check_open()  # another task may have closed it while this one waited
                     is_full = self._fill(progress, sink, limiter.step(min(cached_to - offset, QUANTUM)))
                 except OSError as error:
+                    if not is_from_kernel(error):
+                        raise
                     if error.errno in REFUSALS:
                         return False
                     progress.fail("sink" if error.errno in _SOCKET_ERRORS else "source", error)
@@ -110,15 +112,14 @@ class FileToSocket(KernelRoute):
         After a part of it the call is repeated at once, up to EAGAIN: later that would cost another slot.
         """
         while count:
-            try:
-                sent = sendfile.sendfile(sink, self._fd, self._offset + progress.bytes_moved, count)
-            except BlockingIOError:
+            offset = self._offset + progress.bytes_moved
+            sent = self._connection.accounting.send_part(sendfile.sendfile, sink, self._fd, offset, count)
+            if sent is None:
                 return True
             if not sent:
                 progress.ended = True
                 return False
             progress.bytes_moved += sent
-            self._connection.sent(sent)
             progress.limiter.moved(sent)
             count -= sent
         return False

@@ -8,7 +8,10 @@ from __future__ import annotations
 
 from typing import SupportsIndex, final
 
+import anyio
+
 from .._connection.connection import Connection
+from .._errors import BrokenResourceError, ClosedResourceError
 from .._loops import current_loop
 from .counts import checked_count
 from .ends import Reader, Writer
@@ -16,6 +19,9 @@ from .kernel_route import KernelRoute
 from .plain_loop import PlainLoop
 from .progress import Progress
 from .rate_limit import RateLimiter
+
+# What ends a run where its counts are right, beside the loop's cancellation.
+_ORDERLY = (BrokenResourceError, ClosedResourceError)
 
 
 @final
@@ -80,8 +86,11 @@ class Route(Progress):
                     await PlainLoop(self).run(read=True)
                 if self.ended:
                     self.check_end()
-            except KeyboardInterrupt:  # Trio may raise it between a system call and its count
-                self.unknown = "how many bytes were moved"
+            except BaseException as error:
+                # Whatever a signal's handler raises may have come between a system call and its count.
+                known, self.unknown = self.unknown, "how many bytes were moved"
+                if isinstance(error, (*_ORDERLY, anyio.get_cancelled_exc_class())):
+                    self.unknown = known
                 raise
             finally:
                 if self.bytes_moved:

@@ -7,7 +7,7 @@ from typing import final
 from .._connection.connection import NOTSENT_LOWAT, Connection
 from .._connection.ended_by_close import ended_by_close
 from .._kernel import splice, tcp
-from .._kernel.fd import REFUSALS
+from .._kernel.fd import REFUSALS, is_from_kernel
 from .connection_ends import ConnectionReader, ConnectionWriter
 from .fair_share import QUANTUM, scheduler_of
 from .kernel_route import KernelRoute
@@ -75,17 +75,20 @@ class SocketToSocket(KernelRoute):
                     limiter.moved(pipe.held)
                 if pipe.held:
                     side = "sink"
-                    given = pipe.empty_into_socket(sink.sock.fileno())
-                    sink.sent(given)
-                    progress.bytes_moved += given
-                side = None
-            except BlockingIOError:
-                pass
+                    given = sink.accounting.send_part(pipe.empty_into_socket, sink.sock.fileno())
+                    if given is not None:
+                        progress.bytes_moved += given
+                        side = None
+                else:
+                    side = None
             except OSError as error:
-                if error.errno in REFUSALS:
-                    return False
-                progress.unsent = pipe.take_out()
-                progress.fail(side or "source", error)
+                if not is_from_kernel(error):
+                    raise
+                if not isinstance(error, BlockingIOError):
+                    if error.errno in REFUSALS:
+                        return False
+                    progress.unsent = pipe.take_out()
+                    progress.fail(side or "source", error)
             finally:
                 scheduler.release()
             if side == "source":

@@ -7,7 +7,7 @@ import os
 import socket
 from typing import Any
 
-from .._connection.lingering_close import is_tcp
+from .._connection.send_accounting import is_tcp
 
 # Of other protocols (SCTP), and other families (AF_VSOCK), the kernel tells other things of a close, or nothing.
 _TCP_PROTOCOLS = (0, socket.IPPROTO_TCP, getattr(socket, "IPPROTO_MPTCP", 262))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import array
-import errno
 import os
 import socket
 from collections.abc import Collection
@@ -13,7 +12,7 @@ from typing import Any, final
 import anyio.abc
 
 from .._connection.states import DEFAULT_POLICY, ClosePolicy
-from .._errors import EndOfStream, broken
+from .._errors import EndOfStream
 from .._loops import current_loop
 from .._public import public
 from .adopted import connected_socket
@@ -63,16 +62,7 @@ class UNIXSocketStream(SocketStream, anyio.abc.UNIXSocketStream):
             os.fstat(number)  # sendmsg would say EBADF, as for a connection that is gone
         ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, numbers)]
         sock = self._connection.sock
-
-        def send(item: Any) -> int:
-            try:
-                return sock.sendmsg((item,), ancillary)
-            except OSError as error:
-                if error.errno == errno.ETOOMANYREFS:  # no fault of this connection's
-                    raise broken("too many descriptors are on their way", error) from error
-                raise
-
-        await self._connection.send(message, send)
+        await self._connection.send(message, lambda item: sock.sendmsg((item,), ancillary))
 
     async def receive_fds(self, msglen: int, maxfds: int) -> tuple[bytes, list[int]]:
         """Receive a message and the descriptors that came with it. The caller has to close them.

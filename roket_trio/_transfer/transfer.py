@@ -116,9 +116,10 @@ class Transfer:
 
         Cancellation is exact: ``bytes_moved`` is what the sink has. Run it again, and it goes on from that byte, also
         when a socket was the sink, which is cut until then: closing it resets the connection. So it does after a
-        failure that was mended (a full disk): what had left the source is kept. Only a transfer with a stream that is
-        not ours at one end, one that Ctrl-C ended, and one whose sink is an object that failed and does not tell what
-        it has taken (``GzipFile``...) cannot be resumed.
+        failure that was mended (a full disk): what had left the source is kept. Three cannot be resumed: a transfer
+        with a stream that is not ours at one end; one that another exception ended (Ctrl-C, or what else the handler of
+        a signal raises); and one whose sink is an object that failed and does not tell what it has taken
+        (``GzipFile``...).
         """
         self._guard.acquire()
         began = monotonic()

@@ -1,0 +1,64 @@
+"""What a signal's handler does to a call: it raises when the kernel has done its part and nobody knows of it yet."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import threading
+from collections.abc import Callable
+from types import FrameType
+from typing import Any, final
+
+
+class Interruption(BaseException):
+    """What a handler of a program's own raises, and nothing in the library knows."""
+
+
+def _interruptions() -> dict[str, BaseException]:
+    return {
+        "ctrl-c": KeyboardInterrupt(),
+        "exit": SystemExit(3),
+        "a program's own": Interruption(),
+        "an error": LookupError("raised by a handler"),
+        "an OSError": TimeoutError("raised by a handler"),
+        "a pipe of the handler's is full": BlockingIOError(11, "Resource temporarily unavailable"),
+        "a socket of the handler's is gone": ConnectionResetError(104, "Connection reset by peer"),
+    }
+
+
+INTERRUPTIONS = list(_interruptions())
+
+
+def interruption(name: str) -> BaseException:
+    return _interruptions()[name]
+
+
+@final
+class Interrupted:
+    """Stands before a call: the ``at``-th one, and each one after it, is made, and then a handler raises ``error``.
+
+    Python calls a handler with the number of the signal and the frame that it has interrupted.
+    """
+
+    def __init__(self, real: Callable[..., Any], error: BaseException, *, at: int = 1, times: int = 1) -> None:
+        self._real = real
+        self._error = error
+        self._at = at
+        self._times = times
+        self.calls = 0
+        self.raised = 0
+
+    def __get__(self, instance: object, owner: type) -> Callable[..., Any]:
+        return lambda *args, **more: self(instance, *args, **more)
+
+    def __call__(self, *args: Any, **more: Any) -> Any:
+        result = self._real(*args, **more)
+        if threading.current_thread() is threading.main_thread():
+            self.calls += 1
+            if self.calls >= self._at and self.raised < self._times:
+                self.raised += 1
+                self._handle(signal.SIGTERM, sys._getframe())
+        return result
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        raise self._error
