@@ -3,7 +3,7 @@
     python -m tests.fuzz http --seconds 600
     python -m tests.fuzz --seconds 60            # each of them, one after the other
 
-An input that makes a parser fail is printed, as Python writes bytes; ``--input FILE`` tries one input again.
+An input that makes a parser fail is kept in a file; ``--input FILE`` tries it again.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import random
 import sys
+import tempfile
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -37,7 +38,9 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"{name}, seed {seed}: {counts.total()} inputs, {dict(counts.most_common(12))}", flush=True)
         for finding in findings:
             found += 1
-            print(f"  {finding.what}\n    {finding.data[:2000]!r}", flush=True)
+            with tempfile.NamedTemporaryFile(prefix=f"fuzz-{name}-", delete=False) as file:
+                file.write(finding.data)
+            print(f"  {finding.what}\n    {finding.data[:200]!r}\n    --input {file.name}", flush=True)
     return int(found > 0)
 
 

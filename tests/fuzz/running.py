@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import faulthandler
 import os
 import pickle
 import random
 import resource
+import signal
 import time
 import traceback
 from collections import Counter
@@ -102,6 +104,7 @@ def _work(target: Target, data: Iterable[bytes], writer: int, seconds: float | N
     counts: Counter[str] = Counter()
     known: set[str] = set()
     end = None if seconds is None else time.monotonic() + seconds
+    faulthandler.register(signal.SIGXCPU, chain=True)  # one that never comes back says where it is
     with open(writer, "wb") as file:
 
         def tell(kind: str, value: object) -> None:

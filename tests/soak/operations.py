@@ -8,8 +8,9 @@ import os
 import socket
 import ssl
 import tempfile
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import asdict, dataclass, field
+from io import FileIO
 from pathlib import Path
 from typing import Any, Final
 
@@ -225,34 +226,25 @@ class Operation:
         data = bytes(self.world.ours(plan.peers[0], plan.total))
 
         async def body(stream: Stream) -> None:
-            reader, writer = os.pipe2(os.O_CLOEXEC)
-            try:
-                with open(reader, "rb", buffering=0) as source:
-                    async with anyio.create_task_group() as tasks:
-                        tasks.start_soon(self._feed, writer, data)
-                        writer = -1  # it is the feeder's
-                        record.begun_items = 1
-                        await self._transferred(Transfer(source, stream), None)
-                        record.whole_items = 1
-            finally:
-                if writer >= 0:
-                    os.close(writer)
+            with pipe() as (source, writer):
+                async with anyio.create_task_group() as tasks:
+                    tasks.start_soon(self._feed, writer, data)
+                    record.begun_items = 1
+                    await self._transferred(Transfer(source, stream), None)
+                    record.whole_items = 1
 
         await self._to_first(body)
 
-    async def _feed(self, writer: int, data: bytes) -> None:
-        try:
-            os.set_blocking(writer, False)
-            view = memoryview(data)
+    async def _feed(self, writer: FileIO, data: bytes) -> None:
+        os.set_blocking(writer.fileno(), False)
+        view = memoryview(data)
+        with writer:
             while view:
                 try:
-                    view = view[os.write(writer, view) :]
-                except BlockingIOError:
-                    await anyio.sleep(0.001)
+                    view = view[writer.write(view) or 0 :]
                 except BrokenPipeError:
                     return
-        finally:
-            os.close(writer)
+                await anyio.sleep(0.0005)
 
     async def _transferred(self, transfer: Transfer, file: Any) -> None:
         """Run it; if it is cancelled in the middle, it may be run again."""
@@ -325,41 +317,27 @@ class Operation:
         plan, record = self.plan, self.record
 
         async def body(stream: Stream) -> None:
-            reader, writer = os.pipe2(os.O_CLOEXEC)
             received = bytearray()
+            transfer_count = plan.total if plan.bounded else None
             try:
-                with open(writer, "wb", buffering=0) as sink:
+                with pipe() as (reader, sink):
                     async with anyio.create_task_group() as tasks:
                         tasks.start_soon(self._drain, reader, received)
-                        reader = -1
                         try:
-                            await self._transferred(
-                                Transfer(stream, sink, count=plan.total if plan.bounded else None), None
-                            )
+                            await self._transferred(Transfer(stream, sink, count=transfer_count), None)
                         finally:
                             sink.close()
+                            while data := reader.read(1 << 20):  # a cancelled task drains no more
+                                received += data
             finally:
-                if reader >= 0:
-                    os.close(reader)
                 record.written = bytes(received)
 
         await self._to_first(body)
 
-    async def _drain(self, reader: int, received: bytearray) -> None:
-        try:
-            os.set_blocking(reader, False)
-            with anyio.CancelScope(shield=True):  # what the sink has taken is to be counted
-                while True:
-                    try:
-                        data = os.read(reader, 65536)
-                    except BlockingIOError:
-                        await anyio.sleep(0.001)
-                        continue
-                    if not data:
-                        return
-                    received += data
-        finally:
-            os.close(reader)
+    async def _drain(self, reader: FileIO, received: bytearray) -> None:
+        while (data := reader.read(65536)) != b"":
+            received += data or b""
+            await anyio.sleep(0.0005)
 
     # --- between two
 
@@ -419,6 +397,15 @@ class Operation:
             with contextlib.suppress(FileNotFoundError):
                 record.written = path.read_bytes()
                 path.unlink()
+
+
+@contextlib.contextmanager
+def pipe() -> Iterator[tuple[FileIO, FileIO]]:
+    """Both ends of a pipe, which does not block the reader; they close themselves if a signal comes in between."""
+    numbers = os.pipe2(os.O_CLOEXEC)
+    with FileIO(numbers[0], "r") as reader, FileIO(numbers[1], "w") as writer:
+        os.set_blocking(numbers[0], False)
+        yield reader, writer
 
 
 class _Scratch:
