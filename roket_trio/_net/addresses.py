@@ -29,42 +29,57 @@ class Endpoint(NamedTuple):
         return f"[{host}]:{port}" if self.family == socket.AF_INET6 else f"{host}:{port}"
 
 
-async def resolve(
-    host: str | None, port: int | None, family: int = socket.AF_UNSPEC, *, passive: bool = False
-) -> list[Endpoint]:
+async def resolve(host: str, port: int | None, family: int = socket.AF_UNSPEC) -> list[Endpoint]:
     """Look up the addresses of a host, in the system's order (RFC 6724).
 
-    :param passive: look up addresses of this host, to listen on
+    AI_ADDRCONFIG is not asked for, not even for a name to listen on: it does not count loopback addresses, so that a
+    host without others would not have its own (getaddrinfo(3)). An address that this host cannot use is found out when
+    it is used.
+
     :raises ConnectionFailed: there is none
     """
-    flags = socket.AI_PASSIVE | socket.AI_ADDRCONFIG if passive else 0
     try:
-        found = _numeric(host, port, family, flags)
+        found = _numeric(host, port, family)
         if found is not None:
             await current_loop().checkpoint()
         else:
             # Without type=SOCK_STREAM: with it uvloop loses the zone of a link-local address (MagicStack/uvloop 539).
-            found = await anyio.getaddrinfo(host, port, family=family, flags=flags)
+            found = await anyio.getaddrinfo(host, port, family=family)
     except (OSError, UnicodeError) as error:
         # UnicodeError: a label that is empty or longer than 63 characters (the idna codec).
         reason = error.strerror if isinstance(error, OSError) else str(error)
         raise NameResolutionFailed(getattr(error, "errno", None) or socket.EAI_NONAME, f"{host}: {reason}") from error
     # glibc can return an address twice (https://sourceware.org/bugzilla/show_bug.cgi?id=14969).
     streams = [(found_family, address) for found_family, kind, *_, address in found if kind == socket.SOCK_STREAM]
-    return list(dict.fromkeys(Endpoint(found_family, _with_zone(address)) for found_family, address in streams))
+    endpoints = list(dict.fromkeys(Endpoint(found_family, _with_zone(address)) for found_family, address in streams))
+    if not endpoints:  # AnyIO leaves out those that Python's build has no family for
+        raise NameResolutionFailed(socket.EAI_NONAME, f"{host}: no address of a known family")
+    return endpoints
 
 
-def _numeric(host: str | None, port: int | None, family: int, flags: int) -> list[Any] | None:
+def _numeric(host: str, port: int | None, family: int) -> list[Any] | None:
     """Look up a numeric address, which needs no worker thread; ``None`` for a name, and for an address with a zone.
 
     Trio does the same. On asyncio and uvloop it saves a hop: 70 of 600 µs of CPU time to connect and close.
     """
-    if host is None or "%" in host:
+    if "%" in host:
         return None
     try:
-        return socket.getaddrinfo(host, port, family, flags=flags | socket.AI_NUMERICHOST)
+        return socket.getaddrinfo(host, port, family, flags=socket.AI_NUMERICHOST)
     except (OSError, UnicodeError):  # it is a name; if it is not valid, looking it up says so
         return None
+
+
+def wildcards(port: int, family: int = socket.AF_UNSPEC) -> list[Endpoint]:
+    """The addresses that stand for all interfaces: one for each family, or for ``family`` alone.
+
+    :raises ValueError: TCP has no such family
+    """
+    both = [Endpoint(socket.AF_INET6, ("::", port)), Endpoint(socket.AF_INET, ("0.0.0.0", port))]
+    wanted = [endpoint for endpoint in both if family in (socket.AF_UNSPEC, endpoint.family)]
+    if not wanted:
+        raise ValueError(f"the family must be AF_INET, AF_INET6 or AF_UNSPEC, not {family!r}")
+    return wanted
 
 
 def _with_zone(address: tuple[Any, ...]) -> tuple[Any, ...]:

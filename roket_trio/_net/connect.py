@@ -127,7 +127,8 @@ async def connect_tcp(
 
     :param remote_host: a name or an address
     :param remote_port: 1 to 65535
-    :param local_host: the local address, or a name of it, to connect from
+    :param local_host: the local address, or a name of it, to connect from. Of a name, each address of the family that
+        is being connected to is tried in turn.
     :param local_port: the local port to connect from; needs ``local_host``
     :param tls: do a TLS handshake and return a TLS stream; implied by ``ssl_context`` and ``tls_hostname``
     :param ssl_context: the context to use instead of the default one, which verifies the server
@@ -150,8 +151,9 @@ async def connect_tcp(
             raise ValueError("local_port needs local_host")
     if not happy_eyeballs_delay >= 0:
         raise ValueError(f"happy_eyeballs_delay must not be negative: {happy_eyeballs_delay}")
-    local = None if local_host is None else (await resolve(checked_host(local_host), local_port))[0]
-    family = socket.AF_UNSPEC if local is None else local.family
+    local = [] if local_host is None else await resolve(checked_host(local_host), local_port)
+    families = {endpoint.family for endpoint in local}
+    family = families.pop() if len(families) == 1 else socket.AF_UNSPEC
     endpoints = _interleaved(await resolve(host, remote_port, family))
     sock = await _race(endpoints, local, happy_eyeballs_delay, f"{host} port {remote_port}")
     stream = SocketStream._adopt(sock, close_policy)
@@ -181,23 +183,28 @@ def _interleaved(endpoints: list[Endpoint]) -> list[Endpoint]:
     return mixed + first[len(others) :] + others[len(first) :]
 
 
-async def _race(endpoints: list[Endpoint], local: Endpoint | None, delay: float, what: str) -> socket.socket:
-    """Connect to the first of ``endpoints`` that answers."""
+async def _race(endpoints: list[Endpoint], local: list[Endpoint], delay: float, what: str) -> socket.socket:
+    """Connect to the first of ``endpoints`` that answers, from any of ``local`` if there are such."""
     winner: socket.socket | None = None
     failures: list[OSError] = []
 
     async def attempt(endpoint: Endpoint, over: anyio.Event) -> None:
         nonlocal winner
+        fitting: list[Endpoint | None] = [one for one in local if one.family == endpoint.family]
         try:
-            sock = await _connect(endpoint, local)
-        except OSError as error:
-            failures.append(OSError(error.errno, f"{endpoint}: {error.strerror or error}"))
-        else:
-            if winner is None:
-                winner = sock
-                tasks.cancel_scope.cancel()
-            else:
-                _drop(sock)
+            for here in fitting or [None]:
+                try:
+                    sock = await _connect(endpoint, here)
+                except OSError as error:
+                    where = endpoint if here is None else f"{endpoint} from {here.address[0]}"
+                    failures.append(OSError(error.errno, f"{where}: {error.strerror or error}"))
+                    continue
+                if winner is None:
+                    winner = sock
+                    tasks.cancel_scope.cancel()
+                else:
+                    _drop(sock)
+                break
         finally:
             over.set()
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import socket
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Any, cast, final
 
 import anyio
@@ -17,10 +18,11 @@ from anyio.streams.stapled import MultiListener
 
 from .._connection.states import DEFAULT_POLICY, ClosePolicy
 from .._errors import BusyResourceError, ClosedResourceError
+from .._log import log
 from .._loops import current_loop
 from .._public import public
 from .._streams.sockets import SocketStream
-from .addresses import Endpoint, IPAddress, check_port, checked_host, checked_path, resolve
+from .addresses import Endpoint, IPAddress, check_port, checked_host, checked_path, resolve, wildcards
 from .listener import SocketListener
 
 # The kernel reduces it to net.core.somaxconn; listen(2) takes an int.
@@ -28,6 +30,12 @@ _BACKLOG_MOST = 65536
 
 # How many ephemeral ports are tried, when one that is free on the first address is taken on another one.
 _PORT_TRIES = 10
+
+# What socket(2) and bind(2) say where this host does not have the family, the address or its zone. The other addresses
+# of the name are not concerned, as they are by a port that is taken or not allowed.
+_NO_ADDRESS_OF_OURS = frozenset(
+    {errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT, errno.EPROTONOSUPPORT, errno.ENODEV, errno.EINVAL}
+)
 
 
 @public
@@ -81,6 +89,9 @@ async def create_tcp_listener(
 ) -> TCPListener:
     """Listen for TCP connections.
 
+    An address of a name that this host does not have is left out (``localhost`` is often ``::1`` too where IPv6 is
+    off), which is logged (logger ``roket_trio``, WARNING). It is an error only if no address is left.
+
     :param local_host: the address, or a name of it, to listen on; all interfaces when omitted (one socket for IPv6 and
         IPv4 where the system can do that)
     :param local_port: 0 to 65535; 0 lets the system choose one, the same on each address
@@ -89,47 +100,89 @@ async def create_tcp_listener(
     :param reuse_port: let other sockets, also those of other processes, listen on the same port (SO_REUSEPORT)
     :param close_policy: how accepted streams will close
     :returns: an AnyIO ``MultiListener`` with a :class:`SocketListener` for each address; it has Trio's ``accept`` too
-    :raises OSError: the port is taken, or not allowed
+    :raises OSError: the port is taken on one of the addresses, or not allowed; no address is this host's
     :raises ConnectionFailed: ``local_host`` has no address
-    :raises ValueError: a port out of range, a backlog that is not positive
+    :raises ValueError: a port out of range, a backlog that is not positive, a family that TCP does not have
     """
     check_port(local_port)
     backlog = _checked_backlog(backlog)
     host = None if local_host is None else checked_host(local_host)
     await current_loop().checkpoint()
-    if host is None and family == socket.AF_UNSPEC and socket.has_dualstack_ipv6():
-        endpoint = Endpoint(socket.AF_INET6, ("::", local_port))
-        both = _listening(endpoint, backlog, reuse_port=reuse_port, dual_stack=True)
-        return _listener([both], close_policy)
-    endpoints = await resolve(host, local_port, family, passive=True)
-    taken: list[OSError] = []
+    if host is None:
+        sockets = _listening_everywhere(local_port, family, backlog, reuse_port=reuse_port)
+    else:
+        endpoints = await resolve(host, local_port, family)
+        sockets, failures = _listening_on_each(endpoints, backlog, reuse_port=reuse_port)
+        for failure in failures:
+            log(logging.WARNING, "%s; listening on the other addresses of %s", failure.strerror, host)
+    # AnyIO types its SocketListener for its own streams; ours returns ours.
+    listeners = [SocketListener(sock, close_policy) for sock in sockets]
+    return TCPListener(cast(list[anyio.abc.Listener[SocketStream]], listeners))
+
+
+def _listening_everywhere(port: int, family: int, backlog: int, *, reuse_port: bool) -> list[socket.socket]:
+    """Listen on all interfaces. A host may have one family alone, so that nothing is said about the other one."""
+    if family == socket.AF_UNSPEC and socket.has_dualstack_ipv6():
+        endpoint = Endpoint(socket.AF_INET6, ("::", port))
+        try:
+            return [_listening(endpoint, backlog, reuse_port=reuse_port, dual_stack=True)]
+        except OSError as error:
+            if error.errno not in _NO_ADDRESS_OF_OURS:
+                raise
+    return _listening_on_each(wildcards(port, family), backlog, reuse_port=reuse_port)[0]
+
+
+def _listening_on_each(
+    endpoints: list[Endpoint], backlog: int, *, reuse_port: bool
+) -> tuple[list[socket.socket], list[OSError]]:
+    """Listen on every address that this host has.
+
+    :returns: the sockets, and why other addresses were left out
+    :raises OSError: a port is taken or not allowed; no address can be used
+    """
+    taken: OSError | None = None
     for _ in range(_PORT_TRIES):
         sockets: list[socket.socket] = []
-        try:
+        failures: list[OSError] = []
+        with ExitStack() as closed_on_failure:
             for endpoint in endpoints:
-                port = sockets[0].getsockname()[1] if sockets else local_port
-                address = (endpoint.address[0], port, *endpoint.address[2:])
-                sockets.append(_listening(Endpoint(endpoint.family, address), backlog, reuse_port=reuse_port))
-        except OSError as error:
-            for sock in sockets:
-                sock.close()
-            # The system has chosen a port for the first address, and it is taken on another one.
-            if error.errno != errno.EADDRINUSE or local_port or not sockets:
-                raise
-            taken.append(error)
-            continue
-        return _listener(sockets, close_policy)
-    raise OSError(errno.EADDRINUSE, "no port is free on every address") from taken[-1]
+                host, port, *zone = endpoint.address
+                address = (host, sockets[0].getsockname()[1] if sockets else port, *zone)
+                try:
+                    sock = _listening(Endpoint(endpoint.family, address), backlog, reuse_port=reuse_port)
+                except OSError as error:
+                    if error.errno in _NO_ADDRESS_OF_OURS and len(endpoints) > 1:
+                        failures.append(_without_traceback(error))
+                        continue
+                    # The system has chosen a port for another address, and it is taken on this one.
+                    if error.errno == errno.EADDRINUSE and sockets and not port:
+                        taken = _without_traceback(error)
+                        break
+                    raise
+                sockets.append(closed_on_failure.enter_context(sock))
+            else:
+                if not sockets:
+                    raise _none_usable(failures)
+                closed_on_failure.pop_all()
+                return sockets, failures
+    raise OSError(errno.EADDRINUSE, "no port is free on every address") from taken
 
 
-def _listener(sockets: list[socket.socket], policy: ClosePolicy) -> TCPListener:
-    # AnyIO types its SocketListener for its own streams; ours returns ours.
-    return TCPListener(cast(list[anyio.abc.Listener[SocketStream]], [SocketListener(sock, policy) for sock in sockets]))
+def _without_traceback(error: OSError) -> OSError:
+    # The traceback has the frame of who keeps the error, which would be a cycle.
+    return OSError(error.errno, error.strerror)
+
+
+def _none_usable(failures: list[OSError]) -> OSError:
+    codes = {error.errno for error in failures}
+    text = "; ".join(str(error.strerror) for error in failures)
+    failure = OSError(codes.pop(), text) if len(codes) == 1 else OSError(text)
+    failure.__cause__ = ExceptionGroup("no address can be listened on", failures)
+    return failure
 
 
 def _listening(endpoint: Endpoint, backlog: int, *, reuse_port: bool, dual_stack: bool = False) -> socket.socket:
-    sock = socket.socket(endpoint.family, socket.SOCK_STREAM)
-    with _closed_on_failure(sock, str(endpoint)):
+    with _stream_socket(endpoint.family, str(endpoint)) as sock:
         if endpoint.family == socket.AF_INET6:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, not dual_stack)
         # Bind although connections of an earlier server are in TIME_WAIT (socket(7)).
@@ -152,16 +205,17 @@ def _checked_backlog(backlog: int) -> int:
 
 
 @contextmanager
-def _closed_on_failure(sock: socket.socket, where: str) -> Iterator[None]:
-    """Close ``sock`` if the block fails. An ``OSError`` then says where it was to listen."""
+def _stream_socket(family: int, where: str) -> Iterator[socket.socket]:
+    """Make a socket, and close it if the block fails. An ``OSError`` then says where it was to listen."""
     try:
-        yield
+        sock = socket.socket(family, socket.SOCK_STREAM)
+        try:
+            yield sock
+        except BaseException:
+            sock.close()
+            raise
     except OSError as error:
-        sock.close()
         raise OSError(error.errno, f"cannot listen on {where}: {error.strerror}") from error
-    except BaseException:
-        sock.close()
-        raise
 
 
 @public
@@ -197,8 +251,7 @@ def _listening_unix(name: str, mode: int | None, backlog: int) -> socket.socket:
                 os.unlink(name)
         except FileNotFoundError:
             pass
-    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    with _closed_on_failure(sock, name):
+    with _stream_socket(socket.AF_UNIX, name) as sock:
         if mode is not None and not name.startswith("\0"):
             # bind(2) creates the file with the socket's own mode, less the umask: so it is never wider than requested.
             os.fchmod(sock.fileno(), mode)

@@ -39,7 +39,8 @@ from roket_trio import (
     connect_unix,
 )
 
-# 192.0.2.0/24 and 2001:db8::/32 are for documentation (RFC 5737, RFC 3849): nothing in these tests connects to them.
+# 192.0.2.0/24, 198.51.100.0/24 and 2001:db8::/32 are for documentation (RFC 5737, RFC 3849): nothing in these tests
+# connects to them.
 SILENT = "192.0.2.1"
 
 
@@ -178,6 +179,80 @@ async def test_only_addresses_of_the_local_ones_family_are_tried(
     with listening() as (_, port):
         await (await connect_tcp("both", port, local_host="127.0.0.1")).aclose()
     assert wire.addresses() == ["127.0.0.1"]
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
+@pytest.mark.parametrize(
+    "local",
+    [["::1", "127.0.0.1"], ["127.0.0.1", "::1"], ["192.0.2.1", "2001:db8::1", "fe80::1", "127.0.0.1", "::1"]],
+    ids=lambda addresses: "-".join(addresses),
+)
+async def test_each_local_address_of_the_right_family_is_tried(
+    names: Callable[..., None], host: str, local: list[str]
+) -> None:
+    names({"here": local})
+    with listening(host) as (server, port):
+        async with await connect_tcp(host, port, local_host="here") as stream:
+            assert stream.extra(SocketAttribute.local_address)[0] == host
+            peer, address = server.accept()
+            peer.close()
+            assert address[0] == host
+            server.settimeout(0)
+            with pytest.raises(BlockingIOError):
+                server.accept()  # one connection, not two
+
+
+async def test_a_name_of_both_families_is_reached_by_that_of_which_there_is_a_local_address(
+    names: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names({"there": ["::1", "127.0.0.1"], "here": ["2001:db8::1", "127.0.0.2", "127.0.0.1"]})
+    with listening() as (server, port):
+        async with await connect_tcp("there", port, local_host="here") as stream:
+            peer, address = server.accept()
+            peer.close()
+            assert address[0] == "127.0.0.2"
+            assert stream.extra(SocketAttribute.remote_address) == ("127.0.0.1", port)
+
+
+async def test_a_local_address_from_which_the_server_refuses_is_not_the_last(
+    names: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A route, or a firewall, may allow one address of this host and not another."""
+    names({"here": ["127.0.0.2", "127.0.0.1"]})
+    real = connect_module.connect_socket
+
+    async def connect_socket(sock: socket.socket, address: Any) -> None:
+        if sock.getsockname()[0] == "127.0.0.2":
+            raise OSError(errno.EHOSTUNREACH, os.strerror(errno.EHOSTUNREACH))
+        await real(sock, address)
+
+    monkeypatch.setattr(connect_module, "connect_socket", connect_socket)
+    with listening() as (_, port):
+        async with await connect_tcp("127.0.0.1", port, local_host="here") as stream:
+            assert stream.extra(SocketAttribute.local_address)[0] == "127.0.0.1"
+
+
+async def test_when_no_local_address_will_do_each_reason_is_told(names: Callable[..., None]) -> None:
+    names({"here": ["198.51.100.1", "2001:db8::1", "198.51.100.2"]})
+    with listening() as (server, port):
+        with pytest.raises(ConnectionFailed) as caught:
+            await connect_tcp("127.0.0.1", port, local_host="here")
+        for part in (f"127.0.0.1:{port} from 198.51.100.1: Cannot", f"127.0.0.1:{port} from 198.51.100.2: Cannot"):
+            assert part in str(caught.value)
+        assert caught.value.errno == errno.EADDRNOTAVAIL
+        with pytest.raises(ConnectionFailed, match=r"127\.0\.0\.1") as caught:
+            await connect_tcp("127.0.0.1", port, local_host="::1")
+        server.settimeout(0)
+        with pytest.raises(BlockingIOError):
+            server.accept()
+
+
+async def test_a_name_with_addresses_of_unknown_families_alone_has_none(names: Callable[..., None]) -> None:
+    """AnyIO leaves out the addresses of IPv6 where Python was built without it."""
+    names({"empty": []})
+    for host, local in (("empty", None), ("127.0.0.1", "empty")):
+        with pytest.raises(ConnectionFailed, match="empty"):
+            await connect_tcp(host, 80, local_host=local)
 
 
 @pytest.mark.skipif(not os.path.isdir("/proc/net"), reason="asks Linux for a link-local address")

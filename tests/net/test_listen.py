@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import gc
 import ipaddress
 import os
 import socket
@@ -10,6 +11,7 @@ import stat
 import struct
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -40,12 +42,33 @@ from roket_trio import (
 def two_families(monkeypatch: pytest.MonkeyPatch) -> None:
     """``localhost`` is ::1 and 127.0.0.1, whatever this machine's hosts file says."""
 
-    async def getaddrinfo(host: str | None, port: int, *, family: int = 0, flags: int = 0) -> list[Any]:
-        hosts = {"localhost": ("::1", "127.0.0.1"), None: ("0.0.0.0", "::")}[host]
-        kinds = [(socket.AF_INET6 if ":" in each else socket.AF_INET, each) for each in hosts]
+    know(monkeypatch, "::1", "127.0.0.1")
+
+
+def know(monkeypatch: pytest.MonkeyPatch, *addresses: str) -> None:
+    """``localhost`` has these addresses, in this order."""
+
+    async def getaddrinfo(host: str, port: int, *, family: int = 0, flags: int = 0) -> list[Any]:
+        assert host == "localhost"  # an address, and no host, need no resolver
+        assert not flags & socket.AI_ADDRCONFIG  # it does not count loopback addresses
+        kinds = [(socket.AF_INET6 if ":" in each else socket.AF_INET, each) for each in addresses]
         return [(kind, socket.SOCK_STREAM, 6, "", (each, port)) for kind, each in kinds if family in (0, kind)]
 
     monkeypatch.setattr(anyio, "getaddrinfo", getaddrinfo)
+
+
+def without_ipv6(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kernel was started with ``ipv6.disable=1``."""
+    real = socket.socket
+
+    class Socket(real):  # type: ignore[misc, valid-type]
+        def __init__(self, family: int = -1, *args: Any, **kwargs: Any) -> None:
+            if family == socket.AF_INET6:
+                raise OSError(errno.EAFNOSUPPORT, os.strerror(errno.EAFNOSUPPORT))
+            super().__init__(family, *args, **kwargs)
+
+    monkeypatch.setattr(socket, "socket", Socket)
+    assert not socket.has_dualstack_ipv6()
 
 
 def client(host: str, port: int) -> socket.socket:
@@ -177,6 +200,148 @@ async def test_when_no_port_is_free_on_both_it_says_so_and_leaves_nothing(
     assert caught.value.errno == errno.EADDRINUSE
     assert caught.value.__cause__ is not None
     assert os.listdir("/proc/self/fd") == before
+
+
+# --- addresses that this host does not have -------------------------------------------------------------------------
+
+# 198.51.100.1 and 2001:db8::1 are for documentation (RFC 5737, RFC 3849), and fe80::1 means nothing without a zone.
+NOT_HERE = ["198.51.100.1", "2001:db8::1", "fe80::1"]
+
+
+@pytest.mark.parametrize("first", [True, False], ids=["first", "last"])
+@pytest.mark.parametrize("absent", NOT_HERE)
+@pytest.mark.parametrize("chosen", [True, False], ids=["any-port", "that-port"])
+async def test_an_address_of_a_name_that_cannot_be_used_is_left_out_and_logged(
+    absent: str, first: bool, chosen: bool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    know(monkeypatch, *([absent, "127.0.0.1"] if first else ["127.0.0.1", absent]))
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = 0 if chosen else probe.getsockname()[1]
+
+    async with await create_tcp_listener(local_host="localhost", local_port=port) as listener:
+        (address,) = [each.extra(SocketAttribute.local_address) for each in listener.listeners]
+        assert address[0] == "127.0.0.1"
+        (listens_at,) = ports(listener)
+        assert port in (0, listens_at)
+        with client("127.0.0.1", listens_at):
+            await (await listener.accept()).aclose()
+    (record,) = caplog.records
+    assert (record.name, record.levelname) == ("roket_trio", "WARNING")
+    for part in ("cannot listen on", absent, "localhost"):
+        assert part in record.getMessage()
+
+
+async def test_a_host_without_ipv6_listens_by_ipv4(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, two_families: None
+) -> None:
+    without_ipv6(monkeypatch)
+
+    for host, expected in ((None, "0.0.0.0"), ("localhost", "127.0.0.1"), ("127.0.0.1", "127.0.0.1")):
+        async with await create_tcp_listener(local_host=host) as listener:
+            (address,) = [each.extra(SocketAttribute.local_address) for each in listener.listeners]
+            assert address[0] == expected
+            with client("127.0.0.1", *ports(listener)):
+                await (await listener.accept()).aclose()
+    (record,) = caplog.records  # of the name; nobody has asked for IPv6 where no host is given
+    assert "::1" in record.getMessage()
+    with pytest.raises(OSError, match=r"\[::1\]:0") as caught:
+        await create_tcp_listener(local_host="::1")
+    assert caught.value.errno == errno.EAFNOSUPPORT
+    with pytest.raises(OSError, match=r"\[::\]:0"):
+        await create_tcp_listener(family=socket.AF_INET6)
+
+
+async def test_a_host_whose_wildcard_of_ipv6_cannot_be_bound_listens_by_ipv4(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    real = socket.socket.bind
+
+    def bind(sock: socket.socket, address: Any) -> None:
+        if sock.family == socket.AF_INET6:
+            raise OSError(errno.EADDRNOTAVAIL, os.strerror(errno.EADDRNOTAVAIL))
+        real(sock, address)
+
+    monkeypatch.setattr(socket.socket, "bind", bind, raising=False)
+    async with await create_tcp_listener() as listener:
+        assert families(listener) == {socket.AF_INET}
+        with client("127.0.0.1", *ports(listener)):
+            await (await listener.accept()).aclose()
+    assert not caplog.records
+
+
+@pytest.mark.parametrize("family", [socket.AF_INET, socket.AF_INET6])
+async def test_all_interfaces_of_a_family_need_no_resolver(family: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    know(monkeypatch)  # it would refuse to answer
+    async with await create_tcp_listener(family=family) as listener:
+        assert families(listener) == {family}
+
+
+async def test_a_port_that_is_taken_on_one_address_is_no_reason_to_leave_it_out(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    before = os.listdir("/proc/self/fd")
+    for addresses in (
+        ["127.0.0.2", "127.0.0.1"],
+        ["127.0.0.1", "127.0.0.2"],
+        ["198.51.100.1", "127.0.0.2", "127.0.0.1"],
+    ):
+        know(monkeypatch, *addresses)
+        with socket.create_server(("127.0.0.1", 0)) as taken:
+            port = taken.getsockname()[1]
+            with pytest.raises(OSError, match=f"127.0.0.1:{port}") as caught:
+                await create_tcp_listener(local_host="localhost", local_port=port)
+            assert caught.value.errno == errno.EADDRINUSE
+    assert not caplog.records
+    assert os.listdir("/proc/self/fd") == before
+
+
+async def test_when_no_address_can_be_used_each_reason_is_told(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    before = os.listdir("/proc/self/fd")
+    know(monkeypatch, *NOT_HERE)
+    with pytest.raises(OSError, match="cannot listen on") as caught:
+        await create_tcp_listener(local_host="localhost", local_port=80)
+    for part in ("198.51.100.1:80: Cannot assign", "[2001:db8::1]:80: Cannot assign", "[fe80::1]:80: Invalid argument"):
+        assert part in str(caught.value)
+    assert isinstance(caught.value.__cause__, ExceptionGroup)
+    reasons: list[Any] = list(caught.value.__cause__.exceptions)
+    assert [reason.errno for reason in reasons] == [errno.EADDRNOTAVAIL, errno.EADDRNOTAVAIL, errno.EINVAL]
+    know(monkeypatch, "198.51.100.1", "2001:db8::1")
+    with pytest.raises(OSError, match="cannot listen on") as caught:
+        await create_tcp_listener(local_host="localhost")
+    assert caught.value.errno == errno.EADDRNOTAVAIL
+    assert not caplog.records
+    assert os.listdir("/proc/self/fd") == before
+
+
+async def test_what_is_left_out_or_fails_holds_no_reference_cycle(monkeypatch: pytest.MonkeyPatch) -> None:
+    gc.collect()
+    gc.disable()
+    try:
+        know(monkeypatch, "198.51.100.1", "127.0.0.1")
+        await (await create_tcp_listener(local_host="localhost")).aclose()
+        know(monkeypatch, *NOT_HERE)
+        with suppress(OSError):
+            await create_tcp_listener(local_host="localhost")
+        assert not [found for found in gc.get_objects() if isinstance(found, OSError) and "listen" in str(found)]
+    finally:
+        gc.enable()
+
+
+async def test_a_family_that_tcp_does_not_have_is_refused() -> None:
+    with pytest.raises(ValueError, match="family"):
+        await create_tcp_listener(family=socket.AF_UNIX)
+
+
+async def test_a_name_with_addresses_of_unknown_families_alone_has_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    """AnyIO leaves out the addresses of IPv6 where Python was built without it."""
+    know(monkeypatch)
+    with pytest.raises(ConnectionFailed, match="localhost"):
+        await create_tcp_listener(local_host="localhost")
+
+
+# --- ports that are taken --------------------------------------------------------------------------------------------
 
 
 async def test_a_port_that_is_taken_is_an_error_that_names_it() -> None:

@@ -7,6 +7,7 @@ import socket
 from argparse import ArgumentParser, ArgumentTypeError, Namespace
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from typing import Any, Final, TextIO
 
@@ -105,8 +106,12 @@ def run(options: Namespace) -> int:
         cases = _chosen_cases(options.case, target)
     except ValueError as error:
         return print_failure("check", ExitCode.USAGE, f"{error} (see roket check --help)")
-    if target.command is None and (why := _connect_error(target)):
-        return print_failure("check", ExitCode.CONNECTION, f"{target.host}:{target.port}: {why}")
+    if target.command is None:
+        try:
+            target = _at_its_address(target)
+        except OSError as error:
+            why = error.strerror or str(error)
+            return print_failure("check", ExitCode.CONNECTION, f"{target.host}:{target.port}: {why}")
     return _check(cases, target, options)
 
 
@@ -146,13 +151,13 @@ def _print_summary(results: Sequence[CaseResult], target: Target, options: Names
         )
 
 
-def _connect_error(target: Target) -> str:
-    """Why a running server cannot be reached; an empty text if it accepts a connection."""
-    try:
-        with socket.create_connection((target.host, target.port), target.start_seconds):
-            return ""
-    except OSError as error:
-        return error.strerror or str(error)
+def _at_its_address(target: Target) -> Target:
+    """A running server by the one address of its name that it listens on.
+
+    :raises OSError: it accepts no connection
+    """
+    with socket.create_connection((target.host, target.port), target.start_seconds) as sock:
+        return replace(target, host=sock.getpeername()[0])
 
 
 def _run(cases: Sequence[Case], target: Target, options: Namespace) -> Iterator[CaseResult]:

@@ -16,6 +16,7 @@ from anyio.abc import SocketAttribute
 from ... import ConnectionFailed, SocketListener, SocketStream, TCPListener, create_tcp_listener, create_unix_listener
 from ..console.command_status import CommandStatus
 from ..console.exit_codes import CommandError, ExitCode
+from ..console.library_warnings import library_warnings
 from ..console.values import Address
 from .command_connection import CommandConnection, set_up
 from .connecting import connect_error_text
@@ -28,26 +29,28 @@ Listener = TCPListener | SocketListener
 async def listening(address: Address, status: CommandStatus) -> AsyncIterator[tuple[Listener, Address]]:
     """Listen, and print the address, since scripts wait for that line. Yields the listener and its real address.
 
-    At the end of the block the listener is closed, and the file of a UNIX socket is removed.
+    What the library logs in the block is printed. At its end the listener is closed, and the file of a UNIX socket is
+    removed.
 
     :raises CommandError: listening failed
     """
-    try:
-        listener, real_address = await _listen(address)
-    except ConnectionFailed as error:
-        raise CommandError(ExitCode.CONNECTION, connect_error_text(error)) from error
-    except (OSError, ValueError) as error:
-        reason = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else str(error)
-        raise CommandError(ExitCode.CONNECTION, f"cannot listen on {address}: {reason}") from error
-    try:
-        status.facts["listening"] = str(real_address)
-        status.inform(f"listening on {real_address}")
-        yield listener, real_address
-    finally:
-        if address.path is not None and not address.path.startswith("\0"):
-            with suppress(OSError):  # somebody else has removed it
-                os.unlink(address.path)
-        await listener.aclose()  # noqa: ASYNC102 - it does not wait
+    with library_warnings(status):
+        try:
+            listener, real_address = await _listen(address)
+        except ConnectionFailed as error:
+            raise CommandError(ExitCode.CONNECTION, connect_error_text(error)) from error
+        except (OSError, ValueError) as error:
+            reason = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else str(error)
+            raise CommandError(ExitCode.CONNECTION, f"cannot listen on {address}: {reason}") from error
+        try:
+            status.facts["listening"] = str(real_address)
+            status.inform(f"listening on {real_address}")
+            yield listener, real_address
+        finally:
+            if address.path is not None and not address.path.startswith("\0"):
+                with suppress(OSError):  # somebody else has removed it
+                    os.unlink(address.path)
+            await listener.aclose()  # noqa: ASYNC102 - it does not wait
 
 
 async def _listen(address: Address) -> tuple[Listener, Address]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 from argparse import Namespace
 from dataclasses import asdict
 from functools import partial
@@ -42,7 +41,6 @@ def run_server(options: Namespace) -> int:
 
 
 async def _serve(options: Namespace, status: CommandStatus, files: StaticFiles, shutdown: Shutdown) -> int:
-    _print_warnings_of_the_library(status)
     try:
         context = server_context(options)
         async with listening(options.bind, status) as (listener, address):
@@ -67,16 +65,3 @@ def _print(options: Namespace, status: CommandStatus, exchange: Exchange) -> Non
         print_stdout(json.dumps(asdict(exchange)))
     else:
         status.inform(str(exchange))
-
-
-def _print_warnings_of_the_library(status: CommandStatus) -> None:
-    """Print what the library logs: descriptors that run out, a file that cannot be read."""
-
-    class Handler(logging.Handler):
-        def emit(self, record: logging.LogRecord) -> None:
-            error = record.exc_info[1] if record.exc_info else None
-            status.warn(f"{record.getMessage()}: {error}" if error else record.getMessage())
-
-    logger = logging.getLogger("roket_trio")
-    logger.addHandler(Handler(logging.WARNING))
-    logger.propagate = False
