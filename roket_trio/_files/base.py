@@ -151,7 +151,8 @@ class FileStream:
                     finish()
         except OSError as error:
             raise broken(f"closing {self._name} failed", error) from error
-        except KeyboardInterrupt:  # Trio may raise it before the thread begins, in a shield too
+        except BaseException:
+            # A signal's handler has raised it, before the thread began, or before a thread was needed.
             if not self._has_closed.closed:
                 self._collected()
             raise

@@ -16,6 +16,7 @@ from typing import Any, final
 import anyio
 
 from .._errors import ClosedResourceError
+from .._kernel.fd import is_from_kernel
 from .._loops import Loop
 from .descriptor import OpenFile
 from .objects import ASK_AGAIN
@@ -46,7 +47,8 @@ class Sink(ABC):
     def __init__(self) -> None:
         self.counts = WriteCounts()
         self.progress = 0
-        """How many bytes of the last item were written."""
+        """How many bytes of the last item were written. The complement, ~progress, where an unknown number of bytes may
+        have been written in addition: a signal's handler has raised an exception before they were counted."""
 
     @abstractmethod
     async def write(self, item: memoryview, worker: Worker) -> None:
@@ -91,11 +93,11 @@ class ThreadSink(Sink):
             self._flush()
         total = item.nbytes
         while self.progress < total:
-            rest = item[self.progress :] if self.progress else item
-            count = os.write(self._fd, rest)
+            with item[self.progress :] as rest:
+                count = os.write(self._fd, rest)
             if not count:  # write(2) does not say that this can happen; trying again might never end
                 raise OSError(errno.EIO, "the file takes no more bytes")
-            self.count_written(count, rest.nbytes)
+            self.count_written(count, total - self.progress)
 
 
 @final
@@ -111,16 +113,33 @@ class PolledSink(Sink):
     async def write(self, item: memoryview, worker: Worker) -> None:
         descriptor = self._descriptor
         while self.progress < item.nbytes:
-            rest = item[self.progress : self.progress + _PIPE_SLICE]
-            try:
-                self.count_written(os.write(descriptor.fd, rest), rest.nbytes)
-            except BlockingIOError:
+            with item[self.progress : self.progress + _PIPE_SLICE] as rest:
+                is_written = self._try_write(rest)
+            if not is_written:
                 await descriptor.wait(worker.loop)
                 continue
             if self.progress < item.nbytes and worker.loop.yield_is_due():
                 await worker.loop.checkpoint()
                 if descriptor.is_closed:
                     raise ClosedResourceError
+
+    def _try_write(self, rest: memoryview) -> bool:
+        done = self.progress
+        self.progress = ~done
+        try:
+            count = os.write(self._descriptor.fd, rest)
+        except OSError as error:
+            if not is_from_kernel(error):
+                raise
+            self.progress = done
+            if isinstance(error, BlockingIOError):
+                return False
+            raise
+        self.progress = done + count
+        self.counts.sent_bytes += count
+        if count < rest.nbytes:
+            self.counts.short_writes += 1
+        return True
 
     def write_now(self, item: memoryview) -> int:
         """Write as much as fits.
@@ -163,19 +182,33 @@ class ObjectSink(Sink):
 
     async def write(self, item: memoryview, worker: Worker) -> None:
         if self._is_memory:
-            self.count_written(self._file.write(item), item.nbytes)
+            self.progress = ~0
+            try:
+                count = self._file.write(item)
+            except (ValueError, BufferError):  # it is closed, or a view of it is held
+                self.progress = 0
+                raise
+            self.progress = count
+            self.counts.sent_bytes += count
             return
         while self.progress < item.nbytes:
-            rest = item[self.progress :]
             self.counts.thread_hops += 1
-            count = await worker.loop.run_in_thread(self._file.write, rest)
-            if count is None and isinstance(self._file, io.RawIOBase):  # non-blocking, and full
+            # It is counted in the thread, which no signal interrupts.
+            if not await worker.loop.run_in_thread(self._write_rest, item):
                 await anyio.sleep(ASK_AGAIN)
                 if self._is_closed:
                     raise ClosedResourceError
-                continue
-            # An object that does not follow io's interface may return None: it has taken everything.
-            self.count_written(count if isinstance(count, int) else rest.nbytes, rest.nbytes)
+
+    def _write_rest(self, item: memoryview) -> bool:
+        """In a worker thread: write what is left, or a part of it. False: the object is non-blocking, and full."""
+        with item[self.progress :] as rest:
+            left = rest.nbytes
+            count = self._file.write(rest)
+        if count is None and isinstance(self._file, io.RawIOBase):
+            return False
+        # An object that does not follow io's interface may return None: it has taken everything.
+        self.count_written(count if isinstance(count, int) else left, left)
+        return True
 
     def wake(self) -> None:
         self._is_closed = True

@@ -12,10 +12,12 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable
+from itertools import starmap
 from queue import SimpleQueue
 from time import monotonic
 from typing import Any, TypeVar, cast, final
 
+from .._kernel.fd import OwnedDescriptors
 from .._loops import Loop, Readiness
 
 T = TypeVar("T")
@@ -57,10 +59,23 @@ class Worker:
         if self._own is None:
             self._hops += 1
             if self._hops >= _BEGIN_AT_HOP and _AVAILABLE:
-                self._own = _start(self.loop)
+                self._start()
             if self._own is None:
                 return await self.loop.run_in_thread(function, *args)
         return cast(T, await self._own.run(function, args))
+
+    def _start(self) -> None:
+        try:
+            _tokens.pop()
+        except IndexError:  # there are enough already
+            return
+        self._own = _Thread(self.loop)
+        try:
+            if not self._own.start():
+                self._own = None
+        except BaseException:
+            self.end()
+            raise
 
     def begin(self, function: Callable[..., object], *args: object) -> bool:
         """Begin to call ``function(*args)`` in the thread of its own; :meth:`finish` waits for it.
@@ -84,26 +99,17 @@ class Worker:
             own.end()
 
 
-def _start(loop: Loop) -> _Thread | None:
-    try:
-        token = _tokens.pop()
-    except IndexError:  # there are enough already
-        return None
-    try:
-        return _Thread(loop)
-    except (OSError, RuntimeError):  # too many descriptors, or threads
-        _tokens.append(token)
-        return None
-
-
 @final
 class _Thread:
+    """The thread. :meth:`start` it once its owner has it, so that no exception can lose it."""
+
     __slots__ = (
         "_done",
         "_error",
         "_finished",
         "_is_awaited",
         "_is_busy",
+        "_is_over",
         "_jobs",
         "_no_wait_until",
         "_readiness",
@@ -118,34 +124,48 @@ class _Thread:
         self._jobs: SimpleQueue[tuple[Callable[..., Any], tuple[Any, ...]] | None] = SimpleQueue()
         self._result: Any = None
         self._error: BaseException | None = None
-        self._done = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-        self._is_awaited = self._is_busy = False
+        self._is_awaited = False
+        # Whether a call was begun whose end nobody has seen, and whether it has ended.
+        self._is_busy = self._is_over = False
         self._no_wait_until = 0.0
         self._finished = threading.Lock()
         self._finished.acquire()
+        self._thread: threading.Thread | None = None
+        self._readiness: Readiness | None = None
+
+    def start(self) -> bool:
+        """Start the thread. False where there are too many descriptors, or threads."""
         try:
+            self._done = OwnedDescriptors(starmap(os.eventfd, ((0, os.EFD_NONBLOCK | os.EFD_CLOEXEC),)))
+            self._readiness = self.loop.readiness(self._done[0])
             self._thread = threading.Thread(target=self._work, name="roket_trio file worker", daemon=True)
             self._thread.start()
-        except RuntimeError:
-            os.close(self._done)
-            raise
-        except BaseException:  # Ctrl-C while the thread starts, which is waited for
-            self._jobs.put(None)
-            raise
-        self._readiness: Readiness = loop.readiness(self._done)
+        except (OSError, RuntimeError):
+            if self._readiness is not None:
+                self._readiness.close()
+            _tokens.append(None)
+            return False
+        return True
 
     async def run(self, function: Callable[..., Any], args: tuple[Any, ...]) -> Any:
         self.begin(function, args)
         return await self.finish()
 
     def begin(self, function: Callable[..., Any], args: tuple[Any, ...]) -> None:
+        self._settle()
+        self._finished.acquire(blocking=False)
+        self._is_over = False
         self._is_busy = True
         self._jobs.put((function, args))
 
     async def finish(self) -> Any:
-        if not self._is_finished_soon():
-            await self.loop.shielded(self._wait)
-            self._is_awaited = False
+        try:
+            if not self._is_finished_soon():
+                await self.loop.shielded(self._wait)
+        except BaseException:
+            self._settle()
+            raise
+        self._is_awaited = False
         self._is_busy = False
         result, error_of_job = self._result, self._error
         self._result = self._error = None
@@ -155,6 +175,17 @@ class _Thread:
             finally:
                 del error_of_job  # it holds this frame
         return result
+
+    def _settle(self) -> None:
+        """Block until a call is over whose wait was interrupted: by a signal's handler, or by the end of the loop.
+
+        It uses the caller's buffer and descriptor, and what it counts has to be right when the exception is seen.
+        """
+        if self._is_busy and threading.current_thread() is not self._thread:  # where the collector may be at work
+            if not self._is_over:
+                self._finished.acquire()
+            self._is_busy = self._is_awaited = False
+            self._result = self._error = None
 
     def _is_finished_soon(self) -> bool:
         now = monotonic()
@@ -170,15 +201,16 @@ class _Thread:
         self._is_awaited = True
         while not self._finished.acquire(blocking=False):
             try:
-                os.eventfd_read(self._done)  # it may be from an earlier call
+                os.eventfd_read(self._done[0])  # it may be from an earlier call
             except BlockingIOError:
+                assert self._readiness is not None
                 await self._readiness.wait_readable()
 
     def _work(self) -> None:
         while True:
             job = self._jobs.get()
             if job is None:
-                os.close(self._done)
+                self._done.close()
                 _tokens.append(None)
                 return
             function, args = job
@@ -187,13 +219,15 @@ class _Thread:
             except BaseException as error:  # noqa: ASYNC103 - raised where it is awaited
                 self._error = error
             del job, function, args  # release the caller's buffer
+            self._is_over = True
             self._finished.release()
             if self._is_awaited:
-                os.eventfd_write(self._done, 1)
+                os.eventfd_write(self._done[0], 1)
 
     def end(self) -> None:
-        self._readiness.close()
-        self._jobs.put(None)
-        if self._thread is not threading.current_thread():
+        self._jobs.put(None)  # first: a second signal leaves no thread either
+        if self._readiness is not None:
+            self._readiness.close()
+        if self._thread is not None and self._thread.ident and self._thread is not threading.current_thread():
             # It is busy only when its task was never finished; what it uses must not be closed before it has ended.
             self._thread.join(None if self._is_busy else _END_SECONDS)

@@ -13,8 +13,8 @@ import anyio
 import anyio.abc
 import trio
 
-from .._errors import BrokenResourceError, BusyResourceError, broken
-from .._kernel.fd import FileKind
+from .._errors import BrokenResourceError, broken
+from .._kernel.fd import FileKind, is_from_kernel
 from .._loops import Loop, current_loop
 from .._public import public
 from .._unclosed import opened_at
@@ -131,17 +131,24 @@ class FileWriteStream(FileStream, anyio.abc.ByteSendStream, trio.abc.SendStream)
         await self._send(data, at_once=True)
 
     async def _send(self, item: bytes | bytearray | memoryview, *, at_once: bool) -> None:
-        view = memoryview(item)
-        flat = view if view.format == "B" and view.ndim == 1 and view.contiguous else view.cast("B")
+        # Held to the end, so that whoever resizes the buffer gets BufferError.
+        with memoryview(item) as view:
+            if view.format == "B" and view.ndim == 1 and view.contiguous:
+                await self._send_view(view, at_once)
+            else:
+                with view.cast("B") as flat:
+                    await self._send_view(flat, at_once)
+
+    async def _send_view(self, flat: memoryview, at_once: bool) -> None:
         loop = self._loop or self._running_loop()
         self._check_open()
-        try:
-            self._guard.acquire()
-        except BusyResourceError:
+        guard = self._guard
+        if guard.is_taken:
             self._is_incomplete = True
-            raise
-        self._sink.progress = 0
+            guard.check()  # raises
+        guard.is_taken = True
         try:
+            self._sink.progress = 0
             await (loop.checkpoint() if at_once else loop.step())
             self._check_open()  # another task may have closed it meanwhile
             if self._cut is not None:
@@ -150,6 +157,8 @@ class FileWriteStream(FileStream, anyio.abc.ByteSendStream, trio.abc.SendStream)
                 await self._sink.write(flat, self._worker_of(loop))
         except OSError as error:
             self._note(flat.nbytes)
+            if not is_from_kernel(error) and not isinstance(self._sink, ObjectSink):
+                raise
             how_far = f"after {self._sink.progress} of {flat.nbytes} bytes"
             raise broken(f"writing {self._name} failed {how_far}", error) from error
         except BaseException:
@@ -162,7 +171,9 @@ class FileWriteStream(FileStream, anyio.abc.ByteSendStream, trio.abc.SendStream)
         """Note that a send of ``total`` bytes was not completed."""
         self._is_incomplete = True
         done = self._sink.progress
-        if 0 < done < total and isinstance(self._sink, PolledSink):
+        if done < 0:
+            self._cut = f"an earlier send to {self._name} was cut after at least {~done} of {total} bytes"
+        elif 0 < done < total and isinstance(self._sink, PolledSink):
             self._cut = f"an earlier send to {self._name} was cut after {done} of {total} bytes"
 
     async def wait_send_all_might_not_block(self) -> None:

@@ -75,18 +75,23 @@ def is_from_kernel(error: OSError) -> bool:
     """Whether a system call has raised ``error``, and so has done nothing.
 
     Otherwise the handler of a signal has raised it (``TimeoutError``, for example). Python runs handlers when a call
-    has returned, before its result is stored: nobody knows what the call has done. A handler is recognized by the frame
-    that it has interrupted, which Python gives it as an argument.
+    has returned, before its result is stored: nobody knows what the call has done.
     """
-    if error.errno is None:
-        return False
+    return error.errno is not None and not is_from_handler(error)
+
+
+def is_from_handler(error: BaseException) -> bool:
+    """Whether the handler of a signal has raised ``error``, which the caller has caught.
+
+    A handler is recognized by the frame that it has interrupted, which Python gives it as an argument.
+    """
     below = error.__traceback__
     while below is not None and below.tb_next is not None:
         interrupted, below = below.tb_frame, below.tb_next
         for value in below.tb_frame.f_locals.values():
             if value is interrupted or (type(value) is tuple and len(value) == 2 and value[1] is interrupted):
-                return False
-    return True
+                return True
+    return False
 
 
 @final

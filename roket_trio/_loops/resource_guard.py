@@ -60,7 +60,10 @@ class ResourceGuard:
         await self._released.wait()
 
     def __enter__(self) -> None:
-        self.acquire()
+        # Not by acquire(): a signal's handler may raise when it has returned, and then nobody would release the guard.
+        if self.is_taken:
+            raise BusyResourceError(self._doing)
+        self.is_taken = True
 
     def __exit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
 from time import monotonic
@@ -54,8 +55,24 @@ class TrioLoop(Loop):
         raise AssertionError("a shield swallows nothing")
 
     async def run_in_thread(self, function: Callable[..., T], *args: object) -> T:
-        with trio.CancelScope(shield=True):  # Trio checks for cancellation once, before the thread begins
-            result: T = await trio.to_thread.run_sync(function, *args, limiter=self._threads)
-            self.waited()
-            return result
+        # The thread holds it while it makes the call. Reentrant, since the collector may close this coroutine there.
+        calling = threading.RLock()
+        is_withdrawn = False
+
+        def call() -> T | None:
+            with calling:
+                return None if is_withdrawn else function(*args)
+
+        try:
+            with trio.CancelScope(shield=True):  # Trio checks for cancellation once, before the thread begins
+                result = cast(T, await trio.to_thread.run_sync(call, limiter=self._threads))
+                self.waited()
+                return result
+        except BaseException:
+            # A signal's handler may have raised it, or the run is at its end. The thread is waited for nevertheless:
+            # it uses the caller's buffer and descriptor.
+            is_withdrawn = True
+            with calling:
+                pass
+            raise
         raise AssertionError("a shield swallows nothing")

@@ -6,6 +6,7 @@ from typing import NoReturn
 
 from .._connection.connection import Connection
 from .._errors import BrokenResourceError, ClosedResourceError, TruncatedError, describe
+from .._kernel.fd import is_from_handler
 from .ends import Reader, Writer
 from .rate_limit import RateLimiter
 
@@ -81,6 +82,8 @@ class Progress:
         :param side: "source" or "sink"
         :param error: what the system call raised, or a stream that is not ours
         """
+        if is_from_handler(error):
+            raise error
         end: Reader | Writer = self.reader if side == "source" else self.writer
         if isinstance(error, OSError) and isinstance(closed := end.lost(error), ClosedResourceError):
             raise closed from error

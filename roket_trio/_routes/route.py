@@ -12,6 +12,7 @@ import anyio
 
 from .._connection.connection import Connection
 from .._errors import BrokenResourceError, ClosedResourceError
+from .._kernel.fd import is_from_handler
 from .._loops import current_loop
 from .counts import checked_count
 from .ends import Reader, Writer
@@ -89,7 +90,7 @@ class Route(Progress):
             except BaseException as error:
                 # Whatever a signal's handler raises may have come between a system call and its count.
                 known, self.unknown = self.unknown, "how many bytes were moved"
-                if isinstance(error, (*_ORDERLY, anyio.get_cancelled_exc_class())):
+                if isinstance(error, (*_ORDERLY, anyio.get_cancelled_exc_class())) and not is_from_handler(error):
                     self.unknown = known
                 raise
             finally:
