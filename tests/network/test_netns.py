@@ -282,7 +282,9 @@ async def test_a_close_towards_a_vanished_peer_is_bounded_and_so_is_what_it_leav
         report = report_of(stream)
         assert (report.outcome, report.acked, report.unacked_bytes) == (CloseOutcome.UNACKED, False, 5000)
         assert not net.sockets(held=True)
-        assert [orphan.state for orphan in net.sockets()] == [TCPState.FIN_WAIT1]
+        orphans = net.sockets()
+        # Unless this process has slept through the orphan's whole life.
+        assert [orphan.state for orphan in orphans] == [TCPState.FIN_WAIT1] or time.monotonic() - closed > 0.3
         await until(lambda: not net.sockets())
         assert 0.3 < time.monotonic() - closed < 1 + SLACK
 

@@ -62,6 +62,6 @@ def inner(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, compiled: 
         arguments = ("-p", "no:cacheprovider", *LOAD, *arguments)
         if in_process:
             return pytester.runpytest_inprocess(*arguments)
-        return pytester.runpytest_subprocess(*arguments, timeout=120)
+        return pytester.runpytest_subprocess(*arguments, timeout=300)
 
     return run

@@ -66,6 +66,7 @@ def test_it(closes_cleanly):
     with connect(peer) as sock:
         sock.recv(10)
         peer.wait_for("fin sent", seconds=10)
+    assert peer.wait_finished(10)
 """
 
 
@@ -91,8 +92,10 @@ def test_a_reset_without_data_is_explained(inner: Inner) -> None:
     result = inner(
         """
         def test_it(closes_cleanly):
-            with connect(closes_cleanly()) as sock:
+            peer = closes_cleanly()
+            with connect(peer) as sock:
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\\1\\0\\0\\0\\0\\0\\0\\0")
+            assert peer.wait_finished(10)
         """
     )
     result.assert_outcomes(failed=1)
@@ -108,9 +111,9 @@ def test_a_reset_after_the_fin_is_explained(inner: Inner) -> None:
             connect(peer).close()
         """
     )
-    result.assert_outcomes(passed=1, errors=1)
+    assert result.ret == pytest.ExitCode.TESTS_FAILED  # in the teardown, or on a busy machine in the test
     assert re.search(
-        r"why: 0\.2\d\d s after its FIN the program's side reset the connection: it had closed its socket while its "
+        r"why: \d+\.\d+ s after its FIN the program's side reset the connection: it had closed its socket while its "
         r"peer still sent",
         in_one_line(result),
     )
@@ -125,12 +128,13 @@ def test_a_late_close_is_explained(inner: Inner) -> None:
             with connect(peer):
                 peer.wait_for("fin sent", seconds=10)
                 time.sleep(0.3)
+            assert peer.wait_finished(10)
         """
     )
     result.assert_outcomes(failed=1)
     result.stdout.fnmatch_lines(
         [
-            "the program closed 0.[34] s after its peer had finished; 0.1 s are allowed",
+            "the program closed *.* s after its peer had finished; 0.1 s are allowed",
             "why: it was in CLOSE_WAIT until then: the peer's FIN had arrived, and nobody acted on it",
             "to do: close the connection when a receive reports the end*",
         ]
@@ -235,7 +239,9 @@ def test_a_fin_where_a_reset_was_expected_is_explained(inner: Inner) -> None:
         """
         @pytest.mark.closes(expect="reset")
         def test_it(close_peer):
-            connect(close_peer()).close()
+            peer = close_peer()
+            connect(peer).close()
+            assert peer.wait_finished(10)
         """
     )
     result.assert_outcomes(failed=1)

@@ -25,7 +25,7 @@ from support.roket_command import environment
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 DOCS: Final = ROOT / "docs"
-LIMIT: Final = 30.0  # seconds for whatever a page waits for
+LIMIT: Final = 120.0  # seconds for whatever a page waits for
 
 _DIRECTIVE: Final = re.compile(
     r"^(?P<indent> *)\.\. (?P<name>code-block|code|sourcecode|literalinclude):: *(?P<value>.*)$"

@@ -12,7 +12,7 @@ from pathlib import Path
 from support.roket_command import environment as environment_of
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
-LIMIT = 60.0  # seconds, for whatever is waited for
+LIMIT = 120.0  # seconds, for whatever is waited for
 
 
 @contextmanager
