@@ -79,7 +79,7 @@ def test_without_root_everything_else_works(pytester: pytest.Pytester, inner: In
         pytest.skip("setpriv (util-linux) is missing")
     inner(CLEAN, in_process=True).assert_outcomes(passed=7, skipped=1, xfailed=1)
     command = [setpriv, "--bounding-set=-all", "--inh-caps=-all", sys.executable, "-m", "pytest"]
-    result = pytester.run(*command, "-p", "no:cacheprovider", *LOAD, "--roket-census", timeout=120)
+    result = pytester.run(*command, "-p", "no:cacheprovider", *LOAD, "--roket-census", timeout=300)
     result.assert_outcomes(passed=7, skipped=1, xfailed=1)
     result.stdout.fnmatch_lines(
         [
