@@ -94,7 +94,7 @@ def finalize(
     try:
         what = describe()
         close()
-    except Exception:
+    except BaseException:  # of a signal's handler too
         release()
         if not _is_finalizing():
             raise

@@ -315,22 +315,20 @@ class Connection:
                 await self.descriptor_users.wait_until_none(self.loop)  # noqa: ASYNC102 - shields itself
                 if self._report is None:  # cancelled: this call, too, releases the descriptor before it raises
                     self._closing.interrupt()
-                    self._finish(self._closing.release())
+                    self._end(self._closing, resets=self.life.is_cut)
             return
         closing = self._begin_closing()
         try:
             await self.descriptor_users.wait_until_none(self.loop)
             if self._report is not None:  # another task has reset it meanwhile
                 pass
-            elif self.life.is_cut:
-                self._finish(closing.reset())
-            elif closing.begin():
-                self._finish(closing.release())
+            elif self.life.is_cut or closing.begin():
+                self._end(closing, resets=self.life.is_cut)
             elif self._policy.linger_seconds > 0:
                 await closing.wait(self.loop)
         finally:
             if self._report is None:
-                self._finish(closing.release())
+                self._end(closing, resets=self.life.is_cut)
         await self.loop.checkpoint()
 
     def abort(self) -> None:
@@ -340,13 +338,15 @@ class Connection:
         closing = self._begin_closing() if self._closing is None else self._closing
         closing.interrupt()
         if self.descriptor_users.are_none:
-            self._finish(closing.reset())
+            self._end(closing, resets=True)
             return
         # First, so that no thread takes bytes that come after those that the reset drops.
         self.descriptor_users.stop()
         # The RST is sent at once.
-        self._finish(closing.reset(close=False))
-        self.descriptor_users.close_after_last()
+        try:
+            self._end(closing, resets=True, close=False)
+        finally:
+            self.descriptor_users.close_after_last()
 
     def close_now(self) -> None:
         """Close without waiting for anything. A second call has no effect.
@@ -361,11 +361,9 @@ class Connection:
             return
         closing = self._begin_closing() if self._closing is None else self._closing
         closing.interrupt()
-        if self.life.is_cut:
-            self._finish(closing.reset())
-        else:
+        if not self.life.is_cut:
             closing.begin()
-            self._finish(closing.release())
+        self._end(closing, resets=self.life.is_cut)
 
     def _begin_closing(self) -> LingeringClose:
         """Refuse new calls, wake the tasks that wait, and note a send that this stops in the middle of its item."""
@@ -380,6 +378,15 @@ class Connection:
             self.sock, self.accounting, self._policy, lost=life.loss is not None, peer_closed=life.has_received_eof
         )
         return self._closing
+
+    def _end(self, closing: LingeringClose, *, resets: bool, close: bool = True) -> None:
+        """Release or reset. What a signal's handler raises meanwhile leaves no descriptor, and no FIN behind a cut."""
+        try:
+            report = closing.reset(close=close) if resets else closing.release()
+        except BaseException:
+            self._finish(closing.give_up(resets=resets, close=close))
+            raise
+        self._finish(report)
 
     def _finish(self, report: CloseReport) -> None:
         self._report = report

@@ -132,17 +132,15 @@ class LingeringClose:
         """
         if self._report is not None:
             return self._report
-        try:
-            self._discard(_DISCARD_AT_LAST)
-            fin_acked = self._fin_is_acked()
-            # The FIN comes last. (Asked in this order: what is acknowledged in between cannot contradict the outcome.)
-            unacked = 0 if fin_acked else self._accounting.unacked(self._sock)
-            if not fin_acked and not self._reset:
-                tcp.bound_orphan(self._sock, ORPHAN_SECONDS, FIN_WAIT_SECONDS)
-            if not self._is_tcp:
-                self._close_receiving()
-        finally:
-            self._sock.close()
+        self._discard(_DISCARD_AT_LAST)
+        fin_acked = self._fin_is_acked()
+        # The FIN comes last. (Asked in this order: what is acknowledged in between cannot contradict the outcome.)
+        unacked = 0 if fin_acked else self._accounting.unacked(self._sock)
+        if not fin_acked and not self._reset:
+            tcp.bound_orphan(self._sock, ORPHAN_SECONDS, FIN_WAIT_SECONDS)
+        if not self._is_tcp:
+            self._close_receiving()
+        self._sock.close()
         if self._reset:
             outcome = CloseOutcome.RESET
         elif not fin_acked:
@@ -159,20 +157,29 @@ class LingeringClose:
         A UNIX socket has no RST: the peer sees the end of the stream, and unread data is dropped first, since it would
         give the peer ECONNRESET at one time and not at another.
         """
-        try:
-            self._discard(_DISCARD_AT_LAST)
-            unacked = self._accounting.unacked(self._sock)
-            if not self._is_tcp:
-                self._close_receiving()
-            else:
-                tcp.discard_on_close(self._sock)
-                # This sends the RST also while a thread or a forked child has the descriptor. It needs a module that
-                # cannot be loaded any more at the end of the interpreter: close() sends it then.
-                tcp.disconnect(self._sock)
-        finally:
-            if close:
-                self._sock.close()
+        self._discard(_DISCARD_AT_LAST)
+        unacked = self._accounting.unacked(self._sock)
+        if not self._is_tcp:
+            self._close_receiving()
+        else:
+            tcp.discard_on_close(self._sock)
+            # This sends the RST also while a thread or a forked child has the descriptor. It needs a module that
+            # cannot be loaded any more at the end of the interpreter: close() sends it then.
+            tcp.disconnect(self._sock)
+        if close:
+            self._sock.close()
         return self._finish(CloseOutcome.ABORTED, unacked)
+
+    def give_up(self, *, resets: bool, close: bool = True) -> CloseReport:
+        """Release the descriptor though a signal's handler has raised in :meth:`release` or :meth:`reset`.
+
+        :param resets: whether it was a reset
+        """
+        if close and self._sock.fileno() != -1:
+            if resets and self._is_tcp:
+                tcp.discard_on_close(self._sock)
+            self._sock.close()
+        return self._report or self._finish(CloseOutcome.ABORTED if resets else CloseOutcome.UNACKED, None)
 
     def _finish(self, outcome: CloseOutcome, unacked: int | None) -> CloseReport:
         self._report = CloseReport(

@@ -83,13 +83,13 @@ class Shooter:
             sys.setprofile(self._profile)
 
     def _profile(self, frame: FrameType, event: str, argument: Any) -> None:
-        if not frame.f_code.co_filename.startswith(PACKAGE):
-            return
+        if not frame.f_code.co_filename.startswith(PACKAGE) or frame.f_code.co_name == "finalize":
+            return  # Python drops what a handler raises in a finalizer: its first and last steps promise nothing
         if event == "c_return":
             if self.shot.by == "system call" and argument.__name__ not in SYSTEM_CALLS:
                 return
             name = argument.__name__
-        elif event == "call" and self.shot.by == "call":
+        elif event == "call" and self.shot.by == "call" and frame.f_code.co_name != "__del__":
             name = ""
         else:
             return

@@ -1,0 +1,88 @@
+"""A signal's handler raises in a close: that comes out, the descriptor is gone, and a cut is no clean end."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import socket
+import sys
+from typing import Any
+
+import anyio
+import pytest
+from support.interruptions import INTERRUPTIONS, Interrupted, interruption
+from support.sockets import Pair, count_to_end
+from support.streams import ENDLESS, report_of, stream_over
+from support.threads import thread
+from support.waiting import until
+
+from roket_trio import CloseOutcome, SocketStream
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="RST as Linux has it")
+
+
+async def cut(stream: SocketStream) -> None:
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(stream.send, ENDLESS)
+        await until(lambda: stream.statistics().sent_bytes > 0)
+        tasks.cancel_scope.cancel()
+
+
+async def close(stream: SocketStream, how: str) -> None:
+    if how == "abort":
+        stream.abort()
+    else:
+        await stream.aclose()
+
+
+@pytest.mark.parametrize("kind", INTERRUPTIONS)
+@pytest.mark.parametrize("how", ["aclose", "abort"])
+@pytest.mark.parametrize("name", ["recv_into", "getsockopt", "shutdown", "close"])
+async def test_what_a_handler_raises_in_a_close_comes_out_and_the_descriptor_is_gone(
+    any_pair: Pair, monkeypatch: pytest.MonkeyPatch, kind: str, how: str, name: str
+) -> None:
+    error = interruption(kind)
+    ours, peer = any_pair
+    with thread(count_to_end, peer) as counted:
+        async with stream_over(ours) as stream:
+            await stream.send(b"whole")
+            with monkeypatch.context() as patch, contextlib.suppress(type(error)):
+                interrupted = Interrupted(getattr(socket.socket, name), error)
+                patch.setattr(socket.socket, name, interrupted, raising=False)
+                await close(stream, how)
+                # Some of these are not called on each way, and an OSError may be the answer of the call itself.
+                assert not interrupted.raised or isinstance(error, OSError)
+            assert stream._connection.sock.fileno() == -1
+            report = report_of(stream)
+            await stream.aclose()
+            stream.abort()
+            assert report_of(stream) == report
+    received, end = counted.result()
+    if how == "aclose" and report.outcome in (CloseOutcome.CLEAN, CloseOutcome.ACKED):
+        assert (received, end) == (5, "FIN")
+
+
+@pytest.mark.parametrize("kind", INTERRUPTIONS)
+@pytest.mark.parametrize("how", ["aclose", "abort", "collected"])
+@pytest.mark.parametrize("name", ["recv_into", "getsockopt", "setsockopt"])
+async def test_a_close_of_a_cut_stream_that_is_interrupted_resets_all_the_same(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch, kind: str, how: str, name: str
+) -> None:
+    error: Any = interruption(kind)
+    ours, peer = pair
+    stream: Any = await SocketStream.from_socket(ours)
+    await cut(stream)
+    with monkeypatch.context() as patch, contextlib.suppress(type(error)):
+        patch.setattr(sys, "unraisablehook", lambda _: None)
+        patch.setattr(socket.socket, name, Interrupted(getattr(socket.socket, name), error), raising=False)
+        if how == "collected":
+            holder = [stream]
+            holder.append(holder)
+            del stream, holder
+            with pytest.warns(ResourceWarning, match="unclosed"):
+                gc.collect()
+        else:
+            await close(stream, how)
+    with thread(count_to_end, peer) as counted:
+        pass
+    assert counted.result()[1] == "RST"
