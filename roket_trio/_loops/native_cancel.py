@@ -75,25 +75,41 @@ class Call(Generic[T]):
 
 
 async def outlast(future: asyncio.Future[Any]) -> asyncio.CancelledError | None:
-    """Wait for ``future`` even if the task is cancelled; returns the cancellation, for :func:`deliver_later`."""
+    """Wait for ``future`` even if the task is cancelled; returns the cancellation, for :class:`Outlasted`."""
     interruption = None
     while not future.done():
         try:
             await asyncio.wait((future,))
-        except asyncio.CancelledError as error:  # noqa: ASYNC103 - see deliver_later
+        except asyncio.CancelledError as error:  # noqa: ASYNC103 - see Outlasted
             interruption = error
     return interruption
 
 
-def deliver_later(interruption: asyncio.CancelledError) -> None:
-    """Raise a cancellation at the task's next await."""
-    if (task := asyncio.current_task()) is not None:
-        # Not at once: the request may be withdrawn before the task waits again (an asyncio.timeout() whose block ends
-        # with this call), and before Python 3.13 a cancellation that a running task asks for is raised all the same.
-        task.get_loop().call_soon(_deliver, task, interruption.args)
+@final
+class Outlasted:
+    """The cancellations that the tasks of one loop have outlasted, until they are delivered."""
 
+    __slots__ = ("tasks",)
 
-def _deliver(task: asyncio.Task[object], message: tuple[object, ...]) -> None:
-    if task.cancelling():
-        task.uncancel()  # so that asyncio.timeout() and TaskGroup count this request once
-        task.cancel(*message)
+    def __init__(self) -> None:
+        self.tasks: set[int] = set()
+        """The ids of the tasks that are to raise one at their next checkpoint.
+
+        A checkpoint that need not wait must look here (and then let other tasks run): a task that only ever waits in
+        shielded calls would outlast its cancellation again and again.
+        """
+
+    def deliver_later(self, interruption: asyncio.CancelledError) -> None:
+        """Raise a cancellation at the task's next await."""
+        if (task := asyncio.current_task()) is not None:
+            # Not at once: the request may be withdrawn before the task waits again (an asyncio.timeout() whose block
+            # ends with this call), and before Python 3.13 a cancellation that a running task asks for is raised all the
+            # same.
+            self.tasks.add(id(task))
+            task.get_loop().call_soon(self._deliver, task, interruption.args)
+
+    def _deliver(self, task: asyncio.Task[object], message: tuple[object, ...]) -> None:
+        self.tasks.discard(id(task))
+        if task.cancelling():
+            task.uncancel()  # so that asyncio.timeout() and TaskGroup count this request once
+            task.cancel(*message)

@@ -264,9 +264,27 @@ class WithoutWeakReferences:
 def test_where_anyio_is_built_otherwise_its_own_check_does(
     monkeypatch: pytest.MonkeyPatch, name: str, other: object
 ) -> None:
-    monkeypatch.setattr(f"anyio._backends._asyncio.{name}", other)
+    checks = 0
 
-    async def check() -> Callable[..., Any]:
-        return current_loop().checkpoint_if_cancelled
+    async def its_own() -> None:
+        nonlocal checks
+        checks += 1
 
-    assert asyncio.run(check()) is anyio.lowlevel.checkpoint_if_cancelled
+    async def main() -> None:
+        with monkeypatch.context() as patch:
+            patch.setattr(f"anyio._backends._asyncio.{name}", other)
+            loop = current_loop()
+        await loop.checkpoint_if_cancelled()
+        assert checks == 1
+        task = asyncio.current_task()
+        assert task is not None
+        # AnyIO's check does not know of a cancellation that a call of ours has outlasted.
+        task.get_loop().call_soon(task.cancel)
+        await loop.run_in_thread(time.sleep, 0.01)
+        with pytest.raises(asyncio.CancelledError):
+            await loop.checkpoint_if_cancelled()
+        assert checks == 1
+        task.uncancel()
+
+    monkeypatch.setattr(anyio.lowlevel, "checkpoint_if_cancelled", its_own)
+    asyncio.run(main())
