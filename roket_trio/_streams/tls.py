@@ -218,7 +218,7 @@ class TLSStream(tls.TLSStream, trio.abc.Stream):
     def _stopped(self) -> None:
         """Note that the current send stops here. It is a cut if anything of it is encrypted."""
         if self._encrypted:
-            self._life.cut(
+            self._records.cut(
                 f"an earlier send was stopped after {self._sent} to {self._encrypted} of {self._to_send} bytes"
             )
 

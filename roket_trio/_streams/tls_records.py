@@ -31,6 +31,7 @@ from .._connection.states import Direction, Lifecycle
 from .._errors import BrokenResourceError, BusyResourceError, ClosedResourceError, EndOfStream, broken
 from .._loops import ResourceGuard
 from .sockets import SocketStream
+from .transport import socket_stream_of
 
 T = TypeVar("T")
 
@@ -138,11 +139,19 @@ class Records:
         except (*_CLOSED, *_BROKEN) as error:
             raise _as_ours(error) from error
         except _BUSY as error:  # somebody else sends on the transport
-            self._life.cut(_MIDWAY)
+            self.cut(_MIDWAY)
             raise _as_ours(error) from error
         except BaseException:
-            self._life.cut(_MIDWAY)  # nobody knows how much of it went
+            self.cut(_MIDWAY)  # nobody knows how much of it went
             raise
+
+    def cut(self, what: str) -> None:
+        """Allow no further send; see :meth:`Lifecycle.cut`. The connection below is cut too: should anybody else close
+        it, or the collector, a FIN would look like an end to a peer that does not insist on close_notify."""
+        self._life.cut(what)
+        below = socket_stream_of(self.transport)
+        if below is not None:
+            below._connection.life.cut(what)
 
     def hold_back(self) -> None:
         """Send what OpenSSL has just written together with the next thing that is sent."""

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 import select
 import socket
 import ssl
 import sys
 import time
+import warnings
 from contextlib import suppress
 from typing import Any
 
@@ -57,6 +59,53 @@ async def test_a_send_cancelled_midway_cuts_the_stream(pair: Pair, contexts: Con
         end = await other_side(peer.read_to_end)
         assert end.data.startswith(b"complete")
         assert len(end.data) < len(ENDLESS)
+        assert end[1:] == (False, "RST")
+
+
+@pytest.mark.parametrize("cyclic", [False, True], ids=["counted", "cyclic"])
+async def test_a_forgotten_stream_that_was_cut_resets(pair: Pair, contexts: Contexts, cyclic: bool) -> None:
+    """A peer that does not insist on close_notify would take a FIN for the end."""
+    ours = [socket.socket(fileno=pair[0].detach())]
+    peer = Peer(pair[1], contexts.server, server_side=True)
+
+    async def forget() -> None:
+        stream = await adopt(ours.pop(), PATIENT)
+        with thread(peer.handshake):
+            tls = await wrap_tls(stream, hostname="localhost", ssl_context=contexts.client, standard_compatible=False)
+        if cyclic:
+            tls.itself = tls  # type: ignore[attr-defined]
+        await cut(tls)
+
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        # In a task of its own: a task keeps the exception that it was last cancelled with, and so its frames.
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(forget)
+        gc.collect()
+    assert [str(warning.message)[:9] for warning in caught] == ["unclosed "]
+    assert (await other_side(peer.read_to_end))[1:] == (False, "RST")
+
+
+async def test_a_stream_that_was_cut_between_two_records_resets_whoever_closes_it(
+    pair: Pair, contexts: Contexts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with tls_over(pair, contexts, standard=False) as (tls, peer):
+        give = Records._give
+
+        async def give_and_wait(records: Records, data: bytes) -> None:
+            await give(records, data)
+            given.set()
+            await anyio.sleep_forever()
+
+        given = anyio.Event()
+        with monkeypatch.context() as patch:
+            patch.setattr(Records, "_give", give_and_wait)
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(tls.send, DATA)
+                await given.wait()
+                tasks.cancel_scope.cancel()
+        await tls.transport_stream.aclose()
+        end = await other_side(peer.read_to_end)
         assert end[1:] == (False, "RST")
         assert outcome(tls) is CloseOutcome.ABORTED
 
