@@ -3,12 +3,14 @@ round."""
 
 from __future__ import annotations
 
+import contextlib
 import random
 import socket
 import ssl
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -482,32 +484,53 @@ def test_a_second_half_that_is_slow_is_not_cut(run: Run) -> None:
 
 def test_a_second_half_whose_peer_is_slow_to_take_it_is_not_cut(run: Run, swapped: bool) -> None:
     """For longer than the bound there is no space for one byte more, as the kernel holds a fill of the pipe."""
-    slowly = 640 << 10
+    # A machine that keeps the peer itself from taking anything for as long as the bound shows nothing: then once more.
+    assert any(relays_to_a_slow_peer(run, swapped) for _ in range(5))
+
+
+def relays_to_a_slow_peer(run: Run, swapped: bool) -> bool:
+    """:returns: whether it did; if not, the peer has stood still for about as long as it may"""
+    bound, slowly = 0.6, 640 << 10
     (sender, inner), (outer, slow) = socket_pair(), socket_pair(receive_buffer=16 << 10)
     slow.shutdown(socket.SHUT_WR)
     heard: list[int] = []
+    pauses: list[float] = []
+    cuts: list[PeerGoneError] = []
 
     def send() -> None:
-        sender.sendall(DATA)
-        sender.shutdown(socket.SHUT_WR)
+        with contextlib.suppress(ConnectionError):  # what it was cut for is judged below
+            sender.sendall(DATA)
+            sender.shutdown(socket.SHUT_WR)
 
     def take() -> None:
-        never, count = threading.Event(), 0
-        while chunk := slow.recv(8 << 10):
-            count += len(chunk)
-            if count < slowly:
-                never.wait(0.015)  # the peer's rate
+        never, count, last = threading.Event(), 0, time.monotonic()
+        try:
+            while chunk := slow.recv(8 << 10):
+                pauses.append(time.monotonic() - last)
+                last = time.monotonic()
+                count += len(chunk)
+                if count < slowly:
+                    never.wait(0.015)  # the peer's rate
+        except ConnectionError:
+            pauses.append(time.monotonic() - last)
         heard.append(count)
 
     async def main() -> None:
-        report = await relayed(inner, outer, swapped, linger_seconds=0.6)
-        assert report.left_to_right.bytes_moved + report.right_to_left.bytes_moved == len(DATA)
+        try:
+            report = await relayed(inner, outer, swapped, linger_seconds=bound)
+        except PeerGoneError as cut:
+            cuts.append(cut)
+        else:
+            assert report.left_to_right.bytes_moved + report.right_to_left.bytes_moved == len(DATA)
 
-    with threads(send, take):
-        run(main)
+    with sender, slow:
+        with threads(send, take):
+            run(main)
+    if cuts:
+        assert max(pauses) > 0.8 * bound, f"cut although the peer took something at least every {max(pauses)} s"
+        return False
     assert heard == [len(DATA)]
-    sender.close()
-    slow.close()
+    return True
 
 
 async def test_a_cancelled_relay_closes_neither_and_cuts_what_was_under_way() -> None:
