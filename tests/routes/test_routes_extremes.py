@@ -22,7 +22,7 @@ from support.planned_routes import ROWS, Kernel, Plan, carry_out, send_until_it_
 from support.sockets import connected, read_to_end
 from support.streams import stream_over
 from support.threads import thread
-from support.waiting import BOUND, until
+from support.waiting import AT_ONCE, BOUND, until
 
 from roket_trio import (
     ClosedResourceError,
@@ -82,7 +82,7 @@ async def test_a_transfer_that_waits_is_cancelled_promptly_with_bytes_in_flight(
                     took = time.monotonic() - began
                     stop.set()
                     source.abort()
-            assert took < 1, "50 ms are promised, on a machine that is not loaded"
+            assert took < AT_ONCE
             assert transfer.bytes_moved > 0
             if row == "socket-file":
                 assert (tmp_path / "out").stat().st_size == out.tell() == transfer.bytes_moved

@@ -21,7 +21,7 @@ from support.sent_files import BIG, Spy, _file_of, cut_after, finish_and_read, r
 from support.sockets import Pair, read_exactly, read_to_end, reset
 from support.streams import stream_over
 from support.threads import thread
-from support.waiting import until
+from support.waiting import AT_ONCE, until
 
 from roket_trio import (
     BrokenResourceError,
@@ -240,7 +240,7 @@ async def test_a_cancelled_transfer_returns_at_once_and_the_peer_can_tell(
             async with stalled(stream, file, count=BIG) as stall:
                 stall.scope.cancel()
             assert stall.seconds == 0  # it neither returned nor failed: it was cancelled
-            assert time.monotonic() - stall.since < 1
+            assert time.monotonic() - stall.since < AT_ONCE
             assert stream.statistics().sent_bytes == stall.sent
             assert await cut_after(stream) == (stall.sent, BIG)
             with pytest.raises(BrokenResourceError, match=f"{stall.sent} of {BIG} bytes"):
@@ -260,7 +260,7 @@ async def test_a_cancelled_transfer_that_is_never_read_is_reset(narrow: Pair, tm
                 stall.scope.cancel()
             began = time.monotonic()
             await stream.aclose()
-            assert time.monotonic() - began < 1
+            assert time.monotonic() - began < AT_ONCE
             assert stream.close_report is not None
             assert stream.close_report.outcome is CloseOutcome.ABORTED
             data, end = read_to_end(narrow[1])
@@ -280,7 +280,7 @@ async def test_a_close_by_another_task_ends_a_transfer_and_cuts_it(
                 else:
                     await stream.aclose()
             assert isinstance(stall.error, ClosedResourceError)
-            assert stall.seconds < 1
+            assert stall.seconds < AT_ONCE
             assert stream.close_report is not None
             assert stream.close_report.outcome is CloseOutcome.ABORTED
             assert read_to_end(narrow[1])[1] == "RST"

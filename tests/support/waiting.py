@@ -11,6 +11,9 @@ import anyio
 
 BOUND = 20.0  # seconds: no peer blocks for longer, and no wait takes longer
 PROGRAM_BOUND = 60.0  # seconds, for what another program does
+# Seconds, for what waits for nothing: 50 ms are promised, on a machine that is not loaded. What waits all the same
+# would do so for ever.
+AT_ONCE = 4.0
 
 
 async def until(condition: Callable[[], object]) -> None:
