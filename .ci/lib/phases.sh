@@ -124,7 +124,7 @@ wheel() {
 measured() {
   local python
   python=$(find_python "$1") || absent "no Python $1 on this machine"
-  export ROKET_SOAK_CONNECTIONS=20000 ROKET_INTERRUPTIONS=1000
+  export ROKET_SOAK_CONNECTIONS=20000 ROKET_INTERRUPTIONS=1000 ROKET_ACCIDENTS_SECONDS=120
   suite measured "$python" -- -m pytest --measured only
 }
 

@@ -542,7 +542,7 @@ def _address(data: bytes) -> str:
         try:
             address = parse(text)
         except ArgumentTypeError as error:
-            _check_words(error, most=4 * LONGEST)
+            _check_words(error, most=8 * LONGEST)  # what was typed, with escapes
             continue
         assert str(address)
         assert address.path is not None or 0 <= address.port <= 65535

@@ -196,6 +196,8 @@ async def _natively(operation: Operation, accident: str) -> None:
             task.cancel()
             with contextlib.suppress(BaseException):
                 await task
+        elif not task.cancelled():
+            task.exception()  # this task was ended before it could await it: nobody else will ask
 
 
 def _is_asyncio() -> bool:

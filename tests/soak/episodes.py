@@ -182,7 +182,9 @@ class EpisodeRun:
         self._loop_errors.clear()
         if self.shooter is not None:
             # Of two, one may come out as the context of the other, or be lost by an event loop.
-            if self.shooter.errors and not self.shooter.seen:
+            # So may one whose task was cancelled while its `async with` closed the stream: Cancelled takes its place.
+            was_cancelled = any("cancel" in one.record.accidents and not one.record.is_done for one in self.operations)
+            if self.shooter.errors and not self.shooter.seen and not was_cancelled:
                 self.wrong.append(f"a handler's exception came out nowhere: {self.shooter.errors}")
             self.shooter.errors.clear()
         for operation in self.operations:
