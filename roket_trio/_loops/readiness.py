@@ -29,7 +29,7 @@ class LibraryReadiness(Readiness):
             await self._loop.wait_readable(self._fd)
         except (anyio.ClosedResourceError, trio.ClosedResourceError):
             raise ClosedResourceError from None
-        self._loop.waited()
+        self._finish_wait()
 
     async def wait_writable(self) -> None:
         if self._is_closed:
@@ -38,6 +38,12 @@ class LibraryReadiness(Readiness):
             await self._loop.wait_writable(self._fd)
         except (anyio.ClosedResourceError, trio.ClosedResourceError):
             raise ClosedResourceError from None
+        self._finish_wait()
+
+    def _finish_wait(self) -> None:
+        # The loop wakes nobody whom it has woken already, for data that came in the same turn as the close.
+        if self._is_closed:
+            raise ClosedResourceError
         self._loop.waited()
 
     def close(self) -> None:

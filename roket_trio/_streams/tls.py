@@ -154,6 +154,7 @@ class TLSStream(tls.TLSStream, trio.abc.Stream):
             message = f"the connection ended without close_notify, after {self._received_bytes} bytes"
             raise TruncatedError(message, bytes_moved=self._received_bytes) from None
         except ssl.SSLZeroReturnError:  # the end, when close_notify was sent too
+            life.check_open()
             return b""
         except ssl.SSLError as error:
             life.check_open()
