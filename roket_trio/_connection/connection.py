@@ -211,23 +211,21 @@ class Connection:
                 self.life.check_open()
 
     async def send_eof(self) -> None:
-        """Queue the FIN, once.
+        """Queue the FIN, once. A checkpoint follows it, so that a cancelled task has sent it too.
 
         :raises BusyResourceError: another task is sending
         """
         self.life.check_open()
         self._send_guard.check()
+        if not self.life.sent_eof:
+            self.life.check_sending()
+            try:
+                self.sock.shutdown(socket.SHUT_WR)
+            except OSError as error:  # ENOTCONN: it is gone. SO_ERROR has the reason: a reset or EPIPE
+                reason = self.sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+                raise self.send_failed(OSError(reason, os.strerror(reason)) if reason else error) from error
+            self.life.happened(ConnectionEvent.EOF_SENT)
         await self.loop.checkpoint()
-        self.life.check_open()  # another task may have closed it at the checkpoint, or have sent EOF
-        if self.life.sent_eof:
-            return
-        self.life.check_sending()
-        try:
-            self.sock.shutdown(socket.SHUT_WR)
-        except OSError as error:  # ENOTCONN: it is gone. SO_ERROR has the reason: a reset or EPIPE
-            reason = self.sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
-            raise self.send_failed(OSError(reason, os.strerror(reason)) if reason else error) from error
-        self.life.happened(ConnectionEvent.EOF_SENT)
 
     # --- receiving ---------------------------------------------------------------------------------------------------
 

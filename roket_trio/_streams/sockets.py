@@ -144,6 +144,8 @@ class SocketStream(anyio.abc.SocketStream, trio.abc.HalfCloseableStream):
         :raises BrokenResourceError: the connection is gone, or an earlier send was cut
         :raises ClosedResourceError: this side has closed the stream
         :raises BusyResourceError: another task is sending
+
+        Cancellation: FIN is queued first, also in a task that is cancelled already, as in a ``finally`` clause.
         """
         await self._connection.send_eof()
 

@@ -19,7 +19,7 @@ import pytest
 import trio
 import trio.testing
 from support.socket_streams import RECEIVES, Receive, has_arrived, receive_exactly
-from support.sockets import Pair, read_to_fin, reset
+from support.sockets import Pair, read_to_end, read_to_fin, reset
 from support.streams import stream_over
 from support.threads import thread
 from support.waiting import BOUND, until
@@ -343,6 +343,24 @@ async def test_after_send_eof_each_face_refuses_in_its_librarys_words(any_pair: 
         await stream.aclose()
         with pytest.raises(ClosedResourceError):
             await stream.send_eof()
+
+
+async def test_send_eof_in_a_task_that_is_cancelled_already_sends_fin_first(any_pair: Pair) -> None:
+    ours, peer = any_pair
+
+    async with stream_over(ours) as stream:
+        await stream.send(b"whole")
+        for _ in range(2):
+            with anyio.CancelScope() as scope:
+                scope.cancel()
+                await stream.send_eof()
+            assert scope.cancelled_caught
+        assert read_to_end(peer) == (b"whole", "FIN")
+        peer.sendall(b"answer")
+        assert await stream.receive() == b"answer"
+        await stream.send_eof()
+        with pytest.raises(BrokenResourceError):
+            await stream.send(b"more")
 
 
 async def test_send_eof_waits_behind_no_send_but_says_busy(any_pair: Pair) -> None:
