@@ -7,6 +7,7 @@ replace. Everything here blocks: it is for worker threads.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import secrets
 import stat
@@ -14,6 +15,8 @@ from typing import Any, final
 
 from .._errors import describe
 from .._kernel.renameat2 import rename_new
+from .replaced_attributes import take_over
+from .shared_directories import check_owner, place_of
 
 SUFFIX = ".roket-part"
 
@@ -21,12 +24,24 @@ SUFFIX = ".roket-part"
 _NAME_MAX = 255
 
 
-def place_of(path: str, *, follow: bool) -> str:
-    """The path of a file without symbolic links, except, with ``follow=False``, the last component."""
-    if follow:
-        return os.path.realpath(path)
-    directory, name = os.path.split(path)
-    return os.path.join(os.path.realpath(directory), name)
+def replaceable(directory: int, name: str, path: str) -> os.stat_result | None:
+    """The status of the file that is to be replaced; ``None`` if there is none.
+
+    :param directory: a descriptor of its directory
+    :param path: its path, for messages
+    :raises IsADirectoryError, ValueError: it is a directory, or something else that is no regular file
+    :raises PermissionError: see :func:`~roket_trio._files.shared_directories.check_owner`
+    """
+    try:
+        status = os.stat(name, dir_fd=directory, follow_symlinks=False)
+    except FileNotFoundError:
+        return None
+    if stat.S_ISDIR(status.st_mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), path)
+    if not stat.S_ISREG(status.st_mode):
+        raise ValueError(f"only a regular file can be replaced atomically, and {path} is no regular file")
+    check_owner(status, os.fstat(directory), path)
+    return status
 
 
 def put_in_place(directory: int, name: str, target_name: str, *, overwrite: bool) -> None:
@@ -52,37 +67,29 @@ def put_in_place(directory: int, name: str, target_name: str, *, overwrite: bool
 class Replacement:
     """A new file beside its target. Their directory is kept open, so it may be renamed meanwhile."""
 
-    __slots__ = ("_directory", "_target_name", "fd", "is_over", "name", "target")
+    __slots__ = ("_directory", "_replaced", "_target_name", "fd", "is_over", "name", "target")
 
     def __init__(self, path: str, *, follow: bool = True) -> None:
-        """Create the new file, with the target's mode, or the usual one if there is no target yet.
+        """Create the new file, with the target's owner, mode and attributes, or the usual ones if there is no target.
 
         :param path: the target; where that is a symbolic link, what it points to is replaced
         :param follow: False refuses a symbolic link as what is no regular file
         :raises IsADirectoryError, ValueError: the target is a directory, or something else that is no regular file
-        :raises OSError: the file cannot be created there
+        :raises PermissionError: it is another user's link or file in a directory that everybody can write to
+        :raises OSError: the file cannot be created there, or cannot have what the target has
         """
+        if path.endswith("/"):
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), path)
         self.target = place_of(path, follow=follow)
         directory, self._target_name = os.path.split(self.target)
         self.is_over = False
         self._directory = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
-            existing = self._stat_target()
-            self.fd = self._create(existing)
+            self._replaced = replaceable(self._directory, self._target_name, self.target)
+            self.fd = self._create(self._replaced)
         except BaseException:
             os.close(self._directory)
             raise
-
-    def _stat_target(self) -> os.stat_result | None:
-        try:
-            status = os.stat(self._target_name, dir_fd=self._directory, follow_symlinks=False)
-        except FileNotFoundError:
-            return None
-        if stat.S_ISDIR(status.st_mode):
-            raise IsADirectoryError(21, os.strerror(21), self.target)
-        if not stat.S_ISREG(status.st_mode):
-            raise ValueError(f"only a regular file can be replaced atomically, and {self.target} is no regular file")
-        return status
 
     def _create(self, existing: os.stat_result | None) -> int:
         # What replaces a private file is never readable by others, not even while it is written.
@@ -97,14 +104,22 @@ class Replacement:
                 break
         if existing is not None:
             try:
-                with contextlib.suppress(OSError):  # only root may change the owner
-                    os.fchown(fd, existing.st_uid, existing.st_gid)
-                os.fchmod(fd, stat.S_IMODE(existing.st_mode))
+                take_over(fd, self.target, existing)
             except BaseException:
                 os.close(fd)
-                self.drop()
+                self._unlink()
                 raise
         return fd
+
+    def sync(self) -> None:
+        """Have the disk hold the new file. If the target has changed meanwhile, take over what it has now.
+
+        :raises OSError, ValueError: see :meth:`__init__`
+        """
+        now = replaceable(self._directory, self._target_name, self.target)
+        if now is not None and (self._replaced is None or now.st_ctime_ns != self._replaced.st_ctime_ns):
+            take_over(self.fd, self.target, now)
+        os.fsync(self.fd)
 
     def rename(self, *, overwrite: bool = True) -> None:
         """Replace the target. The caller has synced and closed the new file.

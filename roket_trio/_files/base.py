@@ -16,6 +16,7 @@ from .._kernel.fd import FileKind
 from .._loops import Loop, ResourceGuard, current_loop
 from .._unclosed import disown, finalize, own
 from .descriptor import OpaqueFileError, OpenFile, open_file, path_of, unwrap
+from .shared_directories import open_to_write
 from .worker import Worker
 
 # What a guard says that a task does, by whether the stream is writable.
@@ -205,7 +206,15 @@ class FileStream:
 
 def open_nonblocking(path: str, flags: int) -> int:
     """An opener for :func:`open` that waits neither for the other end of a FIFO nor for a terminal's carrier."""
-    fd = os.open(path, flags | os.O_NONBLOCK | os.O_NOCTTY, 0o666)
+    return _blocking_if_regular(os.open(path, flags | os.O_NONBLOCK | os.O_NOCTTY, 0o666))
+
+
+def open_own_nonblocking(path: str, flags: int) -> int:
+    """As :func:`open_nonblocking`, to write what :func:`~roket_trio._files.shared_directories.open_to_write` opens."""
+    return _blocking_if_regular(open_to_write(path, flags | os.O_NONBLOCK | os.O_NOCTTY))
+
+
+def _blocking_if_regular(fd: int) -> int:
     if stat.S_ISREG(os.fstat(fd).st_mode):
         os.set_blocking(fd, True)  # it makes no difference to a regular file, but the caller may read the flag
     return fd

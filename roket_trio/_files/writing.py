@@ -19,7 +19,7 @@ from .._loops import Loop, current_loop
 from .._public import public
 from .._unclosed import opened_at
 from .atomic import Replacement
-from .base import FileStream, open_nonblocking
+from .base import FileStream, open_own_nonblocking
 from .descriptor import OpenFile
 from .objects import check_object
 from .protocols import BinaryWriter, WrappedWriter
@@ -82,11 +82,17 @@ class FileWriteStream(FileStream, anyio.abc.ByteSendStream, trio.abc.SendStream)
 
         :param append: write at its end; otherwise it is emptied
         :param atomic: write a new file in the same directory (``.NAME.xxxxxxxx.roket-part``), and replace the file by
-            that on a clean close, synced to the disk, with the mode that it had. After a send that failed or was
-            cancelled, an error that leaves ``async with``, a cancelled close, :meth:`discard`, or no close at all, the
-            new file is deleted and the old one is as it was. After a crash of the process the new file may remain.
+            that on a clean close, synced to the disk. After a send that failed or was cancelled, an error that leaves
+            ``async with``, a cancelled close, :meth:`discard`, or no close at all, the new file is deleted and the old
+            one is as it was. After a crash of the process the new file may remain.
+            The new file has the owner, group and mode of the old one, and on Linux its access control list and its
+            extended attributes. Only root can keep another user's file his. Where the group cannot be kept, the mode is
+            narrowed to what everybody could do. Set-user-ID, set-group-ID and capabilities are dropped.
         :raises ValueError: both ``append`` and ``atomic``; ``atomic`` for what is no regular file
-        :raises OSError: whatever :func:`open` raises
+        :raises PermissionError: the path is another user's link or file in a directory that everybody can write to,
+            such as /tmp (as Linux's ``fs.protected_symlinks`` and ``fs.protected_regular`` have it)
+        :raises OSError: whatever :func:`open` raises; ``atomic``, and an access control list or an extended attribute
+            cannot be kept
 
         If it is a FIFO, this waits until it has a reader. Cancellation: no file is left open, and no new one remains.
         """
@@ -246,7 +252,7 @@ class FileWriteStream(FileStream, anyio.abc.ByteSendStream, trio.abc.SendStream)
             self._discard()
             return
         try:
-            os.fsync(self._file.fileno())
+            self._replacement.sync()
             self._file.close()
         except BaseException:
             self._discard()
@@ -300,7 +306,7 @@ def sink_for(file: OpenFile) -> Sink:
 
 def _open_to_write(path: str, append: bool) -> io.FileIO:
     """In a worker thread: open without waiting for the other end of a FIFO."""
-    return open(path, "ab" if append else "wb", buffering=0, opener=open_nonblocking)
+    return open(path, "ab" if append else "wb", buffering=0, opener=open_own_nonblocking)
 
 
 def _is_fifo(path: str) -> bool:

@@ -51,7 +51,7 @@ def local_file_error(name: str, error: BaseException, doing: str = "opening") ->
     code = getattr(error, "errno", None)
     if code == errno.EEXIST:
         return file_exists_error(name)
-    reason = os.strerror(code) if code else str(error)
+    reason = getattr(error, "strerror", None) or (os.strerror(code) if code else str(error))
     return CommandError(ExitCode.LOCAL_FILE, f"{doing} {name} failed: {reason}")
 
 

@@ -17,6 +17,7 @@ from anyio import to_thread
 
 from ... import BrokenResourceError
 from ..._files.atomic import SUFFIX
+from ..._files.shared_directories import place_of
 from ..._kernel.renameat2 import exchange, rename_new
 from ..console.event_loop import bare_task_group
 from ..console.exit_codes import CommandError, ExitCode, file_exists_error, local_file_error
@@ -39,8 +40,9 @@ class DirectoryUnpacker:
         self._path = directory
         self._failure: CommandError | None = None
         try:
-            self._is_new = _make_directory(directory)
-            self._target = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            self._place = place_of(directory.rstrip("/") or "/", follow=True)
+            self._is_new = _make_directory(self._place)
+            self._target = os.open(self._place, DIRECTORY)
         except OSError as error:
             raise local_file_error(directory, error, "making") from error
         self._name = f".{secrets.token_hex(4)}{SUFFIX}"
@@ -151,7 +153,7 @@ class DirectoryUnpacker:
     def _remove_target(self) -> None:
         if self._is_new:
             with suppress(OSError):
-                os.rmdir(self._path)
+                os.rmdir(self._place)
 
 
 def _make_directory(path: str) -> bool:

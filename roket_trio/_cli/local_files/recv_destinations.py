@@ -12,7 +12,9 @@ from abc import ABC, abstractmethod
 from contextlib import suppress
 from typing import final
 
-from ..._files.atomic import Replacement, place_of, put_in_place
+from ..._files.atomic import Replacement, put_in_place, replaceable
+from ..._files.replaced_attributes import take_over
+from ..._files.shared_directories import descriptor_at, open_to_write, place_of
 from ..console.exit_codes import CommandError, ExitCode, file_exists_error, local_file_error
 from .file_names import PART
 
@@ -50,13 +52,19 @@ class Destination(ABC):
 class DirectOutput(Destination):
     """Standard output, a FIFO or a device: what is written there is out at once."""
 
-    def __init__(self, path: str) -> None:
-        self.label = "standard output" if path == "-" else path
-        self._is_ours = path != "-"
+    def __init__(self, path: str, descriptor: int | None = None) -> None:
+        """Open it, unless it is a descriptor that this process was given.
+
+        :param descriptor: which one; the path then is its name, ``-`` or one such as ``/dev/stdout``
+        :raises CommandError: it cannot be opened
+        """
+        self.label = "standard output" if descriptor == 1 else path
+        self._is_ours = descriptor is None
         try:
             # O_NONBLOCK: opening a FIFO that nobody reads fails; it would wait where no signal could interrupt it.
             flags = os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
-            self.fd = os.open(path, flags) if self._is_ours else 1
+            self.fd = open_to_write(path, flags) if descriptor is None else descriptor
+            os.fstat(self.fd)
         except OSError as error:
             raise local_file_error(path, error) from error
 
@@ -92,10 +100,10 @@ class NewFile(Destination):
 
     def commit(self) -> None:
         try:
-            os.fsync(self.fd)
+            self._file.sync()
             self._close()
             self._file.rename(overwrite=self._overwrite)
-        except OSError as error:
+        except (OSError, ValueError) as error:
             self.discard()
             raise local_file_error(self.label, error, "writing") from error
 
@@ -116,31 +124,65 @@ class PartFile(Destination):
     is_file = True
 
     def __init__(self, path: str, *, overwrite: bool, follow: bool) -> None:
-        """:raises CommandError: the file exists already; the part cannot be created, or another process writes it"""
+        """Open the part, or create it.
+
+        :raises CommandError: the file exists already; the part cannot be created, another process writes it, or it is
+            another user's
+        """
         self.label = path
         self._overwrite = overwrite
         _check_absent(path, overwrite)
-        directory, self._name = os.path.split(place_of(path, follow=follow))
         try:
+            self._place = place_of(path, follow=follow)
+            directory, self._name = os.path.split(self._place)
             self._directory = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         except OSError as error:
             raise local_file_error(path, error, "creating") from error
         try:
-            self.fd = self._open()
+            self.fd = self._open(is_private=replaceable(self._directory, self._name, path) is not None)
             self.existing_bytes = os.fstat(self.fd).st_size
-        except OSError as error:
+        except (OSError, ValueError) as error:
             os.close(self._directory)
             raise local_file_error(path + PART, error) from error
         except BaseException:
             os.close(self._directory)
             raise
 
-    def _open(self) -> int:
-        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-        fd = os.open(self._name + PART, flags, 0o666, dir_fd=self._directory)
+    def _open(self, *, is_private: bool) -> int:
+        """Open the part that is to be gone on with, or a new one.
+
+        :param is_private: whether nobody else may read it, since it will replace a file that may be private
+        """
+        mode = 0o600 if is_private else 0o666
+        fd = self._open_locked(os.O_CREAT, mode)
         try:
-            if not stat.S_ISREG(os.fstat(fd).st_mode):
+            status = os.fstat(fd)
+            # Who could write to it may have it open still, and could change what was checked.
+            writers = stat.S_IWOTH if status.st_gid == os.getegid() else stat.S_IWOTH | stat.S_IWGRP
+            if status.st_mode & writers and status.st_size:
+                os.unlink(self._name + PART, dir_fd=self._directory)
+                os.close(fd)
+                fd = -1
+                fd = self._open_locked(os.O_CREAT | os.O_EXCL, mode)
+            elif is_private:
+                os.fchmod(fd, mode)
+        except BaseException:
+            if fd != -1:
+                os.close(fd)
+            raise
+        return fd
+
+    def _open_locked(self, how: int, mode: int) -> int:
+        flags = how | os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+        fd = os.open(self._name + PART, flags, mode, dir_fd=self._directory)
+        try:
+            status = os.fstat(fd)
+            if not stat.S_ISREG(status.st_mode):
                 raise CommandError(ExitCode.LOCAL_FILE, f"{self.label}{PART} is no regular file")
+            if status.st_uid != os.geteuid():
+                raise CommandError(ExitCode.LOCAL_FILE, f"{self.label}{PART} is another user's")
+            if status.st_nlink > 1:  # whoever can link to a file can make it a part of something that it is not
+                raise CommandError(ExitCode.LOCAL_FILE, f"{self.label}{PART} has another name too")
             # The lock says whether another process writes it. One that was completed and renamed between the two calls
             # has another name by now.
             with suppress(BlockingIOError, FileNotFoundError):
@@ -160,9 +202,12 @@ class PartFile(Destination):
 
     def commit(self) -> None:
         try:
+            replaced = replaceable(self._directory, self._name, self.label) if self._overwrite else None
+            if replaced is not None:
+                take_over(self.fd, self._place, replaced)
             os.fsync(self.fd)
             put_in_place(self._directory, self._name + PART, self._name, overwrite=self._overwrite)
-        except OSError as error:
+        except (OSError, ValueError) as error:
             raise local_file_error(self.label, error, "writing") from error
         finally:
             self.discard()
@@ -206,16 +251,31 @@ class UnpackedDirectory(Destination):
         self.unpacker.discard()
 
 
+def is_standard_output(path: str) -> bool:
+    """Whether a path is a name of this process's standard output: ``-``, ``/dev/stdout``, ``/dev/fd/1``..."""
+    try:
+        return path == "-" or descriptor_at(place_of(path, follow=True)) == 1
+    except OSError:  # the same is told when it is opened
+        return False
+
+
 def destination_at(path: str, *, overwrite: bool, keep_part: bool = False) -> Destination:
-    """The destination with this path, ready to be written; ``-`` is standard output.
+    """The destination with this path, ready to be written; ``-`` and ``/dev/stdout`` are standard output.
 
     :param keep_part: whether an incomplete file stays, to be resumed
     :raises CommandError: it cannot be used, or is a directory
     """
     if path == "-":
-        return DirectOutput(path)
+        return DirectOutput(path, 1)
     try:
-        mode = os.stat(path).st_mode
+        place = place_of(path, follow=True)
+    except OSError as error:
+        raise local_file_error(path, error) from error
+    # To open /dev/stdout would begin at the start of the file behind it, and over what is there.
+    if (descriptor := descriptor_at(place)) is not None:
+        return DirectOutput(path, descriptor)
+    try:
+        mode = os.stat(place).st_mode
     except OSError:
         mode = stat.S_IFREG  # it does not exist; any other error is found when it is created
     if stat.S_ISDIR(mode) or path.endswith("/"):

@@ -12,13 +12,15 @@ from ..console.command_status import CommandStatus
 from ..console.event_loop import bare_task_group, run_in_event_loop
 from ..console.exit_codes import CommandError, ExitCode
 from ..console.options import status_for
-from ..local_files.recv_destinations import Destination, UnpackedDirectory, destination_at
+from ..local_files.recv_destinations import Destination, UnpackedDirectory, destination_at, is_standard_output
 from .monitoring import monitored
 from .storing import commit, descriptor_of, open_destination, write_behind
 
 
 def receive(options: Namespace) -> int:
     """Accept a connection and receive; returns the exit code."""
+    if is_standard_output(options.destination):
+        options.destination = "-"
     status = status_for("recv", options)
     status.data_on_stdout = options.destination == "-"
     return run_in_event_loop(partial(_receive, options, status), status)
