@@ -194,16 +194,24 @@ def listing(directory: int, path: bytes) -> bytes:
     """
     with _errors_as_refusals(), os.scandir(directory) as entries:
         names = sorted(
-            os.fsencode(entry.name) + (b"/" if entry.is_dir() else b"")
+            os.fsencode(entry.name) + (b"/" if _is_directory(entry) else b"")
             for entry in entries
             if not entry.name.startswith(".")
         )
     if path:
         names.insert(0, b"../")
+    # The page is UTF-8, whatever the locale is. A name may hold bytes that are not.
     items = "\n".join(
-        f'<li><a href="./{html.escape(quote_from_bytes(name))}">{html.escape(os.fsdecode(name))}</a>' for name in names
+        f'<li><a href="./{html.escape(quote_from_bytes(name))}">{html.escape(name.decode(errors="replace"))}</a>'
+        for name in names
     )
-    title = html.escape("/" + os.fsdecode(path) + "/" if path else "/")
-    page = _PAGE.format(title=title, items=items)
-    # A name may hold bytes that are not UTF-8.
-    return page.encode("utf-8", "replace")
+    title = html.escape("/" + path.decode(errors="replace") + "/" if path else "/")
+    return _PAGE.format(title=title, items=items).encode()
+
+
+def _is_directory(entry: os.DirEntry[str]) -> bool:
+    """Whether a name is that of a directory. A link that leads to none, for whatever reason, is like a file."""
+    try:
+        return entry.is_dir()
+    except OSError:  # links without an end; a directory on its way that may not be searched
+        return False

@@ -301,6 +301,23 @@ async def test_files_directories_and_refusals(root: Path, available: bool, monke
         assert not [line for line in log if "secret" in line.target and line.status == 200]
 
 
+async def test_a_link_that_leads_nowhere_spoils_no_list(root: Path) -> None:
+    (root / "links").mkdir()
+    (root / "links" / "file").touch()
+    (root / "links" / "dangling").symlink_to("nothing")
+    (root / "links" / "loop").symlink_to("loop")
+    (root / "links" / "through a file").symlink_to("file/x")
+    (root / "links" / "too long").symlink_to("n" * 300)
+    (root / "links" / "out").symlink_to("/root/x/y")
+    (root / "links" / "sub").symlink_to("../sub")
+    async with serving(root) as (port, _, _):
+        listed = await asked(port, "/links/")
+        assert listed.status == 200
+        for name in ("file", "dangling", "loop", "through%20a%20file", "too%20long", "out", "sub/"):
+            assert f'<a href="./{name}">'.encode() in listed.body
+        assert (await asked(port, "/links/loop")).status == 404
+
+
 async def test_what_may_not_be_read_is_forbidden_and_what_is_no_file_is_not_there(root: Path) -> None:
     os.mkfifo(root / "fifo")
     (root / "locked").touch(mode=0o000)
