@@ -118,12 +118,26 @@ def test_a_directory(capsys: Capture, source: Path, place: Path, tmp_path: Path)
     assert (place / "tree" / "sub" / "file").read_bytes() == CONTENT
 
 
-def test_an_empty_file(capsys: Capture, place: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("option", ["--digest", "--resume"])
+def test_an_empty_file(capsys: Capture, option: str, place: Path, tmp_path: Path) -> None:
     (tmp_path / "empty").touch()
-    with receiving("--digest", place) as (program, port):
-        assert roket(capsys, "send", "--digest", tmp_path / "empty", f"127.0.0.1:{port}").code == 0
-        assert ended(program).code == 0
-    assert (place / "empty").read_bytes() == b""
+    with receiving(option, place) as (program, port):
+        sent = roket(capsys, "send", option, tmp_path / "empty", f"127.0.0.1:{port}")
+        assert (sent.code, ended(program).code) == (0, 0), sent.errors
+    assert (only(place), (place / "empty").read_bytes()) == (["empty"], b"")
+
+
+def test_an_empty_file_as_standard_input_can_be_resumed_and_a_generated_one_cannot(place: Path) -> None:
+    for name, code in ((os.devnull, 2), ("/proc/self/status", 2), (str(place / "empty"), 0)):
+        (place / "empty").touch()
+        with receiving("--resume", place / "got") as (program, port), open(name, "rb") as source:
+            with running("send", "--resume", "-", f"127.0.0.1:{port}", stdin=source) as sender:
+                sent = ended(sender)
+            if code:
+                program.send_signal(signal.SIGINT)
+            ended(program)
+        assert sent.code == code, sent.errors
+    assert (place / "got").read_bytes() == b""
 
 
 def test_standard_output_is_checked_too(capsys: Capture, source: Path) -> None:

@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, final
 
+from ..._kernel.fd import FileKind, file_kind
 from ..console.exit_codes import CommandError, ExitCode, local_file_error
 from .file_names import wire_name
 
@@ -81,8 +82,14 @@ async def open_source(path: str) -> AsyncIterator[SendSource]:
 def _size_from(fd: int, start: int) -> int | None:
     """How many bytes there are from ``start`` on; ``None`` for a pipe, a device, or a generated file (of size 0)."""
     status = os.fstat(fd)
-    if not stat.S_ISREG(status.st_mode) or not status.st_size:
+    if file_kind(fd, status) is not FileKind.REGULAR:
         return None
+    if not status.st_size:
+        try:
+            is_empty = not os.pread(fd, 1, 0)
+        except OSError:  # some files of /proc
+            is_empty = False
+        return 0 if is_empty else None
     return max(0, status.st_size - start)
 
 
