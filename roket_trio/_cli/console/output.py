@@ -29,7 +29,9 @@ def print_failure(command: str, code: int, message: str) -> int:
 
 
 def print_line(text: str, stream: TextIO) -> bool:
-    """Write a line, as it is; see :func:`print_stdout`."""
+    """Write a line, as it is, but for what the stream's encoding has not; see :func:`print_stdout`."""
+    encoding = getattr(stream, "encoding", None) or "utf-8"  # ASCII in the locale C, unless Python is told otherwise
+    text = text.encode(encoding, "backslashreplace").decode(encoding)
     try:
         stream.write(text + "\n")
         stream.flush()
