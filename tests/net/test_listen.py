@@ -301,8 +301,12 @@ async def test_when_no_address_can_be_used_each_reason_is_told(
     before = os.listdir("/proc/self/fd")
     know(monkeypatch, *NOT_HERE)
     with pytest.raises(OSError, match="cannot listen on") as caught:
-        await create_tcp_listener(local_host="localhost", local_port=80)
-    for part in ("198.51.100.1:80: Cannot assign", "[2001:db8::1]:80: Cannot assign", "[fe80::1]:80: Invalid argument"):
+        await create_tcp_listener(local_host="localhost", local_port=8080)
+    for part in (
+        "198.51.100.1:8080: Cannot assign",
+        "[2001:db8::1]:8080: Cannot assign",
+        "[fe80::1]:8080: Invalid argument",
+    ):
         assert part in str(caught.value)
     assert isinstance(caught.value.__cause__, ExceptionGroup)
     reasons: list[Any] = list(caught.value.__cause__.exceptions)
