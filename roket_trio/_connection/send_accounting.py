@@ -23,7 +23,7 @@ def is_tcp(sock: socket.socket) -> bool:
 class SendAccounting:
     """What was given to the kernel to send, and so what the peer's kernel may still lack, even after a reset."""
 
-    __slots__ = ("_before", "is_exact", "is_tcp", "item_sent", "item_total", "send_calls", "sent_bytes")
+    __slots__ = ("_before", "is_answered", "is_exact", "is_tcp", "item_sent", "item_total", "send_calls", "sent_bytes")
 
     def __init__(self, sock: socket.socket) -> None:
         # The item that is being sent: how much of it the kernel has, and its length (None: unknown beforehand). While a
@@ -35,10 +35,16 @@ class SendAccounting:
         self.send_calls: int = 0
         self.is_exact: bool = True
         """Whether every system call's bytes were counted; an exception may come before the count."""
+        self.is_answered: bool = False
+        """Whether the peer is to answer what was sent last, before its FIN."""
         self.is_tcp: bool = is_tcp(sock)  # kept: to ask the socket takes 2 µs
         acked = tcp.acked_bytes(sock) if self.is_tcp else None
         # A socket that is handed over may have sent before: what was acknowledged until now plus what is queued.
         self._before = None if acked is None else acked + tcp.unacked_bytes(sock)
+
+    def expect_answer(self) -> None:
+        """Note that the peer is to answer what is sent last, so that the close waits a moment for that."""
+        self.is_answered = True
 
     def unacked(self, sock: socket.socket) -> int | None:
         """Bytes of ours that the peer's kernel has not acknowledged; our FIN does not count. ``None``: unknown."""

@@ -317,9 +317,10 @@ class TLSStream(tls.TLSStream, trio.abc.Stream):
     async def aclose(self) -> None:
         """Send close_notify and close the stream below; ``ClosePolicy.linger_seconds`` bounds both together.
 
-        It waits for what :meth:`SocketStream.aclose` waits for, not for the peer's close_notify (RFC 8446, section
-        6.1). A foreign stream below does not linger by itself, so over one it does wait for the peer's close_notify,
-        within the same bound, unless the stream is not ``standard_compatible``. If a send was cut, or is under way, the
+        It waits for what :meth:`SocketStream.aclose` waits for, and then a tenth of a second at most for the peer's
+        close_notify and FIN, which RFC 8446, section 6.1, does not demand. A foreign stream below does not linger by
+        itself, so over one it waits for the peer's close_notify within the same bound as for the rest, unless the
+        stream is not ``standard_compatible``. If a send was cut, or is under way, the
         connection is reset instead, without close_notify. Tasks that wait in this stream get
         :class:`ClosedResourceError`.
 
@@ -347,7 +348,8 @@ class TLSStream(tls.TLSStream, trio.abc.Stream):
             if self._life.is_cut:
                 await reset(self.transport_stream)
                 return
-            self._records.write_close_notify(self._ssl_object)
+            if self._records.write_close_notify(self._ssl_object) and self._below is not None:
+                self._below._connection.accounting.expect_answer()
             with anyio.move_on_after(self.close_policy.linger_seconds):
                 try:
                     await self._records.say_last()

@@ -175,13 +175,20 @@ class Records:
             self._wait = None
             guard.release()
 
-    def write_close_notify(self, ssl_object: ssl.SSLObject) -> None:
-        """Let OpenSSL write close_notify. It then looks for the peer's, and takes anything else for an error."""
+    def write_close_notify(self, ssl_object: ssl.SSLObject) -> bool:
+        """Let OpenSSL write close_notify. It then looks for the peer's, and takes anything else for an error.
+
+        :returns: whether the peer's has still to come
+        """
         with suppress(ssl.SSLError):
             while ssl_object.read(65536):
                 pass
-        with suppress(ssl.SSLError):  # SSLWantReadError: the peer's has not come
-            ssl_object.unwrap()
+        with suppress(ssl.SSLError):
+            try:
+                ssl_object.unwrap()
+            except ssl.SSLWantReadError:
+                return not self._has_ended
+        return False
 
     async def say_last(self, *, may_leave_it: bool = False) -> None:
         """Give to the transport what OpenSSL writes at the end: close_notify, or the alert of an error.

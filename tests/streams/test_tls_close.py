@@ -35,6 +35,7 @@ from roket_trio import (
     TruncatedError,
     wrap_tls,
 )
+from roket_trio._connection import lingering_close
 from roket_trio._connection.connection import NOTSENT_LOWAT, Connection
 from roket_trio._streams.tls_records import Records
 
@@ -108,6 +109,50 @@ async def test_a_stream_that_was_cut_between_two_records_resets_whoever_closes_i
         end = await other_side(peer.read_to_end)
         assert end[1:] == (False, "RST")
         assert outcome(tls) is CloseOutcome.ABORTED
+
+
+async def test_a_peer_that_answers_close_notify_late_sees_no_reset(
+    pair: Pair, contexts: Contexts, side: str, version: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lingering_close, "ANSWER_SECONDS", BOUND)  # however busy the machine is
+    async with tls_over(pair, contexts, side) as (tls, peer):
+
+        def answer() -> tuple[bytes, int]:
+            assert not peer.receive_some()
+            until_fin = peer.sock.recv(1)
+            time.sleep(0.02)
+            peer.say_close()
+            peer.sock.shutdown(socket.SHUT_WR)
+            return until_fin, peer.sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+
+        with thread(answer) as answered:
+            await tls.aclose()
+        assert answered.result(0) == (b"", 0)
+        report = tls.close_report
+        assert report is not None
+        assert (report.outcome, report.peer_closed) == (CloseOutcome.CLEAN, True)
+
+
+@pytest.mark.parametrize("linger_seconds", [0.05, 30.0])
+async def test_a_silent_peer_is_not_waited_for_beyond_a_moment(
+    pair: Pair, contexts: Contexts, linger_seconds: float
+) -> None:
+    async with tls_over(pair, contexts, policy=ClosePolicy(linger_seconds=linger_seconds)) as (tls, _):
+        await tls.aclose()
+        report = tls.close_report
+        assert report is not None
+        assert report.outcome in (CloseOutcome.ACKED, CloseOutcome.UNACKED)
+        assert not report.peer_closed
+        assert report.seconds < 20
+
+
+async def test_a_peer_that_has_said_close_notify_already_is_not_waited_for(pair: Pair, contexts: Contexts) -> None:
+    async with tls_over(pair, contexts) as (tls, peer):
+        peer.say_close()
+        assert await tls.receive_some() == b""
+        await tls.aclose()
+        assert not tls._below._connection.accounting.is_answered  # type: ignore[union-attr]
+        assert (await other_side(peer.read_to_end)).tcp == "FIN"
 
 
 async def test_the_cut_names_what_is_certain_and_what_is_possible(small_pair: Pair, contexts: Contexts) -> None:
