@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 import tomllib
+from collections import Counter
 from importlib.metadata import Distribution, distribution
 from pathlib import Path
 from typing import Any
@@ -78,6 +79,12 @@ def test_pytest_chooses_no_loop_by_itself(declared: dict[str, Any]) -> None:
     options = declared["tool"]["pytest"]["ini_options"]
     assert "trio_mode" not in options
     assert "anyio_mode" not in options
+
+
+def test_each_file_of_tests_has_a_name_of_its_own() -> None:
+    """The folders are no packages: pytest imports the files by their names, and refuses a run with two of one name."""
+    count = Counter(path.name for path in (ROOT / "tests").rglob("test_*.py"))
+    assert [name for name in count if count[name] > 1] == []
 
 
 def test_pytest_is_strict(declared: dict[str, Any]) -> None:
