@@ -32,6 +32,7 @@ _UINT = struct.Struct("=I")
 _BYTES_ACKED = struct.Struct("=Q")
 _RTT_OFFSET = 68
 _BYTES_ACKED_OFFSET = 120
+_SEGMENTS_IN_OFFSET = 140
 _NOTSENT_OFFSET = 144
 _UNACKED_OFFSET = 24
 _LAST_ACK_OFFSET = 56
@@ -151,15 +152,24 @@ def unsent_bytes_of(info: bytes) -> int | None:
 
 
 def quiet_seconds_of(info: bytes) -> float | None:
-    """How long ago the last segment with data or an acknowledgement passed, by a ``struct tcp_info``.
+    """How long ago the last segment with data or an acknowledgement passed, by a ``struct tcp_info``; ``None``: never.
 
     For a socket in CLOSE_WAIT that neither sends nor receives this is how long it has been there: a FIN carries an ACK.
+
+    The kernel counts from its boot where there was no such segment. So its counts of segments say which ages mean
+    something (Linux 4.6); without them, a socket that has no peer yet or any more has none.
     """
-    if len(info) < 60:
+    if len(info) < 60 or info[0] == TCPState.LISTEN:
         return None
     last_data_sent, _, last_data_received, last_ack_received = struct.unpack_from("=4I", info, 44)
-    milliseconds: int = min(last_data_sent, last_data_received, last_ack_received)
-    return milliseconds / 1000
+    if len(info) < _SEGMENTS_IN_OFFSET + 20:
+        has_peer = info[0] not in (TCPState.CLOSE, TCPState.SYN_SENT)
+        ages = [last_data_sent, last_data_received, last_ack_received] if has_peer else []
+    else:
+        segments_in, _, _, data_in, data_out = struct.unpack_from("=5I", info, _SEGMENTS_IN_OFFSET)
+        seen = ((data_out, last_data_sent), (data_in, last_data_received), (segments_in, last_ack_received))
+        ages = [age for count, age in seen if count]
+    return min(ages) / 1000 if ages else None
 
 
 def unanswered_seconds(sock: socket.socket) -> float:

@@ -67,6 +67,8 @@ class SuiteHooks:
         self._has_gap = False
         """Whether a part of the run was not observed."""
         self._has_named_observers = False
+        self._report_failure = ""
+        """Why the report is not complete; empty: it is."""
         if self._settings.report_path is not None and not self._settings.is_worker:
             try:
                 open(self._settings.report_path, "w").close()
@@ -211,11 +213,14 @@ class SuiteHooks:
             return
         self._write(results_of_findings(report.findings, report.observers))
         is_blind = self._settings.has_census and not report.has_watched and not self._config.option.collectonly
-        is_bad = bool(report.failures) or is_blind or self._has_gap
+        is_bad = bool(report.failures) or is_blind or self._has_gap or bool(self._report_failure)
         if self._settings.is_strict and is_bad and session.exitstatus == pytest.ExitCode.OK:
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
+        if self._report_failure:
+            what = f"roket: {self._settings.report_path} is not complete: {self._report_failure}"
+            terminalreporter.write_line(what, red=True)
         if self._settings.has_census or self._leak_report.findings or self._leak_report.unseen:
             terminalreporter.section("roket: sockets")
             for line in self._leak_report.lines():
@@ -313,6 +318,11 @@ class SuiteHooks:
         return f"roket: {observers_here()}"
 
     def _write(self, result_lines: Iterable[str]) -> None:
-        if self._settings.report_path is not None and not self._settings.is_worker:
+        """Add to the report. When that fails, the tests go on without one."""
+        if self._settings.report_path is None or self._settings.is_worker or self._report_failure:
+            return
+        try:
             with open(self._settings.report_path, "a", encoding="utf-8") as file:
                 file.writelines(f"{line}\n" for line in result_lines)
+        except OSError as error:
+            self._report_failure = error.strerror or str(error)

@@ -29,6 +29,22 @@ def test_nothing_left(): pass
 """
 
 
+@pytest.mark.parametrize("more", [(), ("--roket-census",), ("-n2",)], ids=["alone", "census", "xdist"])
+def test_on_a_full_disk_the_tests_run_and_one_line_tells(inner: Inner, more: tuple[str, ...]) -> None:
+    result = inner(REPORTED, "--roket-report=/dev/full", *more, ini="roket_grace = 0.1", in_process="-n2" not in more)
+    result.assert_outcomes(passed=3, errors=1)
+    output = result.stdout.str() + result.stderr.str()
+    assert "INTERNALERROR" not in output
+    (line,) = [line for line in output.splitlines() if "/dev/full" in line and "No space left on device" in line]
+    assert "is not complete" in line
+
+
+def test_under_strict_a_report_that_is_not_complete_is_no_success(inner: Inner) -> None:
+    code = "def test_clean(closes_cleanly):\n    connect(closes_cleanly()).close()\n"
+    for path, expected in (("report.jsonl", pytest.ExitCode.OK), ("/dev/full", pytest.ExitCode.TESTS_FAILED)):
+        assert inner(code, f"--roket-report={path}", "--roket-strict").ret == expected
+
+
 @pytest.mark.parametrize("workers", [(), ("-n2",)], ids=["alone", "xdist"])
 def test_verdicts_reach_the_report_and_junit(inner: Inner, pytester: pytest.Pytester, workers: tuple[str, ...]) -> None:
     arguments = ("--roket-census", "--roket-report=report.jsonl", "--junit-xml=junit.xml", *workers)

@@ -12,7 +12,9 @@ import threading
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from support.sockets import reset
@@ -335,6 +337,32 @@ def test_a_process_in_another_network_namespace_is_seen_through_proc() -> None:
         child.stdin.close()
 
 
+def test_a_listener_has_neither_bytes_to_acknowledge_nor_an_age(observer: str, tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0), backlog=77) as listener, socket.socket(socket.AF_UNIX) as local:
+        local.bind(str(tmp_path / "s"))
+        local.listen(77)
+        census = take_census()
+        for sock in (listener, local):
+            record = record_of(census, sock)
+            assert record.is_listening
+            assert (record.unacked_bytes, record.quiet_seconds) == (None, None)
+            assert "77" not in str(record)
+
+
+def test_a_socket_without_any_segment_has_no_age(observer: str) -> None:
+    """The kernel has the time since its boot there."""
+    with socket.socket() as fresh, socket.socket() as bound, socket.socket() as refused:
+        bound.bind(("127.0.0.1", 0))
+        with pytest.raises(ConnectionRefusedError):
+            refused.connect(bound.getsockname())
+        census = take_census()
+        for sock in (fresh, bound, refused):
+            record = record_of(census, sock)
+            assert record.state is TCPState.CLOSE
+            assert record.quiet_seconds is None
+            assert "quiet" not in str(record)
+
+
 # --- two moments -----------------------------------------------------------------------------------------------------
 
 
@@ -355,6 +383,19 @@ def test_what_was_opened_closed_and_changed_is_told(observer: str, tcp_pair: Pai
         }
         assert set(change.lingering.values()) == {Linger.OPEN, Linger.CLOSE_WAIT}
     assert [record.key for record in take_census().since(during).closed] == [change.opened[0].key]
+
+
+def test_what_differs_in_its_condition_has_changed_and_nothing_else_has() -> None:
+    """As the docstring of ``changed`` says: also where the state is CLOSE before and after."""
+    with socket.socket() as sock:
+        census = take_census()
+        record = record_of(census, sock)
+        others: dict[str, Any] = {"was_connected": True, "is_peer_gone": True, "state": TCPState.CLOSE_WAIT}
+        for name, value in {**others, "unread_bytes": 7, "quiet_seconds": 3.0, "unacked_bytes": 1}.items():
+            after = replace(record, **{name: value})
+            change = replace(census, sockets=(after,)).since(replace(census, sockets=(record,)))
+            assert (after.condition != record.condition) is (name in others)
+            assert change.changed == (((record, after),) if name in others else ())
 
 
 def test_nothing_happened_is_no_change(observer: str, tcp_pair: Pair) -> None:

@@ -74,9 +74,7 @@ class Census:
             opened=tuple(record for key, record in now.items() if past[key] is None),
             closed=tuple(record for key, record in before.items() if key not in now),
             changed=tuple(
-                (was, record)
-                for key, record in now.items()
-                if (was := past[key]) and (was.state, was.is_peer_gone) != (record.state, record.is_peer_gone)
+                (was, record) for key, record in now.items() if (was := past[key]) and was.condition != record.condition
             ),
             orphaned=tuple(
                 record

@@ -84,15 +84,15 @@ class SocketRecord:
     unread_bytes: int | None
     """How many bytes have arrived and were not received; for a listener, how many connections wait for ``accept``."""
     unacked_bytes: int | None
-    """How many bytes were sent that the peer's kernel has not acknowledged; an unacknowledged FIN counts as one. For a
-    listener, the size of its queue."""
+    """How many bytes were sent that the peer's kernel has not acknowledged; an unacknowledged FIN counts as one.
+    ``None`` for a listener, of which the kernel tells the size of the queue here."""
     unsent_bytes: int | None
     """How many of these have not been on the wire yet."""
     uid: int | None
     """The user that made it."""
     quiet_seconds: float | None
-    """How long ago the last segment with data or an acknowledgement passed. In CLOSE_WAIT: how long it has been in that
-    state."""
+    """How long ago the last segment with data or an acknowledgement passed; ``None`` if there was none. In CLOSE_WAIT:
+    how long it has been in that state."""
     was_connected: bool | None
     """Whether a socket in state CLOSE has had a connection."""
     peer_inode: int | None
