@@ -61,9 +61,8 @@ class TLSStream(tls.TLSStream, trio.abc.Stream):
         self._send_guard = ResourceGuard("sending to")
         self._receive_guard = ResourceGuard("receiving from")
         # The item under way: how much of it is encrypted, and how much of that the transport has taken.
-        self._to_send = 0
-        self._encrypted = 0
-        self._sent = 0
+        self._to_send = self._encrypted = self._sent = 0
+        self._is_stopped = False
         self._closed: anyio.Event | None = None
 
     @classmethod
@@ -176,22 +175,22 @@ class TLSStream(tls.TLSStream, trio.abc.Stream):
         and :meth:`aclose` resets the connection, so that the peer does not take the end for a clean one. Receiving goes
         on.
         """
-        total = memoryview(item).nbytes
         life = self._life
         life.check_sending()
         guard = self._send_guard
         if guard.is_taken:
             guard.check()  # raises
         guard.is_taken = True
-        self._to_send = total
         self._encrypted = self._sent = 0
         try:
-            await self._loop.step()
-            life.check_sending()
-            if 0 < total <= _AT_ONCE:
-                self._sent = await self._records.encrypt(self._encrypt, item)
-            elif total:
-                await self._send_in_parts(item, total)
+            with memoryview(item) as view:  # held to the end, so that whoever resizes the buffer gets BufferError
+                self._to_send = total = view.nbytes
+                await self._loop.step()
+                life.check_sending()
+                if 0 < total <= _AT_ONCE:
+                    self._sent = await self._records.encrypt(self._encrypt, view)
+                elif total:
+                    await self._send_in_parts(view, total)
         except EndOfStream:  # TLS 1.2, in a renegotiation
             raise BrokenResourceError("the peer ended the connection, which TLS has to hear from first") from None
         except ssl.SSLError as error:
@@ -205,23 +204,29 @@ class TLSStream(tls.TLSStream, trio.abc.Stream):
         finally:
             guard.is_taken = False
 
-    async def _send_in_parts(self, item: bytes | bytearray | memoryview, total: int) -> None:
-        with memoryview(item) as whole, whole.cast("B") as view:
+    async def _send_in_parts(self, item: memoryview, total: int) -> None:
+        with item.cast("B") as view:
             while self._sent < total:
                 with view[self._sent : self._sent + _AT_ONCE] as part:
                     self._sent += await self._records.encrypt(self._encrypt, part)
 
-    def _encrypt(self, data: bytes | bytearray | memoryview) -> int:
-        count = self._ssl_object.write(data)
-        self._encrypted += count
+    def _encrypt(self, data: memoryview) -> int:
+        encrypted = self._encrypted
+        self._encrypted = ~encrypted  # until the count is known, before which a signal's handler may raise
+        try:
+            count = self._ssl_object.write(data)
+        except ssl.SSLError:  # it has taken nothing
+            self._encrypted = encrypted
+            raise
+        self._encrypted = encrypted + count
         return count
 
     def _stopped(self) -> None:
         """Note that the current send stops here. It is a cut if anything of it is encrypted."""
         if self._encrypted:
-            self._records.cut(
-                f"an earlier send was stopped after {self._sent} to {self._encrypted} of {self._to_send} bytes"
-            )
+            self._is_stopped = True
+            most = self._encrypted if self._encrypted > 0 else self._to_send
+            self._records.cut(f"an earlier send was stopped after {self._sent} to {most} of {self._to_send} bytes")
 
     async def unwrap(self) -> tuple[anyio.abc.AnyByteStream, bytes]:
         """End TLS: send close_notify, wait for the peer's, and return the transport.
@@ -345,7 +350,7 @@ class TLSStream(tls.TLSStream, trio.abc.Stream):
                 await self.transport_stream.aclose()
                 return
             self._life.enter(Phase.CLOSING)
-            if self._life.is_cut:
+            if self._life.is_cut or self._is_stopped:  # TLS may have failed before, which is a state of its own
                 await reset(self.transport_stream)
                 return
             if self._records.write_close_notify(self._ssl_object) and self._below is not None:

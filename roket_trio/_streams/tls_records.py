@@ -29,6 +29,7 @@ import trio
 
 from .._connection.states import Direction, Lifecycle
 from .._errors import BrokenResourceError, BusyResourceError, ClosedResourceError, EndOfStream, broken
+from .._kernel.fd import is_from_handler
 from .._loops import ResourceGuard
 from .sockets import SocketStream
 from .transport import socket_stream_of
@@ -55,6 +56,7 @@ class Records:
         "_has_ended",
         "_held",
         "_incoming",
+        "_is_midway",
         "_life",
         "_outgoing",
         "_wait",
@@ -75,6 +77,9 @@ class Records:
         # How often the transport has given something, and whether it has come to its end.
         self._arrivals = 0
         self._has_ended = False
+        # Whether records have left the buffer and the transport may not have all of them. It stays so if any exception
+        # comes between: nobody knows how much went.
+        self._is_midway = False
         self._write_guard = ResourceGuard("sending to")
         self._fill_guard = ResourceGuard("receiving from")
         self._wait: anyio.CancelScope | None = None
@@ -102,7 +107,7 @@ class Records:
                     count = 0
                 await self._empty()
             finally:
-                guard.release()
+                self._end_writing()
             if count:
                 return count
             await self._fill()
@@ -115,7 +120,7 @@ class Records:
             try:
                 await self._empty()
             finally:
-                guard.release()
+                self._end_writing()
         elif self._wait is not None:
             self._wait.cancel()
 
@@ -125,25 +130,32 @@ class Records:
             await self._give(self._take())
 
     def _take(self) -> bytes:
+        self._is_midway = True
         data = self._held + self._outgoing.read()
         self._held = b""
         return data
 
     async def _give(self, data: bytes) -> None:
-        if self._life.sending is Direction.CUT:
-            return  # the peer could not decrypt it
-        try:
-            await self.transport.send(data)
-        except (ClosedResourceError, BrokenResourceError):
-            raise
-        except (*_CLOSED, *_BROKEN) as error:
-            raise _as_ours(error) from error
-        except _BUSY as error:  # somebody else sends on the transport
+        if self._life.sending is not Direction.CUT:  # otherwise the peer could not decrypt it
+            try:
+                await self.transport.send(data)
+            except (*_CLOSED, *_BROKEN) as error:
+                if is_from_handler(error):
+                    raise
+                self._is_midway = False  # the transport is at its end, and says so to everybody
+                if isinstance(error, ClosedResourceError | BrokenResourceError):
+                    raise
+                raise _as_ours(error) from error
+            except _BUSY as error:  # somebody else sends on the transport
+                raise _as_ours(error) from error
+        self._is_midway = False
+
+    def _end_writing(self) -> None:
+        """Release the write guard. What was stopped in the middle is a cut."""
+        if self._is_midway:
+            self._is_midway = False
             self.cut(_MIDWAY)
-            raise _as_ours(error) from error
-        except BaseException:
-            self.cut(_MIDWAY)  # nobody knows how much of it went
-            raise
+        self._write_guard.release()
 
     def cut(self, what: str) -> None:
         """Allow no further send; see :meth:`Lifecycle.cut`. The connection below is cut too: should anybody else close
@@ -173,7 +185,7 @@ class Records:
             raise _as_ours(error) from error
         finally:
             self._wait = None
-            guard.release()
+            self._end_writing()
 
     def write_close_notify(self, ssl_object: ssl.SSLObject) -> bool:
         """Let OpenSSL write close_notify. It then looks for the peer's, and takes anything else for an error.
@@ -209,12 +221,13 @@ class Records:
                 await guard.wait_release()
             data = self._take()
             if isinstance(self.transport, SocketStream) and self.transport._connection.send_at_once(data):
+                self._is_midway = False
                 return
             guard.is_taken = True
             try:
                 await self._give(data)
             finally:
-                guard.release()
+                self._end_writing()
 
     # --- receiving ---------------------------------------------------------------------------------------------------
 

@@ -1,0 +1,79 @@
+"""A signal's handler raises while a TLS stream sends: what OpenSSL has taken and the peer has not is a cut."""
+
+from __future__ import annotations
+
+import array
+import socket
+import ssl
+import sys
+from typing import Any
+
+import anyio
+import pytest
+from support.interruptions import Interrupted, interruption
+from support.sockets import Pair, count_to_end
+from support.streams import ENDLESS
+from support.threads import thread
+from support.tls import Contexts, outcome, tls_over
+from support.waiting import until
+
+from roket_trio import BrokenResourceError, CloseOutcome, TLSStream
+from roket_trio._streams.tls_records import Records
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="what the kernel tells of a close is Linux's")
+
+
+@pytest.mark.parametrize("kind", ["exit", "a program's own", "an OSError", "a socket of the handler's is gone"])
+@pytest.mark.parametrize(
+    ("place", "at"),
+    [("OpenSSL", 1), ("OpenSSL", 2), ("records", 1), ("socket", 1)],
+    ids=["encrypted", "encrypted in the middle", "taken from the buffer", "sent"],
+)
+async def test_a_send_interrupted_before_its_count_is_a_cut(
+    pair: Pair, contexts: Contexts, monkeypatch: pytest.MonkeyPatch, kind: str, place: str, at: int
+) -> None:
+    error = interruption(kind)
+    owner: Any
+    owner, name = {
+        "OpenSSL": (ssl.SSLObject, "write"),
+        "records": (Records, "_take"),
+        "socket": (socket.socket, "send"),
+    }[place]
+    async with tls_over(pair, contexts) as (tls, peer):
+        with thread(count_to_end, peer.sock) as counted:
+            with monkeypatch.context() as patch, pytest.raises(type(error)) as caught:
+                patch.setattr(owner, name, Interrupted(getattr(owner, name), error, at=at), raising=False)
+                await tls.send(bytes(600_000))
+            assert caught.value is error
+            with pytest.raises(BrokenResourceError, match="of 600000 bytes"):
+                await tls.send(b"more")
+            await tls.aclose()
+        assert outcome(tls) is CloseOutcome.ABORTED
+        assert counted.result()[1] == "RST"
+
+
+@pytest.mark.parametrize("make", [bytearray, lambda data: array.array("q", data)], ids=["bytearray", "array"])
+async def test_a_buffer_is_held_while_its_send_waits_and_free_after_it(
+    pair: Pair, contexts: Contexts, make: Any
+) -> None:
+    item = make(ENDLESS)
+    cancellation: BaseException | None = None
+
+    async def send(tls: TLSStream) -> None:
+        nonlocal cancellation
+        try:
+            await tls.send(item)
+        except BaseException as error:
+            cancellation = error  # its frames do not hold the buffer either
+            raise
+
+    async with tls_over(pair, contexts) as (tls, _):
+        before = tls.statistics().sent_bytes
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(send, tls)
+            await until(lambda: tls.statistics().sent_bytes > before)
+            with pytest.raises(BufferError):
+                item.pop()
+            tasks.cancel_scope.cancel()
+        assert cancellation is not None
+        item.pop()
