@@ -350,7 +350,7 @@ class TLSStream(tls.TLSStream, trio.abc.Stream):
                 await self.transport_stream.aclose()
                 return
             self._life.enter(Phase.CLOSING)
-            if self._life.is_cut or self._is_stopped:  # TLS may have failed before, which is a state of its own
+            if self._life.is_cut or self._is_stopped:  # TLS may have failed before
                 await reset(self.transport_stream)
                 return
             if self._records.write_close_notify(self._ssl_object) and self._below is not None:
