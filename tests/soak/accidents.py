@@ -119,7 +119,9 @@ class Shooter:
             sys.setprofile(self._profile)
             return
         # Only the library's code is judged: what is raised in the machinery of an event loop breaks the loop.
-        if frame is None or not frame.f_code.co_filename.startswith(PACKAGE):
+        # (And of a finalizer's own steps, what Python drops there.)
+        is_ours = frame is not None and frame.f_code.co_filename.startswith(PACKAGE)
+        if frame is None or not is_ours or frame.f_code.co_name in ("__del__", "finalize"):
             self._tries -= 1
             if self._tries:
                 signal.setitimer(signal.ITIMER_REAL, 0.0005)

@@ -173,7 +173,7 @@ class EpisodeRun:
         finally:
             sys.unraisablehook = before
         for one in unraisable:
-            if not self._was_shot(one.exc_value):
+            if not (self._was_shot(one.exc_value) or self._is_ctrl_c(one.exc_value)):
                 self.wrong.append(f"unraisable: {one.exc_value!r} in {one.object!r}")
         for context in self._loop_errors:
             if not self._was_shot(context.get("exception")):

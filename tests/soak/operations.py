@@ -19,6 +19,8 @@ import anyio.abc
 from support.soak_clients import Content
 
 from roket_trio import (
+    BrokenResourceError,
+    ClosedResourceError,
     ClosePolicy,
     CloseReport,
     EndOfStream,
@@ -161,7 +163,7 @@ class Operation:
                     await body(stream)
                 finally:
                     if isinstance(stream, SocketStream):
-                        with contextlib.suppress(Exception):
+                        with contextlib.suppress(BrokenResourceError, ClosedResourceError):
                             await stream.send_eof()
                     await stream.aclose()
             elif ending == "close":
