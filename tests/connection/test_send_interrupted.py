@@ -21,7 +21,7 @@ from support.streams import ENDLESS, report_of, stream_over
 from support.threads import thread
 from support.waiting import until
 
-from roket_trio import BrokenResourceError, CloseOutcome, SocketStream, Transfer, UNIXSocketStream, copy
+from roket_trio import BrokenResourceError, CloseOutcome, SocketStream, Transfer, UNIXSocketStream, copy, relay
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="sendfile, splice and RST as Linux has them")
 
@@ -120,6 +120,19 @@ async def test_two_signals_in_a_splice_leave_no_pipe_and_the_second_one_is_raise
             assert limited.raised
             assert caught.value is second
             assert caught.value.__context__ is first
+
+
+async def test_a_relay_interrupted_in_a_splice_raises_that_alone_and_cuts_its_sink(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    error = interruption("a program's own")
+    with connected() as pair, connected() as (other, feeder):
+        feeder.sendall(DATA[:100_000])
+        async with stream_over(other) as left, cut(*pair, total=0) as right:
+            with monkeypatch.context() as patch, pytest.raises(type(error)) as caught:
+                interrupt(patch, "splice", error, at=2)
+                await relay(left, right)
+            assert caught.value is error
 
 
 # --- buffers that others resize --------------------------------------------------------------------------------------
