@@ -92,7 +92,7 @@ class SocketListener(anyio.abc.SocketListener, trio.abc.Listener[SocketStream]):
     ) -> SocketListener:
         """Take over a listening stream socket, or the descriptor of one (socket activation).
 
-        If the socket is bound but does not listen yet, this makes it listen.
+        If the socket is bound but does not listen yet, this makes it listen. A descriptor is made non-inheritable.
 
         :raises ValueError: it is no socket, neither TCP nor UNIX, not bound, connected, or closed. The caller still
             owns it
@@ -113,6 +113,8 @@ class SocketListener(anyio.abc.SocketListener, trio.abc.Listener[SocketStream]):
         except BaseException:
             give_back(sock, sock_or_fd)
             raise
+        if sock is not sock_or_fd:  # as sd_listen_fds(3): a program that is started later would go on listening
+            sock.set_inheritable(False)
         return cls(sock, close_policy)
 
     async def accept(self) -> SocketStream:
@@ -228,6 +230,12 @@ class SocketListener(anyio.abc.SocketListener, trio.abc.Listener[SocketStream]):
 
         A task in :meth:`accept` gets :class:`ClosedResourceError`. Connections that wait in the listen queue are reset
         by the kernel at once (``inet_csk_listen_stop``), so no client hangs. A UNIX socket's file is not deleted.
+
+        A process that was forked meanwhile has the socket too (multiprocessing forks by default on Linux, before Python
+        3.14). The kernel goes on listening until that process has closed it as well: clients connect, and wait for ever
+        if nobody accepts there. Servers that fork their workers rely on this, so the close does not prevent it. To end
+        the listening in all processes, call ``shutdown(SHUT_RD)`` on ``extra(SocketAttribute.raw_socket)`` before.
+        Programs that are executed do not inherit the socket (PEP 446).
         """
         self.close()
         await self._loop.checkpoint()

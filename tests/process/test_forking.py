@@ -7,6 +7,7 @@ import gc
 import os
 import signal
 import socket
+import subprocess
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +19,7 @@ import anyio.from_thread
 import anyio.to_thread
 import pytest
 from support.sockets import Pair
+from support.waiting import BOUND
 
 from roket_trio import CloseOutcome, FileWriteStream, SocketListener, SocketStream, create_tcp_listener
 
@@ -105,3 +107,62 @@ async def test_what_a_child_forgets_goes_on_for_its_parent(tcp_pair: Pair, tmp_p
                 await (await listener.accept()).aclose()
     await things["file"].aclose()
     assert target.read_bytes() == b"whole"
+
+
+# --- listeners -------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(params=["tcp", "unix"])
+def bound(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[socket.socket]:
+    """A listening socket that nothing here accepts from."""
+    if request.param == "tcp":
+        sock = socket.create_server(("127.0.0.1", 0))
+    else:
+        sock = socket.socket(socket.AF_UNIX)
+        sock.bind(str(tmp_path / "socket"))
+        sock.listen()
+    with sock:
+        yield sock
+
+
+async def test_a_listener_that_is_closed_here_goes_on_in_a_child_that_shares_it(bound: socket.socket) -> None:
+    """Servers that fork their workers close their own listener, and so may a child."""
+    listener = await SocketListener.from_socket(bound)
+    address = bound.getsockname()
+    child = fork()
+    if not child:
+        bound.setblocking(True)
+        sock, _ = bound.accept()
+        sock.sendall(b"by the child")
+        sock.close()
+        os._exit(0)
+    await listener.aclose()
+    with socket.socket(bound.family) as client:
+        client.settimeout(BOUND)
+        client.connect(address)
+        assert client.recv(100) == b"by the child"
+    assert os.waitpid(child, 0)[1] == 0
+
+
+async def test_a_listener_that_is_shut_down_ends_in_every_process(bound: socket.socket) -> None:
+    listener = await SocketListener.from_socket(bound)
+    address = bound.getsockname()
+    with child_that_sleeps():
+        listener.extra(anyio.abc.SocketAttribute.raw_socket).shutdown(socket.SHUT_RD)
+        await listener.aclose()
+        with socket.socket(bound.family) as client, pytest.raises(ConnectionRefusedError):
+            client.connect(address)
+
+
+async def test_a_program_that_is_started_does_not_go_on_listening(bound: socket.socket) -> None:
+    """Not even with a descriptor that was handed down to this program, as a service manager does."""
+    address, family = bound.getsockname(), bound.family
+    bound.set_inheritable(True)
+    listener = await SocketListener.from_socket(bound.detach())
+    with subprocess.Popen(["sleep", "60"], close_fds=False) as program:
+        try:
+            await listener.aclose()
+            with socket.socket(family) as client, pytest.raises(ConnectionRefusedError):
+                client.connect(address)
+        finally:
+            program.kill()
