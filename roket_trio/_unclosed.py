@@ -94,7 +94,7 @@ def finalize(
     try:
         what = describe()
         close()
-    except BaseException:  # of a signal's handler too
+    except BaseException:  # noqa: ASYNC103 - of a signal's handler too, and in no task
         release()
         if not _is_finalizing():
             raise
