@@ -5,18 +5,22 @@ from __future__ import annotations
 import asyncio
 import functools
 import gc
+import multiprocessing
 import os
 import selectors
 import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
+import anyio.to_thread
 import pytest
 import trio
+from support.loops import run_on
 
 from roket_trio.testing import ListeningPeer, scripts
 from roket_trio.testing._census.records import Holder, SocketRecord
@@ -298,12 +302,34 @@ def test_a_descriptor_that_is_used_again_is_another_socket() -> None:
         assert tracked.phase.name == "two"
 
 
-def test_the_alarm_clock_of_a_loop_is_not_counted() -> None:
+async def test_what_a_running_loop_wakes_itself_with_is_not_counted(loop_name: str) -> None:
+    """The loop was made after the tracker began, in the same phase as a pair that is somebody's."""
+
+    def in_a_loop_of_its_own() -> tuple[int, list[str]]:
+        async def main() -> tuple[int, list[str]]:
+            left, right = socket.socketpair()
+            with left, right:
+                one = len(tracker.end_phase(RunPhase("one")))
+                return one, [finding.fault for finding in tracker.end(0.0, ANY_PHASE)]
+
+        tracker = LeakTracker()
+        result: tuple[int, list[str]] = run_on(loop_name, main)
+        return result
+
+    # In a thread, since a loop runs in this one.
+    assert await anyio.to_thread.run_sync(in_a_loop_of_its_own) == (2, ["OPEN", "OPEN"])
+
+
+@pytest.mark.parametrize("make", [socket.socketpair, multiprocessing.Pipe])
+def test_a_pair_that_no_loop_owns_counts(make: Callable[[], tuple[Any, Any]]) -> None:
     tracker = LeakTracker()
-    left, right = socket.socketpair()
-    with left, right:
-        assert tracker.end_phase(RunPhase("one")) == []
-        assert findings(tracker) == []
+    left, right = make()
+    try:
+        assert len(tracker.end_phase(RunPhase("one"))) == 2
+        assert findings(tracker) == [("one", "OPEN")] * 2
+    finally:
+        left.close()
+        right.close()
 
 
 def test_one_end_of_a_pair_counts_when_the_other_has_gone_to_a_child() -> None:

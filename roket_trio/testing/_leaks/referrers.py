@@ -38,6 +38,23 @@ def reachable_descriptors(root: object, fds: set[int]) -> set[int]:
     return found
 
 
+def event_loop_descriptors() -> set[int]:
+    """The descriptors of the sockets that event loops of this process have for themselves, to wake themselves with.
+
+    A loop has them as attributes of its own, as no loop has the sockets that it serves. It takes about 50 ns for each
+    object of the process.
+    """
+    wakeup: type = getattr(sys.modules.get("trio._core._wakeup_socketpair"), "WakeupSocketpair", _Absent)
+    owners = (_event_loops()[0], wakeup)
+    found: set[int] = set()
+    for owner in gc.get_objects():
+        if issubclass(type(owner), owners):
+            attributes = gc.get_referents(owner)
+            attributes += [value for each in attributes if type(each) is dict for value in each.values()]
+            found |= {socket.socket.fileno(each) for each in attributes if issubclass(type(each), socket.socket)}
+    return found
+
+
 @final
 class _Absent:
     """Stands for a class whose module is not loaded."""

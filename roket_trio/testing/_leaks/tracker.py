@@ -21,6 +21,7 @@ from .._census.census import Census, close_wait_sockets, take_census
 from .._census.observers import NotObservedError
 from .._census.records import Address, Linger, SocketRecord
 from .origins import Origin, origin_of, watch_origins
+from .referrers import event_loop_descriptors
 
 PhaseKind = Literal["test", "failed test", "fixture", "adopter", "elsewhere"]
 """``adopter``: a fixture that now holds what others have opened. ``elsewhere``: no test and no fixture."""
@@ -104,7 +105,7 @@ class TrackedSocket:
 class LeakTracker:
     """Tracks the sockets that this process opens from now on. For one thread.
 
-    A pair of UNIX sockets with both ends in the process is not counted: event loops wake themselves with such pairs.
+    The pairs of UNIX sockets with which event loops wake themselves are not counted; any other pair is.
 
     :param ignore: returns whether a record is not to be counted
     :raises NotObservedError: this platform has no way to look
@@ -257,7 +258,8 @@ class LeakTracker:
     def _counts(self, record: SocketRecord, census: Census) -> bool:
         if record.kind == "unix" and record.peer_inode is None and not record.is_listening:
             return False  # without netlink its other end is not known
-        if record.peer_inode and any(other.inode == record.peer_inode for other in census.sockets):
+        is_pair = record.peer_inode and any(other.inode == record.peer_inode for other in census.sockets)
+        if is_pair and not event_loop_descriptors().isdisjoint(record.fds):
             return False
         return not (self._ignore and self._ignore(record))
 
