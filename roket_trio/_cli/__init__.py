@@ -28,8 +28,9 @@ from importlib import import_module
 from typing import Any, NamedTuple
 
 from .. import __version__
-from .console.exit_codes import ExitCode, after_signal
-from .console.output import print_line, print_stderr, print_stdout
+from .console.exit_codes import CommandError, ExitCode, after_signal
+from .console.output import print_failure, print_stderr, print_stdout
+from .console.standard_streams import release_what_is_unwritten, reserve_standard_streams
 
 
 class Command(NamedTuple):
@@ -64,6 +65,7 @@ CODES = (
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run ``roket`` with ``arguments``, or with those of the process; returns the exit code."""
+    reserve_standard_streams()
     # Until an event loop takes the signal there is nothing to clean up, and a KeyboardInterrupt in the middle of an
     # import leaves warnings behind. An ignored signal stays ignored: nohup, a shell's background job.
     is_ours = signal.getsignal(signal.SIGINT) is signal.default_int_handler
@@ -72,22 +74,34 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return _run(list(sys.argv[1:] if arguments is None else arguments))
     finally:
+        release_what_is_unwritten()
         if is_ours:
             signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def _run(arguments: list[str]) -> int:
     name = arguments[0] if arguments else ""
-    command = COMMANDS.get(name)
-    if command is None:
-        return _without_command(name)
+    try:
+        command = COMMANDS.get(name)
+        return _without_command(name) if command is None else _run_command(name, command, arguments[1:])
+    except CommandError as error:
+        return print_failure(name, error.code, error.message)
+    except RuntimeError as error:
+        if "new thread" not in str(error):  # that is how threading says it
+            raise
+        return print_failure(
+            name, ExitCode.LOCAL_FILE, "this machine has no thread left: it has too many, or no memory"
+        )
+
+
+def _run_command(name: str, command: Command, arguments: list[str]) -> int:
     from .console.parser import Parser
 
     module: Any = import_module(command.module)
     parser = Parser(prog=f"roket {name}", description=module.DESCRIPTION, epilog=CODES, allow_abbrev=False)
     parser.examples = module.EXAMPLES
     module.configure(parser)
-    code: int = module.run(parser.parse_args(arguments[1:]))
+    code: int = module.run(parser.parse_args(arguments))
     return code
 
 
@@ -99,7 +113,7 @@ def _without_command(name: str) -> int:
         print_stdout(_overview())
         return ExitCode.DONE
     if not name:
-        print_line(_overview(), sys.stderr)
+        print_stderr(_overview(), keep="\n")
         return ExitCode.USAGE
     from difflib import get_close_matches
 

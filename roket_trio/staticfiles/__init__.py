@@ -3,6 +3,7 @@
 ==================  ===================================================================================================
 ``_conversation``   one client: h11, time limits, keep-alive, early answers
 ``_heads``          where a request's head ends, and what must not be in it
+``_clients``        how many connections there are, from where, and who is sent away
 ``_answering``      how a request is answered
 ``_resources``      which file or directory a request names, below one root and nowhere else
 ``_selecting``      which part of the file is sent: preconditions and ranges
@@ -23,6 +24,7 @@ from typing import TYPE_CHECKING, final
 from anyio.abc import SocketAttribute
 
 from ._answering import Site
+from ._clients import Clients, network_of
 
 if TYPE_CHECKING:
     import anyio
@@ -61,12 +63,19 @@ class StaticFiles:
     and does not serve names that begin with a dot. A client that uploads is answered 405 at once; what it still sends
     is read and dropped, so that the answer arrives.
 
-    The time limits are for requests. For clients that do not read their answer, give ``idle_seconds`` to ``serve``.
+    A client that takes less than ``least_rate`` of its answer is reset when it has done so for 30 seconds: each second
+    costs one of them, and each ``least_rate`` bytes that it acknowledges give one back. Where a limit of connections is
+    reached, the one that has waited longest for a request, or for the rest of one, is closed to make room; so clients
+    that say nothing keep nobody out.
 
     :param directory: the root; its descriptor stays open until :meth:`close` or the end of ``with``
     :param listings: whether a directory without ``index.html`` is answered with a list of its names
     :param keep_alive_seconds: how long a connection may be idle before a request
-    :param head_seconds: how long a client may take to send a request
+    :param head_seconds: how long a client may take to send the whole head of a request
+    :param least_rate: how many bytes of an answer a client must take each second; 0 for no limit
+    :param max_connections: the limit that ``serve`` was given, which it keeps by not accepting; ``None`` for none
+    :param max_per_address: how many connections there may be from one IPv4 address, or from one /64 of IPv6. One more,
+        while all of them are being answered, is answered 503; ``None`` for no limit
     :param log: a function that is called after each answer
     :raises OSError: there is no such directory
     :raises ImportError: h11 is not installed
@@ -79,6 +88,9 @@ class StaticFiles:
         listings: bool = True,
         keep_alive_seconds: float = 75.0,
         head_seconds: float = 20.0,
+        least_rate: float = 1024.0,
+        max_connections: int | None = None,
+        max_per_address: int | None = None,
         log: Callable[[Exchange], object] | None = None,
     ) -> None:
         try:
@@ -92,6 +104,8 @@ class StaticFiles:
         self.site: Site = Site(directory, listings=listings)
         self.keep_alive_seconds = keep_alive_seconds
         self.head_seconds = head_seconds
+        self.least_rate = least_rate
+        self.clients: Clients = Clients(max_connections, max_per_address)
         self.is_draining: bool = False
         self.idle: set[anyio.CancelScope] = set()
         self._log = log
@@ -104,7 +118,10 @@ class StaticFiles:
 
         Cancellation: an answer that was begun is cut, so that the close resets the connection.
         """
-        await self._conversation(stream, self).run()
+        with self.clients.admitted(network_of(stream.extra(SocketAttribute.remote_address, ""))) as client:
+            conversation = self._conversation(stream, self, client)
+            await (conversation.run() if client is not None else conversation.turn_away())
+            await stream.aclose()  # as serve would: a client that is still read from is one of its address
 
     def drain(self) -> None:
         """Close idle connections at once, and the others after their answer. Call it when ``serve`` is shut down."""

@@ -11,7 +11,17 @@ from typing import final
 
 import anyio.to_thread
 
-from ._resources import INDEX, ContentTypes, Refusal, Resource, listing, location, open_resource, split_target
+from ._resources import (
+    INDEX,
+    ContentTypes,
+    Refusal,
+    Resource,
+    errors_as_refusals,
+    listing,
+    location,
+    open_resource,
+    split_target,
+)
 from ._selecting import format_date, select
 
 Fields = list[tuple[bytes, bytes]]
@@ -105,7 +115,8 @@ class Site:
     async def _listing(self, directory: Resource) -> Answer:
         if not self._listings:
             raise Refusal(404)
-        page = await anyio.to_thread.run_sync(listing, directory.fd, directory.path)
+        with errors_as_refusals():
+            page = await anyio.to_thread.run_sync(listing, directory.fd, directory.path)
         return Answer(200, [*_common(), (b"Content-Type", b"text/html; charset=utf-8"), _length(len(page))], page)
 
     def _part(self, method: bytes, headers: Mapping[bytes, bytes], resource: Resource) -> Answer:

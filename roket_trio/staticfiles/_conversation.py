@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from time import monotonic
 from typing import TYPE_CHECKING, Protocol, TypeAlias, final
@@ -14,6 +15,7 @@ import h11
 
 from .. import BrokenResourceError, ClosePolicy, EndOfStream, SocketStream, TruncatedError, copy
 from ._answering import Answer, Site, refused
+from ._clients import Client, Clients
 from ._heads import BadHead, HeadBuffer, check_framing, coding_status
 
 if TYPE_CHECKING:
@@ -35,6 +37,9 @@ _RWF_NOWAIT: int | None = getattr(os, "RWF_NOWAIT", None)
 
 _RECEIVE = 64 << 10
 
+# How long a client may take nothing of its answer (seconds): a phone in a tunnel.
+_PATIENCE = 30.0
+
 
 class Owner(Protocol):
     """What a conversation needs of its server."""
@@ -42,6 +47,8 @@ class Owner(Protocol):
     site: Site
     keep_alive_seconds: float
     head_seconds: float
+    least_rate: float
+    clients: Clients
     is_draining: bool
     idle: set[anyio.CancelScope]
     """The waits for a next request, which are cancelled when the server drains."""
@@ -68,11 +75,12 @@ class _Placeholder:
 class Conversation:
     """One connection, from its first request to the last."""
 
-    __slots__ = ("_heads", "_http", "_owner", "_stream")
+    __slots__ = ("_client", "_heads", "_http", "_owner", "_stream")
 
-    def __init__(self, stream: Stream, owner: Owner) -> None:
+    def __init__(self, stream: Stream, owner: Owner, client: Client | None) -> None:
         """:param stream: a connected stream, which the caller closes"""
         self._stream = stream
+        self._client = client
         self._owner = owner
         self._heads = HeadBuffer()
         self._http = h11.Connection(h11.SERVER)
@@ -92,6 +100,11 @@ class Conversation:
         except BrokenResourceError as error:
             if error.side == "source":
                 raise
+
+    async def turn_away(self) -> None:
+        """Tell a client that there are too many connections from its address."""
+        with suppress(BrokenResourceError):
+            await self._refuse(503)
 
     async def _exchange(self) -> bool:
         """Read a request and answer it.
@@ -135,7 +148,8 @@ class Conversation:
         :raises TimeoutError: a request was begun and not completed
         :raises BadHead: what came is no request
         """
-        owner, heads = self._owner, self._heads
+        owner, heads, client = self._owner, self._heads, self._client
+        assert client is not None
         has_begun = bool(heads)
         seconds = owner.head_seconds if has_begun else owner.keep_alive_seconds
         with anyio.move_on_after(seconds) as scope:
@@ -144,21 +158,22 @@ class Conversation:
                     return None
                 owner.idle.add(scope)
             try:
-                while (head := heads.take()) is None:
-                    try:
-                        heads.add(await self._stream.receive(_RECEIVE))
-                    except (EndOfStream, TruncatedError):  # TLS without close_notify, which HTTP permits
-                        if heads:
-                            raise BadHead(400) from None
-                        return None
-                    if not has_begun:
-                        has_begun = True
-                        owner.idle.discard(scope)
-                        scope.deadline = anyio.current_time() + owner.head_seconds
+                with owner.clients.waiting(client, scope):
+                    while (head := heads.take()) is None:
+                        try:
+                            heads.add(await self._stream.receive(_RECEIVE))
+                        except (EndOfStream, TruncatedError):  # TLS without close_notify, which HTTP permits
+                            if heads:
+                                raise BadHead(400) from None
+                            return None
+                        if not has_begun:
+                            has_begun = True
+                            owner.idle.discard(scope)
+                            scope.deadline = anyio.current_time() + owner.head_seconds
             finally:
                 owner.idle.discard(scope)
             return head
-        if has_begun:
+        if has_begun and not client.is_ended:
             raise TimeoutError
         return None
 
@@ -194,23 +209,69 @@ class Conversation:
         head = self._event(h11.Response(status_code=answer.status, reason=answer.reason, headers=answer.fields))
         count = len(answer.body) + answer.count if with_body else 0
         if not count:
-            await self._stream.send(head + self._event(h11.EndOfMessage()))
+            await self._paced(self._stream.send, head + self._event(h11.EndOfMessage()), count=0)
             return 0
         self._http.send_with_data_passthrough(h11.Data(data=_Placeholder(count)))  # type: ignore[arg-type]
         end = self._event(h11.EndOfMessage())
         assert not end  # the length was announced
         body = answer.body or _cached(answer)
         if body:
-            await self._stream.send(head + body)
+            await self._paced(self._stream.send, head + body, count=count)
         else:
             try:
-                await self._stream.send(head)
-                await self._send_part(answer)
+                await self._paced(self._send_head_and_part, head, answer, count=count)
             except BaseException:
                 # Between the head and the body no send is cut, but the answer is incomplete.
                 self._socket().abort()
                 raise
         return count
+
+    async def _paced(self, send: Callable[..., Awaitable[object]], *arguments: object, count: int) -> None:
+        """Await ``send(*arguments)`` for as long as the client takes what is sent fast enough.
+
+        :param count: the length of the body
+        :raises BrokenResourceError: it does not, and was reset
+        """
+        if not self._owner.least_rate:
+            await send(*arguments)
+            return
+        failure: BrokenResourceError | None = None
+        with anyio.CancelScope() as scope:
+            if count <= _SMALL:  # no client of the least rate would need so long, and it needs no task of its own
+                scope.deadline = anyio.current_time() + _PATIENCE
+                await send(*arguments)
+                return
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(self._cancel_when_slow, scope)
+                try:
+                    await send(*arguments)
+                except BrokenResourceError as error:
+                    failure = error  # raised as it is, and in no group
+                tasks.cancel_scope.cancel()
+        if failure is not None:
+            raise failure
+        if scope.cancelled_caught:
+            self._socket().abort()
+            raise BrokenResourceError(f"the client takes less than {self._owner.least_rate:g} bytes per second")
+
+    async def _cancel_when_slow(self, scope: anyio.CancelScope) -> None:
+        """Cancel ``scope`` when the client has used up its patience, which what it takes gives back."""
+        left, taken, then = _PATIENCE, self._taken(), anyio.current_time()
+        while left > 0:
+            await anyio.sleep(max(left, _PATIENCE / 30))
+            now, more = anyio.current_time(), self._taken()
+            left = min(_PATIENCE, left + (more - taken) / self._owner.least_rate - (now - then))
+            taken, then = more, now
+        scope.cancel()
+
+    def _taken(self) -> int:
+        """How many bytes the client has acknowledged; where the kernel does not say, how many the kernel has taken."""
+        statistics = self._socket().statistics()
+        return statistics.sent_bytes if statistics.kernel is None else statistics.kernel.acked_bytes
+
+    async def _send_head_and_part(self, head: bytes, answer: Answer) -> None:
+        await self._stream.send(head)
+        await self._send_part(answer)
 
     async def _send_part(self, answer: Answer) -> None:
         try:

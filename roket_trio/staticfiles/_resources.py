@@ -77,7 +77,7 @@ def location(path: bytes) -> bytes:
 
 
 @contextmanager
-def _errors_as_refusals() -> Iterator[None]:
+def errors_as_refusals() -> Iterator[None]:
     """Translate the system's errors into a status."""
     try:
         yield
@@ -89,6 +89,10 @@ def _errors_as_refusals() -> Iterator[None]:
         if error.errno in _BUSY:
             raise Refusal(503) from error
         raise
+    except RuntimeError as error:
+        if "new thread" not in str(error):  # that is how threading says that there is none
+            raise
+        raise Refusal(503) from error
 
 
 async def open_resource(root: int, path: bytes) -> Resource:
@@ -98,7 +102,7 @@ async def open_resource(root: int, path: bytes) -> Resource:
 
     :raises Refusal: there is no such file (404), it may not be read (403), or no descriptor or memory is left (503)
     """
-    with _errors_as_refusals():
+    with errors_as_refusals():
         try:
             fd = open_beneath(root, path or b".", cached_only=True)
         except BlockingIOError:
@@ -192,7 +196,7 @@ def listing(directory: int, path: bytes) -> bytes:
 
     :raises Refusal: the directory cannot be read
     """
-    with _errors_as_refusals(), os.scandir(directory) as entries:
+    with errors_as_refusals(), os.scandir(directory) as entries:
         names = sorted(
             os.fsencode(entry.name) + (b"/" if _is_directory(entry) else b"")
             for entry in entries

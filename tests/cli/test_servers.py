@@ -107,6 +107,59 @@ def established_to(port: int) -> bool:
     return re.search(rf" \w+:{port:04X} 01 ", Path("/proc/net/tcp").read_text()) is not None
 
 
+def test_a_relay_has_a_limit_for_each_address() -> None:
+    go_on = threading.Event()
+
+    def talk(sock: socket.socket) -> None:
+        assert go_on.wait(LIMIT)
+
+    with peer_of(talk) as target, running("relay", "0", target, "--max-per-address", "1") as program:
+        port = announced(program)
+        with socket.create_connection(("127.0.0.1", port), LIMIT):
+            wait_until(lambda: established_to(int(target.rpartition(":")[2])), "the second connection")
+            with socket.create_connection(("127.0.0.1", port), LIMIT) as second:
+                with pytest.raises(ConnectionResetError):
+                    received_all(second)
+            assert next_line(program).endswith(": refused: more than 1 connections from its address\n")
+            go_on.set()
+        program.send_signal(signal.SIGTERM)
+        assert ended(program).code == 0
+
+
+def test_a_relay_without_descriptors_or_threads_says_so_in_a_line() -> None:
+    """What fails in a handler is a line, and the relay goes on."""
+    for broken in (
+        "socket.socket.connect_ex = socket.socket.connect = fail(OSError(5, 'Input/output error'))",
+        'threading.Thread.start = fail(RuntimeError("can\'t start new thread"))',
+    ):
+        script = f"""
+import socket, sys, threading
+def fail(error):
+    def call(*arguments):
+        raise error
+    return call
+{broken}
+from roket_trio._cli import main
+sys.exit(main(["relay", "0", "localhost:1"]))
+"""
+        arguments = [sys.executable, "-W", "error", "-c", script]
+        with subprocess.Popen(arguments, stderr=subprocess.PIPE, text=True, env=environment()) as program:
+            try:
+                port = announced(program)
+                for _ in range(2):
+                    with socket.create_connection(("127.0.0.1", port), LIMIT) as client:
+                        with pytest.raises(ConnectionResetError):
+                            received_all(client)
+                program.send_signal(signal.SIGTERM)
+                assert program.stderr is not None
+                lines = program.stderr.read().splitlines()
+                assert program.wait(LIMIT) == 0
+            finally:
+                program.kill()
+        assert len(lines) == 2, lines
+        assert all("Input/output error" in line or "can't start new thread" in line for line in lines), lines
+
+
 def test_a_relay_between_unix_sockets(tmp_path: Path) -> None:
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(tmp_path / "target"))

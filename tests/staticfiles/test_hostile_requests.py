@@ -106,7 +106,7 @@ def test_a_head_costs_no_more_than_its_length(
     monkeypatch.setattr("roket_trio.staticfiles._heads.LONGEST", longest)
 
     def parse(size: int) -> None:
-        conversation = Conversation(_Unconnected(), _Unconnected())  # type: ignore[arg-type]
+        conversation = Conversation(_Unconnected(), _Unconnected(), None)  # type: ignore[arg-type]
         buffer = conversation._heads
         buffer.add(head(size))
         try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ async def serving(root: Path, **options: Any) -> AsyncIterator[tuple[int, Static
     with StaticFiles(root, log=log.append, **options) as files:
         async with await create_tcp_listener(local_host="127.0.0.1") as listener:
             async with anyio.create_task_group() as tasks:
-                tasks.start_soon(serve, files, listener)
+                tasks.start_soon(partial(serve, files, listener, max_connections=options.get("max_connections")))
                 yield listener.extra(SocketAttribute.local_port), files, log
                 tasks.cancel_scope.cancel()
 

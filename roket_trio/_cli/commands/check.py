@@ -19,7 +19,7 @@ from ...testing._peers.peers import require_loopback
 from ...testing._peers.wire import NotAvailableError
 from ...testing._reports.table import render_failures, render_summary
 from ...testing._results.case_result import CaseResult, failures
-from ..console.exit_codes import ExitCode, after_signal, os_error_text
+from ..console.exit_codes import CommandError, ExitCode, after_signal, os_error_text
 from ..console.output import print_failure, print_stderr, print_stdout
 from ..console.signals import Interrupted, signals_interrupt
 from ..console.values import Address, count, port, remote_address, seconds
@@ -129,6 +129,8 @@ def _check(cases: Sequence[Case], target: Target, options: Namespace) -> int:
         return print_failure("check", after_signal(interruption.number), how_far)
     except OSError as error:
         return print_failure("check", ExitCode.LOCAL_FILE, os_error_text(error))
+    except CommandError as error:
+        return print_failure("check", error.code, error.message)
     except NotAvailableError as error:
         return print_failure("check", ExitCode.USAGE, str(error))
     _print_summary(results, target, options)

@@ -16,6 +16,8 @@ EXAMPLES = """\
 roket relay 8080 example.org:80
 roket relay '*:5432' unix:/run/postgresql/.s.PGSQL.5432"""
 
+_IDLE_SECONDS = 600.0  # as nginx's proxy_timeout
+
 
 def configure(parser: ArgumentParser) -> None:
     """Add the arguments."""
@@ -30,7 +32,7 @@ def configure(parser: ArgumentParser) -> None:
         metavar="SECONDS",
         help="give up when connecting to TARGET takes longer (default: 10)",
     )
-    add_server_options(parser, most=None, idle_seconds=None)
+    add_server_options(parser, idle_seconds=_IDLE_SECONDS)
 
 
 def run(options: Namespace) -> int:

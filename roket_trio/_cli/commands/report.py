@@ -11,7 +11,7 @@ from ...testing._reports.html import render_html
 from ...testing._reports.junit import render_junit
 from ...testing._reports.table import Matrix, render_failures, render_matrix, render_summary
 from ...testing._results.case_result import CaseResult, failures, parse_results
-from ..console.exit_codes import ExitCode, os_error_text
+from ..console.exit_codes import ExitCode, local_file_error, os_error_text
 from ..console.output import is_colorful, print_failure, print_stdout, printable
 
 DESCRIPTION = """\
@@ -52,7 +52,8 @@ def run(options: Namespace) -> int:
                 with open(name, encoding="utf-8") as file:
                     results += parse_results(file)
         except OSError as error:
-            return print_failure("report", ExitCode.LOCAL_FILE, os_error_text(error))
+            what = local_file_error("standard input", error, "reading").message if name == "-" else os_error_text(error)
+            return print_failure("report", ExitCode.LOCAL_FILE, what)
         except UnicodeDecodeError:
             return print_failure("report", ExitCode.LOCAL_FILE, f"{name}: it does not hold lines of JSON")
         except ValueError as error:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from argparse import ArgumentParser, Namespace
 
 from ..console.options import add_server_options, add_tls
-from ..console.values import LOCALHOST, Address, local_address
+from ..console.values import LOCALHOST, Address, local_address, rate
 
 DESCRIPTION = """\
 Serve a directory over HTTP/1.1, with ranges, conditional requests and sendfile. Nothing outside the directory is
@@ -33,7 +33,15 @@ def configure(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--no-listing", action="store_true", help="do not list the files of a directory that has no index.html"
     )
-    add_server_options(parser, most=1000, idle_seconds=60.0)
+    parser.add_argument(
+        "--min-rate",
+        type=rate,
+        default=1024.0,
+        metavar="RATE",
+        help="reset a client that takes less than RATE bytes of its answer per second; it may pause for 30 seconds"
+        " (default: 1K)",
+    )
+    add_server_options(parser, idle_seconds=60.0)
     add_tls(parser, server=True)
 
 

@@ -84,7 +84,10 @@ async def accept(options: Namespace, status: CommandStatus) -> CommandConnection
     stream = None
     try:
         async with listening(options.address, status) as (listener, real_address):
-            stream = await listener.accept()
+            try:
+                stream = await listener.accept()
+            except OSError as error:
+                raise accept_error(error) from error
         peer = peer_address(stream) or str(real_address)
         with anyio.fail_after(options.connect_timeout):
             connection = await set_up(stream, context, peer, None)
@@ -97,6 +100,11 @@ async def accept(options: Namespace, status: CommandStatus) -> CommandConnection
     status.facts["peer"] = peer
     status.start()
     return connection
+
+
+def accept_error(error: OSError) -> CommandError:
+    """The error of accept(2), for the user."""
+    return CommandError(ExitCode.CONNECTION, f"accepting failed: {error.strerror or error}")
 
 
 def peer_address(stream: SocketStream) -> str:

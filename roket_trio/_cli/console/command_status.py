@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from time import monotonic
 from typing import Any, final
 
 from .exit_codes import CommandError, ExitCode
-from .output import print_failure, print_line, print_stderr
+from .output import print_failure, print_stderr, print_stdout
 from .units import duration, exact_size, speed
 
 
@@ -38,6 +37,8 @@ class CommandStatus:
     facts: dict[str, Any] = field(default_factory=dict)
     """The members of the object that ``--json`` prints."""
     began: float = field(default_factory=monotonic)
+    _lacks_records: bool = False
+    """Whether the last record could not be written."""
 
     def start(self) -> None:
         """Begin to measure the time: the connection is there."""
@@ -59,6 +60,20 @@ class CommandStatus:
     def warn(self, text: str) -> None:
         """Print what is wrong but does not end the command."""
         print_stderr(f"roket {self.command}: {text}")
+
+    def print_record(self, record: str) -> None:
+        """Print a line of JSON on standard output. One that cannot be written is told once, and ends nothing.
+
+        The exit code is about the transfer, and a server goes on.
+        """
+        try:
+            print_stdout(record)
+        except CommandError as error:
+            if not self._lacks_records:
+                self.warn(error.message)
+            self._lacks_records = True
+        else:
+            self._lacks_records = False
 
     def succeed(self, line: str) -> int:
         """Print the last line; returns the exit code."""
@@ -82,5 +97,8 @@ class CommandStatus:
             import json
 
             self.facts.setdefault("bytes", self.moved())
-            result = {"command": self.command, **self.facts, "error": error, "exit": int(code)}
-            print_line(json.dumps(result), sys.stderr if self.data_on_stdout else sys.stdout)
+            result = json.dumps({"command": self.command, **self.facts, "error": error, "exit": int(code)})
+            if self.data_on_stdout:
+                print_stderr(result)
+            else:
+                self.print_record(result)

@@ -16,7 +16,9 @@ def library_warnings(status: CommandStatus) -> Iterator[None]:
     class Handler(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
             error = record.exc_info[1] if record.exc_info else None
-            status.warn(f"{record.getMessage()}: {error}" if error else record.getMessage())
+            status.warn(
+                f"{record.getMessage()}: {str(error) or type(error).__name__}" if error else record.getMessage()
+            )
 
     logger = logging.getLogger("roket_trio")
     handler, propagate = Handler(logging.WARNING), logger.propagate

@@ -7,6 +7,10 @@ from argparse import ArgumentParser, Namespace
 from .command_status import CommandStatus
 from .values import count, local_address, rate, seconds
 
+# How many connections a server takes from one address, by default, and half of what it takes from all: no single client
+# keeps the others out, and a thousand at once from one machine are still served.
+_PER_ADDRESS = 1000
+
 PROGRESS = ("auto", "bar", "plain", "json", "none")
 
 
@@ -82,26 +86,32 @@ def add_listen_address(parser: ArgumentParser) -> None:
     )
 
 
-def add_server_options(parser: ArgumentParser, *, most: int | None, idle_seconds: float | None) -> None:
+def add_server_options(parser: ArgumentParser, *, idle_seconds: float) -> None:
     """Add the options of ``relay`` and ``serve``.
 
-    :param most: how many connections there may be at once, by default; ``None``: any number
-    :param idle_seconds: for how long a connection may be idle, by default; ``None``: for ever
+    :param idle_seconds: for how long a connection may be idle, by default
     """
     parser.add_argument(
         "--max-connections",
         type=count,
-        default=most,
+        default=2 * _PER_ADDRESS,
         metavar="N",
-        help=f"accept at most N connections at once; more wait in the listen queue (default: {most or 'no limit'})",
+        help=f"accept at most N connections at once; more wait in the listen queue (default: {2 * _PER_ADDRESS})",
+    )
+    parser.add_argument(
+        "--max-per-address",
+        type=count,
+        default=_PER_ADDRESS,
+        metavar="N",
+        help="refuse more than N connections at once from one address, or from one /64 of IPv6"
+        f" (default: {_PER_ADDRESS})",
     )
     parser.add_argument(
         "--idle-timeout",
         type=seconds,
         default=idle_seconds,
         metavar="SECONDS",
-        help="end a connection on which no byte has moved for so long"
-        f" (default: {'never' if idle_seconds is None else f'{idle_seconds:g}'})",
+        help=f"end a connection on which no byte has moved for so long (default: {idle_seconds:g})",
     )
     parser.add_argument(
         "--drain",

@@ -1,25 +1,41 @@
-"""Lines on standard output and standard error, whether or not anybody still reads them."""
+"""Lines on standard output and standard error, whether or not anybody takes them."""
 
 from __future__ import annotations
 
 import os
+import select
 import sys
+from contextlib import suppress
 from typing import TextIO
 
 from .characters import CONTROLS, SURROGATES
+from .exit_codes import local_file_error
 
 
 def print_stdout(text: str) -> bool:
     """Write a line, as it is, to standard output, where the results are.
 
     :returns: False: the reader has left, which is no error, since it had what it wanted
+    :raises CommandError: it could not be written: the disk is full, standard output is closed
     """
-    return print_line(text, sys.stdout)
+    try:
+        _write(text + "\n", sys.stdout)
+    except BrokenPipeError:
+        return False
+    except OSError as error:
+        raise local_file_error("standard output", error, "writing") from error
+    return True
 
 
-def print_stderr(text: str) -> None:
-    """Write one line to standard error, where people read. Names that it quotes cannot move the terminal's cursor."""
-    print_line(printable(text), sys.stderr)
+def print_stderr(text: str, *, keep: str = "") -> None:
+    """Write a line to standard error, where people read. Names that it quotes cannot move the terminal's cursor.
+
+    Where it cannot be written there is nobody to tell, and what the command does counts all the same.
+
+    :param keep: as of :func:`printable`
+    """
+    with suppress(OSError, ValueError):
+        _write(printable(text, keep=keep) + "\n", sys.stderr)
 
 
 def print_failure(command: str, code: int, message: str) -> int:
@@ -28,20 +44,25 @@ def print_failure(command: str, code: int, message: str) -> int:
     return code
 
 
-def print_line(text: str, stream: TextIO) -> bool:
-    """Write a line, as it is, but for what the stream's encoding has not; see :func:`print_stdout`."""
-    encoding = getattr(stream, "encoding", None) or "utf-8"  # ASCII in the locale C, unless Python is told otherwise
-    text = text.encode(encoding, "backslashreplace").decode(encoding)
+def _write(text: str, stream: TextIO) -> None:
+    """Write all of ``text``, past Python's buffer: what a full disk refuses would stay there, before the next line."""
     try:
-        stream.write(text + "\n")
+        fd = stream.fileno()
+    except OSError:  # a stream in memory
+        stream.write(text)
         stream.flush()
-    except BrokenPipeError:
-        # The interpreter flushes once more at its end: that must not fail either.
-        devnull = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(devnull, stream.fileno())
-        os.close(devnull)
-        return False
-    return True
+        return
+    stream.flush()
+    # Where the locale has no such character, its code is better than no line.
+    errors = "backslashreplace" if stream.errors in (None, "strict") else stream.errors
+    data = memoryview(text.encode(stream.encoding, errors))
+    while data:
+        try:
+            data = data[os.write(fd, data) :]
+        except BlockingIOError:  # another program has made the terminal non-blocking
+            poll = select.poll()
+            poll.register(fd, select.POLLOUT)
+            poll.poll()
 
 
 def printable(text: str, *, keep: str = "") -> str:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from argparse import ArgumentParser
 from textwrap import indent
 from typing import NoReturn, final
 
 from .exit_codes import ExitCode
-from .output import print_stderr
+from .output import print_stderr, print_stdout
 
 
 @final
@@ -24,3 +25,10 @@ class Parser(ArgumentParser):
     def error(self, message: str) -> NoReturn:
         print_stderr(f"{self.prog}: {message} (see {self.prog} --help)")
         self.exit(ExitCode.USAGE)
+
+    def _print_message(self, message: str, file: object = None) -> None:
+        """Print the help, or what argparse says of an error."""
+        if file is sys.stdout:
+            print_stdout(message.rstrip("\n"))
+        else:
+            print_stderr(message.rstrip("\n"), keep="\n")

@@ -16,6 +16,7 @@ from ..._files.atomic import Replacement, put_in_place, replaceable
 from ..._files.replaced_attributes import take_over
 from ..._files.shared_directories import descriptor_at, open_to_write, place_of
 from ..console.exit_codes import CommandError, ExitCode, file_exists_error, local_file_error
+from ..console.standard_streams import check_standard_output
 from .file_names import PART
 
 
@@ -61,6 +62,8 @@ class DirectOutput(Destination):
         self.label = "standard output" if descriptor == 1 else path
         self._is_ours = descriptor is None
         try:
+            if not self._is_ours:
+                check_standard_output()
             # O_NONBLOCK: opening a FIFO that nobody reads fails; it would wait where no signal could interrupt it.
             flags = os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
             self.fd = open_to_write(path, flags) if descriptor is None else descriptor

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import os
 import stat
-import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, final
 
 from ..._kernel.fd import FileKind, file_kind
-from ..console.exit_codes import CommandError, ExitCode, local_file_error
+from ..console.exit_codes import local_file_error
+from ..console.standard_streams import check_standard_input
 from .file_names import wire_name
 
 if TYPE_CHECKING:
@@ -56,8 +56,7 @@ async def open_source(path: str) -> AsyncIterator[SendSource]:
     :raises CommandError: it cannot be opened
     """
     if path == "-":
-        if sys.stdin is None:
-            raise CommandError(ExitCode.LOCAL_FILE, "standard input is closed")
+        check_standard_input()
         start = _position(0)
         yield SendSource("standard input", None, "file", 0, _size_from(0, start), start)
         return

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from contextlib import suppress
 
 import anyio
 from anyio import to_thread
@@ -24,7 +25,7 @@ def resolve(kind: str) -> str:
 
 
 async def show_progress(status: CommandStatus, kind: str) -> None:
-    """Show the progress until cancelled; then the bar is removed.
+    """Show the progress until cancelled, or until it cannot be shown any more; then the bar is removed.
 
     :param kind: a value of ``--progress``
     """
@@ -41,8 +42,10 @@ async def show_progress(status: CommandStatus, kind: str) -> None:
             speed = speedometer.update(status.moved())
             await to_thread.run_sync(display.show, status, speed, abandon_on_cancel=True)
             await anyio.sleep(display.interval)
+    except OSError:  # the terminal is gone, or the disk is full: the transfer goes on unseen
+        return
     finally:
-        with anyio.move_on_after(FRAME, shield=True):
+        with anyio.move_on_after(FRAME, shield=True), suppress(OSError):
             await to_thread.run_sync(display.clear, abandon_on_cancel=True)
 
 

@@ -9,14 +9,15 @@ from time import monotonic
 from typing import Any
 
 import anyio
+from anyio.abc import SocketAttribute
 
 from ... import BrokenResourceError, ConnectionFailed, RelayReport, SocketStream, relay, serve
-from ..connections.accepting import listening, peer_address
+from ...staticfiles._clients import Clients, network_of
+from ..connections.accepting import accept_error, listening, peer_address
 from ..connections.connecting import connect_error_text, connect_stream
 from ..console.command_status import CommandStatus
 from ..console.event_loop import Shutdown, run_in_event_loop
 from ..console.exit_codes import CommandError, ExitCode
-from ..console.output import print_stdout
 from ..console.units import duration, exact_size
 
 
@@ -31,7 +32,7 @@ async def _relay(options: Namespace, status: CommandStatus, shutdown: Shutdown) 
     try:
         async with listening(options.address, status) as (listener, _):
             await serve(
-                partial(_forward, options, status),
+                partial(_forward, options, status, Clients(most_per_address=options.max_per_address)),
                 listener,
                 max_connections=options.max_connections,
                 shutdown=shutdown,
@@ -40,26 +41,39 @@ async def _relay(options: Namespace, status: CommandStatus, shutdown: Shutdown) 
             )
     except CommandError as error:
         return status.fail_with(error)
+    except OSError as error:
+        return status.fail_with(accept_error(error))
     return ExitCode.DONE
 
 
-async def _forward(options: Namespace, status: CommandStatus, client: SocketStream) -> None:
-    """Handle one connection: connect to the target, relay, and print a line about it."""
+async def _forward(options: Namespace, status: CommandStatus, clients: Clients, client: SocketStream) -> None:
+    """Handle one connection, unless there are too many from its address."""
     facts: dict[str, Any] = {"client": peer_address(client) or "-", "target": str(options.target)}
+    with clients.admitted(network_of(client.extra(SocketAttribute.remote_address, ""))) as admitted:
+        if admitted is not None:
+            await _forward_admitted(options, status, facts, client)
+            return
+    client.abort()
+    _print(options, status, facts, f"refused: more than {options.max_per_address} connections from its address")
+
+
+async def _forward_admitted(
+    options: Namespace, status: CommandStatus, facts: dict[str, Any], client: SocketStream
+) -> None:
+    """Connect to the target, relay, and print a line about it."""
     began = monotonic()
     async with client:
         try:
             with anyio.fail_after(options.connect_timeout):
                 server = await connect_stream(options.target)
-        except (ConnectionFailed, TimeoutError) as error:
+        except OSError as error:  # ConnectionFailed and TimeoutError are; descriptors may have run out, too
             client.abort()
-            reason = connect_error_text(error) if isinstance(error, ConnectionFailed) else "the target does not answer"
-            _print(options, status, facts, f"refused: {reason}")
+            _print(options, status, facts, f"refused: {_refusal(error)}")
             return
         async with server:
             try:
                 report = await relay(client, server)
-            except BrokenResourceError as error:
+            except (BrokenResourceError, OSError) as error:
                 client.abort()
                 server.abort()
                 _print(options, status, facts, f"cut: {error}")
@@ -70,6 +84,12 @@ async def _forward(options: Namespace, status: CommandStatus, client: SocketStre
                 server.abort()
                 raise
     _print(options, status, {**facts, **_figures(report, began, client, server)}, None)
+
+
+def _refusal(error: OSError) -> str:
+    if isinstance(error, ConnectionFailed):
+        return connect_error_text(error)
+    return "the target does not answer" if isinstance(error, TimeoutError) else error.strerror or str(error)
 
 
 def _figures(report: RelayReport, began: float, client: SocketStream, server: SocketStream) -> dict[str, Any]:
@@ -84,7 +104,7 @@ def _figures(report: RelayReport, began: float, client: SocketStream, server: So
 
 def _print(options: Namespace, status: CommandStatus, facts: dict[str, Any], failure: str | None) -> None:
     if options.json:
-        print_stdout(json.dumps({"command": "relay", **facts, "error": failure}))
+        status.print_record(json.dumps({"command": "relay", **facts, "error": failure}))
         return
     ends = f"{facts['client']} → {facts['target']}"
     if failure is not None:

@@ -9,12 +9,11 @@ from functools import partial
 
 from ... import TLSListener, serve
 from ...staticfiles import Exchange, StaticFiles
-from ..connections.accepting import listening
+from ..connections.accepting import accept_error, listening
 from ..connections.tls_contexts import server_context
 from ..console.command_status import CommandStatus
 from ..console.event_loop import Shutdown, run_in_event_loop
 from ..console.exit_codes import CommandError, ExitCode, local_file_error
-from ..console.output import print_stdout
 from ..console.values import Address
 
 # How long a TLS handshake may take (seconds).
@@ -25,7 +24,14 @@ def run_server(options: Namespace) -> int:
     """Serve until a signal arrives; returns the exit code."""
     status = CommandStatus("serve", options.quiet, is_json=False)
     try:
-        files = StaticFiles(options.directory, listings=not options.no_listing, log=partial(_print, options, status))
+        files = StaticFiles(
+            options.directory,
+            listings=not options.no_listing,
+            least_rate=options.min_rate,
+            max_connections=options.max_connections,
+            max_per_address=options.max_per_address,
+            log=partial(_print, options, status),
+        )
     except ModuleNotFoundError as error:
         return status.fail(ExitCode.USAGE, str(error))
     except OSError as error:
@@ -57,11 +63,13 @@ async def _serve(options: Namespace, status: CommandStatus, files: StaticFiles, 
             )
     except CommandError as error:
         return status.fail_with(error)
+    except OSError as error:
+        return status.fail_with(accept_error(error))
     return ExitCode.DONE
 
 
 def _print(options: Namespace, status: CommandStatus, exchange: Exchange) -> None:
     if options.json:
-        print_stdout(json.dumps(asdict(exchange)))
+        status.print_record(json.dumps(asdict(exchange)))
     else:
         status.inform(str(exchange))

@@ -21,6 +21,7 @@ from ..connections.accepting import accept
 from ..connections.command_connection import CommandConnection
 from ..console.command_status import CommandStatus
 from ..console.exit_codes import CommandError, ExitCode, file_exists_error, local_file_error
+from ..console.standard_streams import check_standard_output
 from ..local_files.file_names import checked_name
 from ..local_files.recv_destinations import (
     Destination,
@@ -54,7 +55,9 @@ async def receive_with_digest(options: Namespace, status: CommandStatus) -> str:
 def _check_destination(options: Namespace) -> None:
     """Find what is wrong with the destination before a sender connects. Blocks."""
     path = options.destination
-    if path != "-" and not os.path.isdir(path):
+    if path == "-":
+        check_standard_output()
+    elif not os.path.isdir(path):
         if os.path.lexists(path) and not options.force:
             raise file_exists_error(path)
         directory = os.path.dirname(path.rstrip("/")) or "."
