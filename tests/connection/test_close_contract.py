@@ -268,6 +268,7 @@ async def test_a_cancelled_close_releases_first_and_says_what_may_be_missing(
     stream = await adopt(ours, PATIENT)
     fd = ours.fileno()
     missing = await send_stuck(stream, peer)
+    began = time.monotonic()
     with anyio.CancelScope() as scope:
         if when == "before":
             scope.cancel()
@@ -281,7 +282,8 @@ async def test_a_cancelled_close_releases_first_and_says_what_may_be_missing(
     assert scope.cancelled_caught
     report = report_of(stream)
     assert (report.acked, report.unacked_bytes, report.peer_closed) == (False, missing, False)
-    assert kernel_state(local, remote) is not None
+    # Unless this process has slept through the whole life of what it left.
+    assert kernel_state(local, remote) is not None or time.monotonic() - began > 0.2
     await until(lambda: kernel_state(local, remote) is None)
 
 
