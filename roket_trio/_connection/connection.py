@@ -180,8 +180,7 @@ class Connection:
         with memoryview(item) as whole, whole.cast("B") as view:
             while accounting.item_sent < total:
                 try:
-                    with view[accounting.item_sent :] as rest:
-                        count = accounting.send_part(self.sock.send, rest)
+                    count = accounting.send_part(self.sock.send, view[accounting.item_sent :])
                 except OSError as error:
                     raise self.send_failed(error) from error
                 if count is None:

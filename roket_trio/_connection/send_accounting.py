@@ -79,6 +79,8 @@ class SendAccounting:
             if isinstance(error, BlockingIOError):
                 return None
             raise
+        finally:
+            del arguments  # which an exception's traceback would hold, and so the caller's buffer
         self.item_sent = sent + count
         self.sent_bytes += count
         self.send_calls += 1
