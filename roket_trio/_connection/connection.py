@@ -50,6 +50,7 @@ class Connection:
         "_closed_event",
         "_closing",
         "_fallbacks",
+        "_is_closing",
         "_opened_at",
         "_policy",
         "_receive_calls",
@@ -84,6 +85,7 @@ class Connection:
         self.supervision: ResourceGuard = ResourceGuard("supervising")
         """One block at a time bounds how long the connection may stand still."""
         self._closing: LingeringClose | None = None
+        self._is_closing = False  # whether a task is in aclose(), for others to wait for
         self._closed_event: anyio.Event | None = None
         # Called when a close begins, to end tasks that wait for something else than the socket.
         self._at_close: set[Callable[[], None]] = set()
@@ -303,36 +305,33 @@ class Connection:
             await self.descriptor_users.wait_until_none(self.loop)
             await self.loop.checkpoint()
             return
-        if self._closing is not None:  # another task closes; wait for it
+        if self._is_closing:  # another task closes; wait for it
             if self._closed_event is None:
                 self._closed_event = anyio.Event()
             try:
                 await self._closed_event.wait()
-            finally:
+            finally:  # cancelled: this call, too, releases the descriptor before it raises
                 await self.descriptor_users.wait_until_none(self.loop)  # noqa: ASYNC102 - shields itself
-                if self._report is None:  # cancelled: this call, too, releases the descriptor before it raises
-                    self._closing.interrupt()
-                    self._end(self._closing, resets=self.life.is_cut)
+                self.close_now()
             return
-        closing = self._begin_closing()
         try:
+            self._is_closing = True
+            closing = self._begin_closing()
             await self.descriptor_users.wait_until_none(self.loop)
-            if self._report is not None:  # another task has reset it meanwhile
-                pass
-            elif self.life.is_cut or closing.begin():
-                self._end(closing, resets=self.life.is_cut)
-            elif self._policy.linger_seconds > 0:
+            # Another task may have reset it meanwhile.
+            if self._report is None and not self.life.is_cut and not closing.begin() and self._policy.linger_seconds > 0:
                 await closing.wait(self.loop)
         finally:
+            self._is_closing = False
             if self._report is None:
-                self._end(closing, resets=self.life.is_cut)
+                self._end(self._begin_closing(), resets=self.life.is_cut)
         await self.loop.checkpoint()
 
     def abort(self) -> None:
         """Reset the connection and release the descriptor, at once. Idempotent."""
         if self.life.phase is Phase.CLOSED:
             return
-        closing = self._begin_closing() if self._closing is None else self._closing
+        closing = self._begin_closing()
         closing.interrupt()
         if self.descriptor_users.are_none:
             self._end(closing, resets=True)
@@ -356,14 +355,19 @@ class Connection:
         if not self.descriptor_users.are_none:
             self.abort()
             return
-        closing = self._begin_closing() if self._closing is None else self._closing
+        closing = self._begin_closing()
         closing.interrupt()
         if not self.life.is_cut:
             closing.begin()
         self._end(closing, resets=self.life.is_cut)
 
     def _begin_closing(self) -> LingeringClose:
-        """Refuse new calls, wake the tasks that wait, and note a send that this stops in the middle of its item."""
+        """Refuse new calls, wake the tasks that wait, and note a send that this stops in the middle of its item.
+
+        :returns: the close; the same one if it has begun already
+        """
+        if self._closing is not None:
+            return self._closing
         if self._send_guard.is_taken:
             self.accounting.item_stopped(self.life)
         self.life.enter(Phase.CLOSING)

@@ -164,17 +164,20 @@ class LingeringClose:
         :param close: False leaves the descriptor to a thread that still uses it; the peer sees RST all the same
 
         A UNIX socket has no RST: the peer sees the end of the stream, and unread data is dropped first, since it would
-        give the peer ECONNRESET at one time and not at another.
+        give the peer ECONNRESET at one time and not at another. Nor does the kernel send one once both FINs and every
+        byte were sent: it goes on delivering them, within the bounds of :meth:`release`.
         """
         self._discard(_DISCARD_AT_LAST)
         unacked = self._accounting.unacked(self._sock)
         if not self._is_tcp:
             self._close_receiving()
-        else:
+        elif tcp.can_reset(self._sock):
             tcp.discard_on_close(self._sock)
             # This sends the RST also while a thread or a forked child has the descriptor. It needs a module that
             # cannot be loaded any more at the end of the interpreter: close() sends it then.
             tcp.disconnect(self._sock)
+        else:
+            tcp.bound_orphan(self._sock, ORPHAN_SECONDS, FIN_WAIT_SECONDS)
         if close:
             self._sock.close()
         return self._finish(CloseOutcome.ABORTED, unacked)

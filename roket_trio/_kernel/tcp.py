@@ -248,6 +248,18 @@ def discard_on_close(sock: socket.socket) -> None:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
 
+def can_reset(sock: socket.socket) -> bool:
+    """Whether the kernel sends an RST when the connection is dissolved.
+
+    In CLOSING and LAST_ACK it sends one only if something was not sent yet (``tcp_disconnect``). If our FIN was sent
+    and lost, dissolving the connection would leave the peer without any end.
+    """
+    if not HAVE_TCP_INFO:
+        return True
+    info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _ENOUGH_FOR_ALL)
+    return info[0] not in (TCPState.CLOSING, TCPState.LAST_ACK) or unsent_bytes_of(info) != 0
+
+
 def disconnect(sock: socket.socket) -> None:
     """Reset the connection at once, even while another thread uses the descriptor or a forked child has a copy of it.
 

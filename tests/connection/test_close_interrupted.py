@@ -16,9 +16,14 @@ from support.streams import ENDLESS, report_of, stream_over
 from support.threads import thread
 from support.waiting import until
 
-from roket_trio import CloseOutcome, SocketStream
+from roket_trio import CloseOutcome, ClosePolicy, EndOfStream, SocketStream
+from roket_trio._connection.connection import Connection
+from roket_trio._kernel import socket_filter, tcp
+from roket_trio._kernel.tcp import TCPState
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="RST as Linux has it")
+
+SO_DETACH_FILTER = 27
 
 
 async def cut(stream: SocketStream) -> None:
@@ -26,6 +31,12 @@ async def cut(stream: SocketStream) -> None:
         tasks.start_soon(stream.send, ENDLESS)
         await until(lambda: stream.statistics().sent_bytes > 0)
         tasks.cancel_scope.cancel()
+
+
+def unsent(sock: socket.socket) -> int:
+    view = tcp.kernel_view(sock)
+    assert view is not None
+    return view.unsent_bytes
 
 
 async def close(stream: SocketStream, how: str) -> None:
@@ -86,3 +97,47 @@ async def test_a_close_of_a_cut_stream_that_is_interrupted_resets_all_the_same(
     with thread(count_to_end, peer) as counted:
         pass
     assert counted.result()[1] == "RST"
+
+
+@pytest.mark.parametrize("kind", INTERRUPTIONS)
+@pytest.mark.parametrize("how", ["aclose", "abort"])
+async def test_a_close_that_is_interrupted_when_it_has_just_begun_can_be_made_again(
+    any_pair: Pair, monkeypatch: pytest.MonkeyPatch, kind: str, how: str
+) -> None:
+    error = interruption(kind)
+    ours, peer = any_pair
+    stream = await SocketStream.from_socket(ours)
+    with monkeypatch.context() as patch, contextlib.suppress(type(error)):
+        patch.setattr(Connection, "_begin_closing", Interrupted(Connection._begin_closing, error))
+        await close(stream, how)
+    await stream.aclose()
+    assert stream._connection.sock.fileno() == -1
+    with thread(count_to_end, peer) as counted:
+        pass
+    assert counted.result() in ((0, "FIN"), (0, "RST"))
+
+
+@pytest.mark.skipif(not socket_filter.may_drop(), reason="a filter that drops segments needs CAP_NET_ADMIN here")
+@pytest.mark.parametrize("how", ["aclose", "abort"])
+async def test_an_abort_after_both_fins_leaves_no_peer_without_an_end(pair: Pair, how: str) -> None:
+    # The kernel sends no RST in LAST_ACK once everything was sent. Our FIN is on its way, and lost once.
+    ours, peer = pair
+    stream = await SocketStream.from_socket(ours, close_policy=ClosePolicy(linger_seconds=30))
+    peer.shutdown(socket.SHUT_WR)
+    with pytest.raises(EndOfStream):
+        await stream.receive()
+    socket_filter.drop_everything(peer)
+    await stream.send(b"whole")
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(stream.aclose)
+        await until(lambda: tcp.tcp_state(ours) == TCPState.LAST_ACK and not unsent(ours))
+        if how == "abort":
+            stream.abort()
+        else:
+            tasks.cancel_scope.cancel()
+    peer.setsockopt(socket.SOL_SOCKET, SO_DETACH_FILTER, 0)
+    assert not report_of(stream).acked
+    peer.settimeout(30)
+    with thread(count_to_end, peer) as counted:
+        pass
+    assert counted.result() == (5, "FIN")
