@@ -24,15 +24,11 @@ from .._public import public
 from .server_name import server_name
 from .sockets import SocketStream, is_cancellation
 from .tls_records import Records
+from .tls_send_accounting import AT_ONCE, TLSSendAccounting
 from .transport import reset, socket_stream_of
 
 T = TypeVar("T")
 A = TypeVarTuple("A")
-
-# How much is encrypted at a time (bytes): memory for a send does not grow with its item, and the loop is held up for
-# 0.1 ms. Measured, sends of 1 MiB over loopback, CPU against AnyIO's stream, which encrypts the whole item: 64 KiB 1.22
-# to 1.35, 128 KiB 1.11 to 1.19, 256 KiB 1.02 to 1.08, 1 MiB 1.02 to 1.08.
-_AT_ONCE = 256 << 10
 
 
 @public
@@ -60,9 +56,7 @@ class TLSStream(tls.TLSStream, trio.abc.Stream):
         self._received_bytes = 0
         self._send_guard = ResourceGuard("sending to")
         self._receive_guard = ResourceGuard("receiving from")
-        # The item under way: how much of it is encrypted, and how much of that the transport has taken.
-        self._to_send = self._encrypted = self._sent = 0
-        self._is_stopped = False
+        self._accounting = TLSSendAccounting(self._ssl_object, self._records)
         self._closed: anyio.Event | None = None
 
     @classmethod
@@ -181,16 +175,17 @@ class TLSStream(tls.TLSStream, trio.abc.Stream):
         if guard.is_taken:
             guard.check()  # raises
         guard.is_taken = True
-        self._encrypted = self._sent = 0
+        accounting = self._accounting
+        accounting.encrypted = accounting.sent = 0
         try:
             with memoryview(item) as view:  # held to the end, so that whoever resizes the buffer gets BufferError
-                self._to_send = total = view.nbytes
+                accounting.total = total = view.nbytes
                 await self._loop.step()
                 life.check_sending()
-                if 0 < total <= _AT_ONCE:
-                    self._sent = await self._records.encrypt(self._encrypt, view)
+                if 0 < total <= AT_ONCE:
+                    accounting.sent = await self._records.encrypt(accounting.encrypt, view)
                 elif total:
-                    await self._send_in_parts(view, total)
+                    await accounting.send_in_parts(view)
         except EndOfStream:  # TLS 1.2, in a renegotiation
             raise BrokenResourceError("the peer ended the connection, which TLS has to hear from first") from None
         except ssl.SSLError as error:
@@ -199,34 +194,10 @@ class TLSStream(tls.TLSStream, trio.abc.Stream):
         except (BrokenResourceError, ClosedResourceError):
             raise
         except BaseException:
-            self._stopped()
+            accounting.item_stopped()
             raise
         finally:
             guard.is_taken = False
-
-    async def _send_in_parts(self, item: memoryview, total: int) -> None:
-        with item.cast("B") as view:
-            while self._sent < total:
-                with view[self._sent : self._sent + _AT_ONCE] as part:
-                    self._sent += await self._records.encrypt(self._encrypt, part)
-
-    def _encrypt(self, data: memoryview) -> int:
-        encrypted = self._encrypted
-        self._encrypted = ~encrypted  # until the count is known, before which a signal's handler may raise
-        try:
-            count = self._ssl_object.write(data)
-        except ssl.SSLError:  # it has taken nothing
-            self._encrypted = encrypted
-            raise
-        self._encrypted = encrypted + count
-        return count
-
-    def _stopped(self) -> None:
-        """Note that the current send stops here. It is a cut if anything of it is encrypted."""
-        if self._encrypted:
-            self._is_stopped = True
-            most = self._encrypted if self._encrypted > 0 else self._to_send
-            self._records.cut(f"an earlier send was stopped after {self._sent} to {most} of {self._to_send} bytes")
 
     async def unwrap(self) -> tuple[anyio.abc.AnyByteStream, bytes]:
         """End TLS: send close_notify, wait for the peer's, and return the transport.
@@ -249,7 +220,7 @@ class TLSStream(tls.TLSStream, trio.abc.Stream):
         if life.is_cut:
             life.check_sending()  # raises
         with self._send_guard, self._receive_guard:
-            self._encrypted = 0
+            self._accounting.encrypted = 0
             try:
                 await self._loop.step()
                 life.check_receiving()
@@ -299,7 +270,7 @@ class TLSStream(tls.TLSStream, trio.abc.Stream):
         """
         self._life.check_sending()
         with self._send_guard:
-            self._encrypted = 0
+            self._accounting.encrypted = 0
             await self._loop.checkpoint()
             self._life.check_sending()
             wait = getattr(self.transport_stream, "wait_send_all_might_not_block", None)
@@ -325,9 +296,8 @@ class TLSStream(tls.TLSStream, trio.abc.Stream):
         It waits for what :meth:`SocketStream.aclose` waits for, and then a tenth of a second at most for the peer's
         close_notify and FIN, which RFC 8446, section 6.1, does not demand. A foreign stream below does not linger by
         itself, so over one it waits for the peer's close_notify within the same bound as for the rest, unless the
-        stream is not ``standard_compatible``. If a send was cut, or is under way, the
-        connection is reset instead, without close_notify. Tasks that wait in this stream get
-        :class:`ClosedResourceError`.
+        stream is not ``standard_compatible``. If a send was cut, or is under way, the connection is reset instead,
+        without close_notify. Tasks that wait in this stream get :class:`ClosedResourceError`.
 
         A second call has no effect; a second task that closes waits for the first.
 
@@ -345,12 +315,12 @@ class TLSStream(tls.TLSStream, trio.abc.Stream):
         self._closed = anyio.Event()
         try:
             if self._send_guard.is_taken:
-                self._stopped()
+                self._accounting.item_stopped()
             if self._life.phase is Phase.CLOSED:  # by abort() or unwrap(): there is nothing more to say
                 await self.transport_stream.aclose()
                 return
             self._life.enter(Phase.CLOSING)
-            if self._life.is_cut or self._is_stopped:  # TLS may have failed before
+            if self._life.is_cut or self._accounting.is_stopped:  # TLS may have failed before
                 await reset(self.transport_stream)
                 return
             if self._records.write_close_notify(self._ssl_object) and self._below is not None:

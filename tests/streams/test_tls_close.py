@@ -160,8 +160,8 @@ async def test_the_cut_names_what_is_certain_and_what_is_possible(small_pair: Pa
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(tls.send, DATA * 100)
             await other_side(peer.receive, 300_000)
-            await until(lambda: tls._encrypted > tls._sent > 0)
-            sent, encrypted = tls._sent, tls._encrypted
+            await until(lambda: tls._accounting.encrypted > tls._accounting.sent > 0)
+            sent, encrypted = tls._accounting.sent, tls._accounting.encrypted
             tasks.cancel_scope.cancel()
         message = f"stopped after {sent} to {encrypted} of {len(DATA) * 100} bytes; the peer must not see more"
         with pytest.raises(BrokenResourceError, match=message):
@@ -246,7 +246,7 @@ async def test_a_cut_over_a_foreign_stream_ends_without_close_notify(contexts: C
         await one.send(b"complete")  # the transport has no space for more
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(one.send, DATA)
-            await until(lambda: one._encrypted == len(DATA))
+            await until(lambda: one._accounting.encrypted == len(DATA))
             tasks.cancel_scope.cancel()
         with pytest.raises(BrokenResourceError, match=f"stopped after 0 to {len(DATA)} of {len(DATA)} bytes"):
             await one.send(b"x")

@@ -176,7 +176,7 @@ async def test_a_send_that_has_to_read_first_while_another_task_receives(
         async with anyio.create_task_group() as others:
             others.start_soon(tls.send, b"sent in between\n")
             await until(lambda: tls._records._fill_guard._released is not None)
-            assert not tls._sent
+            assert not tls._accounting.sent
             gate.opened.set()
         await other_side(server.hear, b"sent in between\n")
         server.tell("answered")
@@ -214,7 +214,7 @@ async def test_a_send_that_has_to_read_first_hears_of_the_end(contexts: Contexts
             await until(lambda: tls._records._fill_guard._released is not None)
             gate.ends = True
             gate.opened.set()
-        assert not tls._encrypted
+        assert not tls._accounting.encrypted
         assert not received
 
 
