@@ -115,13 +115,6 @@ def renameat2(directory: str) -> None:
             os.close(fd)
 
 
-def tar_filter() -> None:
-    import tarfile
-
-    if not hasattr(tarfile, "data_filter"):
-        raise _not_available("Python 3.11.4 has it")
-
-
 def sock_diag() -> None:
     if not sock_diag_call.AVAILABLE:
         raise _not_available("not on this system")

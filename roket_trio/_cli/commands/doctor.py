@@ -116,7 +116,6 @@ def examine(directory: str) -> list[CapabilityGroup]:
             ("rich", lambda: version("rich"), "a progress bar; without it a plain line"),
             ("openat2", on_disk(probes.openat2), "roket serve follows links, but not out of its directory"),
             ("renameat2", on_disk(probes.renameat2), "a new file never replaces one that appeared meanwhile"),
-            ("tarfile filter", probes.tar_filter, "roket recv --unpack"),
         ),
         _tried(
             "the test harness",
