@@ -319,7 +319,12 @@ class Connection:
             closing = self._begin_closing()
             await self.descriptor_users.wait_until_none(self.loop)
             # Another task may have reset it meanwhile.
-            if self._report is None and not self.life.is_cut and not closing.begin() and self._policy.linger_seconds > 0:
+            if (
+                self._report is None
+                and not self.life.is_cut
+                and not closing.begin()
+                and self._policy.linger_seconds > 0
+            ):
                 await closing.wait(self.loop)
         finally:
             self._is_closing = False

@@ -23,7 +23,7 @@ from ..console.event_loop import bare_task_group
 from ..console.exit_codes import CommandError, ExitCode, file_exists_error, local_file_error
 from .directory_walk import DIRECTORY, remove_tree, sync_tree
 from .file_names import checked_name
-from .tar_reader import MalformedArchiveError, Member, TarReader
+from .tar_reader import MalformedArchiveError, Member, TarReader, refuse
 from .tree_writer import OccupiedError, TreeWriter
 
 
@@ -187,6 +187,7 @@ def _make(member: Member, reader: TarReader, writer: TreeWriter) -> None:
                             piece = piece[file.write(piece) :]
                     os.utime(fd, ns=(member.mtime_ns, member.mtime_ns))
     except OccupiedError:
-        shown = ascii(b"/".join(member.path)[:255].decode("utf-8", "surrogateescape"))
-        why = "has the name of another member, or goes through a link or a file, or links to no file"
-        raise CommandError(ExitCode.CHECK_FAILED, f"refused to unpack: {shown:.80} {why}") from None
+        refuse(
+            b"/".join(member.path),
+            "has the name of another member, or goes through a link or a file, or links to no file",
+        )

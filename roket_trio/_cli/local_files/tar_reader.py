@@ -231,12 +231,12 @@ def _member(header: bytes, extension: _Extension) -> Member:
     flag = header[156:157]
     kind = _KINDS.get(flag)
     if kind is None:
-        _refuse(name, f"is {_REFUSED.get(flag, 'of an unknown kind')}")
+        refuse(name, f"is {_REFUSED.get(flag, 'of an unknown kind')}")
     path = _path(name, name)
     if flag == b"\0" and name.endswith(b"/"):  # before POSIX
         kind = "directory"
     if not path and kind != "directory":
-        _refuse(name, "has no name")
+        refuse(name, "has no name")
     size = _number(header[124:136])
     if (text := records.get(b"size")) is not None:
         size = int(text) if _DECIMAL.fullmatch(text) else -1
@@ -259,17 +259,17 @@ def _member(header: bytes, extension: _Extension) -> Member:
 def _path(text: bytes, member: bytes) -> tuple[bytes, ...]:
     """The names of a path, without ``.``."""
     if text.startswith(b"/"):
-        _refuse(member, "does not begin in the directory")
+        refuse(member, "does not begin in the directory")
     if text.count(b"/") > _MOST_DEPTH:
-        _refuse(member, "is too deep")
+        refuse(member, "is too deep")
     names = tuple(name for name in text.split(b"/") if name not in (b"", b"."))
     for name in names:
         if name == b"..":
-            _refuse(member, "leads out of a directory")
+            refuse(member, "leads out of a directory")
         if len(name) > _LONGEST_NAME:
-            _refuse(member, "has too long a name")
+            refuse(member, "has too long a name")
         if CONTROLS.search(name.decode("utf-8", "surrogateescape")):
-            _refuse(member, "has a control character in its name")
+            refuse(member, "has a control character in its name")
     return names
 
 
@@ -280,10 +280,10 @@ def _link_target(target: bytes, member: bytes, *, depth: int) -> bytes:
         name; for what the link says itself that holds when every ``..`` comes first
     """
     if not target or b"\0" in target or len(target) > _LONGEST_TARGET:
-        _refuse(member, "is a link to what cannot be a name")
+        refuse(member, "is a link to what cannot be a name")
     target = normpath(target)
     if target.startswith(b"/") or target.split(b"/").count(b"..") > depth:
-        _refuse(member, "is a link that leads out of the directory")
+        refuse(member, "is a link that leads out of the directory")
     return target
 
 
@@ -319,6 +319,11 @@ def _text(field: bytes) -> bytes:
     return field.partition(b"\0")[0]
 
 
-def _refuse(name: bytes, why: str) -> NoReturn:
+def refuse(name: bytes, why: str) -> NoReturn:
+    """Refuse the archive because of one member.
+
+    :param name: the path of the member, which may be anything
+    :raises CommandError: always
+    """
     shown = ascii(name[:_LONGEST_NAME].decode("utf-8", "surrogateescape"))
     raise CommandError(ExitCode.CHECK_FAILED, f"refused to unpack: {shown:.80} {why}")
