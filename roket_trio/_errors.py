@@ -21,7 +21,7 @@ from ._public import public
 # What an OSError keeps outside of ``args`` and ``__dict__``.
 _OSERROR_FIELDS = ("errno", "strerror", "filename", "filename2")
 
-# Whose exceptions a process that loads one of ours can load too. (Of a name, its first part counts.)
+# The packages whose exceptions can be loaded in each process that can load ours.
 _KNOWN_PACKAGES = frozenset({"builtins", "roket_trio", "socket", "ssl"})
 
 

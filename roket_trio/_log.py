@@ -12,8 +12,8 @@ def log(level: int, message: str, *arguments: object, error: BaseException | Non
     """Log ``message % arguments``, with the traceback of ``error`` if there is one. Raises nothing.
 
     A handler or a filter of the program may fail: the disk is full, the terminal is gone, standard error is closed.
-    Each line here is about one connection or one pause, and the others go on all the same. There is nowhere to tell it:
-    the log is what fails. The handlers of the standard library tell it themselves (``logging.raiseExceptions``).
+    Each line here is about one connection or one pause, and the others go on all the same. The failure is not reported,
+    since the log is what fails. The standard library's handlers print it themselves (``logging.raiseExceptions``).
     """
     with suppress(Exception):
         _logger.log(level, message, *arguments, exc_info=error, stacklevel=2)

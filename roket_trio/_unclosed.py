@@ -1,8 +1,8 @@
 """What becomes of a stream that nobody has closed: who may close it, in which order, and the warning that tells where.
 
 The cyclic collector finalizes what it has found in any order, and a socket or file object closes its descriptor when it
-is finalized. The stream that owns it would then find nothing left to reset, or to drain. So what is open is kept
-reachable from here, by its owner's id, until its owner was finalized.
+is finalized. The stream that owns it would then find nothing left to reset, or to drain. So what is open stays
+reachable from this module, by its owner's id, until the owner is finalized.
 """
 
 from __future__ import annotations

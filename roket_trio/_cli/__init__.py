@@ -87,7 +87,7 @@ def _run(arguments: list[str]) -> int:
     except CommandError as error:
         return print_failure(name, error.code, error.message)
     except RuntimeError as error:
-        if "new thread" not in str(error):  # that is how threading says it
+        if "new thread" not in str(error):  # threading has no class for "can't start new thread"
             raise
         return print_failure(
             name, ExitCode.LOCAL_FILE, "this machine has no thread left: it has too many, or no memory"

@@ -402,7 +402,7 @@ class Connection:
             self._closed_event.set()
 
     def __del__(self, _finalize: Any = finalize) -> None:
-        if getattr(self, "readiness", None) is not None and self._report is None:  # it may never have been made
+        if getattr(self, "readiness", None) is not None and self._report is None:  # else the constructor has failed
             sock = self.sock
             _finalize(self, sock.__repr__, self.close_now, sock.close, self._opened_at)
 

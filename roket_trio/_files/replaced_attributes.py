@@ -8,7 +8,7 @@ import stat
 
 _ACL = "system.posix_acl_access"
 
-# These say something about the old content: that it may have privileges, that somebody has measured it.
+# These are about the old content: its privileges, and its checksums (integrity measurement).
 _OF_THE_CONTENT = ("security.capability", "security.ima", "security.evm")
 
 _NO_ATTRIBUTES = (errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
@@ -19,7 +19,7 @@ def take_over(fd: int, replaced: str, status: os.stat_result) -> None:
 
     Nobody can read the new file who could not read the old one, but for this process's user. Where the group cannot be
     kept, the mode is narrowed to what everybody could do. What gives a program privileges (set-user-ID, set-group-ID,
-    capabilities) is never taken over: the new content has not earned it.
+    capabilities) is never taken over: it was given to the old content.
 
     :param fd: the new file, with no permissions for others yet
     :param replaced: the path of the old one; if it is a link, that itself

@@ -26,7 +26,8 @@ _AVAILABLE = hasattr(os, "eventfd")
 
 # More threads would only wait for the same disk.
 _AT_MOST = 8
-# A token for each of them. Not a semaphore, whose lock is held for a moment: the collector may end a thread just then.
+# A token for each of them. A semaphore would not do: it holds a lock for a moment, and if the collector ended a thread
+# just then, it would wait for that lock for ever.
 _tokens = [None] * _AT_MOST
 
 # How long the end of an idle thread is waited for, at most (seconds). It takes 50 µs. But the collector may be at work
@@ -177,11 +178,12 @@ class _Thread:
         return result
 
     def _settle(self) -> None:
-        """Block until a call is over whose wait was interrupted: by a signal's handler, or by the end of the loop.
+        """Block until the call is over, if its wait was interrupted: by a signal's handler, or by the end of the loop.
 
-        It uses the caller's buffer and descriptor, and what it counts has to be right when the exception is seen.
+        The call uses the caller's buffer and descriptor, and its count has to be right when the exception is seen.
         """
-        if self._is_busy and threading.current_thread() is not self._thread:  # where the collector may be at work
+        # The collector may run this in the thread itself, which cannot wait for itself.
+        if self._is_busy and threading.current_thread() is not self._thread:
             if not self._is_over:
                 self._finished.acquire()
             self._is_busy = self._is_awaited = False

@@ -1,4 +1,4 @@
-"""Facts about a descriptor, and small calls on it."""
+"""Descriptors: facts about them, small calls on them, and what an exception between a call and its result tells."""
 
 from __future__ import annotations
 

@@ -23,7 +23,8 @@ _SMALL_PIPE_BYTES = 64 << 10
 # So many pipes are made larger than that. When a user's pipes hold more than 64 MiB together (pipe-user-pages-soft,
 # pipe(7)), every new pipe of the user's programs holds a page or two. A thousand small ones fit.
 _LARGE = 32
-# A token for each of them. Not a semaphore, whose lock is held for a moment: the collector may close a pipe just then.
+# A token for each of them. A semaphore would not do: it holds a lock for a moment, and if the collector closed a pipe
+# just then, it would wait for that lock for ever.
 _large_tokens = [None] * _LARGE
 
 _FLAGS = os.SPLICE_F_NONBLOCK | os.SPLICE_F_MOVE if AVAILABLE else 0

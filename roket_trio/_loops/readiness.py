@@ -41,7 +41,7 @@ class LibraryReadiness(Readiness):
         self._finish_wait()
 
     def _finish_wait(self) -> None:
-        # The loop wakes nobody whom it has woken already, for data that came in the same turn as the close.
+        # The close does not wake a task that data has woken already in the same turn of the loop.
         if self._is_closed:
             raise ClosedResourceError
         self._loop.waited()

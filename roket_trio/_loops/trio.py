@@ -55,7 +55,8 @@ class TrioLoop(Loop):
         raise AssertionError("a shield swallows nothing")
 
     async def run_in_thread(self, function: Callable[..., T], *args: object) -> T:
-        # The thread holds it while it makes the call. Reentrant, since the collector may close this coroutine there.
+        # The thread holds the lock while it makes the call. It is reentrant, since the collector may run in that thread
+        # and close this coroutine there.
         calling = threading.RLock()
         is_withdrawn = False
 

@@ -49,8 +49,9 @@ _OF_THE_NEW_SOCKET = frozenset(
     if hasattr(errno, name)
 )
 
-# So many of them in a row are passed over at once. Then there is a pause, as for other errors: a firewall or a security
-# module (LSM) that refuses in accept(2) itself leaves the connection in the queue, to be refused again.
+# How many of these errors in a row are passed over without a pause. A firewall or a security module (LSM) that refuses
+# in accept(2) itself leaves the connection in the queue, where it is refused again and again; so a pause follows, as
+# after other errors.
 _PASSED_OVER_AT_MOST = 100
 
 # How long accept() waits before it tries again when descriptors or memory have run out, or it fails otherwise
@@ -180,6 +181,7 @@ class SocketListener(anyio.abc.SocketListener, trio.abc.Listener[SocketStream]):
                 return kind._adopt(sock, self.close_policy, presentable(address))
 
     def _is_listening(self) -> bool:
+        """Whether the socket still listens: other code may have shut it down or closed it."""
         try:
             # Of a UNIX socket that was shut down, Linux says that it listens and is readable for ever, and EAGAIN.
             if self._is_unix and sys.platform == "linux" and poll.peer_has_finished(self._sock):
@@ -260,7 +262,7 @@ class SocketListener(anyio.abc.SocketListener, trio.abc.Listener[SocketStream]):
         self._guard.check()
 
     def __del__(self, _finalize: Any = finalize) -> None:
-        if getattr(self, "_readiness", None) is not None and not self._closed:  # it may never have been made
+        if getattr(self, "_readiness", None) is not None and not self._closed:  # else the constructor has failed
             self._backoff = None
             sock = self._sock
             _finalize(self, sock.__repr__, self.close, sock.close, self._opened_at)

@@ -63,7 +63,8 @@ class ForeignWriter(Writer):
     is_ours = False
 
     def __init__(self, stream: Any, life: Lifecycle | None) -> None:
-        """:param life: of the stream of ours that it is, or is over (:class:`TLSStream`...): whose end is to be trusted
+        """:param life: the states of the stream of ours that it is, or that it wraps, if there is one. A transfer that
+            stops between two pieces cuts it
         :raises TypeError: it is no stream that can send
         """
         self.name = type(stream).__name__
@@ -79,7 +80,7 @@ class ForeignWriter(Writer):
 
     @contextmanager
     def _cut_if_stopped(self, life: Lifecycle, total: int | None) -> Iterator[None]:
-        """Each piece is an item of its own for the stream: a transfer that ends between two of them cuts it too."""
+        """Cut the stream if the block fails midway. To the stream each piece is a whole item, so it would not do it."""
         try:
             yield
         except BaseException:

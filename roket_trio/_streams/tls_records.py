@@ -158,8 +158,11 @@ class Records:
         self._write_guard.release()
 
     def cut(self, what: str) -> None:
-        """Allow no further send; see :meth:`Lifecycle.cut`. The connection below is cut too: should anybody else close
-        it, or the collector, a FIN would look like an end to a peer that does not insist on close_notify."""
+        """Allow no further send; see :meth:`Lifecycle.cut`.
+
+        The connection below is cut too. Other code or the collector may close it; a FIN would then look like an end to
+        a peer that does not insist on close_notify.
+        """
         self._life.cut(what)
         below = socket_stream_of(self.transport)
         if below is not None:

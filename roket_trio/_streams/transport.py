@@ -34,7 +34,7 @@ def socket_stream_of(stream: Any) -> SocketStream | None:
 
 
 def life_of(stream: Any) -> Lifecycle | None:
-    """The states of a stream of ours, or of the one that a wrapper sends through: what cuts it cuts the wrapper."""
+    """The states of a stream of ours, or of the one that a wrapper sends through. ``None`` if there is none of ours."""
     while stream is not None:
         if isinstance(stream, SocketStream):
             return stream._connection.life

@@ -37,7 +37,7 @@ _RWF_NOWAIT: int | None = getattr(os, "RWF_NOWAIT", None)
 
 _RECEIVE = 64 << 10
 
-# How long a client may take nothing of its answer (seconds): a phone in a tunnel.
+# How long a client may take nothing of its answer (seconds), as a phone does in a tunnel.
 _PATIENCE = 30.0
 
 
@@ -237,7 +237,7 @@ class Conversation:
             return
         failure: BrokenResourceError | None = None
         with anyio.CancelScope() as scope:
-            if count <= _SMALL:  # no client of the least rate would need so long, and it needs no task of its own
+            if count <= _SMALL:  # at the default rate it takes less time, and a deadline needs no task
                 scope.deadline = anyio.current_time() + _PATIENCE
                 await send(*arguments)
                 return

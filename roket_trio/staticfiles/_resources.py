@@ -90,7 +90,7 @@ def errors_as_refusals() -> Iterator[None]:
             raise Refusal(503) from error
         raise
     except RuntimeError as error:
-        if "new thread" not in str(error):  # that is how threading says that there is none
+        if "new thread" not in str(error):  # threading has no class for "can't start new thread"
             raise
         raise Refusal(503) from error
 

@@ -10,5 +10,5 @@ import re
 # Persian, U+200D in emoji.
 CONTROLS = re.compile("[\0-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
 
-# What Python makes of a byte that is not UTF-8, and a half of a pair: no terminal shows them, no UTF-8 can hold them.
+# What Python makes of a byte that is not UTF-8, and halves of surrogate pairs. UTF-8 cannot hold them.
 SURROGATES = re.compile("[\ud800-\udfff]")

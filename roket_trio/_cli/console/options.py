@@ -7,8 +7,8 @@ from argparse import ArgumentParser, Namespace
 from .command_status import CommandStatus
 from .values import count, local_address, rate, seconds
 
-# How many connections a server takes from one address, by default, and half of what it takes from all: no single client
-# keeps the others out, and a thousand at once from one machine are still served.
+# How many connections a server takes from one address by default. From all addresses together it takes twice as many,
+# so that no single client keeps the others out. A thousand at once from one machine are still served.
 _PER_ADDRESS = 1000
 
 PROGRESS = ("auto", "bar", "plain", "json", "none")
