@@ -8,7 +8,6 @@ from __future__ import annotations
 import errno
 import os
 import socket
-from collections import Counter
 from collections.abc import Callable, Sized
 from time import monotonic
 from types import MappingProxyType
@@ -27,7 +26,7 @@ from .peer_end import received_nothing
 from .send_accounting import SendAccounting
 from .sender_and_receiver import Receiving, Sending
 from .states import ClosePolicy, CloseReport, ConnectionEvent, Lifecycle, Phase
-from .statistics import SocketStatistics
+from .statistics import RouteCounts, SocketStatistics
 
 _GONE = "the connection is gone"
 
@@ -49,7 +48,6 @@ class Connection:
         "_at_close",
         "_closed_event",
         "_closing",
-        "_fallbacks",
         "_is_closing",
         "_opened_at",
         "_policy",
@@ -57,13 +55,13 @@ class Connection:
         "_receive_guard",
         "_received_bytes",
         "_report",
-        "_routes",
         "_send_guard",
         "accounting",
         "descriptor_users",
         "life",
         "loop",
         "readiness",
+        "routes",
         "sock",
         "supervision",
     )
@@ -77,8 +75,7 @@ class Connection:
         self.accounting: SendAccounting = SendAccounting(sock)
         self._received_bytes = 0
         self._receive_calls = 0
-        self._routes: Counter[str] = Counter()
-        self._fallbacks: Counter[str] = Counter()
+        self.routes: RouteCounts = RouteCounts()
         self._report: CloseReport | None = None
         self._send_guard = ResourceGuard("sending to")
         self._receive_guard = ResourceGuard("receiving from")
@@ -408,14 +405,6 @@ class Connection:
 
     # --- what is known -----------------------------------------------------------------------------------------------
 
-    def routed(self, name: str) -> None:
-        """Count a transfer that has used the route ``name``."""
-        self._routes[name] += 1
-
-    def refused(self, name: str) -> None:
-        """Count that the kernel has refused the route ``name``."""
-        self._fallbacks[name] += 1
-
     @property
     def policy(self) -> ClosePolicy:
         """How the connection is to be closed."""
@@ -442,8 +431,8 @@ class Connection:
             received_bytes=self._received_bytes,
             send_calls=self.accounting.send_calls,
             receive_calls=self._receive_calls,
-            routes=MappingProxyType(dict(self._routes)),
-            fallbacks=MappingProxyType(dict(self._fallbacks)),
+            routes=MappingProxyType(dict(self.routes.used)),
+            fallbacks=MappingProxyType(dict(self.routes.fallbacks)),
             kernel=self.kernel_view(),
         )
 

@@ -28,3 +28,22 @@ class SocketStatistics(NamedTuple):
     """How many times the kernel refused a faster route, by that route."""
     kernel: KernelView | None
     """The kernel's own view; ``None`` after the close, for UNIX sockets, and elsewhere than on Linux."""
+
+
+@final
+class RouteCounts:
+    """How many transfers of one connection ran, by route, and how many times the kernel refused one."""
+
+    __slots__ = ("fallbacks", "used")
+
+    def __init__(self) -> None:
+        self.used: dict[str, int] = {}
+        self.fallbacks: dict[str, int] = {}
+
+    def add(self, name: str) -> None:
+        """Count a transfer that has used the route ``name``."""
+        self.used[name] = self.used.get(name, 0) + 1
+
+    def add_refusal(self, name: str) -> None:
+        """Count that the kernel has refused the route ``name``."""
+        self.fallbacks[name] = self.fallbacks.get(name, 0) + 1

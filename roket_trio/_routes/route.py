@@ -99,15 +99,15 @@ class Route(Progress):
 
     def _note_route(self, source: Connection | None, sink: Connection | None) -> None:
         if source is not None:
-            source.routed(self.name)
+            source.routes.add(self.name)
         if sink is not None and sink is not source:
-            sink.routed(self.name)
+            sink.routes.add(self.name)
 
     def _fall_back(self, source: Connection | None, sink: Connection | None) -> None:
         """Go on with the plain loop, since the kernel has refused its route."""
         if self.bytes_moved:
             self._note_route(source, sink)
         for connection in self.connections():
-            connection.refused(self.name)
+            connection.routes.add_refusal(self.name)
         self.fallbacks += (self.name,)
         self.name = self._plain
