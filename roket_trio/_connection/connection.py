@@ -315,13 +315,8 @@ class Connection:
             self._is_closing = True
             closing = self._begin_closing()
             await self.descriptor_users.wait_until_none(self.loop)
-            # Another task may have reset it meanwhile.
-            if (
-                self._report is None
-                and not self.life.is_cut
-                and not closing.begin()
-                and self._policy.linger_seconds > 0
-            ):
+            is_over = self._report is not None or self.life.is_cut  # another task may have reset it meanwhile
+            if not is_over and not closing.begin() and self._policy.linger_seconds > 0:
                 await closing.wait(self.loop)
         finally:
             self._is_closing = False

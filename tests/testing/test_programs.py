@@ -76,6 +76,9 @@ KNOWN: dict[tuple[str, Role, str], tuple[str, str]] = {
     ("java", "server", "close/5.3"): ("truncated", "clean"),
 }
 
+# The reset destroys what the peer's kernel has not taken yet; on a busy machine that may be nothing.
+BEHIND_THE_LAST_BYTE = {"close/2.1": ("complete", "reset")}
+
 WORDS = {
     "trio": ["structured.py", "trio"],
     "anyio trio": ["structured.py", "anyio", "trio"],
@@ -96,7 +99,11 @@ def test_the_known_bugs_of_others_are_found() -> None:
 
     with ThreadPoolExecutor(AT_ONCE) as pool:
         results = dict(zip(KNOWN, pool.map(run, KNOWN), strict=True))
-    wrong = {key: told(found) for key, found in results.items() if (found.data, found.close) != KNOWN[key]}
+    wrong = {
+        key: told(found)
+        for key, found in results.items()
+        if (found.data, found.close) not in {KNOWN[key], BEHIND_THE_LAST_BYTE.get(key[2])}
+    }
     assert not wrong
     assert {result.verdict for result in results.values()} == {"fail"}
 
