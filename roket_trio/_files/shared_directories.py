@@ -38,7 +38,7 @@ def place_of(path: str, *, follow: bool) -> str:
             return place
         try:
             status = os.lstat(place)
-        except OSError:  # there is none; or whoever opens it will be told
+        except OSError:  # there is none, or opening it will fail and say why
             return place
         if not stat.S_ISLNK(status.st_mode):
             return place

@@ -83,7 +83,8 @@ def is_from_kernel(error: OSError) -> bool:
 def is_from_handler(error: BaseException) -> bool:
     """Whether the handler of a signal has raised ``error``, which the caller has caught.
 
-    A handler is recognized by the frame that it has interrupted, which Python gives it as an argument.
+    A handler is recognized by the frame that it has interrupted, which Python gives it as its second argument. In a
+    handler with ``*args`` the frame is the second item of a tuple.
     """
     below = error.__traceback__
     while below is not None and below.tb_next is not None:

@@ -121,7 +121,7 @@ class StaticFiles:
         with self.clients.admitted(network_of(stream.extra(SocketAttribute.remote_address, ""))) as client:
             conversation = self._conversation(stream, self, client)
             await (conversation.run() if client is not None else conversation.turn_away())
-            await stream.aclose()  # as serve would: a client that is still read from is one of its address
+            await stream.aclose()  # in the block, so that a connection counts until its close is over
 
     def drain(self) -> None:
         """Close idle connections at once, and the others after their answer. Call it when ``serve`` is shut down."""

@@ -35,7 +35,7 @@ def reserve_standard_streams() -> None:
 
 
 def release_what_is_unwritten() -> None:
-    """Drop what Python still holds for a stream that takes nothing: at its end the interpreter would fail for that."""
+    """Drop what Python still holds for a stream that takes nothing, or the interpreter would fail to write it at exit."""
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()

@@ -152,7 +152,7 @@ class PartFile(Destination):
             raise
 
     def _open(self, *, is_private: bool) -> int:
-        """Open the part that is to be gone on with, or a new one.
+        """Open the part that is to be resumed, or a new one.
 
         :param is_private: whether nobody else may read it, since it will replace a file that may be private
         """
@@ -258,7 +258,7 @@ def is_standard_output(path: str) -> bool:
     """Whether a path is a name of this process's standard output: ``-``, ``/dev/stdout``, ``/dev/fd/1``..."""
     try:
         return path == "-" or descriptor_at(place_of(path, follow=True)) == 1
-    except OSError:  # the same is told when it is opened
+    except OSError:  # opening it will fail, and say why
         return False
 
 
