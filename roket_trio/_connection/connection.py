@@ -380,11 +380,10 @@ class Connection:
     def _end(self, closing: LingeringClose, *, resets: bool, close: bool = True) -> None:
         """Release or reset. What a signal's handler raises meanwhile leaves no descriptor, and no FIN behind a cut."""
         try:
-            report = closing.reset(close=close) if resets else closing.release()
+            self._finish(closing.reset(close=close) if resets else closing.release())
         except BaseException:
             self._finish(closing.give_up(resets=resets, close=close))
             raise
-        self._finish(report)
 
     def _finish(self, report: CloseReport) -> None:
         self._report = report
@@ -396,7 +395,9 @@ class Connection:
     def __del__(self, _finalize: Any = finalize) -> None:
         if getattr(self, "readiness", None) is not None and self._report is None:  # else the constructor has failed
             sock = self.sock
-            _finalize(self, sock.__repr__, self.close_now, sock.close, self._opened_at)
+            # Where the socket is closed (a close was interrupted, or other code has closed it), nothing is to be told.
+            place = None if sock.fileno() == -1 else self._opened_at
+            _finalize(self, sock.__repr__, self.close_now, sock.close, place)
 
     # --- what is known -----------------------------------------------------------------------------------------------
 

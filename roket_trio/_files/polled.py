@@ -16,6 +16,7 @@ import stat
 from typing import final
 
 from .._errors import ClosedResourceError
+from .._kernel.fd import OwnedDescriptors, is_from_handler
 from .._loops import Loop, Readiness
 from .descriptor import OpenFile
 from .sources import Source
@@ -29,25 +30,41 @@ _AT_ONCE = 256 << 10
 class PolledDescriptor:
     """A non-blocking descriptor for reading or writing a pipe, a FIFO, a terminal or a socket, and the wait for it."""
 
-    __slots__ = ("_file", "_is_blocking_again", "_is_writable", "_poll", "_readiness", "_watched", "fd", "is_closed")
+    __slots__ = (
+        "_again",
+        "_file",
+        "_is_blocking_again",
+        "_is_writable",
+        "_poll",
+        "_readiness",
+        "_watched",
+        "fd",
+        "is_closed",
+    )
 
     def __init__(self, file: OpenFile, *, writable: bool) -> None:
         self._file = file
         self._is_writable = writable
         self._is_blocking_again = False
         self._readiness: Readiness | None = None
-        self._watched = -1
+        # Owned by objects, since a signal's handler may raise behind any call.
+        self._again: OwnedDescriptors | None = None
+        self._watched: OwnedDescriptors | None = None
         self.is_closed = False
-        if file.nonblocking:
-            self.fd = file.fd
-        else:
-            self.fd = _open_again(file.fd, os.O_WRONLY if writable else os.O_RDONLY)
-            if self.fd == -1:
-                os.set_blocking(file.fd, False)
-                self._is_blocking_again = True
-                self.fd = file.fd
-        self._poll = select.poll()
-        self._poll.register(self.fd, select.POLLOUT if writable else select.POLLIN)
+        self.fd = file.fd
+        try:
+            if not file.nonblocking:
+                self._again = _open_again(file.fd, os.O_WRONLY if writable else os.O_RDONLY)
+                if self._again is None:
+                    self._is_blocking_again = True
+                    os.set_blocking(file.fd, False)
+                else:
+                    self.fd = self._again[0]
+            self._poll = select.poll()
+            self._poll.register(self.fd, select.POLLOUT if writable else select.POLLIN)
+        except BaseException:
+            self.release()
+            raise
 
     def is_ready(self) -> bool:
         """Whether a read or write would not wait.
@@ -67,8 +84,8 @@ class PolledDescriptor:
             try:
                 self._readiness = loop.readiness(self.fd)
             except FileExistsError:  # the loop's epoll has this number already, for the other direction
-                self._watched = os.dup(self.fd)
-                self._readiness = loop.readiness(self._watched)
+                self._watched = OwnedDescriptors(map(os.dup, (self.fd,)))
+                self._readiness = loop.readiness(self._watched[0])
         if self._is_writable:
             await self._readiness.wait_writable()
         else:
@@ -82,30 +99,33 @@ class PolledDescriptor:
             self._readiness.close()
 
     def release(self) -> None:
-        self.wake()
-        if self._watched != -1:
-            os.close(self._watched)
-            self._watched = -1
-        if self._is_blocking_again:
-            self._is_blocking_again = False
-            if not getattr(self._file.owner, "closed", False):
-                os.set_blocking(self.fd, True)
-        elif self.fd not in (-1, self._file.fd):
-            os.close(self.fd)
-        self.fd = -1
+        try:
+            self.wake()
+            if self._is_blocking_again:
+                self._is_blocking_again = False
+                if not getattr(self._file.owner, "closed", False):
+                    os.set_blocking(self._file.fd, True)
+        finally:
+            self.fd = -1
+            for descriptors in (self._watched, self._again):
+                if descriptors is not None:
+                    descriptors.close()
 
 
-def _open_again(fd: int, access: int) -> int:
-    """A private non-blocking description of the same pipe or terminal, or -1."""
+def _open_again(fd: int, access: int) -> OwnedDescriptors | None:
+    """A private non-blocking description of the same pipe or terminal, if there can be one."""
     status = os.fstat(fd)
     is_ptmx = (os.major(status.st_rdev), os.minor(status.st_rdev)) == (5, 2)
     is_terminal = stat.S_ISCHR(status.st_mode) and os.isatty(fd) and not is_ptmx
     if not stat.S_ISFIFO(status.st_mode) and not is_terminal:
-        return -1
+        return None
     try:
-        return os.open(f"/proc/self/fd/{fd}", access | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
-    except OSError:
-        return -1  # no /proc; no permission; a pipe whose readers are gone
+        flags = access | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+        return OwnedDescriptors(map(os.open, (f"/proc/self/fd/{fd}",), (flags,)))
+    except OSError as error:
+        if is_from_handler(error):
+            raise
+        return None  # no /proc; no permission; a pipe whose readers are gone
 
 
 def _count_buffered(file: OpenFile) -> int:
@@ -114,9 +134,9 @@ def _count_buffered(file: OpenFile) -> int:
     if not isinstance(reader, io.BufferedReader):
         return 0
     # Only peek() says how many, and it must not wait when there is nothing, so the flag is set for these microseconds.
-    if not file.nonblocking:
-        os.set_blocking(file.fd, False)
     try:
+        if not file.nonblocking:
+            os.set_blocking(file.fd, False)
         return len(reader.peek(1))
     finally:
         if not file.nonblocking:

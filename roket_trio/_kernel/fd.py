@@ -64,7 +64,7 @@ class OwnedDescriptors:
 
     def close(self, _close: Callable[[int], None] = os.close, _consume: Any = deque) -> None:
         """Close them. Idempotent."""
-        if self._fds:
+        if getattr(self, "_fds", None):  # an exception may have come before there were any
             _consume(map(_close, iter(self._fds.pop, None)), 0)
 
     def __del__(self) -> None:

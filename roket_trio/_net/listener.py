@@ -246,11 +246,13 @@ class SocketListener(anyio.abc.SocketListener, trio.abc.Listener[SocketStream]):
         """Close as :meth:`aclose` does, without a checkpoint."""
         if not self._closed:
             self._closed = True
-            self._readiness.close()
-            if self._backoff is not None:
-                self._backoff.cancel()
-            self._sock.close()
-            disown(self)
+            try:
+                self._readiness.close()
+                if self._backoff is not None:
+                    self._backoff.cancel()
+            finally:  # though a signal's handler raises
+                self._sock.close()
+                disown(self)
 
     def _check_open(self) -> None:
         if self._closed:

@@ -71,6 +71,7 @@ class SocketStream(anyio.abc.SocketStream, trio.abc.HalfCloseableStream):
         cls: type[Self], sock: socket.socket, policy: ClosePolicy, remote_address: Address | None = None
     ) -> Self:
         """Take over a socket that is known to be good; the peer may have reset it already."""
+        connection: Connection | None = None
         try:
             connection = Connection(sock, policy)
             if connection.accounting.is_tcp:
@@ -78,8 +79,12 @@ class SocketStream(anyio.abc.SocketStream, trio.abc.HalfCloseableStream):
                     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 limit_unsent(sock, NOTSENT_LOWAT)
             return cls(connection, peer_name(sock) if remote_address is None else remote_address)
-        except BaseException:
-            sock.close()
+        except BaseException:  # a signal's handler may have raised it
+            try:
+                if connection is not None:
+                    connection.close_now()
+            finally:
+                sock.close()
             raise
 
     # --- AnyIO's face ------------------------------------------------------------------------------------------------

@@ -36,7 +36,7 @@ from roket_trio._files import polled
 def description(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """With a description of our own, and where one cannot be had."""
     if request.param == "shared":
-        monkeypatch.setattr(polled, "_open_again", lambda fd, access: -1)
+        monkeypatch.setattr(polled, "_open_again", lambda fd, access: None)
     return str(request.param)
 
 

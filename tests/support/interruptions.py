@@ -5,9 +5,12 @@ from __future__ import annotations
 import signal
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import FrameType
 from typing import Any, final
+
+from roket_trio._unclosed import is_own
 
 
 class Interruption(BaseException):
@@ -62,3 +65,46 @@ class Interrupted:
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         raise self._error
+
+
+@contextmanager
+def raising_at_event(number: int, error: BaseException, *, within: str = "") -> Iterator[list[str]]:
+    """A signal's handler raises ``error`` at the ``number``-th point of the package's code where Python may run one:
+    the begin of a function, or the return of a function of C.
+
+    :param within: only the points of the functions whose qualified name begins so count
+    :returns: where it has raised; empty if there were not so many points
+    """
+    places: list[str] = []
+    left = number
+
+    def profile(frame: FrameType, event: str, argument: Any) -> None:
+        nonlocal left
+        # What a finalizer raises is printed by Python, and comes out nowhere.
+        if event not in ("call", "c_return") or not is_own(frame.f_code.co_filename) or _is_in_finalizer(frame):
+            return
+        if not frame.f_code.co_qualname.startswith(within):
+            return
+        left -= 1
+        if not left:
+            places.append(f"{frame.f_code.co_qualname}:{frame.f_lineno} {event} {getattr(argument, '__name__', '')}")
+            sys.setprofile(None)
+            handle(signal.SIGTERM, frame)
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        raise error
+
+    before = sys.getprofile()
+    sys.setprofile(profile)
+    try:
+        yield places
+    finally:
+        sys.setprofile(before)
+
+
+def _is_in_finalizer(frame: FrameType | None) -> bool:
+    while frame is not None:
+        if frame.f_code.co_name == "__del__":
+            return True
+        frame = frame.f_back
+    return False

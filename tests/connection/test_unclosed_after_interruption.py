@@ -1,0 +1,113 @@
+"""A signal's handler raises in a constructor or a close, at each point: nothing is left, and no warning is of nothing."""
+
+from __future__ import annotations
+
+import gc
+import os
+import socket
+import sys
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from typing import Any
+
+import pytest
+from support.interruptions import Interruption, raising_at_event
+from support.sockets import Pair, connected
+
+from roket_trio import FileReadStream, FileWriteStream, SocketStream, UNIXSocketStream
+from roket_trio._connection.states import DEFAULT_POLICY
+from roket_trio._net.listener import SocketListener
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="what is called to close is Linux's")
+
+
+@contextmanager
+def unix_pair() -> Iterator[Pair]:
+    ours, peer = socket.socketpair()
+    with closing(ours), closing(peer):
+        yield ours, peer
+
+
+KINDS: dict[str, tuple[Any, Any]] = {"tcp": (connected, SocketStream), "unix": (unix_pair, UNIXSocketStream)}
+
+
+def interrupted(run: Callable[[], object], number: int) -> list[str]:
+    """Interrupt ``run`` at a point; returns where, or nothing after the last point. Nothing closed is warned of."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        texts: list[str] = []
+        # Not `record=True`, which keeps the stream that a warning is about.
+        warnings.showwarning = lambda message, *_: texts.append(str(message))  # type: ignore[assignment]
+        with raising_at_event(number, Interruption()) as places:
+            try:
+                run()
+            except Interruption:
+                assert places
+        gc.collect()
+    assert not [text for text in texts if "fd=-1" in text], places
+    return places
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_a_stream_whose_making_is_interrupted_is_closed(kind: str) -> None:
+    pairs, stream = KINDS[kind]
+    places, number = ["before"], 0
+    while places:
+        number += 1
+        with pairs() as (ours, peer):
+            places = interrupted(lambda ours=ours: stream._adopt(ours, DEFAULT_POLICY).abort(), number)
+            if number == 1:  # before its first step it owns nothing yet
+                continue
+            assert ours.fileno() == -1, places
+            peer.settimeout(60)
+            try:
+                assert peer.recv(1) == b""
+            except ConnectionResetError:  # it came to abort()
+                assert kind == "tcp"
+    assert number > 20
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("how", ["close_now", "abort"])
+async def test_a_stream_whose_close_is_interrupted_is_closed_when_it_is_collected(kind: str, how: str) -> None:
+    pairs, stream = KINDS[kind]
+    places, number = ["before"], 0
+    while places:
+        number += 1
+        with pairs() as (ours, peer):
+            made = [stream._adopt(ours, DEFAULT_POLICY)]
+            places = interrupted(lambda made=made: getattr(made.pop()._connection, how)(), number)
+            assert ours.fileno() == -1, places
+            peer.settimeout(60)
+            try:
+                assert peer.recv(1) == b""
+            except ConnectionResetError:
+                assert kind == "tcp"
+    assert number > 20
+
+
+async def test_a_listener_whose_close_is_interrupted_is_closed_when_it_is_collected() -> None:
+    places, number = ["before"], 0
+    while places:
+        number += 1
+        sock = socket.create_server(("127.0.0.1", 0))
+        made = [SocketListener(sock)]
+        places = interrupted(lambda made=made: made.pop().close(), number)
+        assert sock.fileno() == -1, places
+    assert number > 3
+
+
+@pytest.mark.parametrize("stream", [FileReadStream, FileWriteStream])
+async def test_a_file_stream_over_a_pipe_whose_making_is_interrupted_leaves_no_descriptor(stream: Any) -> None:
+    places, number = ["before"], 0
+    while places:
+        number += 1
+        ends = os.pipe()
+        with open(ends[0], "rb", buffering=0) as reader, open(ends[1], "wb", buffering=0) as writer:
+            file = reader if stream is FileReadStream else writer
+            before = set(os.listdir("/proc/self/fd"))
+            places = interrupted(lambda file=file: stream(file)._release(), number)
+            assert set(os.listdir("/proc/self/fd")) <= before, places
+            assert os.get_blocking(file.fileno()), places
+    assert number > 20
