@@ -77,15 +77,19 @@ class FileStream:
         if self._is_closed():
             raise ClosedResourceError
 
-    def _acquire(self) -> None:
-        """Use the file, until ``_guard`` is released: a close waits for that.
+    def _check_free(self) -> None:
+        """Check that ``_guard`` may be taken.
 
-        :raises BusyResourceError: another task uses it
+        Take it inside the ``try`` whose ``finally`` gives it back, by ``is_taken = True`` and ``is_taken = False``, and
+        wake a close that waits for it then (:meth:`ResourceGuard.release`). A signal's handler may raise in any call,
+        but in no assignment, and a close would wait for ever for a guard that nobody gives back.
+
+        :raises BusyResourceError: another task uses the file
         :raises ClosedResourceError: the stream is closed or being closed
         """
         if self._is_closing:
             raise ClosedResourceError
-        self._guard.acquire()
+        self._guard.check()
 
     def _is_closed(self) -> bool:
         return self._is_closing or bool(self._has_closed.closed)

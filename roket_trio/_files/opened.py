@@ -57,8 +57,10 @@ def _opened_stream(file: FileStream, *, writable: bool) -> Iterator[OpenFile | A
     """Keep a file stream to one transfer; closing the stream cancels the block."""
     if isinstance(file, FileWriteStream) is not writable:
         raise TypeError(f"{file!r} is for {'reading' if writable else 'writing'} only")
-    file._acquire()
+    file._check_free()
+    guard = file._guard
     try:
+        guard.is_taken = True
         with anyio.CancelScope() as scope:
             file._interrupt = scope.cancel
             try:
@@ -75,7 +77,8 @@ def _opened_stream(file: FileStream, *, writable: bool) -> Iterator[OpenFile | A
                     file._is_incomplete = True  # a file that is written atomically is complete or discarded
                 raise
     finally:
+        guard.is_taken = False
         file._interrupt = None
-        file._guard.release()
+        guard.release()
     if scope.cancelled_caught:
         raise ClosedResourceError("the file was closed on this side")

@@ -117,11 +117,13 @@ class FileReadStream(FileStream, anyio.abc.ByteReceiveStream, trio.abc.ReceiveSt
         try:
             data = source.read_now(max_bytes, loop.yield_at)
             if data is None:
-                self._acquire()
+                guard = self._guard
                 try:
+                    guard.is_taken = True
                     data = await source.read(max_bytes, self._worker_of(loop))
                 finally:
-                    self._guard.release()
+                    guard.is_taken = False
+                    guard.release()
         except OSError as error:
             raise broken(f"reading {self._name} failed", error) from error
         if not data:
@@ -164,11 +166,13 @@ class FileReadStream(FileStream, anyio.abc.ByteReceiveStream, trio.abc.ReceiveSt
         try:
             count = self._source.readinto_now(buffer)
             if count is None:
-                self._acquire()
+                guard = self._guard
                 try:
+                    guard.is_taken = True
                     count = await self._source.readinto(buffer, self._worker_of(loop))
                 finally:
-                    self._guard.release()
+                    guard.is_taken = False
+                    guard.release()
         except OSError as error:
             raise broken(f"reading {self._name} failed", error) from error
         return count
@@ -219,8 +223,13 @@ class FileReadStream(FileStream, anyio.abc.ByteReceiveStream, trio.abc.ReceiveSt
         self._check_usable()
         if self._source.seeks_inline:
             return method(*args)
-        with self._guard:
+        guard = self._guard
+        try:
+            guard.is_taken = True
             return await loop.run_in_thread(method, *args)
+        finally:
+            guard.is_taken = False
+            guard.release()
 
     async def aclose(self) -> None:
         """Close the file, even if it was opened by the caller and wrapped. Idempotent.

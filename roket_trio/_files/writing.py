@@ -152,8 +152,8 @@ class FileWriteStream(FileStream, anyio.abc.ByteSendStream, trio.abc.SendStream)
         if guard.is_taken:
             self._is_incomplete = True
             guard.check()  # raises
-        guard.is_taken = True
         try:
+            guard.is_taken = True
             self._sink.progress = 0
             await (loop.checkpoint() if at_once else loop.step())
             self._check_open()  # another task may have closed it meanwhile
@@ -171,7 +171,8 @@ class FileWriteStream(FileStream, anyio.abc.ByteSendStream, trio.abc.SendStream)
             self._note(flat.nbytes)
             raise
         finally:
-            self._guard.release()
+            guard.is_taken = False
+            guard.release()
 
     def _note(self, total: int) -> None:
         """Note that a send of ``total`` bytes was not completed."""
@@ -187,13 +188,16 @@ class FileWriteStream(FileStream, anyio.abc.ByteSendStream, trio.abc.SendStream)
         loop = self._loop or self._running_loop()
         await loop.checkpoint()
         self._check_open()
-        self._acquire()
+        self._check_free()
+        guard = self._guard
         try:
+            guard.is_taken = True
             await self._sink.wait_ready(self._worker_of(loop))
         except OSError as error:
             raise broken(f"waiting for {self._name} failed", error) from error
         finally:
-            self._guard.release()
+            guard.is_taken = False
+            guard.release()
 
     async def aclose(self) -> None:
         """Flush and close the file, even if it was opened by the caller and wrapped. If it is ``atomic``, replace its

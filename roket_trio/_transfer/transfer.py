@@ -121,9 +121,11 @@ class Transfer:
         a signal raises); and one whose sink is an object that failed and does not tell what it has taken
         (``GzipFile``...).
         """
-        self._guard.acquire()
+        guard = self._guard
+        guard.check()
         began = monotonic()
         try:
+            guard.is_taken = True
             with (
                 _opened(self._source, opened_to_read) as readable,
                 _opened(self._sink, opened_to_write) as writable,
@@ -141,8 +143,8 @@ class Transfer:
                 finally:
                     route.leave_positions()
         finally:
+            guard.is_taken = False
             self._seconds += monotonic() - began
-            self._guard.release()
         return TransferReport(self._route.bytes_moved, self._seconds, self._route.name, self._route.fallbacks)
 
 
