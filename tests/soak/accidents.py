@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
-import os
 import signal
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -15,12 +14,10 @@ from typing import Any, Final
 import anyio
 import anyio.lowlevel
 
-import roket_trio
-
+from .errors import PACKAGE, leaves
 from .operations import PATIENCE, Operation
 from .plans import Shot
 
-PACKAGE: Final = os.path.dirname(roket_trio.__file__) + os.sep
 SYSTEM_CALLS: Final = {
     *("send", "sendmsg", "sendfile", "splice", "copy_file_range", "recv", "recv_into", "recvmsg", "shutdown", "close"),
     *("read", "write", "pread", "pwrite", "preadv", "pwritev", "readv", "writev", "pipe2", "dup", "open", "epoll"),
@@ -140,14 +137,6 @@ class Shooter:
                     self.seen.add(id(raised))
                     found = True
         return found
-
-
-def leaves(error: BaseException | None) -> Iterator[BaseException]:
-    if isinstance(error, BaseExceptionGroup):
-        for one in error.exceptions:
-            yield from leaves(one)
-    elif error is not None:
-        yield error
 
 
 async def with_accident(operation: Operation) -> None:

@@ -25,7 +25,8 @@ from support.loops import run_on
 from roket_trio import BrokenResourceError, ClosedResourceError
 from roket_trio._kernel import copy_file_range, sendfile, splice
 
-from .accidents import HandlerBaseError, Shooter, leaves, loop_errors_kept, with_accident
+from .accidents import HandlerBaseError, Shooter, loop_errors_kept, with_accident
+from .errors import is_cancellation, leaves
 from .judging import judge
 from .operations import Failure, Operation, Record, World
 from .peers import LIMIT, Seen
@@ -182,9 +183,9 @@ class EpisodeRun:
         self._loop_errors.clear()
         if self.shooter is not None:
             # Of two, one may come out as the context of the other, or be lost by an event loop.
-            # So may one whose task was cancelled while its `async with` closed the stream: Cancelled takes its place.
-            was_cancelled = any("cancel" in one.record.accidents and not one.record.is_done for one in self.operations)
-            if self.shooter.errors and not self.shooter.seen and not was_cancelled:
+            # So is one that left a block whose close was cancelled: Cancelled takes its place, as with any stream.
+            replaced = set().union(*(one.record.replaced for one in self.operations))
+            if self.shooter.errors and not self.shooter.seen and not replaced & set(map(id, self.shooter.errors)):
                 self.wrong.append(f"a handler's exception came out nowhere: {self.shooter.errors}")
             self.shooter.errors.clear()
         for operation in self.operations:
@@ -253,7 +254,7 @@ def _failure(error: BaseException) -> Failure:
         type(error).__name__,
         str(error),
         getattr(error, "bytes_moved", None),
-        isinstance(error, (asyncio.CancelledError, trio.Cancelled)),
+        is_cancellation(error),
         isinstance(error, BrokenResourceError),
         isinstance(error, ClosedResourceError),
     )

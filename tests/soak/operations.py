@@ -32,6 +32,7 @@ from roket_trio import (
     relay,
 )
 
+from .errors import replaced_in_a_close
 from .peers import PeerPlan
 from .plans import Plan
 
@@ -86,6 +87,8 @@ class Record:
     """The handler's exception came out of it, or the run was over before it was."""
     run_was_shot: bool = False
     """The handler's exception may have ended the whole run."""
+    replaced: set[int] = field(default_factory=set)
+    """The ids of the exceptions whose place the Cancelled of a close has taken."""
     is_unknown: bool = False
     """A transfer said that it does not know how much was moved."""
 
@@ -143,7 +146,11 @@ class Operation:
         self.streams: list[Any] = []
 
     async def run(self) -> None:
-        await getattr(self, self.plan.job)()
+        try:
+            await getattr(self, self.plan.job)()
+        except BaseException as error:
+            self.record.replaced.update(map(id, replaced_in_a_close(error)))
+            raise
         self.record.is_done = True
 
     # --- how a stream is left
