@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import io
 import os
 import secrets
 import stat
@@ -15,6 +16,7 @@ from typing import Any, final
 
 from .._errors import describe
 from .._kernel.renameat2 import rename_new
+from .._unclosed import disown, finalize, own
 from .replaced_attributes import take_over
 from .shared_directories import check_owner, place_of
 
@@ -65,9 +67,13 @@ def put_in_place(directory: int, name: str, target_name: str, *, overwrite: bool
 
 @final
 class Replacement:
-    """A new file beside its target. Their directory is kept open, so it may be renamed meanwhile."""
+    """A new file beside its target. Their directory is kept open, so it may be renamed meanwhile.
 
-    __slots__ = ("_directory", "_replaced", "_target_name", "fd", "is_over", "name", "target")
+    Whoever takes it over disowns it. One that was not taken over, since a signal's handler has raised when the thread
+    had made it, is deleted when it is collected.
+    """
+
+    __slots__ = ("_directory", "_replaced", "_target_name", "file", "is_over", "name", "target")
 
     def __init__(self, path: str, *, follow: bool = True) -> None:
         """Create the new file, with the target's owner, mode and attributes, or the usual ones if there is no target.
@@ -86,10 +92,11 @@ class Replacement:
         self._directory = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             self._replaced = replaceable(self._directory, self._target_name, self.target)
-            self.fd = self._create(self._replaced)
+            self.file = io.FileIO(self._create(self._replaced), "w")
         except BaseException:
             os.close(self._directory)
             raise
+        own(self, None)
 
     def _create(self, existing: os.stat_result | None) -> int:
         # What replaces a private file is never readable by others, not even while it is written.
@@ -118,8 +125,8 @@ class Replacement:
         """
         now = replaceable(self._directory, self._target_name, self.target)
         if now is not None and (self._replaced is None or now.st_ctime_ns != self._replaced.st_ctime_ns):
-            take_over(self.fd, self.target, now)
-        os.fsync(self.fd)
+            take_over(self.file.fileno(), self.target, now)
+        os.fsync(self.file.fileno())
 
     def rename(self, *, overwrite: bool = True) -> None:
         """Replace the target. The caller has synced and closed the new file.
@@ -137,10 +144,13 @@ class Replacement:
             self._end()
 
     def drop(self) -> None:
-        """Delete the new file. Idempotent."""
-        if not self.is_over:
-            self._unlink()
-            self._end()
+        """Close and delete the new file. Idempotent."""
+        try:
+            self.file.close()
+        finally:
+            if not self.is_over:
+                self._unlink()
+                self._end()
 
     # The functions are bound as defaults, since modules are emptied when the interpreter ends.
 
@@ -150,6 +160,17 @@ class Replacement:
         except FileNotFoundError:
             pass
 
-    def _end(self, _close: Any = os.close) -> None:
+    def _end(self, _close: Any = os.close, _disown: Any = disown) -> None:
         self.is_over = True
+        _disown(self)
+        _close(self._directory)
+
+    def __del__(self, _finalize: Any = finalize) -> None:
+        if not getattr(self, "is_over", True):
+            # In a forked child the file is the parent's.
+            _finalize(self, self.__repr__, self.drop, self._leave, None)
+
+    def _leave(self, _close: Any = os.close) -> None:
+        self.is_over = True
+        self.file.close()
         _close(self._directory)

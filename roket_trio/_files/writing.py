@@ -17,7 +17,7 @@ from .._errors import BrokenResourceError, broken
 from .._kernel.fd import FileKind, is_from_kernel
 from .._loops import Loop, current_loop
 from .._public import public
-from .._unclosed import opened_at
+from .._unclosed import disown, opened_at
 from .atomic import Replacement
 from .base import FileStream, open_own_nonblocking
 from .descriptor import OpenFile
@@ -104,7 +104,7 @@ class FileWriteStream(FileStream, anyio.abc.ByteSendStream, trio.abc.SendStream)
         replacement: Replacement | None = None
         if atomic:
             replacement = await loop.run_in_thread(Replacement, name)
-            file = io.FileIO(replacement.fd, "w")
+            file = replacement.file
         else:
             while True:
                 try:
@@ -117,6 +117,8 @@ class FileWriteStream(FileStream, anyio.abc.ByteSendStream, trio.abc.SendStream)
         stream = cls(file)
         stream._replacement = replacement
         stream._opened_from_path(place, os.fsdecode(name))
+        if replacement is not None:
+            disown(replacement)  # the stream owns it
         return stream
 
     async def send(self, item: bytes | bytearray | memoryview) -> None:

@@ -1,4 +1,4 @@
-"""A signal's handler raises in a constructor or a close, at each point: nothing is left, and no warning is of nothing."""
+"""A handler raises in a constructor or a close, at each point: nothing is left, and nothing closed is warned of."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
+from functools import partial
 from typing import Any
 
 import pytest
@@ -38,7 +39,7 @@ def interrupted(run: Callable[[], object], number: int) -> list[str]:
         warnings.simplefilter("always")
         texts: list[str] = []
         # Not `record=True`, which keeps the stream that a warning is about.
-        warnings.showwarning = lambda message, *_: texts.append(str(message))  # type: ignore[assignment]
+        warnings.showwarning = lambda message, *_: texts.append(str(message))
         with raising_at_event(number, Interruption()) as places:
             try:
                 run()
@@ -49,6 +50,19 @@ def interrupted(run: Callable[[], object], number: int) -> list[str]:
     return places
 
 
+def make_and_abort(stream: Any, sock: socket.socket) -> None:
+    stream._adopt(sock, DEFAULT_POLICY).abort()
+
+
+def make_and_release(stream: Any, file: object) -> None:
+    stream(file)._release()
+
+
+def take_and_call(made: list[Any], how: str) -> None:
+    """Call the method of an object that nobody has then."""
+    getattr(made.pop(), how)()
+
+
 @pytest.mark.parametrize("kind", KINDS)
 async def test_a_stream_whose_making_is_interrupted_is_closed(kind: str) -> None:
     pairs, stream = KINDS[kind]
@@ -56,7 +70,7 @@ async def test_a_stream_whose_making_is_interrupted_is_closed(kind: str) -> None
     while places:
         number += 1
         with pairs() as (ours, peer):
-            places = interrupted(lambda ours=ours: stream._adopt(ours, DEFAULT_POLICY).abort(), number)
+            places = interrupted(partial(make_and_abort, stream, ours), number)
             if number == 1:  # before its first step it owns nothing yet
                 continue
             assert ours.fileno() == -1, places
@@ -76,8 +90,8 @@ async def test_a_stream_whose_close_is_interrupted_is_closed_when_it_is_collecte
     while places:
         number += 1
         with pairs() as (ours, peer):
-            made = [stream._adopt(ours, DEFAULT_POLICY)]
-            places = interrupted(lambda made=made: getattr(made.pop()._connection, how)(), number)
+            made = [stream._adopt(ours, DEFAULT_POLICY)._connection]
+            places = interrupted(partial(take_and_call, made, how), number)
             assert ours.fileno() == -1, places
             peer.settimeout(60)
             try:
@@ -93,7 +107,7 @@ async def test_a_listener_whose_close_is_interrupted_is_closed_when_it_is_collec
         number += 1
         sock = socket.create_server(("127.0.0.1", 0))
         made = [SocketListener(sock)]
-        places = interrupted(lambda made=made: made.pop().close(), number)
+        places = interrupted(partial(take_and_call, made, "close"), number)
         assert sock.fileno() == -1, places
     assert number > 3
 
@@ -107,7 +121,7 @@ async def test_a_file_stream_over_a_pipe_whose_making_is_interrupted_leaves_no_d
         with open(ends[0], "rb", buffering=0) as reader, open(ends[1], "wb", buffering=0) as writer:
             file = reader if stream is FileReadStream else writer
             before = set(os.listdir("/proc/self/fd"))
-            places = interrupted(lambda file=file: stream(file)._release(), number)
+            places = interrupted(partial(make_and_release, stream, file), number)
             assert set(os.listdir("/proc/self/fd")) <= before, places
             assert os.get_blocking(file.fileno()), places
     assert number > 20

@@ -1,4 +1,4 @@
-"""A signal's handler raises where a file is given free: a close, which waits until it is free, does not wait for ever."""
+"""A handler raises where a file is given free: a close, which waits until it is free, does not wait for ever."""
 
 from __future__ import annotations
 
@@ -29,7 +29,8 @@ async def interrupt_release(call: Awaitable[object]) -> None:
     error = Interruption()
     with raising_at_event(1, error, within="ResourceGuard.release") as places, pytest.raises(Interruption) as caught:
         await call
-    assert caught.value is error and places
+    assert caught.value is error
+    assert places
 
 
 @pytest.mark.parametrize("verb", READING)

@@ -99,25 +99,19 @@ class NewFile(Destination):
             self._file = Replacement(path, follow=follow)
         except (OSError, ValueError) as error:
             raise local_file_error(path, error, "creating") from error
-        self.fd = self._file.fd
+        self.fd = self._file.file.fileno()
 
     def commit(self) -> None:
         try:
             self._file.sync()
-            self._close()
+            self._file.file.close()
             self._file.rename(overwrite=self._overwrite)
         except (OSError, ValueError) as error:
             self.discard()
             raise local_file_error(self.label, error, "writing") from error
 
     def discard(self) -> None:
-        self._close()
         self._file.drop()
-
-    def _close(self) -> None:
-        if self.fd != -1:
-            fd, self.fd = self.fd, -1
-            os.close(fd)
 
 
 @final

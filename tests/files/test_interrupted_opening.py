@@ -1,0 +1,40 @@
+"""A handler raises while a file is opened for replacement, at each point: no new file and no descriptor stays."""
+
+from __future__ import annotations
+
+import gc
+import os
+import sys
+from pathlib import Path
+
+import pytest
+from support.interruptions import Interruption, raising_at_event
+
+from roket_trio import FileWriteStream
+from roket_trio._loops import current_loop
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="/proc lists the descriptors")
+
+
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
+async def test_nothing_stays_of_a_file_whose_opening_for_replacement_is_interrupted(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(b"old")
+    await (await FileWriteStream.from_path(path, atomic=True)).discard()  # what a loop opens once is no leak
+    before = set(os.listdir("/proc/self/fd"))
+    places, number = ["before"], 0
+    while places:
+        number += 1
+        stream = None
+        with raising_at_event(number, Interruption()) as places:
+            try:
+                stream = await FileWriteStream.from_path(path, atomic=True)
+            except Interruption:
+                assert places
+        if stream is not None:
+            await stream.discard()
+        await current_loop().run_in_thread(gc.collect)  # an idle thread of the pool keeps its last result
+        assert os.listdir(tmp_path) == ["file"], places
+        assert set(os.listdir("/proc/self/fd")) <= before, places
+    assert number > 10
+    assert path.read_bytes() == b"old"
