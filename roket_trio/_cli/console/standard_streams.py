@@ -35,7 +35,7 @@ def reserve_standard_streams() -> None:
 
 
 def release_what_is_unwritten() -> None:
-    """Drop what Python still holds for a stream that takes nothing, or the interpreter would fail to write it at exit."""
+    """Drop what Python still holds for a stream that takes nothing: writing it at exit would fail."""
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()
