@@ -54,8 +54,11 @@ class _Portable:
 
 
 def _restored(kind: type[BaseException], args: tuple[Any, ...]) -> BaseException:
-    """Make an exception without its constructor; its state is set afterwards."""
-    error = kind.__new__(kind, *args)
+    """Make an exception without its constructor; its state is set afterwards.
+
+    Without a ``__new__`` of its class's own too, which may want something else than ``args``, as a constructor may.
+    """
+    error = (OSError if issubclass(kind, OSError) else BaseException).__new__(kind, *args)
     error.args = args  # OSError.__new__ leaves this to the constructor, if that is a subclass's own
     return error
 

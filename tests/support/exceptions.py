@@ -48,6 +48,17 @@ class NoRouteError(ConnectionFailed):
         self.via = via
 
 
+class LateError(BrokenResourceError):
+    """A user's own, which is made with something else than a message."""
+
+    def __new__(cls, *, seconds: float) -> LateError:
+        return super().__new__(cls)
+
+    def __init__(self, *, seconds: float) -> None:
+        super().__init__(f"late by {seconds} s")
+        self.seconds = seconds
+
+
 def raise_error(error: BaseException) -> NoReturn:
     raise error
 
@@ -83,6 +94,7 @@ def examples() -> list[BaseException]:
         *(connection_failed(f"failed by {code}", code) for code in NUMBERS),
         NameResolutionFailed(socket.EAI_NONAME, "host: unknown"),
         CutError(item=3, of=5),
+        LateError(seconds=0.5),
         NoRouteError(code=errno.ENETUNREACH, via="here"),
         CommandError(ExitCode.CUT, "cut"),
         *(BrokenRuleError(check, "anyio", "it hung") for check in stream_checks("anyio")),
