@@ -179,6 +179,8 @@ class TLSStream(tls.TLSStream, trio.abc.Stream):
         accounting.encrypted = accounting.sent = 0
         try:
             with memoryview(item) as view:  # held to the end, so that whoever resizes the buffer gets BufferError
+                if not view.c_contiguous:  # OpenSSL's refusal would look like a write whose count is lost
+                    raise BufferError("only a contiguous buffer can be sent")
                 accounting.total = total = view.nbytes
                 await self._loop.step()
                 life.check_sending()

@@ -77,3 +77,15 @@ async def test_a_buffer_is_held_while_its_send_waits_and_free_after_it(
             tasks.cancel_scope.cancel()
         assert cancellation is not None
         item.pop()
+
+
+@pytest.mark.parametrize("length", [200, 2_000_000])
+async def test_a_buffer_with_gaps_is_refused_and_cuts_nothing(pair: Pair, contexts: Contexts, length: int) -> None:
+    async with tls_over(pair, contexts) as (tls, peer):
+        for gaps in (memoryview(bytes(length))[::2], memoryview(bytes(length))[::-1]):
+            with pytest.raises(BufferError):
+                await tls.send(gaps)
+        await tls.send(b"all is well")
+        with thread(peer.receive, 11) as received:
+            pass
+        assert received.result() == b"all is well"
