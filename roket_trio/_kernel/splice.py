@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import fcntl
 import os
 import sys
 from itertools import chain
 from typing import final
 
-from .fd import OwnedDescriptors
+from .fd import OwnedDescriptors, is_from_kernel
 
 AVAILABLE = sys.platform == "linux" and hasattr(os, "splice")
 
@@ -46,13 +45,22 @@ class Pipe:
         self.size = _SMALL_PIPE_BYTES
         """How many bytes it can hold, at most."""
         try:
+            self._enlarge()
+        except BaseException:
+            self.close()
+            raise
+
+    def _enlarge(self) -> None:
+        try:
             _large_tokens.pop()
         except IndexError:
-            pass
-        else:
-            self._is_large = True
-            with contextlib.suppress(OSError):  # EPERM: the user's pipes hold too much already
-                self.size = fcntl.fcntl(self._write, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
+            return
+        self._is_large = True
+        try:
+            self.size = fcntl.fcntl(self._write, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
+        except OSError as error:  # EPERM: the user's pipes hold too much already
+            if not is_from_kernel(error):
+                raise
 
     def fill(self, sock: int, count: int) -> int:
         """Move up to ``count`` bytes that ``sock`` has received into the pipe.

@@ -20,7 +20,7 @@ from .._connection.connection import Connection
 from .._connection.ended_by_close import ended_by_close
 from .._files.worker import Worker
 from .._kernel import splice
-from .._kernel.fd import REFUSALS
+from .._kernel.fd import REFUSALS, is_from_kernel
 from .._kernel.poll import is_readable
 from .connection_ends import ConnectionReader
 from .file_ends import FileWriter
@@ -62,8 +62,10 @@ class SocketToFile(KernelRoute):
     async def run(self, progress: Progress) -> bool:
         try:
             pipe = splice.Pipe()
-        except OSError:  # no descriptor is left; the plain loop needs none
-            return False
+        except OSError as error:
+            if not is_from_kernel(error):
+                raise
+            return False  # no descriptor is left; the plain loop needs none
         worker = Worker(self._connection.loop)
         try:
             with ended_by_close(self._connection):

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import array
+import fcntl
 import io
 import mmap
 import os
 import socket
 import sys
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,15 @@ def interrupt(patch: pytest.MonkeyPatch, name: str, error: BaseException, **when
     interrupted = Interrupted(getattr(owner, name), error, **when)
     patch.setattr(owner, name, interrupted, raising=False)
     return interrupted
+
+
+def open_pipes() -> set[str]:
+    """Every end of a pipe that this process has open."""
+    names = set()
+    for name in os.listdir("/proc/self/fd"):
+        with suppress(FileNotFoundError):  # the descriptor of this list
+            names.add(f"{name} {os.readlink(f'/proc/self/fd/{name}')}")
+    return {name for name in names if "pipe:" in name}
 
 
 @asynccontextmanager
@@ -120,6 +130,28 @@ async def test_two_signals_in_a_splice_leave_no_pipe_and_the_second_one_is_raise
             assert limited.raised
             assert caught.value is second
             assert caught.value.__context__ is first
+
+
+@pytest.mark.parametrize("sink", ["socket", "file"])
+@pytest.mark.parametrize("kind", INTERRUPTIONS)
+async def test_a_transfer_interrupted_while_it_makes_its_pipe_raises_that_and_leaves_no_pipe(
+    pair: Pair, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, sink: str
+) -> None:
+    error, before = interruption(kind), open_pipes()
+    with connected() as (other, feeder), open(tmp_path / "received", "wb") as file:
+        feeder.sendall(DATA[:1000])
+        feeder.shutdown(socket.SHUT_WR)
+        async with stream_over(other) as source, stream_over(pair[0]) as stream:
+            target: Any = stream if sink == "socket" else file
+            with monkeypatch.context() as patch, pytest.raises(type(error)) as caught:
+                limited = Interrupted(fcntl.fcntl, error)
+                patch.setattr(fcntl, "fcntl", limited)
+                await copy(source, target)
+            assert caught.value is error  # whose frames keep the pipe's object
+            assert limited.raised
+            assert open_pipes() == before
+            report = await copy(source, target)  # nothing was taken off the socket, so that it may be tried again
+            assert report.bytes_moved == 1000
 
 
 async def test_a_relay_interrupted_in_a_splice_raises_that_alone_and_cuts_its_sink(
