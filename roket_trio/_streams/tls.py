@@ -327,13 +327,22 @@ class TLSStream(tls.TLSStream, trio.abc.Stream):
                 return
             if self._records.write_close_notify(self._ssl_object) and self._below is not None:
                 self._below._connection.accounting.expect_answer()
+            interruption: BaseException | None = None
             with anyio.move_on_after(self.close_policy.linger_seconds):
                 try:
                     await self._records.say_last()
                     if self._below is None and self.standard_compatible:
                         await self._linger()
+                except BaseException as error:
+                    interruption = None if is_cancellation(error) else error
+                    raise
                 finally:
                     await self.transport_stream.aclose()
+            if interruption is not None:  # the Cancelled of this scope, in the last line, has taken its place
+                try:
+                    raise interruption
+                finally:
+                    del interruption  # it holds this frame
         finally:
             self._life.enter(Phase.CLOSED)
             self._closed.set()

@@ -9,15 +9,16 @@ import sys
 from typing import Any
 
 import anyio
+import anyio.abc
 import pytest
-from support.interruptions import Interrupted, interruption
+from support.interruptions import INTERRUPTIONS, Interrupted, interruption
 from support.sockets import Pair, count_to_end
 from support.streams import ENDLESS
 from support.threads import thread
 from support.tls import Contexts, outcome, tls_over
 from support.waiting import until
 
-from roket_trio import BrokenResourceError, CloseOutcome, TLSStream
+from roket_trio import BrokenResourceError, CloseOutcome, ClosePolicy, TLSStream
 from roket_trio._streams.tls_records import Records
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="what the kernel tells of a close is Linux's")
@@ -50,6 +51,25 @@ async def test_a_send_interrupted_before_its_count_is_a_cut(
             await tls.aclose()
         assert outcome(tls) is CloseOutcome.ABORTED
         assert counted.result()[1] == "RST"
+
+
+@pytest.mark.parametrize("kind", INTERRUPTIONS)
+async def test_what_a_handler_raises_in_a_close_without_time_left_comes_out(
+    pair: Pair, contexts: Contexts, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    error = interruption(kind)
+
+    async def interrupted(records: Records) -> None:
+        Interrupted(bool, error)()
+
+    async with tls_over(pair, contexts) as (tls, peer):
+        tls.close_policy = ClosePolicy(linger_seconds=0)
+        with thread(count_to_end, peer.sock):
+            with monkeypatch.context() as patch, pytest.raises(type(error)) as caught:
+                patch.setattr(Records, "say_last", interrupted)
+                await tls.aclose()
+            assert caught.value is error
+        assert tls.extra(anyio.abc.SocketAttribute.raw_socket).fileno() == -1
 
 
 @pytest.mark.parametrize("make", [bytearray, lambda data: array.array("q", data)], ids=["bytearray", "array"])
