@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import traceback
 from collections.abc import Iterator
 
 import trio
@@ -25,20 +24,3 @@ def leaves(error: BaseException | None) -> Iterator[BaseException]:
 
 def is_cancellation(error: BaseException) -> bool:
     return isinstance(error, (asyncio.CancelledError, trio.Cancelled))
-
-
-def replaced_in_a_close(error: BaseException) -> Iterator[BaseException]:
-    """The exceptions whose place the Cancelled of a library's ``aclose()`` has taken, as that of any stream does."""
-    for leaf in leaves(error):
-        if is_cancellation(leaf) and _is_raised_in_a_close(leaf):
-            before = leaf.__context__
-            while before is not None:
-                yield from leaves(before)
-                before = before.__context__
-
-
-def _is_raised_in_a_close(error: BaseException) -> bool:
-    return any(
-        frame.f_code.co_filename.startswith(PACKAGE) and frame.f_code.co_name in ("aclose", "__aexit__")
-        for frame, _ in traceback.walk_tb(error.__traceback__)
-    )

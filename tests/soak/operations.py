@@ -32,7 +32,7 @@ from roket_trio import (
     relay,
 )
 
-from .errors import replaced_in_a_close
+from .errors import is_cancellation, leaves
 from .peers import PeerPlan
 from .plans import Plan
 
@@ -144,12 +144,16 @@ class Operation:
         self.record = Record(plan)
         # What another task may end, while the operation goes on.
         self.streams: list[Any] = []
+        # The ids of the exceptions that have left the blocks of its streams.
+        self._left_by: set[int] = set()
 
     async def run(self) -> None:
         try:
             await getattr(self, self.plan.job)()
         except BaseException as error:
-            self.record.replaced.update(map(id, replaced_in_a_close(error)))
+            # Only closes come between the two.
+            if any(map(is_cancellation, leaves(error))):
+                self.record.replaced |= self._left_by
             raise
         self.record.is_done = True
 
@@ -164,23 +168,23 @@ class Operation:
         try:
             if ending == "with":
                 async with stream:
-                    await body(stream)
+                    await self._noted(body, stream)
             elif ending == "finally":
                 try:
-                    await body(stream)
+                    await self._noted(body, stream)
                 finally:
                     if isinstance(stream, SocketStream):
                         with contextlib.suppress(BrokenResourceError, ClosedResourceError):
                             await stream.send_eof()
                     await stream.aclose()
             elif ending == "close":
-                await body(stream)
+                await self._noted(body, stream)
                 await stream.aclose()
             elif ending == "abort":
-                await body(stream)
+                await self._noted(body, stream)
                 stream.abort()
             else:
-                await body(stream)
+                await self._noted(body, stream)
         finally:
             side.report = stream.close_report
             statistics = stream.statistics()
@@ -188,6 +192,13 @@ class Operation:
                 side.sent_bytes, side.received_bytes = statistics.sent_bytes, statistics.received_bytes
             self.streams.clear()
             del stream, holder, body
+
+    async def _noted(self, body: Body, stream: Stream) -> None:
+        try:
+            await body(stream)
+        except BaseException as error:
+            self._left_by.update(map(id, leaves(error)))
+            raise
 
     async def _to_first(self, body: Body) -> None:
         await self._with(self.plan.peers[0], self.plan.transport, body)
