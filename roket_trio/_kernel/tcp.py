@@ -15,7 +15,7 @@ import sys
 from typing import NamedTuple, final
 
 from .._public import public
-from .fd import ioctl_int
+from .fd import ioctl_int, is_from_kernel
 from .libc import libc_function
 
 HAVE_TCP_INFO = sys.platform == "linux"
@@ -238,8 +238,9 @@ def limit_unsent(sock: socket.socket, count: int) -> None:
     if hasattr(socket, "TCP_NOTSENT_LOWAT"):
         try:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, count)
-        except OSError:  # the peer may have reset it already
-            pass
+        except OSError as error:  # the peer may have reset it already
+            if not is_from_kernel(error):
+                raise
 
 
 def discard_on_close(sock: socket.socket) -> None:

@@ -154,6 +154,22 @@ async def test_a_transfer_interrupted_while_it_makes_its_pipe_raises_that_and_le
             assert report.bytes_moved == 1000
 
 
+@pytest.mark.parametrize("kind", INTERRUPTIONS)
+async def test_what_a_handler_raises_while_a_limit_is_set_is_not_lost(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    error = interruption(kind)
+    with connected() as (other, feeder):
+        feeder.sendall(DATA[:1000])
+        feeder.shutdown(socket.SHUT_WR)
+        async with stream_over(other) as source, stream_over(pair[0]) as sink:
+            with monkeypatch.context() as patch, pytest.raises(type(error)) as caught:
+                limited = interrupt(patch, "setsockopt", error)
+                await copy(source, sink)
+            assert limited.raised
+            assert caught.value is error
+
+
 async def test_a_relay_interrupted_in_a_splice_raises_that_alone_and_cuts_its_sink(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
