@@ -24,6 +24,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.fuzz")
     parser.add_argument("names", nargs="*", choices=[*TARGETS, []], metavar="NAME", help=f"of {', '.join(TARGETS)}")
     parser.add_argument("--seconds", type=float, default=60.0, help="how long, each")
+    parser.add_argument("--most", type=int, default=None, help="how many inputs, each; then no time counts")
     parser.add_argument("--seed", type=int, default=None)
     parser.add_argument("--input", type=Path, default=None, help="try this file's content alone")
     options = parser.parse_args(arguments)
@@ -34,7 +35,9 @@ def main(arguments: list[str] | None = None) -> int:
         if options.input is not None:
             print(name, *try_one(target, options.input.read_bytes()))
             continue
-        counts, findings = fuzz(target, inputs(target, seed), seconds=options.seconds)
+        counts, findings = fuzz(
+            target, inputs(target, seed), seconds=options.seconds if options.most is None else None, most=options.most
+        )
         print(f"{name}, seed {seed}: {counts.total()} inputs, {dict(counts.most_common(12))}", flush=True)
         for finding in findings:
             found += 1
