@@ -7,8 +7,8 @@ import logging
 import os
 import socket
 import stat
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, suppress
+from types import TracebackType
 from typing import Any, cast, final
 
 import anyio
@@ -182,7 +182,7 @@ def _none_usable(failures: list[OSError]) -> OSError:
 
 
 def _listening(endpoint: Endpoint, backlog: int, *, reuse_port: bool, dual_stack: bool = False) -> socket.socket:
-    with _stream_socket(endpoint.family, str(endpoint)) as sock:
+    with _StreamSocket(endpoint.family, str(endpoint)) as sock:
         if endpoint.family == socket.AF_INET6:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, not dual_stack)
         # Bind although connections of an earlier server are in TIME_WAIT (socket(7)).
@@ -204,18 +204,34 @@ def _checked_backlog(backlog: int) -> int:
     return min(backlog, _BACKLOG_MOST)
 
 
-@contextmanager
-def _stream_socket(family: int, where: str) -> Iterator[socket.socket]:
-    """Make a socket, and close it if the block fails. An ``OSError`` then says where it was to listen."""
-    try:
-        sock = socket.socket(family, socket.SOCK_STREAM)
+@final
+class _StreamSocket:
+    """A new socket, closed if the block fails. An ``OSError`` then says where it was to listen.
+
+    Not a generator, whose frame would lead from an error to itself, and keep both until the collector runs.
+    """
+
+    def __init__(self, family: int, where: str) -> None:
+        self._family = family
+        self._where = where
+
+    def __enter__(self) -> socket.socket:
         try:
-            yield sock
-        except BaseException:
-            sock.close()
-            raise
-    except OSError as error:
-        raise OSError(error.errno, f"cannot listen on {where}: {error.strerror}") from error
+            self._sock = socket.socket(self._family, socket.SOCK_STREAM)
+        except OSError as error:
+            raise self._named(error) from error
+        return self._sock
+
+    def __exit__(
+        self, exc_type: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if error is not None:
+            self._sock.close()
+        if isinstance(error, OSError):
+            raise self._named(error) from error
+
+    def _named(self, error: OSError) -> OSError:
+        return OSError(error.errno, f"cannot listen on {self._where}: {error.strerror}")
 
 
 @public
@@ -251,7 +267,7 @@ def _listening_unix(name: str, mode: int | None, backlog: int) -> socket.socket:
                 os.unlink(name)
         except FileNotFoundError:
             pass
-    with _stream_socket(socket.AF_UNIX, name) as sock:
+    with _StreamSocket(socket.AF_UNIX, name) as sock:
         if mode is not None and not name.startswith("\0"):
             # bind(2) creates the file with the socket's own mode, less the umask: so it is never wider than requested.
             os.fchmod(sock.fileno(), mode)
