@@ -14,7 +14,11 @@ def server_name(host: str) -> str:
     A name loses the dot at its end, which says to the resolver that it is complete (RFC 6066, section 3: "without a
     trailing dot"), and its capitals, which some servers compare. An IPv6 address loses its brackets and its zone, which
     means something on this machine alone (RFC 4007, section 11). OpenSSL would take an address with a zone for a name.
+
+    :raises ValueError: it names nobody
     """
+    if not host or host in _DOTS:
+        raise ValueError(f"{host!r} is no hostname")
     address = host[1:-1] if host.startswith("[") and host.endswith("]") else host
     address = address.partition("%")[0]
     try:
@@ -23,6 +27,6 @@ def server_name(host: str) -> str:
         pass
     else:
         return address
-    if len(host) > 1 and host.endswith(_DOTS):
+    if host.endswith(_DOTS):
         host = host[:-1]
     return host.lower() if host.isascii() else host

@@ -14,6 +14,7 @@ import threading
 import warnings
 import weakref
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -278,9 +279,15 @@ async def one_transfer(sock: socket.socket, directory: Path) -> Any:
     return stream
 
 
+# The lowest that the library takes. Its own WorkerThread leads from the loop's variables to the loop.
+ANYIO_WITHOUT_END = {"4.12.0", "4.12.1"}
+
+
 @pytest.mark.parametrize("end", ["forgotten", "in a cycle", "aborted later"])
 @pytest.mark.parametrize("make", [one_stream, one_listener, one_file, one_transfer])
 def test_a_closed_loop_is_not_kept(loop_name: str, make: Any, end: str, pair: Pair, tmp_path: Path) -> None:
+    if make is one_file and loop_name != "trio" and version("anyio") in ANYIO_WITHOUT_END:
+        pytest.skip("this AnyIO keeps the loop for its idle threads")
     ours, _ = taken(pair)
     found, made = made_in_a_loop(loop_name, lambda: make(ours.pop(), tmp_path))
     if end == "aborted later" and isinstance(made[0], SocketStream):  # nothing else can be closed without its loop

@@ -111,7 +111,7 @@ async def test_a_limited_transfer_arrives_evenly(tmp_path: Path, way: str, row: 
                 stream.abort()
             pieces = came.result(0)
     took = pieces[-1][0] - pieces[0][0]
-    assert took >= total / rate * 0.9
+    assert took >= total / rate * 0.8  # the first piece, which is not counted here, may be late
     # In any tenth of a second no more than it allows, and one grain: never a burst, however late it is.
     for start, (began, _) in enumerate(pieces):
         within = sum(size for at, size in pieces[start:] if at < began + 0.1)
