@@ -16,7 +16,7 @@ from anyio.abc import SocketAttribute
 from ... import ConnectionFailed, SocketListener, SocketStream, TCPListener, create_tcp_listener, create_unix_listener
 from ..console.command_status import CommandStatus
 from ..console.exit_codes import CommandError, ExitCode
-from ..console.library_warnings import library_warnings
+from ..console.logged_warnings import logged_warnings
 from ..console.values import Address
 from .command_connection import CommandConnection, set_up
 from .connecting import connect_error_text
@@ -34,7 +34,7 @@ async def listening(address: Address, status: CommandStatus) -> AsyncIterator[tu
 
     :raises CommandError: listening failed
     """
-    with library_warnings(status):
+    with logged_warnings(status):
         try:
             listener, real_address = await _listen(address)
         except ConnectionFailed as error:

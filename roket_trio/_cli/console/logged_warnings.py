@@ -10,7 +10,7 @@ from .command_status import CommandStatus
 
 
 @contextmanager
-def library_warnings(status: CommandStatus) -> Iterator[None]:
+def logged_warnings(status: CommandStatus) -> Iterator[None]:
     """Print what the library logs in the block: an address left out, descriptors that run out, an unreadable file."""
 
     class Handler(logging.Handler):
