@@ -308,7 +308,7 @@ async def test_a_link_that_leads_nowhere_spoils_no_list(root: Path) -> None:
     (root / "links" / "loop").symlink_to("loop")
     (root / "links" / "through a file").symlink_to("file/x")
     (root / "links" / "too long").symlink_to("n" * 300)
-    (root / "links" / "out").symlink_to("/root/x/y")
+    (root / "links" / "out").symlink_to("/locked/x/y")
     (root / "links" / "sub").symlink_to("../sub")
     async with serving(root) as (port, _, _):
         listed = await asked(port, "/links/")
