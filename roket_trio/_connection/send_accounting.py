@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable
-from typing import Any, final
+from typing import TypeVarTuple, final
 
 from .._kernel import tcp
 from .._kernel.fd import is_from_kernel
 from .._kernel.tcp import TCPState
 from .states import Lifecycle
+
+Arguments = TypeVarTuple("Arguments")
 
 FIN_UNACKED = (TCPState.FIN_WAIT1, TCPState.CLOSING, TCPState.LAST_ACK)
 
@@ -62,7 +64,7 @@ class SendAccounting:
         queued = tcp.unacked_bytes(sock)
         return queued - 1 if queued and state in FIN_UNACKED else queued
 
-    def send_part(self, call: Callable[..., int], *arguments: Any) -> int | None:
+    def send_part(self, call: Callable[[*Arguments], int], *arguments: *Arguments) -> int | None:
         """Make one system call that sends a part of the item, and count its bytes.
 
         :param call: ``send``, ``sendfile``...: it returns how many bytes the kernel has taken

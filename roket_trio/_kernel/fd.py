@@ -11,7 +11,7 @@ import struct
 import sys
 from collections import deque
 from collections.abc import Callable, Iterator
-from typing import Any, final
+from typing import final
 
 if sys.platform != "win32":  # where importing a stream says so in one line
     import fcntl
@@ -62,7 +62,7 @@ class OwnedDescriptors:
 
     # The functions are bound as defaults, since modules are emptied when the interpreter ends.
 
-    def close(self, _close: Callable[[int], None] = os.close, _consume: Any = deque) -> None:
+    def close(self, _close: Callable[[int], None] = os.close, _consume: Callable[..., object] = deque) -> None:
         """Close them. Idempotent."""
         if getattr(self, "_fds", None):  # an exception may have come before there were any
             _consume(map(_close, iter(self._fds.pop, None)), 0)

@@ -33,7 +33,7 @@ def socket_stream_of(stream: Any) -> SocketStream | None:
     return stream
 
 
-def life_of(stream: Any) -> Lifecycle | None:
+def life_of(stream: object) -> Lifecycle | None:
     """The states of a stream of ours, or of the one that a wrapper sends through. ``None`` if there is none of ours."""
     while stream is not None:
         if isinstance(stream, SocketStream):
