@@ -20,7 +20,7 @@ _PACKAGE = os.path.dirname(__file__) + os.sep
 # would never be collected if it were kept here.
 _open: dict[int, object] = {}
 _PLAIN = (socket.socket, io.FileIO)
-# The same of the process that has forked this one.
+# The same of the process that has forked this one: what is open there, and what this one has closed for itself.
 _inherited: dict[int, object] = {}
 
 
@@ -41,12 +41,22 @@ def own(owner: object, inner: object) -> None:
     :param inner: the object with the descriptor; ``None`` if the owner has a bare one, or leaves the closing to others
     """
     _open[id(owner)] = inner if type(inner) in _PLAIN else None
+    _inherited.pop(id(owner), None)  # the number of an object that is gone
 
 
 def disown(owner: object) -> None:
     """Note that ``owner`` has closed what it had."""
-    if _open.pop(id(owner), _inherited) is _inherited:
-        _inherited.pop(id(owner), None)
+    if _open.pop(id(owner), _inherited) is _inherited and id(owner) in _inherited:
+        _inherited[id(owner)] = None
+
+
+def is_inherited(owner: object) -> bool:
+    """Whether the process that has forked this one has opened what ``owner`` has, and so is the one to end it.
+
+    A close in the child then releases the child's copy of the descriptor alone: a shutdown, a reset and what is read or
+    unregistered would be the parent's loss. Nor does it wait, since asyncio has no running loop in the child.
+    """
+    return id(owner) in _inherited
 
 
 def is_own(filename: str) -> bool:

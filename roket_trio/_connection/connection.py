@@ -19,7 +19,7 @@ from .._errors import ClosedResourceError, broken
 from .._kernel import poll, tcp
 from .._kernel.fd import is_from_kernel
 from .._loops import Loop, Readiness, ResourceGuard, current_loop
-from .._unclosed import disown, finalize, opened_at, own
+from .._unclosed import disown, finalize, is_inherited, opened_at, own
 from .descriptor_users import DescriptorUsers
 from .lingering_close import LingeringClose
 from .peer_end import received_nothing
@@ -298,6 +298,9 @@ class Connection:
 
     async def aclose(self) -> None:
         """Close gracefully; see ``SocketStream.aclose``. The descriptor is released before this returns or raises."""
+        if is_inherited(self):
+            self.close_now()
+            return
         if self.life.phase is Phase.CLOSED:
             await self.descriptor_users.wait_until_none(self.loop)
             await self.loop.checkpoint()
@@ -330,7 +333,7 @@ class Connection:
             return
         closing = self._begin_closing()
         closing.interrupt()
-        if self.descriptor_users.are_none:
+        if self.descriptor_users.are_none or is_inherited(self):
             self._end(closing, resets=True)
             return
         # First, so that no thread takes bytes that come after those that the reset drops.
@@ -354,7 +357,7 @@ class Connection:
             return
         closing = self._begin_closing()
         closing.interrupt()
-        if not self.life.is_cut:
+        if not self.life.is_cut and not is_inherited(self):
             closing.begin()
         self._end(closing, resets=self.life.is_cut)
 
@@ -368,7 +371,8 @@ class Connection:
         if self._send_guard.is_taken:
             self.accounting.item_stopped(self.life)
         self.life.enter(Phase.CLOSING)
-        self.readiness.close()
+        if not is_inherited(self):
+            self.readiness.close()
         for end in tuple(self._at_close):
             end()
         life = self.life
@@ -379,6 +383,9 @@ class Connection:
 
     def _end(self, closing: LingeringClose, *, resets: bool, close: bool = True) -> None:
         """Release or reset. What a signal's handler raises meanwhile leaves no descriptor, and no FIN behind a cut."""
+        if is_inherited(self):  # the connection is the parent's
+            self._finish(closing.give_up(resets=False))
+            return
         try:
             self._finish(closing.reset(close=close) if resets else closing.release())
         except BaseException:

@@ -168,9 +168,11 @@ class Replacement:
     def __del__(self, _finalize: Any = finalize) -> None:
         if not getattr(self, "is_over", True):
             # In a forked child the file is the parent's.
-            _finalize(self, self.__repr__, self.drop, self._leave, None)
+            _finalize(self, self.__repr__, self.drop, self.leave, None)
 
-    def _leave(self, _close: Any = os.close) -> None:
-        self.is_over = True
-        self.file.close()
-        _close(self._directory)
+    def leave(self, _close: Any = os.close) -> None:
+        """In a forked child: close its copies of the descriptors. Idempotent."""
+        if not self.is_over:
+            self.is_over = True
+            self.file.close()
+            _close(self._directory)

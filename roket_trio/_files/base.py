@@ -165,6 +165,23 @@ class FileStream:
             disown(self)
             self._released.set()
 
+    def _leave(self) -> None:
+        """In a forked child: release its copies of the descriptors. Idempotent.
+
+        The threads, the temporary file and the descriptor's flags are the parent's, and so is what an object buffers.
+        """
+        if not self._is_released:
+            self._is_released = self._is_closing = True
+            try:
+                self._leave_copies()
+                if self._opened is not None:
+                    self._close_file()
+            finally:
+                disown(self)
+
+    def _leave_copies(self) -> None:
+        """In a forked child: close its copies of what the stream has opened beside the file."""
+
     def _close_file(self) -> None:
         close = getattr(self._file, "close", None)
         if close is not None:

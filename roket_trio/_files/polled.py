@@ -106,10 +106,16 @@ class PolledDescriptor:
                 if not getattr(self._file.owner, "closed", False):
                     os.set_blocking(self._file.fd, True)
         finally:
-            self.fd = -1
-            for descriptors in (self._watched, self._again):
-                if descriptors is not None:
-                    descriptors.close()
+            self.leave()
+
+    def leave(self) -> None:
+        """Close what was opened here, and nothing else: in a forked child the flag and the loop's epoll are the
+        parent's."""
+        self.is_closed = True
+        self.fd = -1
+        for descriptors in (self._watched, self._again):
+            if descriptors is not None:
+                descriptors.close()
 
 
 def _open_again(fd: int, access: int) -> OwnedDescriptors | None:
@@ -206,3 +212,6 @@ class PolledSource(Source):
 
     def release(self) -> None:
         self._descriptor.release()
+
+    def leave(self) -> None:
+        self._descriptor.leave()

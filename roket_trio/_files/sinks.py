@@ -71,6 +71,9 @@ class Sink(ABC):
     def release(self) -> None:  # noqa: B027 - most open nothing
         """Close what the sink has opened itself. Called when no task uses it any more. Idempotent."""
 
+    def leave(self) -> None:  # noqa: B027
+        """In a forked child: close its copies of what the sink has opened itself. Idempotent."""
+
 
 @final
 class ThreadSink(Sink):
@@ -161,6 +164,9 @@ class PolledSink(Sink):
 
     def release(self) -> None:
         self._descriptor.release()
+
+    def leave(self) -> None:
+        self._descriptor.leave()
 
 
 @final

@@ -106,6 +106,9 @@ class Source(ABC):
     def release(self) -> None:  # noqa: B027 - most open nothing
         """Close what the source has opened itself. Called when no task uses it any more. Idempotent."""
 
+    def leave(self) -> None:  # noqa: B027
+        """In a forked child: close its copies of what the source has opened itself. Idempotent."""
+
 
 class RegularSource(Source):
     """A file with positions. Its position is the descriptor's, so the owner of the file object sees where it stands."""

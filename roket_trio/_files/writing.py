@@ -17,7 +17,7 @@ from .._errors import BrokenResourceError, broken
 from .._kernel.fd import FileKind, is_from_kernel
 from .._loops import Loop, current_loop
 from .._public import public
-from .._unclosed import disown, opened_at
+from .._unclosed import disown, is_inherited, opened_at
 from .atomic import Replacement
 from .base import FileStream, open_own_nonblocking
 from .descriptor import OpenFile
@@ -206,7 +206,8 @@ class FileWriteStream(FileStream, anyio.abc.ByteSendStream, trio.abc.SendStream)
         target.
 
         A task that waits for a pipe gets :class:`ClosedResourceError`. A worker thread that writes is waited for.
-        Idempotent; a second call waits for the first.
+        Idempotent; a second call waits for the first. In a process that was forked meanwhile it closes the copy of the
+        descriptor there and does nothing else, as :meth:`discard` does: the file is the parent's.
 
         :raises BrokenResourceError: flushing, syncing, closing or replacing failed; or an ``atomic`` file is
             incomplete, since a send had failed or was cancelled. The descriptor is gone nevertheless
@@ -214,6 +215,9 @@ class FileWriteStream(FileStream, anyio.abc.ByteSendStream, trio.abc.SendStream)
         Cancellation: the descriptor is gone before ``Cancelled`` is raised; an ``atomic`` file that has not yet begun
         to replace its target is discarded.
         """
+        if is_inherited(self):
+            self._leave()
+            return
         loop = self._running_loop()
         if self._replacement is None:
             await self._end(loop, self._close_file)
@@ -247,6 +251,9 @@ class FileWriteStream(FileStream, anyio.abc.ByteSendStream, trio.abc.SendStream)
         """
         if self._replacement is None:
             raise RuntimeError("only a stream that was opened with atomic=True can be discarded")
+        if is_inherited(self):
+            self._leave()
+            return
         loop = self._running_loop()
         await self._end(loop, self._discard)
         await loop.checkpoint()
@@ -293,6 +300,11 @@ class FileWriteStream(FileStream, anyio.abc.ByteSendStream, trio.abc.SendStream)
 
     def _release(self) -> None:
         self._sink.release()
+
+    def _leave_copies(self) -> None:
+        self._sink.leave()
+        if self._replacement is not None:
+            self._replacement.leave()
 
     def _collected(self) -> None:
         if self._replacement is not None:

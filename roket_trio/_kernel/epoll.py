@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import select
 import socket
+import weakref
+from collections.abc import Callable
 from typing import final
 
 AVAILABLE = hasattr(select, "epoll")
@@ -16,6 +19,38 @@ if AVAILABLE:
 _EVENTS_AT_ONCE = 128
 
 
+_of_this_process: weakref.WeakKeyDictionary[object, Callable[[], int]] = weakref.WeakKeyDictionary()
+
+
+def copy_in_child(owner: object, fileno: Callable[[], int]) -> None:
+    """Give a forked child an epoll of its own with the same interests, as long as ``owner`` exists.
+
+    What the child inherits is the same epoll: an event that it takes, or an interest that it changes, would be lost to
+    the parent (epoll(7)). The copy has the same number, so that whoever uses it need not know.
+
+    :param fileno: gives the epoll's descriptor; -1 or ``ValueError`` when it is closed
+    """
+    _of_this_process[owner] = fileno
+
+
+def _after_fork() -> None:
+    for fileno in tuple(_of_this_process.values()):
+        try:
+            fd = fileno()
+            with open(f"/proc/self/fdinfo/{fd}", encoding="ascii") as info, select.epoll() as copy:
+                for line in info:
+                    if line.startswith("tfd:"):  # tfd: 5 events: 19 data: ... (proc(5))
+                        _, watched, _, events, *_ = line.split()
+                        copy.register(int(watched), int(events, 16))
+                os.dup2(copy.fileno(), fd, inheritable=False)
+        except (OSError, ValueError):  # it is closed; no /proc; no descriptor is left
+            pass
+
+
+if AVAILABLE:
+    os.register_at_fork(after_in_child=_after_fork)
+
+
 @final
 class SocketEvents:
     """A private epoll on one socket: readable whenever one of ``events`` has newly happened.
@@ -26,10 +61,11 @@ class SocketEvents:
     EPOLLERR are always reported, epoll_ctl(2)).
     """
 
-    __slots__ = ("_epoll",)
+    __slots__ = ("__weakref__", "_epoll")
 
     def __init__(self, sock: socket.socket, events: int) -> None:
         self._epoll = select.epoll(1)
+        copy_in_child(self, self._epoll.fileno)
         try:
             self._epoll.register(sock, events)
         except BaseException:
@@ -56,10 +92,11 @@ class PeerEvents:
     Data that arrives does not wake it, since the kernel announces data with other events (``sock_def_readable``).
     """
 
-    __slots__ = ("_epoll",)
+    __slots__ = ("__weakref__", "_epoll")
 
     def __init__(self) -> None:
         self._epoll = select.epoll()
+        copy_in_child(self, self._epoll.fileno)
 
     def fileno(self) -> int:
         return self._epoll.fileno()

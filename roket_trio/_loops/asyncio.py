@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import select
 import threading
 import weakref
@@ -23,6 +24,7 @@ import anyio.lowlevel
 import anyio.to_thread
 
 from .._errors import ClosedResourceError
+from .._kernel.epoll import copy_in_child
 from .interface import THREADS_MOST, YIELD_EVERY, Loop, Nursery, Readiness
 from .native_cancel import Call, Outlasted, outlast
 from .readiness import LibraryReadiness
@@ -94,6 +96,17 @@ def _checkpoint_if_cancelled(
 
 def _nothing() -> None:
     return None
+
+
+def _epoll_of(reference: Callable[[], asyncio.AbstractEventLoop | None]) -> int:
+    """The descriptor of a loop's own epoll, by what is private to asyncio and uvloop; -1 if there is none any more."""
+    loop: Any = reference()
+    if loop is None or loop.is_closed():
+        return -1
+    if hasattr(loop, "_get_backend_id"):  # uvloop
+        return int(loop._get_backend_id())
+    selector: Any = getattr(loop, "_selector", None)
+    return int(selector.fileno()) if hasattr(selector, "fileno") else -1
 
 
 def running_loop() -> AsyncioLoop:
@@ -185,6 +198,7 @@ class _SharedEpoll:
         self._loop = loop
         self._thread = threading.get_ident()
         self._epoll = select.epoll()
+        copy_in_child(self, self._epoll.fileno)
         self._entries: dict[int, _SharedReadiness] = {}
         loop.add_reader(self._epoll.fileno(), self._dispatch)
 
@@ -252,6 +266,9 @@ class AsyncioLoop(Loop):
         # keeps the loop.
         self._epoll: Callable[[], _SharedEpoll | None] = _nothing
         self._threads = anyio.CapacityLimiter(THREADS_MOST)
+        # Neither asyncio nor uvloop gives a forked child an epoll of its own.
+        if USE_SHARED_EPOLL:
+            copy_in_child(self, functools.partial(_epoll_of, self._loop))
 
     def readiness(self, fd: int) -> Readiness:
         if not USE_SHARED_EPOLL:
@@ -268,6 +285,12 @@ class AsyncioLoop(Loop):
         with contextlib.suppress(RuntimeError):  # outside of the loop nobody waits
             asyncio.get_running_loop()
             anyio.notify_closing(fd)
+
+    def resume_in_child(self) -> None:
+        # asyncio forgets the running loop, for children that run one of their own. AnyIO's scopes would raise
+        # RuntimeError in place of what leaves them.
+        if asyncio._get_running_loop() is None:
+            asyncio._set_running_loop(self._loop())
 
     def open_nursery(self) -> AbstractAsyncContextManager[Nursery]:
         return anyio.create_task_group()

@@ -88,6 +88,9 @@ class Loop(ABC):
     wait_writable: Callable[[int], Awaitable[None]]
     """The library's own functions that wait for a descriptor."""
 
+    def resume_in_child(self) -> None:  # noqa: B027 - Trio goes on by itself
+        """In a forked child: let the library find this loop, which goes on there, so that its scopes can be left."""
+
     @abstractmethod
     def notify_closing(self, fd: int) -> None:
         """Wake the tasks that wait for ``fd`` by these functions. May be called outside of the loop."""

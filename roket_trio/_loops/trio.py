@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Awaitable, Callable
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, suppress
 from time import monotonic
 from typing import TypeVar, cast, final
 
 import trio
 
+from .._kernel.epoll import copy_in_child
 from .interface import THREADS_MOST, YIELD_EVERY, Loop, Nursery, Readiness
 from .readiness import LibraryReadiness
 
@@ -23,6 +24,10 @@ class TrioLoop(Loop):
     def __init__(self) -> None:
         super().__init__()
         self._threads = trio.CapacityLimiter(THREADS_MOST)
+        with suppress(ImportError, AttributeError):  # private to Trio, which gives a forked child no epoll of its own
+            from trio._core._run import GLOBAL_RUN_CONTEXT
+
+            copy_in_child(self, GLOBAL_RUN_CONTEXT.runner.io_manager._epoll.fileno)
 
     def readiness(self, fd: int) -> Readiness:
         return LibraryReadiness(self, fd)

@@ -22,6 +22,7 @@ from .._log import log
 from .._loops import current_loop
 from .._public import public
 from .._streams.sockets import SocketStream
+from .._unclosed import is_inherited
 from .addresses import Endpoint, IPAddress, check_port, checked_host, checked_path, resolve, wildcards
 from .listener import SocketListener
 
@@ -62,9 +63,11 @@ class TCPListener(MultiListener[SocketStream], trio.abc.Listener[SocketStream]):
 
     async def aclose(self) -> None:
         """Close every socket, even if cancelled, by the rules of :meth:`SocketListener.aclose`."""
-        for listener in self._sockets():
+        sockets = self._sockets()
+        for listener in sockets:
             listener.close()
-        await current_loop().checkpoint()
+        if not any(map(is_inherited, sockets)):
+            await current_loop().checkpoint()
 
     def _sockets(self) -> list[SocketListener]:
         return [listener for listener in self.listeners if isinstance(listener, SocketListener)]

@@ -23,7 +23,7 @@ from .._public import public
 from .._streams.adopted import adopted_socket, give_back, presentable
 from .._streams.sockets import SocketStream
 from .._streams.unix_sockets import UNIXSocketStream
-from .._unclosed import disown, finalize, opened_at, own
+from .._unclosed import disown, finalize, is_inherited, opened_at, own
 
 # accept(2): "the error of the new socket is passed as the error of accept; treat it like EAGAIN by retrying". The list
 # is the one that Trio's review of POSIX, Linux and the BSDs arrives at; EPERM is a firewall's.
@@ -237,19 +237,22 @@ class SocketListener(anyio.abc.SocketListener, trio.abc.Listener[SocketStream]):
         3.14). The kernel goes on listening until that process has closed it as well: clients connect, and wait for ever
         if nobody accepts there. Servers that fork their workers rely on this, so the close does not prevent it. To end
         the listening in all processes, call ``shutdown(SHUT_RD)`` on ``extra(SocketAttribute.raw_socket)`` before.
+        The child's own call of this method leaves the parent's listening alone.
         Programs that are executed do not inherit the socket (PEP 446).
         """
         self.close()
-        await self._loop.checkpoint()
+        if not is_inherited(self):
+            await self._loop.checkpoint()
 
     def close(self) -> None:
         """Close as :meth:`aclose` does, without a checkpoint."""
         if not self._closed:
             self._closed = True
             try:
-                self._readiness.close()
-                if self._backoff is not None:
-                    self._backoff.cancel()
+                if not is_inherited(self):
+                    self._readiness.close()
+                    if self._backoff is not None:
+                        self._backoff.cancel()
             finally:  # though a signal's handler raises
                 self._sock.close()
                 disown(self)

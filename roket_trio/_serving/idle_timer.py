@@ -8,6 +8,7 @@ from __future__ import annotations
 import heapq
 import itertools
 from math import inf
+from types import TracebackType
 from typing import NamedTuple, final
 
 import anyio
@@ -17,6 +18,7 @@ from .._connection.idle_clock import IdleClock
 from .._connection.peer_end import peer_has_finished
 from .._connection.states import Phase
 from .._kernel import tcp
+from .._unclosed import is_inherited
 
 # Stale entries are removed from the queue when they are the larger part of it, and more than this.
 _STALE_AT_MOST = 64
@@ -50,6 +52,17 @@ class IdleTimer:
         self.reason: str | None = None
         self.limits = limits
         self._clock: IdleClock | None = None
+
+    def __enter__(self) -> None:
+        """Begin the block that is cancelled."""
+        self.scope.__enter__()
+
+    def __exit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> bool:
+        if is_inherited(self.connection):
+            self.connection.loop.resume_in_child()
+        return bool(self.scope.__exit__(exc_type, exc, traceback))
 
     def is_peer_gone(self) -> bool:
         """Whether the peer's FIN or RST has arrived at a connection that is not closed yet."""

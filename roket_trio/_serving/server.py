@@ -15,6 +15,7 @@ from .._log import log
 from .._loops import Nursery, current_loop
 from .._net.listener import SocketListener
 from .._streams.sockets import SocketStream, is_cancellation
+from .._unclosed import is_inherited
 from .idle_timer import IdleLimits, IdleTimer
 from .supervise import KeepAlive, close_stream, is_consequence_of_close
 from .watcher import Watcher
@@ -164,12 +165,14 @@ class Server:
             self.watcher.add(timer)
             if self._keepalive is not None:
                 self._keepalive._apply(connection)
-            with timer.scope:
+            with timer:
                 for handshake in handshakes:
                     handlers_stream = await handshake(handlers_stream)
                 is_handled = True
                 await self._call_handler(handlers_stream)
         except BaseException as error:  # noqa: ASYNC103 - what is not raised again was logged, or ends the server
+            if is_inherited(connection):
+                raise  # a forked child is no server: what its handler raises leaves serve() as it is
             cancellation, failure = _without_cancellation(error)
             if failure is not None:
                 is_consequence = timer.reason is not None and is_consequence_of_close(failure)
@@ -186,7 +189,8 @@ class Server:
             finally:
                 del cancellation, failure  # their tracebacks hold this frame
                 self.watcher.remove(timer)
-                self._end_connection()
+                if not is_inherited(connection):  # else the child would accept a client of its parent's
+                    self._end_connection()
 
     async def _call_handler(self, stream: Any) -> None:
         result = self._handler(stream)

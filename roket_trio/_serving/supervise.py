@@ -20,6 +20,7 @@ from .._kernel.tcp import keep_alive
 from .._public import public
 from .._streams.sockets import is_cancellation
 from .._streams.transport import socket_stream_of
+from .._unclosed import is_inherited
 from .idle_timer import IdleLimits, IdleTimer
 from .watcher import WatcherHost
 
@@ -157,6 +158,9 @@ async def close_stream(stream: anyio.abc.AsyncResource, connection: Connection, 
 
     An error of the close does not replace ``error``.
     """
+    if is_inherited(connection):  # in a forked child another package's TLS stream would write into the connection
+        connection.close_now()
+        return
     if error is not None and connection.policy.on_error == "abort" and not is_cancellation(error):
         connection.abort()  # a TLS stream of another package has no close policy
     try:
@@ -200,7 +204,7 @@ class Supervision(Generic[S]):
             raise
         if self._keepalive is not None:
             self._keepalive._apply(self._connection)
-        self._timer.scope.__enter__()
+        self._timer.__enter__()
         return self._stream
 
     async def __aexit__(
@@ -208,7 +212,7 @@ class Supervision(Generic[S]):
     ) -> bool:
         error = exc
         try:
-            if self._timer.scope.__exit__(exc_type, exc, traceback):
+            if self._timer.__exit__(exc_type, exc, traceback):
                 error = None
         except BaseException as remaining:  # noqa: ASYNC103 - the body's group without our cancellation; raised below
             error = remaining

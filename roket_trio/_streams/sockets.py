@@ -162,7 +162,9 @@ class SocketStream(anyio.abc.SocketStream, trio.abc.HalfCloseableStream):
         not turn the close into RST, and the descriptor is released. Tasks that wait in this stream get
         :class:`ClosedResourceError`. If a send was cut, or is under way, the connection is reset instead.
 
-        A second call has no effect; a second task that closes waits for the first.
+        A second call has no effect; a second task that closes waits for the first. In a process that was forked
+        meanwhile it, as :meth:`abort`, releases the copy of the descriptor there and does nothing else: the connection
+        is the parent's.
 
         Cancellation: what is left to be sent is given to the kernel, which delivers it within bounds, the descriptor is
         released, and ``Cancelled`` is raised. Nothing else is raised.

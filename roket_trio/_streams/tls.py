@@ -5,6 +5,7 @@ AnyIO's code makes the contexts, resolves the host names and hands out the attri
 
 from __future__ import annotations
 
+import os
 import ssl
 from collections.abc import Callable
 from contextlib import suppress
@@ -58,6 +59,7 @@ class TLSStream(tls.TLSStream, trio.abc.Stream):
         self._receive_guard = ResourceGuard("receiving from")
         self._accounting = TLSSendAccounting(self._ssl_object, self._records)
         self._closed: anyio.Event | None = None
+        self._process = os.getpid()
 
     @classmethod
     async def wrap(
@@ -301,11 +303,16 @@ class TLSStream(tls.TLSStream, trio.abc.Stream):
         stream is not ``standard_compatible``. If a send was cut, or is under way, the connection is reset instead,
         without close_notify. Tasks that wait in this stream get :class:`ClosedResourceError`.
 
-        A second call has no effect; a second task that closes waits for the first.
+        A second call has no effect; a second task that closes waits for the first. In a process that was forked
+        meanwhile nothing is sent; only the stream below is closed.
 
         Cancellation: over a :class:`SocketStream`, what is left to be sent is given to the kernel, with close_notify if
         the kernel has space for it, the descriptor is released, and ``Cancelled`` is raised. Nothing else is raised.
         """
+        if os.getpid() != self._process:  # in a forked child nothing is said: the connection is the parent's
+            self._life.enter(Phase.CLOSED)
+            await self.transport_stream.aclose()
+            return
         if self._closed is not None:
             try:
                 await self._closed.wait()
@@ -372,7 +379,8 @@ class TLSStream(tls.TLSStream, trio.abc.Stream):
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
         try:
-            if exc is not None and self.close_policy.on_error == "abort" and not is_cancellation(exc):
+            is_error = exc is not None and not is_cancellation(exc)
+            if is_error and self.close_policy.on_error == "abort" and os.getpid() == self._process:
                 self._life.enter(Phase.CLOSED)
                 await reset(self.transport_stream)  # noqa: ASYNC102 - done before its first checkpoint
             await self.aclose()

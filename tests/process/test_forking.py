@@ -2,26 +2,45 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import gc
 import os
 import signal
 import socket
+import ssl
 import subprocess
+import sys
+import traceback
 import warnings
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import anyio
 import anyio.abc
 import anyio.from_thread
 import anyio.to_thread
 import pytest
-from support.sockets import Pair
-from support.waiting import BOUND
+import trustme
+from anyio.streams.file import FileStreamAttribute
+from support.sockets import Pair, connected
+from support.threads import thread
+from support.tls import Contexts, Gate, Peer
+from support.waiting import BOUND, PROGRAM_BOUND, until
 
-from roket_trio import CloseOutcome, FileWriteStream, SocketListener, SocketStream, create_tcp_listener
+from roket_trio import (
+    CloseOutcome,
+    ClosePolicy,
+    FileReadStream,
+    FileWriteStream,
+    PeerGoneError,
+    SocketListener,
+    SocketStream,
+    create_tcp_listener,
+    supervise,
+    wrap_tls,
+)
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 
@@ -166,3 +185,321 @@ async def test_a_program_that_is_started_does_not_go_on_listening(bound: socket.
                 client.connect(address)
         finally:
             program.kill()
+
+
+# --- a child that unwinds --------------------------------------------------------------------------------------------
+
+UNWOUND = 7
+
+
+@contextlib.contextmanager
+def a_child_ends_here() -> Iterator[None]:
+    """A child that was forked within the block exits as ``sys.exit()`` would have it, with 1 for any other end."""
+    parent = os.getpid()
+    status = 1
+    try:
+        yield
+    except BaseException as end:
+        if os.getpid() == parent:
+            raise
+        # asyncio.run() cancels the task of this block when the SystemExit of another one has ended the loop.
+        exits = (SystemExit, asyncio.CancelledError)
+        if isinstance(end, exits) or (isinstance(end, BaseExceptionGroup) and end.split(exits)[1] is None):
+            status = UNWOUND
+        else:
+            traceback.print_exc()
+    finally:
+        if os.getpid() != parent:
+            os._exit(status)
+
+
+def forked() -> bool:
+    """Fork, and tell the child that it is one, once. The parent waits until the child has unwound."""
+    child = fork()
+    if not child:
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+        signal.alarm(round(BOUND))
+        return True
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == UNWOUND
+    return False
+
+
+async def child_unwinds(unwind: Callable[[], Awaitable[object]]) -> None:
+    """Fork a child that runs ``unwind``, out of which its ``sys.exit()`` is to come, and wait for its end."""
+    with a_child_ends_here():
+        if forked():
+            await unwind()
+
+
+async def exit_in(*resources: Any) -> None:
+    async with contextlib.AsyncExitStack() as stack:
+        for resource in resources:
+            await stack.enter_async_context(resource)
+        sys.exit(UNWOUND)
+
+
+async def still_connected(stream: Any, peer: socket.socket) -> None:
+    """The peer has seen no end, and both directions work, also where the stream has to wait."""
+    peer.setblocking(False)
+    with pytest.raises(BlockingIOError):
+        peer.recv(1)
+    peer.setblocking(True)
+    peer.settimeout(BOUND)
+
+    def when_somebody_waits() -> None:
+        anyio.from_thread.run(anyio.wait_all_tasks_blocked)
+        peer.sendall(b"still there")
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(anyio.to_thread.run_sync, when_somebody_waits)
+        assert await stream.receive(11) == b"still there"
+    await stream.send(b"so are we")
+    assert peer.recv(100) == b"so are we"
+
+
+@pytest.mark.parametrize("on_error", ["finish", "abort"])
+@pytest.mark.parametrize("family", ["tcp", "unix"])
+async def test_a_child_that_unwinds_ends_no_connection(family: str, on_error: Literal["finish", "abort"]) -> None:
+    with contextlib.ExitStack() as closed:
+        ours, peer = closed.enter_context(connected()) if family == "tcp" else socket.socketpair()
+        closed.enter_context(peer)
+        stream = await SocketStream.from_socket(ours, close_policy=ClosePolicy(on_error=on_error))
+        async with stream:
+            peer.sendall(b"unread")
+            await child_unwinds(lambda: exit_in(stream))
+            assert await stream.receive() == b"unread"
+            await still_connected(stream, peer)
+        assert stream.close_report is not None
+        assert stream.close_report.acked
+        assert peer.recv(1) == b""
+
+
+@pytest.mark.parametrize("end", ["abort", "aclose", "aclose twice", "in a cut", "in another task's wait"])
+async def test_whatever_a_child_closes_is_its_copy(tcp_pair: Pair, end: str) -> None:
+    ours, peer = tcp_pair
+    stream = await SocketStream.from_socket(ours)
+    received = b""
+
+    async def receive() -> None:
+        nonlocal received
+        received = await stream.receive()
+
+    async def unwind() -> None:
+        if end == "abort":
+            stream.abort()
+        else:
+            await stream.aclose()
+        if end == "aclose twice":
+            await stream.aclose()
+        with pytest.raises(OSError, match="Bad file descriptor"):
+            os.fstat(fd)
+        sys.exit(UNWOUND)
+
+    fd = ours.fileno()
+    async with stream:
+        if end == "in a cut":
+            with anyio.move_on_after(0.05):
+                await stream.send(bytes(64 << 20))
+            await child_unwinds(unwind)
+            stream.abort()
+            peer.settimeout(BOUND)
+            with pytest.raises(ConnectionResetError):
+                while peer.recv(1 << 20):
+                    pass
+        elif end == "in another task's wait":
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(receive)
+                await anyio.wait_all_tasks_blocked()
+                await child_unwinds(unwind)
+                peer.sendall(b"for the parent")
+            assert received == b"for the parent"
+        else:
+            await child_unwinds(unwind)
+            await still_connected(stream, peer)
+
+
+async def test_a_child_that_unwinds_ends_no_listening() -> None:
+    async with await create_tcp_listener(local_host="127.0.0.1") as listener:
+        port = listener.extra(anyio.abc.SocketAttribute.local_port)
+        streams: list[SocketStream] = []
+
+        async def accept() -> None:
+            streams.append(await listener.accept())
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(accept)
+            await anyio.wait_all_tasks_blocked()
+            await child_unwinds(lambda: exit_in(listener))
+            await child_unwinds(lambda: exit_in(listener.listeners[0]))
+            with socket.create_connection(("127.0.0.1", port)):
+                await until(lambda: bool(streams))
+        await streams[0].aclose()
+
+
+@pytest.mark.parametrize("ends", ["by an error", "cleanly", "by discard"])
+async def test_a_child_that_unwinds_neither_replaces_nor_deletes_a_file(tmp_path: Path, ends: str) -> None:
+    target = tmp_path / "target"
+    target.write_bytes(b"old")
+    file = await FileWriteStream.from_path(target, atomic=True)
+    await file.send(b"first, ")
+
+    async def unwind() -> None:
+        if ends == "by an error":
+            await exit_in(file)
+        await (file.aclose() if ends == "cleanly" else file.discard())
+        sys.exit(UNWOUND)
+
+    async with file:
+        await child_unwinds(unwind)
+        assert target.read_bytes() == b"old"
+        assert len(list(tmp_path.iterdir())) == 2
+        await file.send(b"second")
+    assert target.read_bytes() == b"first, second"
+    assert list(tmp_path.iterdir()) == [target]
+
+
+async def test_a_child_that_unwinds_leaves_files_and_pipes_to_its_parent(tmp_path: Path) -> None:
+    (tmp_path / "read").write_bytes(b"content")
+    read_end, write_end = os.pipe()
+    with open(read_end, "rb", buffering=0) as reader:
+        async with (
+            await FileWriteStream.from_path(tmp_path / "written") as written,
+            await FileReadStream.from_path(tmp_path / "read") as read,
+            FileWriteStream(open(write_end, "wb", buffering=0)) as pipe,
+        ):
+            for _ in range(5):  # so many that it has a thread of its own
+                await written.send(b"abc")
+            await child_unwinds(lambda: exit_in(written, read, pipe))
+            await written.send(b"end")
+            assert await read.receive() == b"content"
+            await pipe.send(b"piped")
+            assert reader.read(10) == b"piped"
+        assert reader.read() == b""
+    assert (tmp_path / "written").read_bytes() == b"abc" * 5 + b"end"
+
+
+async def test_a_socket_that_is_used_as_a_file_stays_non_blocking_for_the_parent() -> None:
+    ours, peer = socket.socketpair()
+    with peer:
+        async with FileReadStream(open(ours.detach(), "rb", buffering=0)) as stream:
+            fd = stream.extra(FileStreamAttribute.fileno)
+            await child_unwinds(lambda: exit_in(stream))
+            assert not os.get_blocking(fd)
+            peer.sendall(b"x")
+            assert await stream.receive() == b"x"
+
+
+@pytest.fixture
+def contexts() -> Contexts:
+    authority = trustme.CA()
+    both = Contexts(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT))
+    authority.issue_cert("localhost").configure_cert(both.server)
+    authority.configure_trust(both.client)
+    return both
+
+
+@pytest.mark.parametrize("transport", ["ours", "foreign"])
+@pytest.mark.parametrize("ends", ["by an error", "by aclose", "by abort"])
+async def test_a_child_that_unwinds_says_nothing_in_its_parents_tls(
+    tcp_pair: Pair, contexts: Contexts, transport: str, ends: str
+) -> None:
+    if transport == "foreign" and ends == "by abort":
+        pytest.skip("there is nothing to abort")
+    peer = Peer(tcp_pair[1], contexts.server, server_side=True)
+    below = await SocketStream.from_socket(tcp_pair[0])
+    with thread(peer.handshake):
+        stream = await wrap_tls(
+            below if transport == "ours" else Gate(below), hostname="localhost", ssl_context=contexts.client
+        )
+
+    async def unwind() -> None:
+        if ends == "by an error":
+            await exit_in(stream)
+        if ends == "by abort":
+            stream.abort()
+        await stream.aclose()
+        with pytest.raises(OSError, match="Bad file descriptor"):
+            os.fstat(fd)
+        sys.exit(UNWOUND)
+
+    fd = tcp_pair[0].fileno()
+    await child_unwinds(unwind)
+    await stream.send(b"question")
+    assert peer.receive(8) == b"question"
+    peer.send(b"answer")
+    assert await stream.receive() == b"answer"
+    with thread(peer.read_to_end) as end:
+        await below.aclose()
+    assert end.result().data == b""
+    assert not end.result().said_close
+
+
+async def test_a_child_that_leaves_supervision_leaves_the_watcher_to_its_parent(tcp_pair: Pair) -> None:
+    ours, peer = tcp_pair
+    stream = await SocketStream.from_socket(ours)
+    with a_child_ends_here(), pytest.raises(PeerGoneError):
+        async with supervise(stream, close_wait_seconds=0.2):
+            if forked():
+                sys.exit(UNWOUND)
+            await still_connected(stream, peer)
+            peer.shutdown(socket.SHUT_WR)
+            await anyio.sleep_forever()
+
+
+A_HANDLER_FORKS = """
+import os, socket, sys
+import anyio, anyio.to_thread
+from support.loops import run_bounded
+from roket_trio import create_tcp_listener, serve
+
+async def handle(stream):
+    question = await stream.receive()
+    if question == b"fork":
+        child = os.fork()
+        if not child:
+            sys.exit(7)
+        question = b"%d" % os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    await stream.send(question)
+    await anyio.sleep_forever()
+
+def ask(sock, question):
+    sock.sendall(question)
+    return sock.recv(100)
+
+async def main():
+    async with anyio.create_task_group() as tasks:
+        async with await create_tcp_listener(local_host="127.0.0.1") as listener:
+            address = listener.extra(anyio.abc.SocketAttribute.raw_socket).getsockname()
+            tasks.start_soon(serve, handle, listener)
+            idle, forking = (socket.create_connection(address) for _ in range(2))
+            with idle, forking:
+                await anyio.sleep(0)
+                for sock, question in ((forking, b"fork"), (idle, b"idle")):
+                    print(await anyio.to_thread.run_sync(ask, sock, question, abandon_on_cancel=True))
+                with socket.create_connection(address) as later:
+                    print(await anyio.to_thread.run_sync(ask, later, b"later", abandon_on_cancel=True))
+            tasks.cancel_scope.cancel()
+
+parent = os.getpid()
+try:
+    run_bounded(sys.argv[1], main)
+except BaseException as error:
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    if os.getpid() == parent:
+        raise
+    os._exit(error.code if isinstance(error, SystemExit) else 1)
+"""
+
+
+def test_a_child_that_a_handler_has_forked_leaves_the_server_to_its_parent(loop_name: str) -> None:
+    """The child unwinds to the end of its loop, which also wakes and ends the copies of all other tasks."""
+    program = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", A_HANDLER_FORKS, loop_name],
+        cwd=Path(__file__).parents[1],
+        timeout=PROGRAM_BOUND,
+        stdout=subprocess.PIPE,
+        text=True,
+        check=False,
+    )
+    assert (program.stdout.split(), program.returncode) == (["b'7'", "b'idle'", "b'later'"], 0)
