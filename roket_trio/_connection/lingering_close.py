@@ -7,7 +7,6 @@ nothing. Nobody polls: the kernel reports the acknowledged FIN as an edge (:mod:
 
 from __future__ import annotations
 
-import contextlib
 import socket
 from time import monotonic
 from typing import final
@@ -17,6 +16,7 @@ import anyio
 from .._errors import ClosedResourceError
 from .._kernel import epoll, tcp
 from .._kernel.drain import discard_received
+from .._kernel.fd import SuppressFromKernel
 from .._kernel.tcp import TCPState
 from .._loops import Loop, Readiness
 from .send_accounting import FIN_UNACKED, SendAccounting
@@ -91,7 +91,7 @@ class LingeringClose:
         :returns: whether that was all, so that :meth:`wait` has nothing to wait for
         """
         # ENOTCONN: the connection is gone, by RST or because both sides had finished. _discard() finds out which.
-        with contextlib.suppress(OSError):
+        with SuppressFromKernel():
             self._sock.shutdown(socket.SHUT_WR)
         self._discard(self._pass_limit())
         return self._is_complete()
@@ -102,7 +102,7 @@ class LingeringClose:
         try:
             if epoll.AVAILABLE:
                 # A close does not fail when no descriptor is left: it checks every now and then instead.
-                with contextlib.suppress(OSError):
+                with SuppressFromKernel():
                     events = epoll.SocketEvents(self._sock, epoll.ANY_CHANGE)
                     self._waiter = loop.readiness(events.fileno())
             while True:
@@ -188,9 +188,11 @@ class LingeringClose:
         :param resets: whether it was a reset
         """
         if close and self._sock.fileno() != -1:
-            if resets and self._is_tcp:
-                tcp.discard_on_close(self._sock)
-            self._sock.close()
+            try:
+                if resets and self._is_tcp:
+                    tcp.discard_on_close(self._sock)
+            finally:  # though a second signal's handler raises
+                self._sock.close()
         return self._report or self._finish(CloseOutcome.ABORTED if resets else CloseOutcome.UNACKED, None)
 
     def _finish(self, outcome: CloseOutcome, unacked: int | None) -> CloseReport:
@@ -206,7 +208,7 @@ class LingeringClose:
 
     def _close_receiving(self) -> None:
         """Make a UNIX peer's next write fail, and drop what it wrote until now: unread data at close is ECONNRESET."""
-        with contextlib.suppress(OSError):
+        with SuppressFromKernel():
             self._sock.shutdown(socket.SHUT_RDWR)
         # Not _discard(): from now on the end of the queue is caused by us, and says nothing about the peer.
         self._discarded += discard_received(self._sock, limit=_DISCARD_AT_LAST, copies=not self._is_tcp).dropped

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import anyio
 
 from .._kernel import epoll, poll, tcp
+from .._kernel.fd import is_from_kernel
 from .states import ConnectionEvent
 
 if TYPE_CHECKING:
@@ -31,8 +32,10 @@ async def wait_peer_closed(connection: Connection) -> None:
         return
     try:
         events = epoll.SocketEvents(connection.sock, epoll.PEER_CLOSED) if epoll.AVAILABLE else None
-    except OSError:  # no descriptor is left
-        events = None
+    except OSError as error:
+        if not is_from_kernel(error):
+            raise
+        events = None  # no descriptor is left
     if events is None:
         while not peer_has_finished(connection):
             # Only the receiver may wait for the socket to become readable.

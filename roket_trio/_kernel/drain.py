@@ -6,6 +6,8 @@ import socket
 import sys
 from typing import NamedTuple
 
+from .fd import is_from_kernel
+
 _AT_ONCE = 1 << 18
 _scratch = bytearray(_AT_ONCE)
 
@@ -34,9 +36,11 @@ def discard_received(sock: socket.socket, *, limit: int | None = None, copies: b
     while limit is None or dropped < limit:
         try:
             count = sock.recv_into(_scratch, 0, flags)
-        except BlockingIOError:
-            break
         except OSError as error:
+            if not is_from_kernel(error):
+                raise
+            if isinstance(error, BlockingIOError):
+                break
             return Discarded(dropped, False, error)
         if count == 0:
             return Discarded(dropped, True, None)

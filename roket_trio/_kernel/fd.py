@@ -11,6 +11,7 @@ import struct
 import sys
 from collections import deque
 from collections.abc import Callable, Iterator
+from types import TracebackType
 from typing import final
 
 if sys.platform != "win32":  # where importing a stream says so in one line
@@ -78,6 +79,20 @@ def is_from_kernel(error: OSError) -> bool:
     has returned, before its result is stored: nobody knows what the call has done.
     """
     return error.errno is not None and not is_from_handler(error)
+
+
+@final
+class SuppressFromKernel:
+    """``with SuppressFromKernel():`` goes on behind an ``OSError`` of a system call, and not behind a handler's."""
+
+    __slots__ = ()
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> bool:
+        return isinstance(exc, OSError) and is_from_kernel(exc)
 
 
 def is_from_handler(error: BaseException) -> bool:

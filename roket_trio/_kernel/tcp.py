@@ -15,7 +15,7 @@ import sys
 from typing import NamedTuple, final
 
 from .._public import public
-from .fd import ioctl_int, is_from_kernel
+from .fd import SuppressFromKernel, ioctl_int, is_from_kernel
 from .libc import libc_function
 
 HAVE_TCP_INFO = sys.platform == "linux"
@@ -98,8 +98,10 @@ def fin_has_arrived(sock: socket.socket) -> bool | None:
     try:
         sock.setsockopt(socket.IPPROTO_TCP, _TCP_INQ, 1)
         _, answers, _, _ = sock.recvmsg(1, socket.CMSG_SPACE(_INQ.size), socket.MSG_PEEK)
-    except OSError:  # an older kernel
-        return None
+    except OSError as error:
+        if not is_from_kernel(error):
+            raise
+        return None  # an older kernel
     return bool(_INQ.unpack(answers[0][2])[0]) if answers else None
 
 
@@ -195,7 +197,7 @@ def bound_orphan(sock: socket.socket, unacked_seconds: float, fin_wait_seconds: 
     ``TCP_LINGER2`` ends FIN_WAIT2, where only the peer's FIN is missing, after ``fin_wait_seconds`` instead of 60.
     """
     # A socket that the peer has reset meanwhile refuses; a platform without the options has its own bounds.
-    with contextlib.suppress(OSError, AttributeError):
+    with contextlib.suppress(AttributeError), SuppressFromKernel():
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, max(1, round(unacked_seconds * 1000)))
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_LINGER2, max(1, round(fin_wait_seconds)))
 
@@ -208,7 +210,7 @@ def keep_alive(
     Times are rounded up to whole seconds, ``TCP_USER_TIMEOUT`` to milliseconds.
     """
     # A socket that the peer has reset meanwhile refuses; a platform without an option has its own times.
-    with contextlib.suppress(OSError, AttributeError):
+    with contextlib.suppress(AttributeError), SuppressFromKernel():
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, math.ceil(interval_seconds))
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, probes)
@@ -236,16 +238,13 @@ def limit_unsent(sock: socket.socket, count: int) -> None:
     What is sent and not acknowledged does not count. Writability is reported when half of it is free.
     """
     if hasattr(socket, "TCP_NOTSENT_LOWAT"):
-        try:
+        with SuppressFromKernel():  # the peer may have reset it already
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, count)
-        except OSError as error:  # the peer may have reset it already
-            if not is_from_kernel(error):
-                raise
 
 
 def discard_on_close(sock: socket.socket) -> None:
     """Make ``close`` drop what was not sent and reset the connection: ``SO_LINGER`` with a time of 0 (socket(7))."""
-    with contextlib.suppress(OSError):  # the peer may have reset it already
+    with SuppressFromKernel():  # the peer may have reset it already
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
 

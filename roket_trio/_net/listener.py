@@ -17,6 +17,7 @@ import trio.abc
 from .._connection.states import DEFAULT_POLICY, ClosePolicy
 from .._errors import ClosedResourceError
 from .._kernel import poll, tcp
+from .._kernel.fd import is_from_kernel
 from .._log import log
 from .._loops import ResourceGuard, current_loop
 from .._public import public
@@ -151,7 +152,7 @@ class SocketListener(anyio.abc.SocketListener, trio.abc.Listener[SocketStream]):
             try:
                 return self.accept_now()
             except OSError as error:
-                if not self._is_listening():
+                if not is_from_kernel(error) or not self._is_listening():
                     raise
                 if not backoff:
                     log(logging.WARNING, "accept: %s; connections wait in the listen queue until that is over", error)
@@ -168,11 +169,13 @@ class SocketListener(anyio.abc.SocketListener, trio.abc.Listener[SocketStream]):
             self._check_open()
             try:
                 sock, address = self._sock.accept()
-            except BlockingIOError:
-                if self._is_unix and not self._is_listening():
-                    raise OSError(errno.EINVAL, os.strerror(errno.EINVAL)) from None
-                return None
             except OSError as error:
+                if not is_from_kernel(error):
+                    raise
+                if isinstance(error, BlockingIOError):
+                    if self._is_unix and not self._is_listening():
+                        raise OSError(errno.EINVAL, os.strerror(errno.EINVAL)) from None
+                    return None
                 passed_over += 1
                 if error.errno not in _OF_THE_NEW_SOCKET or passed_over > _PASSED_OVER_AT_MOST:
                     raise

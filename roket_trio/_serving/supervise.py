@@ -199,11 +199,15 @@ class Supervision(Generic[S]):
         try:
             self._timer = IdleTimer(self._connection, anyio.CancelScope(), self._limits)
             self._watcher.add(self._timer)
+            try:
+                if self._keepalive is not None:
+                    self._keepalive._apply(self._connection)
+            except BaseException:  # a signal's handler has raised it
+                self._watcher.remove(self._timer)
+                raise
         except BaseException:
             await self._host.__aexit__(None, None, None)  # noqa: ASYNC102 - shields itself
             raise
-        if self._keepalive is not None:
-            self._keepalive._apply(self._connection)
         self._timer.__enter__()
         return self._stream
 
