@@ -29,6 +29,30 @@ class Endpoint(NamedTuple):
         return f"[{host}]:{port}" if self.family == socket.AF_INET6 else f"{host}:{port}"
 
 
+# The first bytes of an IPv4-mapped IPv6 address (RFC 4291, section 2.5.5.2).
+_MAPPED = bytes(10) + b"\xff\xff"
+
+
+def packed(endpoint: Endpoint) -> bytes:
+    """The address alone, in network order; an IPv4-mapped one is the IPv4 address that it stands for."""
+    address = socket.inet_pton(endpoint.family, endpoint.address[0].partition("%")[0])
+    return address.removeprefix(_MAPPED)
+
+
+def listening_apart(endpoints: list[Endpoint]) -> list[Endpoint]:
+    """Leave out the addresses that a listener on another one serves: no second one can have its port.
+
+    A wildcard (0.0.0.0, ``::``) serves all addresses of its family, and an IPv4-mapped one serves the IPv4 address.
+    """
+    wild = {len(address) for address in map(packed, endpoints) if not any(address)}
+    kept: dict[object, Endpoint] = {}
+    for endpoint in endpoints:
+        address = packed(endpoint)
+        if len(address) not in wild or not any(address):
+            kept.setdefault((address, endpoint.address[2:] if len(address) > 4 else ()), endpoint)
+    return list(kept.values())
+
+
 async def resolve(host: str, port: int | None, family: int = socket.AF_UNSPEC) -> list[Endpoint]:
     """Look up the addresses of a host, in the system's order (RFC 6724).
 

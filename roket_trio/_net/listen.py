@@ -23,7 +23,17 @@ from .._loops import current_loop
 from .._public import public
 from .._streams.sockets import SocketStream
 from .._unclosed import is_inherited
-from .addresses import Endpoint, IPAddress, check_port, checked_host, checked_path, resolve, wildcards
+from .addresses import (
+    Endpoint,
+    IPAddress,
+    check_port,
+    checked_host,
+    checked_path,
+    listening_apart,
+    packed,
+    resolve,
+    wildcards,
+)
 from .listener import SocketListener
 
 # The kernel reduces it to net.core.somaxconn; listen(2) takes an int.
@@ -94,6 +104,7 @@ async def create_tcp_listener(
 
     An address of a name that this host does not have is left out (``localhost`` is often ``::1`` too where IPv6 is
     off), which is logged (logger ``roket_trio``, WARNING). It is an error only if no address is left.
+    So is one that another address of the name serves: 0.0.0.0 serves 127.0.0.1 too, and both cannot have one port.
 
     :param local_host: the address, or a name of it, to listen on; all interfaces when omitted (one socket for IPv6 and
         IPv4 where the system can do that)
@@ -114,7 +125,7 @@ async def create_tcp_listener(
     if host is None:
         sockets = _listening_everywhere(local_port, family, backlog, reuse_port=reuse_port)
     else:
-        endpoints = await resolve(host, local_port, family)
+        endpoints = listening_apart(await resolve(host, local_port, family))
         sockets, failures = _listening_on_each(endpoints, backlog, reuse_port=reuse_port)
         for failure in failures:
             log(logging.WARNING, "%s; listening on the other addresses of %s", failure.strerror, host)
@@ -187,7 +198,9 @@ def _none_usable(failures: list[OSError]) -> OSError:
 def _listening(endpoint: Endpoint, backlog: int, *, reuse_port: bool, dual_stack: bool = False) -> socket.socket:
     with _StreamSocket(endpoint.family, str(endpoint)) as sock:
         if endpoint.family == socket.AF_INET6:
-            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, not dual_stack)
+            # An IPv4-mapped address can be bound by a socket of both families alone (ipv6(7)).
+            is_mapped = len(packed(endpoint)) == 4
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, not (dual_stack or is_mapped))
         # Bind although connections of an earlier server are in TIME_WAIT (socket(7)).
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if reuse_port:

@@ -202,6 +202,45 @@ async def test_when_no_port_is_free_on_both_it_says_so_and_leaves_nothing(
     assert os.listdir("/proc/self/fd") == before
 
 
+@pytest.mark.parametrize("chosen", [True, False], ids=["that-port", "any-port"])
+@pytest.mark.parametrize(
+    ("addresses", "kept"),
+    [
+        (["0.0.0.0", "127.0.0.1"], ["0.0.0.0"]),
+        (["127.0.0.1", "0.0.0.0"], ["0.0.0.0"]),
+        (["127.0.0.1", "::", "::1"], ["127.0.0.1", "::"]),
+        (["::ffff:127.0.0.1", "127.0.0.1"], ["::ffff:127.0.0.1"]),
+        (["0.0.0.0", "::ffff:127.0.0.1", "::1"], ["0.0.0.0", "::1"]),
+        (["127.0.0.1", "127.0.0.2"], ["127.0.0.1", "127.0.0.2"]),
+    ],
+    ids=str,
+)
+async def test_an_address_that_another_one_of_the_name_serves_needs_no_socket(
+    addresses: list[str], kept: list[str], chosen: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    know(monkeypatch, *addresses)
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1] if chosen else 0
+    async with await create_tcp_listener(local_host="localhost", local_port=port) as listener:
+        assert [each.extra(SocketAttribute.local_address)[0] for each in listener.listeners] == kept
+        (listens_at,) = ports(listener)
+        for address in addresses:
+            target = {"0.0.0.0": "127.0.0.1", "::": "::1", "::ffff:127.0.0.1": "127.0.0.1"}.get(address, address)
+            with client(target, listens_at):
+                await (await listener.accept()).aclose()
+
+
+@pytest.mark.parametrize("family", [socket.AF_UNSPEC, socket.AF_INET6])
+async def test_an_ipv4_mapped_address_can_be_listened_on(family: socket.AddressFamily) -> None:
+    async with await create_tcp_listener(local_host="::ffff:127.0.0.1", family=family) as listener:
+        (listens_at,) = ports(listener)
+        for address in ("127.0.0.1", "::ffff:127.0.0.1"):
+            with client(address, listens_at):
+                await (await listener.accept()).aclose()
+        with pytest.raises(ConnectionRefusedError):
+            client("::1", listens_at)
+
+
 # --- addresses that this host does not have -------------------------------------------------------------------------
 
 # 198.51.100.1 and 2001:db8::1 are for documentation (RFC 5737, RFC 3849), and fe80::1 means nothing without a zone.
