@@ -164,8 +164,12 @@ class Connection:
                 if count != total:
                     await self._send_rest(item, total)
         except BaseException:
-            # While the guard is taken: if a second signal comes before the note, the close still finds the item open.
-            accounting.item_stopped(life)
+            try:
+                accounting.item_stopped(life)
+            except BaseException:  # of a second signal's handler. After a third the guard stays taken: no FIN is sent.
+                accounting.item_stopped(life)
+                guard.is_taken = False
+                raise
             guard.is_taken = False
             raise
         else:
@@ -338,7 +342,6 @@ class Connection:
             return
         # First, so that no thread takes bytes that come after those that the reset drops.
         self.descriptor_users.stop()
-        # The RST is sent at once.
         try:
             self._end(closing, resets=True, close=False)
         finally:

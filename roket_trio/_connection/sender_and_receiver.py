@@ -40,7 +40,12 @@ class Sending:
     ) -> None:
         connection = self._connection
         if exc_type is not None:
-            connection.accounting.item_stopped(connection.life, self._by)
+            try:
+                connection.accounting.item_stopped(connection.life, self._by)
+            except BaseException:  # of a second signal's handler. After a third the guard stays taken: no FIN is sent.
+                connection.accounting.item_stopped(connection.life, self._by)
+                connection._send_guard.is_taken = False
+                raise
         connection._send_guard.is_taken = False
 
 

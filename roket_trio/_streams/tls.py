@@ -198,7 +198,11 @@ class TLSStream(tls.TLSStream, trio.abc.Stream):
         except (BrokenResourceError, ClosedResourceError):
             raise
         except BaseException:
-            accounting.item_stopped()
+            try:
+                accounting.item_stopped()
+            except BaseException:  # of a second signal's handler
+                accounting.item_stopped()
+                raise
             raise
         finally:
             guard.is_taken = False

@@ -23,6 +23,7 @@ from support.threads import thread
 from support.waiting import until
 
 from roket_trio import BrokenResourceError, CloseOutcome, SocketStream, Transfer, UNIXSocketStream, copy, relay
+from roket_trio._connection.send_accounting import SendAccounting
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="sendfile, splice and RST as Linux has them")
 
@@ -181,6 +182,37 @@ async def test_a_relay_interrupted_in_a_splice_raises_that_alone_and_cuts_its_si
                 interrupt(patch, "splice", error, at=2)
                 await relay(left, right)
             assert caught.value is error
+
+
+@pytest.mark.parametrize("kind", INTERRUPTIONS)
+@pytest.mark.parametrize("how", ["send", "send_file"])
+async def test_a_second_signal_while_the_cut_is_noted_leaves_the_cut_and_no_busy_sender(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, how: str, kind: str
+) -> None:
+    first, second = interruption("exit"), interruption(kind)
+    path = tmp_path / "file"
+    path.write_bytes(DATA[:1_000_000])
+    ours, peer = pair
+    stopped = SendAccounting.item_stopped
+    signals = [second]
+
+    def item_stopped(*args: Any) -> None:
+        if signals:
+            raise signals.pop()
+        stopped(*args)
+
+    with thread(count_to_end, peer) as counted:
+        async with stream_over(ours) as stream:
+            with path.open("rb") as file, monkeypatch.context() as patch, pytest.raises(type(second)) as caught:
+                interrupt(patch, "send" if how == "send" else "sendfile", first)
+                patch.setattr(SendAccounting, "item_stopped", item_stopped)
+                await (stream.send(DATA[:1_000_000]) if how == "send" else stream.send_file(file))
+            assert caught.value is second
+            with pytest.raises(BrokenResourceError, match="stopped after"):
+                await stream.send_eof()
+            await stream.aclose()
+            assert report_of(stream).outcome is CloseOutcome.ABORTED
+    assert counted.result()[1] == "RST"
 
 
 # --- buffers that others resize --------------------------------------------------------------------------------------
