@@ -104,7 +104,8 @@ async def create_tcp_listener(
 
     An address of a name that this host does not have is left out (``localhost`` is often ``::1`` too where IPv6 is
     off), which is logged (logger ``roket_trio``, WARNING). It is an error only if no address is left.
-    So is one that another address of the name serves: 0.0.0.0 serves 127.0.0.1 too, and both cannot have one port.
+    An address that another one of the name serves gets no socket of its own: 0.0.0.0 serves 127.0.0.1 too, and both
+    cannot have one port.
 
     :param local_host: the address, or a name of it, to listen on; all interfaces when omitted (one socket for IPv6 and
         IPv4 where the system can do that)
