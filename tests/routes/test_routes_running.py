@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AsyncExitStack, contextmanager
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -106,16 +107,15 @@ async def test_a_limited_transfer_arrives_evenly(tmp_path: Path, way: str, row: 
     with connected() as (ours, peer), connected() as (other, other_peer), (tmp_path / "in").open("rb") as file:
         async with stream_over(ours) as stream, stream_over(other) as sink:
             with thread(arrivals, other_peer, total) as came, thread(send_until_it_ends, peer, DATA):
+                began = time.monotonic()
                 await Transfer(file if row == "file-socket" else stream, sink, count=total, rate_limit=rate).run()
                 await until(came.done)
                 stream.abort()
             pieces = came.result(0)
-    took = pieces[-1][0] - pieces[0][0]
-    assert took >= total / rate * 0.8  # the first piece, which is not counted here, may be late
-    # In any tenth of a second no more than it allows, and one grain: never a burst, however late it is.
-    for start, (began, _) in enumerate(pieces):
-        within = sum(size for at, size in pieces[start:] if at < began + 0.1)
-        assert within <= rate * 0.1 * 1.6 + rate * 0.02
+    # At no time more has come than the rate allows since the beginning, and the two steps that may go at once: whoever
+    # is late, the transfer or who receives, what comes is later too. uvloop's clock is early by up to 2 ms.
+    for at, arrived in zip((at for at, _ in pieces), accumulate(size for _, size in pieces), strict=True):
+        assert arrived <= rate * (at - began) + rate * 0.022
     assert len(pieces) >= 10
 
 
@@ -133,13 +133,17 @@ async def test_a_stall_is_not_followed_by_a_burst(tmp_path: Path) -> None:
                 await anyio.sleep(0.2)  # a stall in which 200,000 could have gone
                 began = time.monotonic()
                 peer.sendall(DATA[10_000:110_000])
-            assert time.monotonic() - began >= 100_000 / rate * 0.8
+            # 20 ms are made up for at most; without that bound all of it would go at once.
+            assert time.monotonic() - began >= 100_000 / rate * 0.5
             assert read_exactly(other_peer, 110_000) == DATA[:110_000]
 
 
-async def test_a_hundred_at_once_are_served_alike_and_leave_the_loop_its_turns(tmp_path: Path) -> None:
+async def test_a_hundred_at_once_are_served_alike_and_leave_the_loop_its_turns(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Counted, since a machine may be loaded; the benchmarks measure the 5 and 25 ms that are promised."""
     (tmp_path / "in").write_bytes(DATA)
-    size = len(DATA)
+    each = 10 * len(DATA)
 
     def drain(peers: list[socket.socket]) -> None:
         """Discard what comes on all of them, as fast as it comes."""
@@ -150,42 +154,51 @@ async def test_a_hundred_at_once_are_served_alike_and_leave_the_loop_its_turns(t
                         epoll.unregister(number)
                         del by_number[number]
 
+    calls = 0
+    sendfile = os.sendfile
+
+    def count_call(*args: Any) -> int:
+        nonlocal calls
+        calls += 1
+        return sendfile(*args)
+
+    monkeypatch.setattr(os, "sendfile", count_call)
     async with AsyncExitStack() as stack:
         pairs = [stack.enter_context(connected()) for _ in range(100)]
         streams = [await stack.enter_async_context(stream_over(ours)) for ours, _ in pairs]
         files = [stack.enter_context((tmp_path / "in").open("rb")) for _ in pairs]
-        done: list[float] = []
-        lags: list[float] = []
+        done = 0
+        least_at_half = 0
+        in_a_turn: list[int] = []
 
-        async def tick() -> None:
-            last = time.thread_time()  # not the clock's: this machine may be loaded
+        async def count_turns() -> None:
             while True:
+                before = calls
                 await anyio.lowlevel.checkpoint()
-                lags.append(time.thread_time() - last)
-                last = time.thread_time()
+                in_a_turn.append(calls - before)
 
         async def send(number: int) -> None:
+            nonlocal done, least_at_half
             for _ in range(10):
                 files[number].seek(0)
                 await copy(files[number], streams[number])
-            done.append(time.monotonic() - began)
+            done += 1
+            if done == 50:
+                least_at_half = min(stream.statistics().sent_bytes for stream in streams)
             await streams[number].send_eof()
 
         with thread(drain, [peer for _, peer in pairs]):
-            async with anyio.create_task_group() as ticking:
-                ticking.start_soon(tick)
-                began = time.monotonic()
+            async with anyio.create_task_group() as counting:
+                counting.start_soon(count_turns)
                 async with anyio.create_task_group() as tasks:
                     for number in range(100):
                         tasks.start_soon(send, number)
-                ticking.cancel_scope.cancel()
-        assert len(done) == 100
-        assert sum(stream.statistics().sent_bytes for stream in streams) == 100 * 10 * size
-        assert done[-1] <= 3 * done[50] + 0.05
-        lags.sort()
-        # 5 and 25 ms are promised, and measured by the benchmarks.
-        assert lags[len(lags) * 99 // 100] < 0.05
-        assert lags[-1] < 0.5
+                counting.cancel_scope.cancel()
+        assert done == 100
+        assert sum(stream.statistics().sent_bytes for stream in streams) == 100 * each
+        assert least_at_half >= each // 4  # 0.6 to 0.9 of it, measured
+        # The task that counts sees two turns as one now and then. Without slots, a turn has as many as are ready.
+        assert max(in_a_turn) <= 25  # 4 to 11, measured
 
 
 @contextmanager

@@ -40,14 +40,24 @@ def interruption(name: str) -> BaseException:
 class Interrupted:
     """Stands before a call: the ``at``-th one, and each one after it, is made, and then a handler raises ``error``.
 
-    Python calls a handler with the number of the signal and the frame that it has interrupted.
+    Python calls a handler with the number of the signal and the frame that it has interrupted. ``most`` cuts the bytes
+    that a call is made with: a peer that reads meanwhile may let one call take all.
     """
 
-    def __init__(self, real: Callable[..., Any], error: BaseException, *, at: int = 1, times: int = 1) -> None:
+    def __init__(
+        self,
+        real: Callable[..., Any],
+        error: BaseException,
+        *,
+        at: int = 1,
+        times: int = 1,
+        most: int | None = None,
+    ) -> None:
         self._real = real
         self._error = error
         self._at = at
         self._times = times
+        self._most = most
         self.calls = 0
         self.raised = 0
 
@@ -55,6 +65,9 @@ class Interrupted:
         return lambda *args, **more: self(instance, *args, **more)
 
     def __call__(self, *args: Any, **more: Any) -> Any:
+        if self._most is not None:
+            *before, data = args
+            args = (*before, data[: self._most])
         result = self._real(*args, **more)
         if threading.current_thread() is threading.main_thread():
             self.calls += 1
