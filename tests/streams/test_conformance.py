@@ -6,7 +6,6 @@ break one, :data:`NOT_KEPT` says which and how; a rule that is kept after all is
 
 from __future__ import annotations
 
-import select
 import socket
 import ssl
 import sys
@@ -24,6 +23,7 @@ from anyio.abc import SocketAttribute
 from anyio.streams.buffered import BufferedByteReceiveStream
 from anyio.streams.stapled import StapledByteStream
 from anyio.streams.tls import TLSStream as AnyIOTLSStream
+from support.socket_streams import fill
 from trio.testing import check_half_closeable_stream
 
 from roket_trio import ClosePolicy, SocketStream, UNIXSocketStream, connect_tcp, create_tcp_listener, wrap_tls
@@ -57,13 +57,7 @@ def clogged(make: Callable[[], Awaitable[tuple[SocketStream, SocketStream]]]) ->
             stream.close_policy = ClosePolicy(linger_seconds=0.05)
             raw = stream.extra(SocketAttribute.raw_socket)
             raw.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 8192)
-            poll = select.poll()
-            poll.register(raw, select.POLLOUT)
-            while poll.poll(50):
-                try:
-                    raw.send(b"x" * 65536)
-                except BlockingIOError:
-                    pass
+            fill(raw)
         return streams
 
     return make_clogged

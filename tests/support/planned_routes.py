@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import os
 import socket
-import time
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
@@ -49,12 +48,16 @@ def send_until_it_ends(sock: socket.socket, data: bytes) -> None:
 
 
 async def until_stalled(transfer: Transfer) -> int:
-    """Wait until the transfer has moved something and moves no more; returns how much."""
-    seen, quiet_since = 0, time.monotonic()
+    """Wait until the transfer has moved something and moves no more; returns how much.
+
+    It has stalled when it was the same in so many looks. Each of them takes the loop's turn, also on a busy machine.
+    """
+    seen = looks = 0
     with anyio.fail_after(BOUND):
-        while not seen or time.monotonic() - quiet_since < 0.05:
+        while not seen or looks < 25:
+            looks += 1
             if transfer.bytes_moved != seen:
-                seen, quiet_since = transfer.bytes_moved, time.monotonic()
+                seen, looks = transfer.bytes_moved, 0
             await anyio.sleep(0.002)
     return seen
 

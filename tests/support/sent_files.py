@@ -23,22 +23,16 @@ from roket_trio import (
 from support.patterns import DATA, MIB, pattern
 from support.sockets import read_to_end
 from support.threads import thread
-from support.waiting import BOUND
+from support.waiting import has_no_window, until
 
 
 async def until_stalled(stream: SocketStream) -> int:
-    """Wait until a send has moved something and the kernel takes no more; returns how much it took."""
+    """Wait until a send has moved something and nothing moves any more; returns how much the kernel took."""
+    sock = stream._raw_socket
     poll = select.poll()
-    poll.register(stream._raw_socket, select.POLLOUT)
-    seen, quiet_since = -1, time.monotonic()
-    with anyio.fail_after(BOUND):
-        while True:
-            sent = stream.statistics().sent_bytes
-            if sent != seen or not sent or poll.poll(0):
-                seen, quiet_since = sent, time.monotonic()
-            elif time.monotonic() - quiet_since > 0.05:
-                return sent
-            await anyio.sleep(0.005)
+    poll.register(sock, select.POLLOUT)
+    await until(lambda: stream.statistics().sent_bytes and has_no_window(sock) and not poll.poll(0))
+    return stream.statistics().sent_bytes
 
 
 async def cut_after(stream: SocketStream) -> tuple[int, int]:

@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable
 from roket_trio import (
     SocketStream,
 )
-from support.waiting import BOUND
+from support.waiting import BOUND, has_no_window
 
 
 def has_arrived(sock: socket.socket) -> bool:
@@ -19,22 +19,22 @@ def has_arrived(sock: socket.socket) -> bool:
 
 
 def fill(sock: socket.socket) -> int:
-    """Send on a non-blocking socket until the kernel has not taken one byte more in ten looks; returns the count.
-
-    Between two looks the kernel moves bytes to the peer. On a busy machine that takes turns, not only time.
-    """
-    filled = refused = 0
-    while refused < 10:
-        refused += 1
+    """Send on a non-blocking socket until nothing moves any more, as the peer reads nothing; returns the count."""
+    deadline = time.monotonic() + BOUND
+    filled = 0
+    while True:
+        is_shut = has_no_window(sock)
+        before = filled
         for size in (65536, 1):
             try:
                 filled += sock.send(b"f" * size)
-                refused = 0
             except BlockingIOError:
                 pass
-        if refused:
-            time.sleep(0.005)
-    return filled
+        if is_shut and filled == before:
+            return filled
+        assert time.monotonic() < deadline, "the kernel takes more and more"
+        if filled == before:
+            time.sleep(0.001)
 
 
 async def receive_exactly(stream: SocketStream, count: int) -> bytes:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import select
 import socket
+import struct
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 import anyio
 
@@ -13,7 +14,11 @@ BOUND = 20.0  # seconds: no peer blocks for longer, and no wait takes longer
 PROGRAM_BOUND = 60.0  # seconds, for what another program does
 # Seconds, for what waits for nothing: 50 ms are promised, on a machine that is not loaded. What waits all the same
 # would do so for ever.
-AT_ONCE = 4.0
+AT_ONCE = 10.0
+
+# struct tcp_info of linux/tcp.h: tcpi_unacked, and tcpi_snd_wnd (Linux 5.4).
+_SEGMENTS_UNDER_WAY = 24
+_WINDOW = 228
 
 
 async def until(condition: Callable[[], object]) -> None:
@@ -41,3 +46,44 @@ async def gone(sock: socket.socket) -> None:
     poll = select.poll()
     poll.register(sock, select.POLLRDHUP)
     await until(lambda: bool(poll.poll(0)))
+
+
+async def cancelled_when(
+    condition: Callable[[], object], call: Callable[..., Awaitable[object]], *args: object
+) -> None:
+    """Make a call that does not end by itself, and cancel it once ``condition`` holds, however long that takes."""
+    await _cancelled_after(lambda: until(condition), call, *args)
+
+
+async def cancelled_in_its_wait(call: Callable[..., Awaitable[object]], *args: object) -> None:
+    """Make a call that waits, and cancel it there, once all other tasks wait, too."""
+    await _cancelled_after(anyio.wait_all_tasks_blocked, call, *args)
+
+
+async def _cancelled_after(
+    moment: Callable[[], Awaitable[None]], call: Callable[..., Awaitable[object]], *args: object
+) -> None:
+    ended = False
+
+    async def work() -> None:
+        nonlocal ended
+        await call(*args)
+        ended = True
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(work)
+        await moment()
+        tasks.cancel_scope.cancel()
+    assert not ended, "it was not cancelled"
+
+
+def has_no_window(sock: socket.socket) -> bool:
+    """Whether nothing that ``sock`` has sent is under way, and its peer has space for nothing more.
+
+    Silence is no sign of it. On a busy machine the next segment comes later than any silence lasts, and where the
+    window is smaller than a segment, the kernel fills it only after 200 ms.
+    """
+    if sock.family == socket.AF_UNIX:
+        return True  # send(2) itself puts it into the peer's queue
+    info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 256)
+    return not any(struct.unpack_from("=I", info, at)[0] for at in (_SEGMENTS_UNDER_WAY, _WINDOW))
