@@ -462,8 +462,11 @@ async def main():
     holder.stream, stream.holder = stream, holder
     await stream.send(b"whole")
     if how == "cut":
-        with anyio.move_on_after(0.1):
-            await stream.send(bytes(64 << 20))
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(stream.send, bytes(64 << 20))
+            while stream.statistics().sent_bytes == len(b"whole"):
+                await anyio.sleep(0.001)
+            tasks.cancel_scope.cancel()
     else:
         await stream.receive(1)
 

@@ -24,6 +24,7 @@ import anyio.to_thread
 import pytest
 import trustme
 from anyio.streams.file import FileStreamAttribute
+from support.close_contract import cut
 from support.sockets import Pair, connected
 from support.threads import thread
 from support.tls import Contexts, Gate, Peer
@@ -71,8 +72,7 @@ async def test_a_reset_is_on_the_wire_although_a_child_has_the_descriptor_too(tc
 
     stream = await SocketStream.from_socket(ours)
     if end == "cut":
-        with anyio.move_on_after(0.05):
-            await stream.send(bytes(64 << 20))
+        await cut(stream)
     with child_that_sleeps():
         if end == "abort":
             stream.abort()
@@ -298,8 +298,7 @@ async def test_whatever_a_child_closes_is_its_copy(tcp_pair: Pair, end: str) -> 
     fd = ours.fileno()
     async with stream:
         if end == "in a cut":
-            with anyio.move_on_after(0.05):
-                await stream.send(bytes(64 << 20))
+            await cut(stream)
             await child_unwinds(unwind)
             stream.abort()
             peer.settimeout(BOUND)

@@ -28,11 +28,11 @@ import pytest
 import trio
 from anyio.abc import SocketAttribute
 from anyio.streams.stapled import MultiListener
+from support.close_contract import cut
 from support.loops import Run
 from support.servers import (
     CLOSE_WAIT,
     ESTABLISHED,
-    SOON,
     Oops,
     client_of,
     clients_of,
@@ -44,7 +44,6 @@ from support.servers import (
     states,
 )
 from support.sockets import read_to_end
-from support.streams import ENDLESS
 from support.threads import other_side
 from support.waiting import BOUND, until
 
@@ -274,13 +273,15 @@ async def test_a_handler_that_raises_ends_its_own_connection_only(
 
 
 async def test_the_error_of_a_cut_answer_is_a_reset_whatever_the_policy() -> None:
+    was_cut = anyio.Event()
+
     async def handler(stream: SocketStream) -> None:
-        with anyio.move_on_after(SOON):
-            await stream.send(ENDLESS)
+        await cut(stream)
+        was_cut.set()
 
     async with serving(handler, on_handler_error="finish") as server:
         with client_of(server.address) as client:
-            await anyio.sleep(2 * SOON)
+            await was_cut.wait()
             assert (await other_side(read_to_end, client))[1] == "RST"
 
 
@@ -334,7 +335,11 @@ async def test_raise_stops_the_server_with_the_handler_s_own_exception(
 async def test_after_the_first_error_that_stops_the_server_the_others_are_logged(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
+    begun = 0
+
     async def handler(stream: SocketStream) -> None:
+        nonlocal begun
+        begun += 1
         try:
             await stream.receive()
         finally:
@@ -342,8 +347,7 @@ async def test_after_the_first_error_that_stops_the_server_the_others_are_logged
 
     async with serving(handler, on_handler_error="raise") as server:
         with clients_of(server.address, 3) as clients:
-            await until(lambda: states(server.address).count(ESTABLISHED) == 3)
-            await anyio.sleep(0.02)
+            await until(lambda: begun == 3)
             clients[1].sendall(b"x")
             await server.wait()
             assert type(server.error) is Oops
@@ -430,6 +434,7 @@ async def test_an_error_while_the_server_is_cancelled_is_logged_and_the_connecti
     async def handler(stream: SocketStream) -> None:
         async def fail() -> None:
             try:
+                begun.set()
                 await anyio.sleep_forever()
             finally:
                 raise Oops
@@ -438,10 +443,10 @@ async def test_an_error_while_the_server_is_cancelled_is_logged_and_the_connecti
             tasks.start_soon(fail)
             await stream.receive()
 
+    begun = anyio.Event()
     async with serving(handler) as server:
         with client_of(server.address) as client:
-            await until(lambda: ESTABLISHED in states(server.address))
-            await anyio.sleep(0.02)
+            await begun.wait()
             server.scope.cancel()
             await server.wait()
             assert server.scope.cancelled_caught

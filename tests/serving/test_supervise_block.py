@@ -299,9 +299,10 @@ async def test_cancellation_passes_through_and_closes_by_the_rules(any_pair: Pai
     ours, peer = any_pair
 
     stream = await adopt(ours)
-    with anyio.move_on_after(SOON) as scope:
+    with anyio.CancelScope() as scope:
         async with supervise(stream):
             await stream.send(b"whole")
+            scope.cancel()
             await anyio.sleep(BOUND)
     assert scope.cancelled_caught
     assert ours.fileno() == -1

@@ -24,7 +24,7 @@ import pytest
 import trustme
 from support.threads import other_side
 from support.tls import DATA, Contexts, Gate, Noted, echo, noted, outcome, serving
-from support.waiting import BOUND, until
+from support.waiting import BOUND, cancelled_in_its_wait, cancelled_when, until
 
 from roket_trio import (
     BrokenResourceError,
@@ -308,17 +308,18 @@ async def test_after_a_cut_nothing_more_is_said() -> None:
     life = Lifecycle()
     records = Records(transport, ssl.MemoryBIO(), outgoing, life)
 
+    reads = 0
+
     def read() -> bytes:
+        nonlocal reads
+        reads += 1
         outgoing.write(b"an answer of TLS")
         raise ssl.SSLWantReadError
 
-    with anyio.move_on_after(0.02) as scope:
-        await records.drive(read)
-    assert scope.cancelled_caught
+    await cancelled_in_its_wait(records.drive, read)
     assert life.is_cut
     transport.opened.set()
-    with anyio.move_on_after(0.02):
-        await records.drive(read)
+    await cancelled_when(lambda: reads > 5, records.drive, read)
     outgoing.write(b"close_notify")
     await records.say_last()
     with pytest.raises(BrokenResourceError, match="stopped in the middle"):
@@ -341,9 +342,7 @@ async def test_a_sender_waits_for_what_a_receiver_says() -> None:
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(records.drive, read)
         await until(lambda: records._write_guard.is_taken)
-        with anyio.move_on_after(0.02) as scope:
-            await records.encrypt(outgoing.write, b"cancelled before it was encrypted")
-        assert scope.cancelled_caught
+        await cancelled_in_its_wait(records.encrypt, outgoing.write, b"cancelled before it was encrypted")
         assert not life.is_cut
         tasks.start_soon(records.encrypt, outgoing.write, b"data")
         await until(lambda: records._write_guard._released is not None)

@@ -24,7 +24,7 @@ from anyio.streams.stapled import StapledByteStream
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from support.loops import Run
-from support.waiting import AT_ONCE, until
+from support.waiting import AT_ONCE, BOUND, cancelled_in_its_wait, cancelled_when, until
 
 from roket_trio import (
     BrokenResourceError,
@@ -295,9 +295,7 @@ async def test_a_transfer_with_a_foreign_stream_cannot_be_resumed() -> None:
     send, receive = anyio.create_memory_object_stream[bytes](0)
     with send, receive:
         transfer = Transfer(io.BytesIO(DATA), send)
-        with anyio.move_on_after(0.05) as scope:
-            await transfer.run()
-        assert scope.cancelled_caught
+        await cancelled_in_its_wait(transfer.run)
         with pytest.raises(BrokenResourceError, match="cannot be resumed"):
             await transfer.run()
 
@@ -432,8 +430,7 @@ async def test_a_cancelled_transfer_cuts_the_socket_until_it_is_resumed(file: Pa
     with file.open("rb") as source:
         async with _large(file) as large:
             big = Transfer(large, stream)
-            with anyio.move_on_after(0.1):
-                await big.run()
+            await cancelled_when(lambda: big.bytes_moved, big.run)
         assert big.bytes_moved > 0
         with pytest.raises(BrokenResourceError, match=f"stopped after {big.bytes_moved} of"):
             await stream.send(b"more")
@@ -554,7 +551,7 @@ async def test_a_file_stream_that_is_closed_ends_the_transfer(tmp_path: Path) ->
     sink = await FileWriteStream.from_path(tmp_path / "out")
 
     async def close_soon() -> None:
-        await anyio.sleep(0.02)
+        await anyio.wait_all_tasks_blocked()
         await sink.aclose()
 
     async with anyio.create_task_group() as tasks:
@@ -595,31 +592,38 @@ async def test_a_failing_sink_is_named_with_what_it_has_and_what_was_lost(
     assert rest == DATA[1_000_000 - len(rest) : 1_000_000]
 
 
-async def test_it_can_be_watched_while_it_runs_but_not_run_twice(tmp_path: Path, file: Path) -> None:
+async def test_it_can_be_watched_while_it_runs_but_not_run_twice(
+    tmp_path: Path, file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    piece = len(DATA) // 8
+    allowed = threading.Semaphore(1)
+    copy_range = os.copy_file_range
+
+    def copy_piece(source: int, sink: int, count: int, *offsets: Any, **more: Any) -> int:
+        assert allowed.acquire(timeout=BOUND)
+        return copy_range(source, sink, min(count, piece), *offsets, **more)
+
+    monkeypatch.setattr(os, "copy_file_range", copy_piece)
     with file.open("rb") as source, (tmp_path / "out").open("wb") as sink:
-        transfer = Transfer(source, sink, rate_limit=5_000_000)
+        transfer = Transfer(source, sink)
         assert (transfer.bytes_moved, transfer.route) == (0, None)
         seen = []
 
-        async def watch() -> None:
-            while True:
-                seen.append(transfer.bytes_moved)
-                await anyio.sleep(0.01)
-
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(watch)
             tasks.start_soon(transfer.run)
-            await anyio.sleep(0.05)
+            await until(lambda: transfer.bytes_moved == piece)
             with pytest.raises(BusyResourceError):
                 await transfer.run()
             with pytest.raises(BusyResourceError):
                 await transfer.run()
-            while transfer.bytes_moved < len(DATA):  # noqa: ASYNC110 - it is there to be watched
-                await anyio.sleep(0.01)
-            tasks.cancel_scope.cancel()
+            while transfer.bytes_moved < len(DATA):
+                seen.append(transfer.bytes_moved)
+                allowed.release()
+                await until(lambda: transfer.bytes_moved > seen[-1])
+            for _ in range(2):  # for whoever looks whether that was all
+                allowed.release()
         assert transfer.route == "copy_file_range"
-        assert len(set(seen)) > 5
-        assert seen == sorted(seen)
+        assert seen == [piece * number for number in range(1, 9)]
 
 
 async def test_a_rate_limit_is_smooth(file: Path, tmp_path: Path) -> None:
