@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import os
 import threading
-import time
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +24,20 @@ async def stream_with_a_thread(path: Path) -> FileWriteStream:
     return stream
 
 
+class _Finished:
+    """The lock that a thread releases when it has done its work; tells when somebody waits for it without a bound."""
+
+    def __init__(self, lock: Any) -> None:
+        self._lock = lock
+        self.release = lock.release
+        self.is_waited_for = threading.Event()
+
+    def acquire(self, blocking: bool = True, timeout: float = -1) -> bool:
+        if blocking and timeout == -1:
+            self.is_waited_for.set()
+        return bool(self._lock.acquire(blocking, timeout))
+
+
 @pytest.mark.parametrize("kind", ["ctrl-c", "an OSError"])
 async def test_the_thread_is_waited_for_and_the_next_send_follows(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
@@ -32,23 +45,22 @@ async def test_the_thread_is_waited_for_and_the_next_send_follows(
     error = interruption(kind)
     path = tmp_path / "out"
     item = bytearray(b"x" * 1000)
-    raised = threading.Event()
     write = os.write
 
-    def slow_write(fd: int, data: Any) -> int:
+    def late_write(fd: int, data: Any) -> int:
         if len(data) == 1000:
-            assert raised.wait(BOUND)
-            time.sleep(0.05)  # the wait for the thread is over by now, if nothing but the exception is waited for
+            assert finished.is_waited_for.wait(BOUND)
         return write(fd, data)
 
     def interrupted(thread: worker._Thread) -> bool:
-        raised.set()
         raise error
 
     async with await stream_with_a_thread(path) as stream:
         before = path.stat().st_size
+        own: Any = stream._worker and stream._worker._own
+        finished = own._finished = _Finished(own._finished)
         with monkeypatch.context() as patch:
-            patch.setattr(os, "write", slow_write)
+            patch.setattr(os, "write", late_write)
             patch.setattr(worker._Thread, "_is_finished_soon", interrupted)
             with pytest.raises(type(error)) as caught:
                 await stream.send(item)

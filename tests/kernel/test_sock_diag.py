@@ -111,8 +111,8 @@ def test_the_tcp_info_comes_with_it_when_asked_for(kernel: SockDiag, pair: Pair)
 
 def test_a_quiet_connection_is_known_by_its_age(kernel: SockDiag, pair: Pair) -> None:
     client, server = pair
-    server.shutdown(socket.SHUT_WR)
     started = time.monotonic()
+    server.shutdown(socket.SHUT_WR)
     wait_until(lambda: by_inode(kernel.tcp([TCPState.CLOSE_WAIT]), client))
     time.sleep(0.1)
     row = by_inode(kernel.tcp([TCPState.CLOSE_WAIT], with_info=True), client)

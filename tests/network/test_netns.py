@@ -49,7 +49,7 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="network namespa
 T = TypeVar("T")
 
 # What a busy machine, and the steps of TCP's timers, may add (seconds).
-SLACK = 3.0
+SLACK = 10.0
 # More than the buffers of both sides hold.
 ENDLESS = bytes(64 << 20)
 
@@ -218,10 +218,10 @@ async def test_keepalive_finds_out_that_an_idle_peer_has_vanished(net: Network) 
     streams: list[SocketStream] = []
     errors: list[BrokenResourceError] = []
     async with serving(net, handler, keepalive=asking) as port:
+        began = time.monotonic()
         with net.peer(port):
             await until(lambda: streams)
             net.vanish()
-            began = time.monotonic()
             await until(lambda: streams[0].close_report)
             assert 0.9 < time.monotonic() - began < 2 + SLACK
             assert errors[0].errno in (errno.ETIMEDOUT, errno.EHOSTUNREACH)
@@ -250,6 +250,7 @@ async def test_a_send_to_a_vanished_peer_fails_after_the_user_timeout(net: Netwo
         async with supervise(stream, keepalive=KeepAlive(user_timeout_seconds=0.8)):
             await stream.send(bytes(1000))
             receive_exactly(peer, 1000)
+            await until(lambda: kernel_view(stream).unacked_bytes == 0)
             net.vanish()
             began = time.monotonic()
             with pytest.raises(BrokenResourceError) as caught:
@@ -273,8 +274,8 @@ async def test_a_close_towards_a_vanished_peer_is_bounded_and_so_is_what_it_leav
 
     async with connected(net, ClosePolicy(linger_seconds=0.2 if how == "lingering" else BOUND)) as (stream, _):
         net.vanish()
+        began = time.monotonic()  # and with the first transmission the time of the orphan, as the kernel counts it
         await stream.send(bytes(5000))
-        began = time.monotonic()
         with anyio.move_on_after(BOUND if how == "lingering" else 0.2):
             await stream.aclose()
         closed = time.monotonic()
@@ -286,7 +287,8 @@ async def test_a_close_towards_a_vanished_peer_is_bounded_and_so_is_what_it_leav
         # Unless this process has slept through the orphan's whole life.
         assert [orphan.state for orphan in orphans] == [TCPState.FIN_WAIT1] or time.monotonic() - closed > 0.3
         await until(lambda: not net.sockets())
-        assert 0.3 < time.monotonic() - closed < 1 + SLACK
+        assert time.monotonic() - began > 0.5
+        assert time.monotonic() - closed < 1 + SLACK
 
 
 def test_the_orphan_of_a_cancelled_close_is_gone_within_its_documented_bound(net: Network) -> None:
@@ -295,13 +297,13 @@ def test_the_orphan_of_a_cancelled_close_is_gone_within_its_documented_bound(net
     async def main() -> None:
         async with connected(net) as (stream, _):
             net.vanish()
+            began = time.monotonic()
             await stream.send(bytes(5000))
             with anyio.CancelScope() as scope:
                 scope.cancel()
                 await stream.aclose()
-            closed = time.monotonic()
             await until(lambda: not net.sockets())
-            took = time.monotonic() - closed
+            took = time.monotonic() - began
             assert lingering_close.ORPHAN_SECONDS - 2 < took < lingering_close.ORPHAN_SECONDS + SLACK
 
     anyio.run(main, backend="trio")

@@ -262,7 +262,7 @@ async def test_what_is_not_asked_for_stays_in_the_pipe(pair: Pair, buffering: in
         else:
             assert os.read(reader, 1) == b"a"
         async with stream_over(pair[0]) as stream:
-            with anyio.fail_after(2):
+            with anyio.fail_after(BOUND):
                 assert await stream.send_file(file, count=0) == 0
                 assert await stream.send_file(file, count=4) == 4
                 assert await stream.send_file(file, count=2) == 2

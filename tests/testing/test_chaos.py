@@ -243,8 +243,8 @@ def test_a_slow_close_delays_the_fin_alone() -> None:
 
 def test_a_timeout_lets_nothing_through_and_closes() -> None:
     with joined((Timeout(0.1), "upstream")) as ends:
-        client, server = ends.connect()
         started = time.monotonic()
+        client, server = ends.connect()
         client.sendall(b"lost")
         assert received(server) == b""
         assert client.recv(1) == b""
