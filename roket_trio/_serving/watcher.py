@@ -91,7 +91,9 @@ class Watcher:
         with scope:
             while True:
                 try:
-                    if self._start_timers_of_finished_peers() or self._check_timers():
+                    # Both, in each turn: peers that finish in every turn would otherwise put the checks off for ever.
+                    has_started = self._start_timers_of_finished_peers()
+                    if self._check_timers() or has_started:
                         await self._loop.checkpoint()
                     else:
                         await self._sleep()

@@ -150,6 +150,35 @@ async def test_a_bound_that_comes_while_the_watcher_sleeps_is_kept(pairs: list[P
                 await anyio.sleep(BOUND)
 
 
+async def test_peers_that_finish_in_every_turn_put_no_bound_off(pair: Pair) -> None:
+    """Blocks whose peers have finished open in every turn of the loop until the bound is over."""
+    ours, peer = pair
+    stream = await adopt(ours)
+    is_over = False
+
+    async def finish_in_some_turns(first: int) -> None:
+        for _ in range(first):
+            await anyio.lowlevel.checkpoint()
+        while not is_over:
+            one, other = socket.socketpair()
+            other.close()
+            async with supervise(await adopt(one), close_wait_seconds=NEVER, keepalive=None) as short:
+                await anyio.lowlevel.checkpoint()
+                await anyio.lowlevel.checkpoint()
+                short.abort()
+
+    async with anyio.create_task_group() as others:
+        try:
+            with anyio.fail_after(BOUND), pytest.raises(PeerGoneError):
+                async with supervise(stream, close_wait_seconds=SOON):  # the first: the watcher runs in its nursery
+                    finish(peer)
+                    for number in range(8):
+                        others.start_soon(finish_in_some_turns, number)
+                    await anyio.sleep_forever()
+        finally:
+            is_over = True
+
+
 async def test_blocks_within_blocks(pairs: list[Pair]) -> None:
     """The inner one is cut, and the outer one goes on; then the outer one is, while an inner one is open."""
 
