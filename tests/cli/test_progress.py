@@ -26,6 +26,7 @@ from support.roket_command import command, ended, environment, peer_of, received
 
 from roket_trio._cli.console.command_status import CommandStatus
 from roket_trio._cli.progress.progress_text import Speedometer, progress_text
+from roket_trio._cli.progress.rich_bar import RichBar
 from roket_trio._cli.progress.showing import resolve
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="terminals of POSIX")
@@ -61,6 +62,11 @@ class Terminal:
             elif is_over:
                 return
         raise AssertionError(f"the program did not end: {self.seen!r}")
+
+    def read_all(self) -> None:
+        """Read what there is."""
+        while select.select([self._master], [], [], 0)[0]:
+            self.seen += os.read(self._master, 65536)
 
     @property
     def text(self) -> str:
@@ -122,6 +128,21 @@ def test_a_narrow_terminal_gets_one_line_too(file: Path) -> None:
     assert all("━" in frame and "…" not in frame for frame in meter)
     # One line is drawn over: the cursor goes up once, to take it away in the end.
     assert shown.text.count("\x1b[1A") == 1
+
+
+def test_what_is_printed_beside_the_bar_of_rich_is_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    status = CommandStatus("send", is_quiet=False, is_json=False)
+    with terminal() as shown, open(os.dup(shown.slave), "w") as stderr:
+        monkeypatch.setenv("TERM", "xterm-256color")
+        monkeypatch.setattr(sys, "stderr", stderr)
+        bar = RichBar()
+        bar.show(status, 1000.0)
+        try:
+            status.warn("something is wrong")
+        finally:
+            bar.clear()
+        shown.read_all()
+        assert "roket send: something is wrong\r\n" in shown.text
 
 
 def test_no_colour_where_none_is_wanted(file: Path) -> None:

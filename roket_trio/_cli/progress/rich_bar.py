@@ -30,6 +30,10 @@ class RichBar:
             auto_refresh=False,
             transient=True,
             expand=True,
+            # What the command prints meanwhile goes past Python's streams (:mod:`..console.output`), and the streams
+            # that rich would put in their place have no encoding.
+            redirect_stdout=False,
+            redirect_stderr=False,
         )
         self._task: TaskID | None = None
 

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
 from contextlib import suppress
 
 import anyio
 from anyio import to_thread
 
 from ..console.command_status import CommandStatus
-from .displays import FRAME, Display, JSONDisplay, LineDisplay, LogDisplay
+from .displays import Display, JSONDisplay, LineDisplay, LogDisplay
 from .progress_text import Speedometer
 
 # A transfer that is over sooner needs no progress, nor the tenth of a second that loading rich takes (seconds).
 _DELAY = 0.5
+# How long the end of a command waits until its display is removed: a terminal that is stopped (Ctrl-S) holds up the
+# thread, and a busy machine runs it late (seconds).
+_REMOVAL = 2.0
 
 
 def resolve(kind: str) -> str:
@@ -36,17 +40,32 @@ async def show_progress(status: CommandStatus, kind: str) -> None:
     speedometer.update(status.moved())
     await anyio.sleep(_DELAY)
     display = await to_thread.run_sync(_display, kind, abandon_on_cancel=True)
+    # A thread may still be drawing, or be about to, when the display is removed.
+    drawing = threading.Lock()
+    is_removed = False
+
+    def draw(speed: float) -> None:
+        with drawing:
+            if not is_removed:
+                display.show(status, speed)
+
+    def remove() -> None:
+        nonlocal is_removed
+        with drawing:
+            is_removed = True
+            display.clear()
+
     try:
         while True:
             # A terminal that is stopped (Ctrl-S) blocks the thread: neither the transfer nor its end waits for that.
             speed = speedometer.update(status.moved())
-            await to_thread.run_sync(display.show, status, speed, abandon_on_cancel=True)
+            await to_thread.run_sync(draw, speed, abandon_on_cancel=True)
             await anyio.sleep(display.interval)
     except OSError:  # the terminal is gone, or the disk is full: the transfer goes on unseen
         return
     finally:
-        with anyio.move_on_after(FRAME, shield=True), suppress(OSError):
-            await to_thread.run_sync(display.clear, abandon_on_cancel=True)
+        with anyio.move_on_after(_REMOVAL, shield=True), suppress(OSError):
+            await to_thread.run_sync(remove, abandon_on_cancel=True)
 
 
 def _display(kind: str) -> Display:
