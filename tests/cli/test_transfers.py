@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import signal
@@ -91,12 +92,17 @@ def test_ctrl_c_while_a_peer_does_not_answer(source: Path) -> None:
             sock.connect_ex(listener.getsockname())
         port = listener.getsockname()[1]
 
-        def connecting() -> int:
-            return len(re.findall(rf" 0100007F:{port:04X} 02 ", Path("/proc/net/tcp").read_text()))
+        def is_connecting(pid: int) -> bool:
+            rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()]
+            connecting = {f"socket:[{row[9]}]" for row in rows if row[2:4] == [f"0100007F:{port:04X}", "02"]}
+            held = set()
+            for fd in Path(f"/proc/{pid}/fd").iterdir():
+                with contextlib.suppress(FileNotFoundError):
+                    held.add(os.readlink(fd))
+            return bool(connecting & held)
 
-        before = connecting()
         with running("send", "--connect-timeout", str(LIMIT), source, f"127.0.0.1:{port}") as program:
-            wait_until(lambda: connecting() > before, "SYN_SENT")
+            wait_until(lambda: is_connecting(program.pid), "SYN_SENT")
             program.send_signal(signal.SIGINT)
             done = ended(program)
     assert done == (130, "", "roket send: interrupted by SIGINT\n")
