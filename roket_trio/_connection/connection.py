@@ -17,7 +17,7 @@ import anyio
 
 from .._errors import ClosedResourceError, broken
 from .._kernel import poll, tcp
-from .._kernel.fd import is_from_kernel
+from .._kernel.signal_handlers import is_from_kernel
 from .._loops import Loop, Readiness, ResourceGuard, current_loop
 from .._unclosed import disown, finalize, is_inherited, opened_at, own
 from .descriptor_users import DescriptorUsers

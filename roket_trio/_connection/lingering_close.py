@@ -16,7 +16,7 @@ import anyio
 from .._errors import ClosedResourceError
 from .._kernel import epoll, tcp
 from .._kernel.drain import discard_received
-from .._kernel.fd import SuppressFromKernel
+from .._kernel.signal_handlers import SuppressKernelErrors
 from .._kernel.tcp import TCPState
 from .._loops import Loop, Readiness
 from .send_accounting import FIN_UNACKED, SendAccounting
@@ -91,7 +91,7 @@ class LingeringClose:
         :returns: whether that was all, so that :meth:`wait` has nothing to wait for
         """
         # ENOTCONN: the connection is gone, by RST or because both sides had finished. _discard() finds out which.
-        with SuppressFromKernel():
+        with SuppressKernelErrors():
             self._sock.shutdown(socket.SHUT_WR)
         self._discard(self._pass_limit())
         return self._is_complete()
@@ -102,7 +102,7 @@ class LingeringClose:
         try:
             if epoll.AVAILABLE:
                 # A close does not fail when no descriptor is left: it checks every now and then instead.
-                with SuppressFromKernel():
+                with SuppressKernelErrors():
                     events = epoll.SocketEvents(self._sock, epoll.ANY_CHANGE)
                     self._waiter = loop.readiness(events.fileno())
             while True:
@@ -208,7 +208,7 @@ class LingeringClose:
 
     def _close_receiving(self) -> None:
         """Make a UNIX peer's next write fail, and drop what it wrote until now: unread data at close is ECONNRESET."""
-        with SuppressFromKernel():
+        with SuppressKernelErrors():
             self._sock.shutdown(socket.SHUT_RDWR)
         # Not _discard(): from now on the end of the queue is caused by us, and says nothing about the peer.
         self._discarded += discard_received(self._sock, limit=_DISCARD_AT_LAST, copies=not self._is_tcp).dropped

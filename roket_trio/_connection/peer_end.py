@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import anyio
 
 from .._kernel import epoll, poll, tcp
-from .._kernel.fd import is_from_kernel
+from .._kernel.signal_handlers import is_from_kernel
 from .states import ConnectionEvent
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import TypeVarTuple, final
 
 from .._kernel import tcp
-from .._kernel.fd import is_from_kernel
+from .._kernel.signal_handlers import is_from_kernel
 from .._kernel.tcp import TCPState
 from .states import Lifecycle
 

@@ -16,7 +16,8 @@ import stat
 from typing import final
 
 from .._errors import ClosedResourceError
-from .._kernel.fd import OwnedDescriptors, is_from_handler
+from .._kernel.fd import OwnedDescriptors
+from .._kernel.signal_handlers import is_from_handler
 from .._loops import Loop, Readiness
 from .descriptor import OpenFile
 from .sources import Source

@@ -16,7 +16,7 @@ from typing import Any, final
 import anyio
 
 from .._errors import ClosedResourceError
-from .._kernel.fd import is_from_kernel
+from .._kernel.signal_handlers import is_from_kernel
 from .._loops import Loop
 from .descriptor import OpenFile
 from .objects import ASK_AGAIN

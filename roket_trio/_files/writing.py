@@ -14,7 +14,8 @@ import anyio.abc
 import trio
 
 from .._errors import BrokenResourceError, broken
-from .._kernel.fd import FileKind, is_from_kernel
+from .._kernel.fd import FileKind
+from .._kernel.signal_handlers import is_from_kernel
 from .._loops import Loop, current_loop
 from .._public import public
 from .._unclosed import disown, is_inherited, opened_at

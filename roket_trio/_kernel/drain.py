@@ -6,7 +6,7 @@ import socket
 import sys
 from typing import NamedTuple
 
-from .fd import is_from_kernel
+from .signal_handlers import is_from_kernel
 
 _AT_ONCE = 1 << 18
 _scratch = bytearray(_AT_ONCE)

@@ -1,4 +1,4 @@
-"""Descriptors: facts about them, small calls on them, and what an exception between a call and its result tells."""
+"""Descriptors: facts about them, and small calls on them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ import struct
 import sys
 from collections import deque
 from collections.abc import Callable, Iterator
-from types import TracebackType
 from typing import final
 
 if sys.platform != "win32":  # where importing a stream says so in one line
@@ -70,44 +69,6 @@ class OwnedDescriptors:
 
     def __del__(self) -> None:
         self.close()
-
-
-def is_from_kernel(error: OSError) -> bool:
-    """Whether a system call has raised ``error``, and so has done nothing.
-
-    Otherwise the handler of a signal has raised it (``TimeoutError``, for example). Python runs handlers when a call
-    has returned, before its result is stored: nobody knows what the call has done.
-    """
-    return error.errno is not None and not is_from_handler(error)
-
-
-@final
-class SuppressFromKernel:
-    """``with SuppressFromKernel():`` goes on behind an ``OSError`` of a system call, and not behind a handler's."""
-
-    __slots__ = ()
-
-    def __enter__(self) -> None: ...
-
-    def __exit__(
-        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
-    ) -> bool:
-        return isinstance(exc, OSError) and is_from_kernel(exc)
-
-
-def is_from_handler(error: BaseException) -> bool:
-    """Whether the handler of a signal has raised ``error``, which the caller has caught.
-
-    A handler is recognized by the frame that it has interrupted, which Python gives it as its second argument. In a
-    handler with ``*args`` the frame is the second item of a tuple.
-    """
-    below = error.__traceback__
-    while below is not None and below.tb_next is not None:
-        interrupted, below = below.tb_frame, below.tb_next
-        for value in below.tb_frame.f_locals.values():
-            if value is interrupted or (type(value) is tuple and len(value) == 2 and value[1] is interrupted):
-                return True
-    return False
 
 
 @final

@@ -8,7 +8,8 @@ import sys
 from itertools import chain
 from typing import final
 
-from .fd import OwnedDescriptors, is_from_kernel
+from .fd import OwnedDescriptors
+from .signal_handlers import is_from_kernel
 
 AVAILABLE = sys.platform == "linux" and hasattr(os, "splice")
 

@@ -15,8 +15,9 @@ import sys
 from typing import NamedTuple, final
 
 from .._public import public
-from .fd import SuppressFromKernel, ioctl_int, is_from_kernel
+from .fd import ioctl_int
 from .libc import libc_function
+from .signal_handlers import SuppressKernelErrors, is_from_kernel
 
 HAVE_TCP_INFO = sys.platform == "linux"
 
@@ -197,7 +198,7 @@ def bound_orphan(sock: socket.socket, unacked_seconds: float, fin_wait_seconds: 
     ``TCP_LINGER2`` ends FIN_WAIT2, where only the peer's FIN is missing, after ``fin_wait_seconds`` instead of 60.
     """
     # A socket that the peer has reset meanwhile refuses; a platform without the options has its own bounds.
-    with contextlib.suppress(AttributeError), SuppressFromKernel():
+    with contextlib.suppress(AttributeError), SuppressKernelErrors():
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, max(1, round(unacked_seconds * 1000)))
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_LINGER2, max(1, round(fin_wait_seconds)))
 
@@ -210,7 +211,7 @@ def keep_alive(
     Times are rounded up to whole seconds, ``TCP_USER_TIMEOUT`` to milliseconds.
     """
     # A socket that the peer has reset meanwhile refuses; a platform without an option has its own times.
-    with contextlib.suppress(AttributeError), SuppressFromKernel():
+    with contextlib.suppress(AttributeError), SuppressKernelErrors():
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, math.ceil(interval_seconds))
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, probes)
@@ -238,13 +239,13 @@ def limit_unsent(sock: socket.socket, count: int) -> None:
     What is sent and not acknowledged does not count. Writability is reported when half of it is free.
     """
     if hasattr(socket, "TCP_NOTSENT_LOWAT"):
-        with SuppressFromKernel():  # the peer may have reset it already
+        with SuppressKernelErrors():  # the peer may have reset it already
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, count)
 
 
 def discard_on_close(sock: socket.socket) -> None:
     """Make ``close`` drop what was not sent and reset the connection: ``SO_LINGER`` with a time of 0 (socket(7))."""
-    with SuppressFromKernel():  # the peer may have reset it already
+    with SuppressKernelErrors():  # the peer may have reset it already
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
 

@@ -17,7 +17,7 @@ import trio.abc
 from .._connection.states import DEFAULT_POLICY, ClosePolicy
 from .._errors import ClosedResourceError
 from .._kernel import poll, tcp
-from .._kernel.fd import is_from_kernel
+from .._kernel.signal_handlers import is_from_kernel
 from .._log import log
 from .._loops import ResourceGuard, current_loop
 from .._public import public

@@ -6,7 +6,7 @@ from typing import NoReturn
 
 from .._connection.connection import Connection
 from .._errors import BrokenResourceError, ClosedResourceError, TruncatedError, describe
-from .._kernel.fd import is_from_handler
+from .._kernel.signal_handlers import is_from_handler
 from .ends import Reader, Writer
 from .rate_limit import RateLimiter
 

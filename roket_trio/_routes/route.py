@@ -12,7 +12,7 @@ import anyio
 
 from .._connection.connection import Connection
 from .._errors import BrokenResourceError, ClosedResourceError
-from .._kernel.fd import is_from_handler
+from .._kernel.signal_handlers import is_from_handler
 from .._loops import current_loop
 from .counts import checked_count
 from .ends import Reader, Writer

@@ -20,8 +20,9 @@ from .._connection.connection import Connection
 from .._connection.ended_by_close import ended_by_close
 from .._files.worker import Worker
 from .._kernel import splice
-from .._kernel.fd import REFUSALS, is_from_kernel
+from .._kernel.fd import REFUSALS
 from .._kernel.poll import is_readable
+from .._kernel.signal_handlers import is_from_kernel
 from .connection_ends import ConnectionReader
 from .file_ends import FileWriter
 from .kernel_route import KernelRoute

@@ -7,7 +7,8 @@ from typing import final
 from .._connection.connection import NOTSENT_LOWAT, Connection
 from .._connection.ended_by_close import ended_by_close
 from .._kernel import splice, tcp
-from .._kernel.fd import REFUSALS, is_from_kernel
+from .._kernel.fd import REFUSALS
+from .._kernel.signal_handlers import is_from_kernel
 from .connection_ends import ConnectionReader, ConnectionWriter
 from .fair_share import QUANTUM, scheduler_of
 from .kernel_route import KernelRoute

@@ -17,7 +17,7 @@ from .._connection.states import DEFAULT_POLICY, ClosePolicy, CloseReport
 from .._connection.statistics import SocketStatistics
 from .._errors import ClosedResourceError, EndOfStream
 from .._files.opened import ReadableFile, WritableFile, opened_to_read, opened_to_write
-from .._kernel.fd import SuppressFromKernel
+from .._kernel.signal_handlers import SuppressKernelErrors
 from .._kernel.tcp import limit_unsent
 from .._loops import current_loop
 from .._public import public
@@ -75,7 +75,7 @@ class SocketStream(anyio.abc.SocketStream, trio.abc.HalfCloseableStream):
         try:
             connection = Connection(sock, policy)
             if connection.accounting.is_tcp:
-                with SuppressFromKernel():
+                with SuppressKernelErrors():
                     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 limit_unsent(sock, NOTSENT_LOWAT)
             return cls(connection, peer_name(sock) if remote_address is None else remote_address)

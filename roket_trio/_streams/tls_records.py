@@ -29,7 +29,7 @@ import trio
 
 from .._connection.states import Direction, Lifecycle
 from .._errors import BrokenResourceError, BusyResourceError, ClosedResourceError, EndOfStream, broken
-from .._kernel.fd import is_from_handler
+from .._kernel.signal_handlers import is_from_handler
 from .._loops import ResourceGuard
 from .sockets import SocketStream
 from .transport import socket_stream_of
