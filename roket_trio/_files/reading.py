@@ -187,15 +187,9 @@ class FileReadStream(FileStream, anyio.abc.ByteReceiveStream, trio.abc.ReceiveSt
         except EndOfStream:
             return b""
 
-    def __aiter__(self) -> FileReadStream:
+    def __aiter__(self) -> FileReadStream:  # whose type AnyIO and Trio declare differently
         """Iterates over chunks, to the end."""
         return self
-
-    async def __anext__(self) -> bytes:
-        try:
-            return await self.receive()
-        except EndOfStream:
-            raise StopAsyncIteration from None
 
     async def seek(self, position: int, whence: int = io.SEEK_SET) -> int:
         """Change the position.

@@ -113,3 +113,13 @@ class Pipe:
     def __del__(self) -> None:
         if self._is_large:
             self.close()
+
+
+def open_pipe() -> Pipe | None:
+    """Make a pipe; ``None`` when no descriptor is left for one."""
+    try:
+        return Pipe()
+    except OSError as error:
+        if not is_from_kernel(error):
+            raise
+        return None

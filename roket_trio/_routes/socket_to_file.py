@@ -22,7 +22,6 @@ from .._files.worker import Worker
 from .._kernel import splice
 from .._kernel.fd import REFUSALS
 from .._kernel.poll import is_readable
-from .._kernel.signal_handlers import is_from_kernel
 from .connection_ends import ConnectionReader
 from .file_ends import FileWriter
 from .kernel_route import KernelRoute
@@ -61,12 +60,9 @@ class SocketToFile(KernelRoute):
         return cls(reader.connection, writer.file.fd, writer.offset)
 
     async def run(self, progress: Progress) -> bool:
-        try:
-            pipe = splice.Pipe()
-        except OSError as error:
-            if not is_from_kernel(error):
-                raise
-            return False  # no descriptor is left; the plain loop needs none
+        pipe = splice.open_pipe()
+        if pipe is None:
+            return False  # the plain loop needs no descriptor
         worker = Worker(self._connection.loop)
         try:
             with ended_by_close(self._connection):

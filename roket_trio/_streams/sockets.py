@@ -313,15 +313,8 @@ class SocketStream(anyio.abc.SocketStream, trio.abc.HalfCloseableStream):
                 attributes[attribute.remote_port] = lambda: remote[1]
         return attributes
 
-    def __aiter__(self: Self) -> Self:
+    def __aiter__(self: Self) -> Self:  # whose type AnyIO and Trio declare differently
         return self
-
-    async def __anext__(self) -> bytes:
-        """The next chunk of at most 64 KiB, until the peer has finished."""
-        try:
-            return await self.receive()
-        except EndOfStream:
-            raise StopAsyncIteration from None
 
     async def __aexit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None

@@ -286,15 +286,8 @@ class TLSStream(tls.TLSStream, trio.abc.Stream):
                 await self._records.wait_writable(wait)
                 self._life.check_open()
 
-    def __aiter__(self) -> Self:
+    def __aiter__(self) -> Self:  # whose type AnyIO and Trio declare differently
         return self
-
-    async def __anext__(self) -> bytes:
-        """The next chunk, until the peer has finished."""
-        try:
-            return await self.receive()
-        except EndOfStream:
-            raise StopAsyncIteration from None
 
     # --- closing -----------------------------------------------------------------------------------------------------
 
