@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable
-from typing import TypeVarTuple, final
+from typing import final
 
 from .._kernel import tcp
-from .._kernel.signal_handlers import is_from_kernel
+from .._kernel.sent_bytes import SentBytes
 from .._kernel.tcp import TCPState
 from .states import Lifecycle
-
-Arguments = TypeVarTuple("Arguments")
 
 FIN_UNACKED = (TCPState.FIN_WAIT1, TCPState.CLOSING, TCPState.LAST_ACK)
 
@@ -22,19 +19,15 @@ def is_tcp(sock: socket.socket) -> bool:
 
 
 @final
-class SendAccounting:
+class SendAccounting(SentBytes):
     """What was given to the kernel to send, and so what the peer's kernel may still lack, even after a reset."""
 
-    __slots__ = ("_before", "is_answered", "is_exact", "is_tcp", "item_sent", "item_total", "send_calls", "sent_bytes")
+    __slots__ = ("_before", "is_answered", "is_exact", "is_tcp", "item_total")
 
     def __init__(self, sock: socket.socket) -> None:
-        # The item that is being sent: how much of it the kernel has, and its length (None: unknown beforehand). While a
-        # system call sends, the first is the complement, ~sent: Python runs the handlers of signals when the call has
-        # returned, before the count is stored; if one raises, it stays the complement.
-        self.item_sent: int = 0
+        super().__init__()
         self.item_total: int | None = 0
-        self.sent_bytes: int = 0
-        self.send_calls: int = 0
+        """The length of the item that is being sent; ``None``: unknown beforehand."""
         self.is_exact: bool = True
         """Whether every system call's bytes were counted; an exception may come before the count."""
         self.is_answered: bool = False
@@ -63,30 +56,6 @@ class SendAccounting:
             return max(0, self._before + self.sent_bytes - (tcp.acked_bytes(sock) or 0))
         queued = tcp.unacked_bytes(sock)
         return queued - 1 if queued and state in FIN_UNACKED else queued
-
-    def send_part(self, call: Callable[[*Arguments], int], *arguments: *Arguments) -> int | None:
-        """Make one system call that sends a part of the item, and count its bytes.
-
-        :param call: ``send``, ``sendfile``...: it returns how many bytes the kernel has taken
-        :returns: what it returned; ``None`` when the socket's buffer is full
-        """
-        sent = self.item_sent
-        self.item_sent = ~sent
-        try:
-            count = call(*arguments)
-        except OSError as error:
-            if not is_from_kernel(error):
-                raise
-            self.item_sent = sent
-            if isinstance(error, BlockingIOError):
-                return None
-            raise
-        finally:
-            del arguments  # which an exception's traceback would hold, and so the caller's buffer
-        self.item_sent = sent + count
-        self.sent_bytes += count
-        self.send_calls += 1
-        return count
 
     def item_stopped(self, life: Lifecycle, by: object = None) -> None:
         """An exception ends the current send. It is a cut unless nothing or everything is known to have been sent."""

@@ -16,7 +16,7 @@ from typing import Any, final
 import anyio
 
 from .._errors import ClosedResourceError
-from .._kernel.signal_handlers import is_from_kernel
+from .._kernel.sent_bytes import SentBytes
 from .._loops import Loop
 from .descriptor import OpenFile
 from .objects import ASK_AGAIN
@@ -28,27 +28,30 @@ _PIPE_SLICE = 256 << 10
 
 
 @final
-class WriteCounts:
+class WriteCounts(SentBytes):
     """The counters of a sink."""
 
-    __slots__ = ("sent_bytes", "short_writes", "thread_hops")
+    __slots__ = ("short_writes", "thread_hops")
 
     def __init__(self) -> None:
-        self.sent_bytes: int = 0
+        super().__init__()
         self.thread_hops: int = 0
         self.short_writes: int = 0
 
+    def add(self, count: int, of: int) -> None:
+        """Count a write that took ``count`` of ``of`` bytes, where no signal's handler runs: in a worker thread."""
+        self.short_writes += count < of
+        self.item_sent += count
+        self.sent_bytes += count
+
 
 class Sink(ABC):
-    """Writes bytes, for one task at a time. It raises plain ``OSError``; :attr:`progress` says how much was written."""
+    """Writes bytes, for one task at a time. It raises plain ``OSError``; :attr:`counts` say how much was written."""
 
-    __slots__ = ("counts", "progress")
+    __slots__ = ("counts",)
 
     def __init__(self) -> None:
         self.counts = WriteCounts()
-        self.progress = 0
-        """How many bytes of the last item were written. The complement, ~progress, where an unknown number of bytes may
-        have been written in addition: a signal's handler has raised an exception before they were counted."""
 
     @abstractmethod
     async def write(self, item: memoryview, worker: Worker) -> None:
@@ -57,13 +60,6 @@ class Sink(ABC):
     async def wait_ready(self, worker: Worker) -> None:
         """Wait until a write might not wait."""
         await worker.loop.checkpoint()
-
-    def count_written(self, count: int, of: int) -> None:
-        """Count a write that took ``count`` of ``of`` bytes."""
-        if count < of:
-            self.counts.short_writes += 1
-        self.progress += count
-        self.counts.sent_bytes += count
 
     def wake(self) -> None:  # noqa: B027 - most never wait
         """The stream is being closed: a waiting :meth:`write` must raise :class:`ClosedResourceError`."""
@@ -94,13 +90,13 @@ class ThreadSink(Sink):
     def _write_all(self, item: memoryview) -> None:
         if self._flush is not None:
             self._flush()
-        total = item.nbytes
-        while self.progress < total:
-            with item[self.progress :] as rest:
+        counts, total = self.counts, item.nbytes
+        while counts.item_sent < total:
+            with item[counts.item_sent :] as rest:
                 count = os.write(self._fd, rest)
             if not count:  # write(2) does not say that this can happen; trying again might never end
                 raise OSError(errno.EIO, "the file takes no more bytes")
-            self.count_written(count, total - self.progress)
+            counts.add(count, total - counts.item_sent)
 
 
 @final
@@ -114,35 +110,17 @@ class PolledSink(Sink):
         self._descriptor = PolledDescriptor(file, writable=True)
 
     async def write(self, item: memoryview, worker: Worker) -> None:
-        descriptor = self._descriptor
-        while self.progress < item.nbytes:
-            with item[self.progress : self.progress + _PIPE_SLICE] as rest:
-                is_written = self._try_write(rest)
-            if not is_written:
+        descriptor, counts, total = self._descriptor, self.counts, item.nbytes
+        while counts.item_sent < total:
+            with item[counts.item_sent : counts.item_sent + _PIPE_SLICE] as rest:
+                count = counts.send_part(os.write, descriptor.fd, rest)
+                counts.short_writes += count is not None and count < rest.nbytes
+            if count is None:
                 await descriptor.wait(worker.loop)
-                continue
-            if self.progress < item.nbytes and worker.loop.yield_is_due():
+            elif counts.item_sent < total and worker.loop.yield_is_due():
                 await worker.loop.checkpoint()
                 if descriptor.is_closed:
                     raise ClosedResourceError
-
-    def _try_write(self, rest: memoryview) -> bool:
-        done = self.progress
-        self.progress = ~done
-        try:
-            count = os.write(self._descriptor.fd, rest)
-        except OSError as error:
-            if not is_from_kernel(error):
-                raise
-            self.progress = done
-            if isinstance(error, BlockingIOError):
-                return False
-            raise
-        self.progress = done + count
-        self.counts.sent_bytes += count
-        if count < rest.nbytes:
-            self.counts.short_writes += 1
-        return True
 
     def write_now(self, item: memoryview) -> int:
         """Write as much as fits.
@@ -187,18 +165,19 @@ class ObjectSink(Sink):
         self._is_memory = type(file) is io.BytesIO
 
     async def write(self, item: memoryview, worker: Worker) -> None:
+        counts = self.counts
         if self._is_memory:
-            self.progress = ~0
+            counts.item_sent = ~0
             try:
                 count = self._file.write(item)
             except (ValueError, BufferError):  # it is closed, or a view of it is held
-                self.progress = 0
+                counts.item_sent = 0
                 raise
-            self.progress = count
-            self.counts.sent_bytes += count
+            counts.item_sent = count
+            counts.sent_bytes += count
             return
-        while self.progress < item.nbytes:
-            self.counts.thread_hops += 1
+        while counts.item_sent < item.nbytes:
+            counts.thread_hops += 1
             # It is counted in the thread, which no signal interrupts.
             if not await worker.loop.run_in_thread(self._write_rest, item):
                 await anyio.sleep(ASK_AGAIN)
@@ -207,13 +186,13 @@ class ObjectSink(Sink):
 
     def _write_rest(self, item: memoryview) -> bool:
         """In a worker thread: write what is left, or a part of it. False: the object is non-blocking, and full."""
-        with item[self.progress :] as rest:
+        with item[self.counts.item_sent :] as rest:
             left = rest.nbytes
             count = self._file.write(rest)
         if count is None and isinstance(self._file, io.RawIOBase):
             return False
         # An object that does not follow io's interface may return None: it has taken everything.
-        self.count_written(count if isinstance(count, int) else left, left)
+        self.counts.add(count if isinstance(count, int) else left, left)
         return True
 
     def wake(self) -> None:

@@ -157,7 +157,7 @@ class FileWriteStream(FileStream, anyio.abc.ByteSendStream, trio.abc.SendStream)
             guard.check()  # raises
         try:
             guard.is_taken = True
-            self._sink.progress = 0
+            self._sink.counts.item_sent = 0
             await (loop.checkpoint() if at_once else loop.step())
             self._check_open()  # another task may have closed it meanwhile
             if self._cut is not None:
@@ -168,7 +168,7 @@ class FileWriteStream(FileStream, anyio.abc.ByteSendStream, trio.abc.SendStream)
             self._note(flat.nbytes)
             if not is_from_kernel(error) and not isinstance(self._sink, ObjectSink):
                 raise
-            how_far = f"after {self._sink.progress} of {flat.nbytes} bytes"
+            how_far = f"after {self._sink.counts.item_sent} of {flat.nbytes} bytes"
             raise broken(f"writing {self._name} failed {how_far}", error) from error
         except BaseException:
             self._note(flat.nbytes)
@@ -180,7 +180,7 @@ class FileWriteStream(FileStream, anyio.abc.ByteSendStream, trio.abc.SendStream)
     def _note(self, total: int) -> None:
         """Note that a send of ``total`` bytes was not completed."""
         self._is_incomplete = True
-        done = self._sink.progress
+        done = self._sink.counts.item_sent
         if done < 0:
             self._cut = f"an earlier send to {self._name} was cut after at least {~done} of {total} bytes"
         elif 0 < done < total and isinstance(self._sink, PolledSink):

@@ -198,11 +198,11 @@ class FileWriter(Writer):
                 return
             accepted(count)
             return
-        self._sink.progress = 0
+        self._sink.counts.item_sent = 0
         try:
             await self._sink.write(data, self._worker)
         finally:
-            accepted(self._sink.progress)
+            accepted(self._sink.counts.item_sent)
 
     def begin_writing(self, data: memoryview, accepted: Callable[[int], None]) -> bool:
         return (
