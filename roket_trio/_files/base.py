@@ -7,12 +7,13 @@ import stat
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, NoReturn, Self
 
 import anyio
 
 from .._errors import ClosedResourceError, broken
 from .._kernel.fd import FileKind
+from .._kernel.signal_handlers import is_from_handler
 from .._loops import Loop, ResourceGuard, current_loop
 from .._unclosed import disown, finalize, own
 from .descriptor import OpaqueFileError, OpenFile, open_file, path_of, unwrap
@@ -115,6 +116,13 @@ class FileStream:
             attributes[FileStreamAttribute.fileno] = lambda: self._file.fileno()
         return attributes
 
+    def _raise(self, doing: str, error: OSError, how_far: str = "") -> NoReturn:
+        """Raise a failed call's error as the stream's, but what a signal's handler has raised as it is."""
+        # An object's own methods may raise an OSError without errno, which no system call does.
+        if is_from_handler(error) or (error.errno is None and self._opened is not None):
+            raise error
+        raise broken(f"{doing} {self._name} failed{how_far}", error) from error
+
     # --- the end -----------------------------------------------------------------------------------------------------
 
     def _wake(self) -> None:
@@ -154,9 +162,9 @@ class FileStream:
                     await loop.run_in_thread(finish)
                 else:
                     finish()
-        except OSError as error:
-            raise broken(f"closing {self._name} failed", error) from error
-        except BaseException:
+        except BaseException as error:
+            if isinstance(error, OSError) and not is_from_handler(error):
+                raise broken(f"closing {self._name} failed", error) from error  # noqa: ASYNC104 - no Cancelled is one
             # A signal's handler has raised it, before the thread began, or before a thread was needed.
             if not self._has_closed.closed:
                 self._collected()

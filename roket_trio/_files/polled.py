@@ -172,7 +172,9 @@ class PolledSource(Source):
             return None
         try:
             return os.read(descriptor.fd, min(max_bytes, _AT_ONCE))
-        except BlockingIOError:  # another reader was faster
+        except BlockingIOError as error:  # another reader was faster
+            if is_from_handler(error):
+                raise
             return None
 
     async def read(self, max_bytes: int, worker: Worker) -> bytes:
@@ -192,7 +194,9 @@ class PolledSource(Source):
             return None
         try:
             return os.readv(descriptor.fd, (buffer[:_AT_ONCE],))
-        except BlockingIOError:
+        except BlockingIOError as error:
+            if is_from_handler(error):
+                raise
             return None
 
     async def readinto(self, buffer: memoryview, worker: Worker) -> int:

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, final
 import anyio.abc
 import trio
 
-from .._errors import EndOfStream, broken
+from .._errors import EndOfStream
 from .._kernel import page_cache
 from .._kernel.fd import FileKind
 from .._loops import current_loop
@@ -125,7 +125,7 @@ class FileReadStream(FileStream, anyio.abc.ByteReceiveStream, trio.abc.ReceiveSt
                     guard.is_taken = False
                     guard.release()
         except OSError as error:
-            raise broken(f"reading {self._name} failed", error) from error
+            self._raise("reading", error)
         if not data:
             raise EndOfStream("the file ends here")
         source.counts.received_bytes += len(data)
@@ -174,7 +174,7 @@ class FileReadStream(FileStream, anyio.abc.ByteReceiveStream, trio.abc.ReceiveSt
                     guard.is_taken = False
                     guard.release()
         except OSError as error:
-            raise broken(f"reading {self._name} failed", error) from error
+            self._raise("reading", error)
         return count
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes:

@@ -13,9 +13,8 @@ import anyio
 import anyio.abc
 import trio
 
-from .._errors import BrokenResourceError, broken
+from .._errors import BrokenResourceError
 from .._kernel.fd import FileKind
-from .._kernel.signal_handlers import is_from_kernel
 from .._loops import Loop, current_loop
 from .._public import public
 from .._unclosed import disown, is_inherited, opened_at
@@ -166,10 +165,7 @@ class FileWriteStream(FileStream, anyio.abc.ByteSendStream, trio.abc.SendStream)
                 await self._sink.write(flat, self._worker_of(loop))
         except OSError as error:
             self._note(flat.nbytes)
-            if not is_from_kernel(error) and not isinstance(self._sink, ObjectSink):
-                raise
-            how_far = f"after {self._sink.counts.item_sent} of {flat.nbytes} bytes"
-            raise broken(f"writing {self._name} failed {how_far}", error) from error
+            self._raise("writing", error, f" after {self._sink.counts.item_sent} of {flat.nbytes} bytes")
         except BaseException:
             self._note(flat.nbytes)
             raise
@@ -197,7 +193,7 @@ class FileWriteStream(FileStream, anyio.abc.ByteSendStream, trio.abc.SendStream)
             guard.is_taken = True
             await self._sink.wait_ready(self._worker_of(loop))
         except OSError as error:
-            raise broken(f"waiting for {self._name} failed", error) from error
+            self._raise("waiting for", error)
         finally:
             guard.is_taken = False
             guard.release()

@@ -13,6 +13,8 @@ import errno
 import mmap
 import os
 
+from .signal_handlers import is_from_kernel
+
 RWF_NOWAIT: int | None = getattr(os, "RWF_NOWAIT", None)
 
 # How far apart the pages are that is_cached() checks. Pages come and go in whole requests, and a check takes 1.1 µs,
@@ -39,7 +41,7 @@ def read_cached(fd: int, buffer: bytearray | memoryview, offset: int) -> int | N
         return os.preadv(fd, (buffer,), offset, RWF_NOWAIT)
     except OSError as error:
         # EOPNOTSUPP: tmpfs, /proc. EINVAL: O_DIRECT and an unaligned buffer. EIO: kernel 5.9; a plain read decides.
-        if error.errno in (errno.EAGAIN, errno.EOPNOTSUPP, errno.EINVAL, errno.EIO):
+        if error.errno in (errno.EAGAIN, errno.EOPNOTSUPP, errno.EINVAL, errno.EIO) and is_from_kernel(error):
             return None
         raise
 

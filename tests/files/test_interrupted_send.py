@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.interruptions import INTERRUPTIONS, Interrupted, Interruption, interruption
+from support.interruptions import INTERRUPTIONS, Interrupted, interruption
 from support.waiting import BOUND
 
 from roket_trio import BrokenResourceError, FileWriteStream
@@ -89,13 +89,15 @@ async def test_a_send_to_a_pipe_that_is_interrupted_before_its_count_is_a_cut(
                 await stream.send(b"message")
 
 
-async def test_a_send_into_memory_that_is_interrupted_before_its_count_is_a_cut() -> None:
-    file = io.BytesIO()
+@pytest.mark.parametrize("kind", INTERRUPTIONS)
+async def test_a_send_into_memory_that_is_interrupted_before_its_count_is_a_cut(kind: str) -> None:
+    error, file = interruption(kind), io.BytesIO()
     async with FileWriteStream(file) as stream:
         sink: Any = stream._sink
-        sink._file = _Raises(file)
-        with pytest.raises(Interruption):
+        sink._file = _Raises(file, error)
+        with pytest.raises(type(error)) as caught:
             await stream.send(b"message")
+        assert caught.value is error
         sink._file = file
         assert file.getvalue() == b"message"
         with pytest.raises(BrokenResourceError, match="cut after at least 0 of 7 bytes"):
@@ -103,9 +105,9 @@ async def test_a_send_into_memory_that_is_interrupted_before_its_count_is_a_cut(
 
 
 class _Raises:
-    def __init__(self, file: io.BytesIO) -> None:
+    def __init__(self, file: io.BytesIO, error: BaseException) -> None:
         self._file = file
-        self.write = Interrupted(file.write, Interruption())
+        self.write = Interrupted(file.write, error)
 
 
 @pytest.mark.parametrize("verb", ["send", "send_all"])
