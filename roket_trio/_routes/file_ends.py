@@ -198,11 +198,12 @@ class FileWriter(Writer):
                 return
             accepted(count)
             return
-        self._sink.counts.item_sent = 0
+        counts = self._sink.counts
+        counts.item_sent = 0
         try:
             await self._sink.write(data, self._worker)
         finally:
-            accepted(self._sink.counts.item_sent)
+            accepted(max(counts.item_sent, ~counts.item_sent))  # the complement, where a handler has raised
 
     def begin_writing(self, data: memoryview, accepted: Callable[[int], None]) -> bool:
         return (

@@ -12,8 +12,9 @@ import pytest
 from support.interruptions import INTERRUPTIONS, Interrupted, interruption
 from support.waiting import BOUND
 
-from roket_trio import BrokenResourceError, FileWriteStream
+from roket_trio import BrokenResourceError, FileWriteStream, Transfer
 from roket_trio._files import worker
+from roket_trio._files.sinks import ObjectSink
 
 
 async def stream_with_a_thread(path: Path) -> FileWriteStream:
@@ -102,6 +103,22 @@ async def test_a_send_into_memory_that_is_interrupted_before_its_count_is_a_cut(
         assert file.getvalue() == b"message"
         with pytest.raises(BrokenResourceError, match="cut after at least 0 of 7 bytes"):
             await stream.send(b"message")
+
+
+async def test_an_interrupted_transfer_into_memory_has_moved_what_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    error = interruption("exit")
+    transfer = Transfer(io.BytesIO(b"message"), io.BytesIO())
+    with monkeypatch.context() as patch, pytest.raises(SystemExit) as caught:
+        make = ObjectSink.__init__
+
+        def make_interrupted(sink: Any, file: Any) -> None:
+            make(sink, file)
+            sink._file = _Raises(file, error)
+
+        patch.setattr(ObjectSink, "__init__", make_interrupted)
+        await transfer.run()
+    assert caught.value is error
+    assert transfer.bytes_moved == 0
 
 
 class _Raises:
