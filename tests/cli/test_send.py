@@ -160,7 +160,7 @@ def test_a_peer_that_does_not_read_is_given_up_after_the_idle_timeout(capsys: Ca
 
 def test_a_peer_that_reads_slowly_is_not(capsys: Capture, tmp_path: Path) -> None:
     """A window that was shut is asked about after 0.2 s and 0.4 s, and after 0.8 s more where the peer is late."""
-    (tmp_path / "some").write_bytes(bytes(100_000))
+    (tmp_path / "some").write_bytes(bytes(200_000))
 
     def talk(sock: socket.socket) -> None:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
@@ -168,7 +168,7 @@ def test_a_peer_that_reads_slowly_is_not(capsys: Capture, tmp_path: Path) -> Non
             time.sleep(0.02)
 
     with peer_of(talk) as where:
-        done = roket(capsys, "send", "--idle-timeout", "1", tmp_path / "some", where)
+        done = roket(capsys, "send", "--idle-timeout", "3", tmp_path / "some", where)
     assert done.code == 0, done.errors
 
 
