@@ -315,7 +315,7 @@ class TLSStream(tls.TLSStream, trio.abc.Stream):
                 await self._closed.wait()
             except BaseException:
                 # Cancelled: this call, too, releases the descriptor before it raises.
-                await self.transport_stream.aclose()  # noqa: ASYNC102 - does not wait when cancelled
+                await anyio.aclose_forcefully(self.transport_stream)  # noqa: ASYNC102 - it does not wait
                 raise
             return
         self._closed = anyio.Event()
@@ -338,10 +338,13 @@ class TLSStream(tls.TLSStream, trio.abc.Stream):
                     if self._below is None and self.standard_compatible:
                         await self._linger()
                 except BaseException as error:
-                    interruption = None if is_cancellation(error) else error
+                    if is_cancellation(error):  # asyncio's own is raised once: the next wait would be a whole one
+                        await anyio.aclose_forcefully(self.transport_stream)
+                    else:
+                        interruption = error
+                        await self.transport_stream.aclose()
                     raise
-                finally:
-                    await self.transport_stream.aclose()
+                await self.transport_stream.aclose()
             if interruption is not None:  # the Cancelled of this scope, in the last line, has taken its place
                 try:
                     raise interruption

@@ -229,6 +229,10 @@ class Records:
             guard.is_taken = True
             try:
                 await self._give(data)
+            except BaseException:
+                if isinstance(self.transport, SocketStream):  # it is cut itself if it has sent a part
+                    self._is_midway = False
+                raise
             finally:
                 self._end_writing()
 
