@@ -41,7 +41,7 @@ class _Portable:
         assert isinstance(self, BaseException)
         state = dict(vars(self))
         if isinstance(self, OSError):
-            # One that was never set has to stay so: str() would show a None.
+            # A field that was never set has to stay unset: str() would show None.
             state |= {name: value for name in _OSERROR_FIELDS if (value := getattr(self, name)) is not None}
         if self.__cause__ is not None and _is_plain(self.__cause__):
             state["__cause__"] = self.__cause__
@@ -56,7 +56,7 @@ class _Portable:
 def _restored(kind: type[BaseException], args: tuple[Any, ...]) -> BaseException:
     """Make an exception without its constructor; its state is set afterwards.
 
-    Without a ``__new__`` of its class's own too, which may want something else than ``args``, as a constructor may.
+    A ``__new__`` of its class's own is not called either: like a constructor, it may want something else than ``args``.
     """
     error = (OSError if issubclass(kind, OSError) else BaseException).__new__(kind, *args)
     error.args = args  # OSError.__new__ leaves this to the constructor, if that is a subclass's own

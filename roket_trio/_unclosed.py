@@ -20,7 +20,8 @@ _PACKAGE = os.path.dirname(__file__) + os.sep
 # would never be collected if it were kept here.
 _open: dict[int, object] = {}
 _PLAIN = (socket.socket, io.FileIO)
-# The same of the process that has forked this one: what is open there, and what this one has closed for itself.
+# What the process that has forked this one had open then, by its owner's id in the same way. The id stays when this
+# process has closed its copy.
 _inherited: dict[int, object] = {}
 
 
@@ -36,7 +37,9 @@ if hasattr(os, "register_at_fork"):  # POSIX
 
 
 def own(owner: object, inner: object) -> None:
-    """Note that ``owner`` is to close ``inner``, which is not finalized before it; until :func:`disown`.
+    """Note that ``owner`` is to close ``inner``, and keep ``inner`` from being finalized before it.
+
+    It lasts until :func:`disown`, or until the owner is finalized.
 
     :param inner: the object with the descriptor; ``None`` if the owner has a bare one, or leaves the closing to others
     """

@@ -385,7 +385,7 @@ class Connection:
         return self._closing
 
     def _end(self, closing: LingeringClose, *, resets: bool, close: bool = True) -> None:
-        """Release or reset. What a signal's handler raises meanwhile leaves no descriptor, and no FIN behind a cut."""
+        """Release or reset. If a signal's handler raises, the descriptor is gone too, and no FIN follows a cut."""
         if is_inherited(self):  # the connection is the parent's
             self._finish(closing.give_up(resets=False))
             return

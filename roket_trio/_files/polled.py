@@ -110,8 +110,10 @@ class PolledDescriptor:
             self.leave()
 
     def leave(self) -> None:
-        """Close what was opened here, and nothing else: in a forked child the flag and the loop's epoll are the
-        parent's."""
+        """Close what was opened here, and nothing else.
+
+        In a forked child this is all: the descriptor's flag and the loop's epoll are the parent's.
+        """
         self.is_closed = True
         self.fd = -1
         for descriptors in (self._watched, self._again):

@@ -87,7 +87,7 @@ async def outlast(future: asyncio.Future[Any]) -> asyncio.CancelledError | None:
 
 @final
 class Outlasted:
-    """The cancellations that the tasks of one loop have outlasted, until they are delivered."""
+    """The cancellations by asyncio that came while a task of the loop could not stop, until they are delivered."""
 
     __slots__ = ("tasks",)
 

@@ -80,7 +80,7 @@ class ForeignWriter(Writer):
 
     @contextmanager
     def _cut_if_stopped(self, life: Lifecycle, total: int | None) -> Iterator[None]:
-        """Cut the stream if the block fails midway. To the stream each piece is a whole item, so it would not do it."""
+        """Cut the stream if the block fails midway. The stream would not, since each piece is a whole item to it."""
         try:
             yield
         except BaseException:

@@ -63,10 +63,10 @@ class StaticFiles:
     and does not serve names that begin with a dot. A client that uploads is answered 405 at once; what it still sends
     is read and dropped, so that the answer arrives.
 
-    A client that takes less than ``least_rate`` of its answer is reset when it has done so for 30 seconds: each second
-    costs one of them, and each ``least_rate`` bytes that it acknowledges give one back. Where a limit of connections is
+    A client is reset when it is 30 seconds behind ``least_rate``: it falls behind by a second each second, and catches
+    up by one with each ``least_rate`` bytes of its answer that it acknowledges. Where a limit of connections is
     reached, the one that has waited longest for a request, or for the rest of one, is closed to make room; so clients
-    that say nothing keep nobody out.
+    that send nothing keep nobody out.
 
     :param directory: the root; its descriptor stays open until :meth:`close` or the end of ``with``
     :param listings: whether a directory without ``index.html`` is answered with a list of its names

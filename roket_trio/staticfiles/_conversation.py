@@ -37,7 +37,7 @@ _RWF_NOWAIT: int | None = getattr(os, "RWF_NOWAIT", None)
 
 _RECEIVE = 64 << 10
 
-# How long a client may take nothing of its answer (seconds), as a phone does in a tunnel.
+# How far a client may fall behind the least rate (seconds): a phone takes nothing while it is in a tunnel.
 _PATIENCE = 30.0
 
 
@@ -255,7 +255,7 @@ class Conversation:
             raise BrokenResourceError(f"the client takes less than {self._owner.least_rate:g} bytes per second")
 
     async def _cancel_when_slow(self, scope: anyio.CancelScope) -> None:
-        """Cancel ``scope`` when the client has used up its patience, which what it takes gives back."""
+        """Cancel ``scope`` when the client has fallen behind the least rate by :data:`_PATIENCE` seconds."""
         left, taken, then = _PATIENCE, self._taken(), anyio.current_time()
         while left > 0:
             await anyio.sleep(max(left, _PATIENCE / 30))

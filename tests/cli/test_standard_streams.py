@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.example_programs import ended_with_block
 from support.programs import LIMIT, free_port, is_listening
 from support.roket_command import CONTENT, command, environment, peer_of, received_all, thread
 from support.waiting import wait_until
@@ -51,12 +52,8 @@ def started(*arguments: str | Path, **streams: str) -> Iterator[subprocess.Popen
         for end in ends.values():
             if end != subprocess.PIPE:
                 os.close(end)
-    with program:
-        try:
-            yield program
-        finally:
-            if program.poll() is None:
-                program.kill()
+    with ended_with_block(program):
+        yield program
 
 
 def _broken() -> int:

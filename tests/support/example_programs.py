@@ -8,11 +8,23 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import AnyStr
 
 from support.roket_command import environment as environment_of
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 LIMIT = 120.0  # seconds, for whatever is waited for
+
+
+@contextmanager
+def ended_with_block(program: subprocess.Popen[AnyStr]) -> Iterator[subprocess.Popen[AnyStr]]:
+    """Kill the program, if need be, when the block is left, and wait for it."""
+    with program:
+        try:
+            yield program
+        finally:
+            if program.poll() is None:
+                program.kill()
 
 
 @contextmanager
@@ -26,12 +38,8 @@ def started(*command: str | Path, stderr: int = subprocess.PIPE, **environment: 
         text=True,
         env={**os.environ, **environment},
     )
-    with program:
-        try:
-            yield program
-        finally:
-            if program.poll() is None:
-                program.kill()
+    with ended_with_block(program):
+        yield program
 
 
 def example(name: str, *arguments: str | Path) -> list[str | Path]:

@@ -66,9 +66,9 @@ def _write(text: str, stream: TextIO) -> None:
 
 
 def printable(text: str, *, keep: str = "") -> str:
-    """``text`` with ``?`` for each character that could deceive at a terminal, but those in ``keep``.
+    """``text`` with ``?`` for each character that could deceive at a terminal, except those in ``keep``.
 
-    These are the controls, which move the cursor, and what turns the order of the text.
+    Controls move the cursor, and overrides of the text's direction show it in another order.
     """
     shown = SURROGATES.sub("?", text)
     return CONTROLS.sub(lambda found: found[0] if found[0] in keep else "?", shown)

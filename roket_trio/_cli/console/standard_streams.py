@@ -11,7 +11,7 @@ from typing import IO, Final
 
 from .exit_codes import CommandError, ExitCode, local_file_error
 
-# What stands in for a closed stream: /dev/null, opened so that using it fails with EBADF as a closed one does.
+# What stands in for a closed stream: /dev/null, opened the wrong way round, so that using it fails with EBADF.
 _STAND_IN: Final = {0: ("stdin", os.O_WRONLY, "r"), 1: ("stdout", os.O_RDONLY, "w"), 2: ("stderr", os.O_RDONLY, "w")}
 
 _closed: set[int] = set()
