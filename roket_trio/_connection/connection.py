@@ -264,10 +264,9 @@ class Connection:
                 try:
                     result = call(argument)
                     break
-                except BlockingIOError:
-                    pass
                 except OSError as error:
-                    raise self.receive_failed(error) from error
+                    if not isinstance(error, BlockingIOError) or not is_from_kernel(error):
+                        raise self.receive_failed(error) from error
                 await self.readiness.wait_readable()
         finally:
             guard.is_taken = False

@@ -63,10 +63,10 @@ def peer_has_finished(connection: Connection) -> bool:
         return poll.peer_has_finished(connection.sock)
     try:
         return not connection.sock.recv(1, socket.MSG_PEEK)
-    except BlockingIOError:
-        return False
-    except OSError as error:  # the kernel reports it only once, so it has to be remembered
-        connection.send_failed(error)
+    except OSError as error:
+        if isinstance(error, BlockingIOError) and is_from_kernel(error):
+            return False
+        connection.send_failed(error)  # the kernel reports it only once, so it has to be remembered
         return True
 
 

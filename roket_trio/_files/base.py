@@ -110,8 +110,9 @@ class FileStream:
             attributes[FileStreamAttribute.path] = lambda: Path(path)
         try:
             self._file.fileno()
-        except (OSError, AttributeError, ValueError):  # io.UnsupportedOperation; none; closed
-            pass
+        except (OSError, AttributeError, ValueError) as error:  # io.UnsupportedOperation; none; closed
+            if is_from_handler(error):
+                raise
         else:
             attributes[FileStreamAttribute.fileno] = lambda: self._file.fileno()
         return attributes

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Any, final
 
 from .._kernel.fd import FileKind, file_kind
+from .._kernel.signal_handlers import is_from_handler
 
 # Exactly these: a subclass may do anything to the bytes.
 _BUFFERED = (io.BufferedReader, io.BufferedWriter, io.BufferedRandom)
@@ -88,8 +89,15 @@ class OpenFile:
                 # A seek that stays within what was read ahead would not move the descriptor; one from the end drops it.
                 owner.seek(0, os.SEEK_END)
                 owner.seek(position)
-            except OSError:  # generated files have no end to seek from; the owner keeps what it has read ahead
+            except OSError as error:
+                if is_from_handler(error):
+                    owner.seek(position)  # not at the end, where the next read would find nothing
+                    raise
+                # Generated files have no end to seek from; the owner keeps what it has read ahead.
                 os.lseek(self.fd, position, os.SEEK_SET)
+            except BaseException:
+                owner.seek(position)
+                raise
         return os.lseek(self.fd, 0, os.SEEK_CUR)
 
 

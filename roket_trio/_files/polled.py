@@ -84,7 +84,10 @@ class PolledDescriptor:
         if self._readiness is None:
             try:
                 self._readiness = loop.readiness(self.fd)
-            except FileExistsError:  # the loop's epoll has this number already, for the other direction
+            except FileExistsError as error:
+                if is_from_handler(error):
+                    raise
+                # The loop's epoll has this number already, for the other direction.
                 self._watched = OwnedDescriptors(map(os.dup, (self.fd,)))
                 self._readiness = loop.readiness(self._watched[0])
         if self._is_writable:

@@ -18,6 +18,7 @@ from time import monotonic
 from typing import Any, TypeVar, cast, final
 
 from .._kernel.fd import OwnedDescriptors
+from .._kernel.signal_handlers import is_from_handler, is_from_kernel
 from .._loops import Loop, Readiness
 
 T = TypeVar("T")
@@ -141,7 +142,9 @@ class _Thread:
             self._readiness = self.loop.readiness(self._done[0])
             self._thread = threading.Thread(target=self._work, name="roket_trio file worker", daemon=True)
             self._thread.start()
-        except (OSError, RuntimeError):
+        except (OSError, RuntimeError) as error:
+            if is_from_handler(error):
+                raise
             if self._readiness is not None:
                 self._readiness.close()
             _tokens.append(None)
@@ -204,7 +207,9 @@ class _Thread:
         while not self._finished.acquire(blocking=False):
             try:
                 os.eventfd_read(self._done[0])  # it may be from an earlier call
-            except BlockingIOError:
+            except BlockingIOError as error:
+                if not is_from_kernel(error):
+                    raise
                 assert self._readiness is not None
                 await self._readiness.wait_readable()
 
@@ -230,6 +235,8 @@ class _Thread:
         self._jobs.put(None)  # first: a second signal leaves no thread either
         if self._readiness is not None:
             self._readiness.close()
-        if self._thread is not None and self._thread.ident and self._thread is not threading.current_thread():
+        if self._thread is None or not self._thread.ident:  # a signal's handler has raised before it ran
+            _tokens.append(None)
+        elif self._thread is not threading.current_thread():
             # It is busy only when its task was never finished; what it uses must not be closed before it has ended.
             self._thread.join(None if self._is_busy else _END_SECONDS)

@@ -7,7 +7,7 @@ import io
 import os
 import stat
 from types import TracebackType
-from typing import NamedTuple, final
+from typing import Any, NamedTuple, final
 
 import anyio
 import anyio.abc
@@ -15,6 +15,7 @@ import trio
 
 from .._errors import BrokenResourceError
 from .._kernel.fd import FileKind
+from .._kernel.signal_handlers import is_from_handler
 from .._loops import Loop, current_loop
 from .._public import public
 from .._unclosed import disown, is_inherited, opened_at
@@ -111,7 +112,9 @@ class FileWriteStream(FileStream, anyio.abc.ByteSendStream, trio.abc.SendStream)
                     file = await loop.run_in_thread(_open_to_write, name, append)
                     break
                 except OSError as error:
-                    if error.errno != errno.ENXIO or not await loop.run_in_thread(_is_fifo, name):  # noqa: ASYNC120 - it is raised in any case
+                    if error.errno != errno.ENXIO or is_from_handler(error):
+                        raise
+                    if not await loop.run_in_thread(_is_fifo, name):  # noqa: ASYNC120 - it is raised in any case
                         raise
                 await anyio.sleep(_TRY_AGAIN)
         stream = cls(file)
@@ -270,14 +273,18 @@ class FileWriteStream(FileStream, anyio.abc.ByteSendStream, trio.abc.SendStream)
         self._replacement.rename()
         self._is_replaced = True
 
-    def _discard(self) -> None:
+    # The function is bound as a default, since modules are emptied when the interpreter ends.
+
+    def _discard(self, _is_from_handler: Any = is_from_handler) -> None:
         """In a worker thread, or in a finalizer: close the file and delete it."""
         assert self._replacement is not None
-        try:  # without contextlib, since modules are emptied when the interpreter ends
+        try:
             self._file.close()
-        except OSError:  # the file is deleted in any case
-            pass
-        self._replacement.drop()
+        except OSError as error:
+            if _is_from_handler(error):
+                raise
+        finally:
+            self._replacement.drop()
 
     async def __aexit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None

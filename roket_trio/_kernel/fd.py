@@ -13,6 +13,8 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from typing import final
 
+from .signal_handlers import is_from_kernel
+
 if sys.platform != "win32":  # where importing a stream says so in one line
     import fcntl
 
@@ -99,7 +101,9 @@ def file_kind(fd: int, status: os.stat_result) -> FileKind:
 def _is_seekable(fd: int) -> bool:
     try:
         os.lseek(fd, 0, os.SEEK_CUR)
-    except OSError:
+    except OSError as error:
+        if not is_from_kernel(error):
+            raise
         return False
     return True
 
@@ -111,7 +115,9 @@ def _is_pollable(fd: int) -> bool:
     with select.epoll() as epoll:
         try:
             epoll.register(fd, 0)
-        except OSError:
+        except OSError as error:
+            if not is_from_kernel(error):
+                raise
             return False
     return True
 

@@ -54,6 +54,8 @@ def can_tell(fd: int) -> bool:
         # Far beyond any end: asking for a page that is not cached would begin to fetch it.
         os.preadv(fd, (bytearray(1),), _FAR_BEYOND, RWF_NOWAIT)
     except OSError as error:
+        if not is_from_kernel(error):
+            raise
         return error.errno in (errno.EAGAIN, errno.EIO)  # nothing is cached there; EIO from kernel 5.9
     return True
 

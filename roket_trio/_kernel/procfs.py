@@ -12,6 +12,7 @@ import socket
 import struct
 from collections.abc import Collection, Iterator
 
+from .signal_handlers import is_from_kernel
 from .sock_diag import ALL_STATES, InetSocket, UnixSocket
 
 AVAILABLE = os.path.isdir("/proc/self/fd")
@@ -45,7 +46,9 @@ def socket_protocol(pid: int, fd: int) -> str | None:
     """
     try:
         return os.getxattr(f"/proc/{pid}/fd/{fd}", "system.sockprotoname").rstrip(b"\0").decode()
-    except OSError:
+    except OSError as error:
+        if not is_from_kernel(error):
+            raise
         return None
 
 
@@ -113,8 +116,10 @@ def descendants(pid: int) -> list[int]:
     while waiting:
         try:
             some = children(waiting.pop())
-        except OSError:  # it has ended, or the kernel does not list children
-            continue
+        except OSError as error:
+            if not is_from_kernel(error):
+                raise
+            continue  # it has ended, or the kernel does not list children
         found += some
         waiting += some
     return found
@@ -132,8 +137,10 @@ def with_environment(entry: bytes) -> list[int]:
                 with open(f"/proc/{name}/environ", "rb") as file:
                     if entry in file.read().split(b"\0"):
                         found.append(int(name))
-            except OSError:  # it has ended, or belongs to another user
-                continue
+            except OSError as error:
+                if not is_from_kernel(error):
+                    raise
+                continue  # it has ended, or belongs to another user
     return found
 
 

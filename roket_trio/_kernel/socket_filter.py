@@ -10,6 +10,8 @@ import socket
 import struct
 from typing import Final
 
+from .signal_handlers import is_from_kernel
+
 _SO_ATTACH_FILTER: Final = 26
 _FLAGS_OFFSET: Final = 13  # of the TCP header (RFC 9293, section 3.1)
 _FIN: Final = 1
@@ -38,7 +40,9 @@ def may_drop() -> bool:
     try:
         with socket.socket() as sock:
             _attach(sock, [_KEEP])
-    except OSError:
+    except OSError as error:
+        if not is_from_kernel(error):
+            raise
         return False
     return True
 

@@ -96,7 +96,10 @@ class Pipe:
         while self.held:
             try:
                 piece = os.read(self._read, self.held)
-            except BlockingIOError:  # an exception came between a call that emptied it and the count
+            except BlockingIOError as error:
+                if not is_from_kernel(error):
+                    raise
+                # An exception came between a call that emptied it and the count.
                 self.held = 0
                 break
             self.held -= len(piece)

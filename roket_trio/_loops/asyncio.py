@@ -25,6 +25,7 @@ import anyio.to_thread
 
 from .._errors import ClosedResourceError
 from .._kernel.epoll import copy_in_child
+from .._kernel.signal_handlers import SuppressKernelErrors
 from .interface import THREADS_MOST, YIELD_EVERY, Loop, Nursery, Readiness
 from .native_cancel import Call, Outlasted, outlast
 from .readiness import LibraryReadiness
@@ -211,7 +212,7 @@ class _SharedEpoll:
     def watch(self, fd: int, entry: _SharedReadiness, events: int) -> None:
         """Watch for other events from now on; those that are already true are reported again (epoll_ctl(2))."""
         if self._entries.get(fd) is entry:
-            with contextlib.suppress(OSError):  # other code has closed the descriptor, as below
+            with SuppressKernelErrors():  # other code has closed the descriptor, as below
                 self._epoll.modify(fd, events)
 
     def unregister(self, fd: int, entry: _SharedReadiness) -> None:
@@ -220,8 +221,13 @@ class _SharedEpoll:
         if self._entries.get(fd) is not entry:
             return
         del self._entries[fd]
-        with contextlib.suppress(OSError):
-            self._epoll.unregister(fd)
+        try:
+            with SuppressKernelErrors():
+                self._epoll.unregister(fd)
+        finally:  # though a signal's handler raises
+            self._end_if_unused()
+
+    def _end_if_unused(self) -> None:
         if self._entries:
             return
         # Not closed here: a garbage collector may call this, in another thread or in the middle of register().

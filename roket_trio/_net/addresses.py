@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, final
 import anyio
 
 from .._errors import NameResolutionFailed
+from .._kernel.signal_handlers import is_from_handler
 from .._loops import current_loop
 
 if TYPE_CHECKING:
@@ -70,6 +71,8 @@ async def resolve(host: str, port: int | None, family: int = socket.AF_UNSPEC) -
             # Without type=SOCK_STREAM: with it uvloop loses the zone of a link-local address (MagicStack/uvloop 539).
             found = await anyio.getaddrinfo(host, port, family=family)
     except (OSError, UnicodeError) as error:
+        if is_from_handler(error):
+            raise
         # UnicodeError: a label that is empty or longer than 63 characters (the idna codec).
         reason = error.strerror if isinstance(error, OSError) else str(error)
         raise NameResolutionFailed(getattr(error, "errno", None) or socket.EAI_NONAME, f"{host}: {reason}") from error
@@ -90,8 +93,10 @@ def _numeric(host: str, port: int | None, family: int) -> list[Any] | None:
         return None
     try:
         return socket.getaddrinfo(host, port, family, flags=socket.AI_NUMERICHOST)
-    except (OSError, UnicodeError):  # it is a name; if it is not valid, looking it up says so
-        return None
+    except (OSError, UnicodeError) as error:
+        if is_from_handler(error):
+            raise
+        return None  # it is a name; if it is not valid, looking it up says so
 
 
 def wildcards(port: int, family: int = socket.AF_UNSPEC) -> list[Endpoint]:

@@ -15,7 +15,8 @@ from typing import Any, Literal, overload
 import anyio
 
 from .._connection.states import DEFAULT_POLICY, ClosePolicy
-from .._errors import ConnectionFailed, connection_failed, describe
+from .._errors import ConnectionFailed, bare, connection_failed, describe
+from .._kernel.signal_handlers import is_from_handler, is_from_kernel
 from .._kernel.tcp import discard_on_close
 from .._loops import current_loop
 from .._public import public
@@ -196,6 +197,8 @@ async def _race(endpoints: list[Endpoint], local: list[Endpoint], delay: float, 
                 try:
                     sock = await _connect(endpoint, here)
                 except OSError as error:
+                    if not is_from_kernel(error):
+                        raise
                     where = endpoint if here is None else f"{endpoint} from {here.address[0]}"
                     failures.append(OSError(error.errno, f"{where}: {error.strerror or error}"))
                     continue
@@ -209,12 +212,15 @@ async def _race(endpoints: list[Endpoint], local: list[Endpoint], delay: float, 
             over.set()
 
     try:
-        async with anyio.create_task_group() as tasks:
-            for endpoint in endpoints:
-                over = anyio.Event()
-                tasks.start_soon(attempt, endpoint, over)
-                with anyio.move_on_after(delay if endpoint is not endpoints[-1] else None):
-                    await over.wait()
+        try:
+            async with anyio.create_task_group() as tasks:
+                for endpoint in endpoints:
+                    over = anyio.Event()
+                    tasks.start_soon(attempt, endpoint, over)
+                    with anyio.move_on_after(delay if endpoint is not endpoints[-1] else None):
+                        await over.wait()
+        except BaseExceptionGroup as group:
+            raise bare(group) from None  # noqa: ASYNC123 - what a signal's handler raises in an attempt comes out as it is
     except BaseException:
         if winner is not None:
             _drop(winner)
@@ -266,7 +272,7 @@ async def connect_socket(sock: socket.socket, address: Any) -> None:
         sock.connect(address)
         return
     except BlockingIOError as error:
-        if error.errno != errno.EINPROGRESS:
+        if error.errno != errno.EINPROGRESS or is_from_handler(error):
             raise  # EAGAIN: a UNIX listener's queue is full
     readiness = loop.readiness(sock.fileno())
     try:
@@ -299,11 +305,13 @@ async def connect_unix(
             try:
                 await connect_socket(sock, name)
                 break
-            except BlockingIOError:
+            except OSError as error:
+                if not is_from_kernel(error):
+                    raise
+                if not isinstance(error, BlockingIOError):
+                    raise connection_failed(f"cannot connect to {name}: {describe(error)}", error.errno) from error
                 await anyio.sleep(pause)
                 pause = min(2 * pause, _QUEUE_FULL_MOST)
-            except OSError as error:
-                raise connection_failed(f"cannot connect to {name}: {describe(error)}", error.errno) from error
         return UNIXSocketStream._adopt(sock, close_policy)
     except BaseException:
         sock.close()

@@ -18,6 +18,7 @@ from anyio.streams.stapled import MultiListener
 
 from .._connection.states import DEFAULT_POLICY, ClosePolicy
 from .._errors import BusyResourceError, ClosedResourceError
+from .._kernel.signal_handlers import is_from_handler, is_from_kernel
 from .._log import log
 from .._loops import current_loop
 from .._public import public
@@ -142,7 +143,7 @@ def _listening_everywhere(port: int, family: int, backlog: int, *, reuse_port: b
         try:
             return [_listening(endpoint, backlog, reuse_port=reuse_port, dual_stack=True)]
         except OSError as error:
-            if error.errno not in _NO_ADDRESS_OF_OURS:
+            if error.errno not in _NO_ADDRESS_OF_OURS or is_from_handler(error):
                 raise
     return _listening_on_each(wildcards(port, family), backlog, reuse_port=reuse_port)[0]
 
@@ -166,6 +167,8 @@ def _listening_on_each(
                 try:
                     sock = _listening(Endpoint(endpoint.family, address), backlog, reuse_port=reuse_port)
                 except OSError as error:
+                    if is_from_handler(error):
+                        raise
                     if error.errno in _NO_ADDRESS_OF_OURS and len(endpoints) > 1:
                         failures.append(_without_traceback(error))
                         continue
@@ -236,6 +239,8 @@ class _StreamSocket:
         try:
             self._sock = socket.socket(self._family, socket.SOCK_STREAM)
         except OSError as error:
+            if not is_from_kernel(error):
+                raise
             raise self._named(error) from error
         return self._sock
 
@@ -244,7 +249,7 @@ class _StreamSocket:
     ) -> None:
         if error is not None:
             self._sock.close()
-        if isinstance(error, OSError):
+        if isinstance(error, OSError) and is_from_kernel(error):
             raise self._named(error) from error
 
     def _named(self, error: OSError) -> OSError:

@@ -111,6 +111,8 @@ class SocketListener(anyio.abc.SocketListener, trio.abc.Listener[SocketStream]):
                 sock.listen()
         except OSError as error:
             give_back(sock, sock_or_fd)
+            if not is_from_kernel(error):
+                raise
             raise ValueError(f"the socket cannot listen: {error}") from error
         except BaseException:
             give_back(sock, sock_or_fd)
@@ -190,8 +192,10 @@ class SocketListener(anyio.abc.SocketListener, trio.abc.Listener[SocketStream]):
             if self._is_unix and sys.platform == "linux" and poll.peer_has_finished(self._sock):
                 return False
             return bool(self._sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN))
-        except OSError:  # other code has closed the descriptor
-            return False
+        except OSError as error:
+            if not is_from_kernel(error):
+                raise
+            return False  # other code has closed the descriptor
 
     @property
     def queue_length(self) -> int:

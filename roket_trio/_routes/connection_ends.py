@@ -9,6 +9,7 @@ from typing import final
 
 from .._connection.connection import Connection
 from .._connection.peer_end import received_nothing
+from .._kernel.signal_handlers import is_from_kernel
 from .ends import Reader, Writer
 from .fair_share import scheduler_of
 
@@ -40,7 +41,9 @@ class ConnectionReader(Reader):
         connection.life.check_open()  # another task may have closed it while this one waited
         try:
             count = connection.sock.recv_into(self._buffer[:size], 0, socket.MSG_PEEK if self.peeks else 0)
-        except BlockingIOError:
+        except BlockingIOError as error:
+            if not is_from_kernel(error):
+                raise
             return None
         if count and not self.peeks:
             self.connection.received(count)

@@ -16,6 +16,7 @@ from .._files.sources import Source
 from .._files.worker import Worker
 from .._files.writing import sink_for
 from .._kernel.fd import FileKind
+from .._kernel.signal_handlers import is_from_kernel
 from .._loops import current_loop
 from .counts import checked_offset
 from .ends import Reader, Writer
@@ -193,7 +194,9 @@ class FileWriter(Writer):
         if isinstance(self._sink, PolledSink):
             try:
                 count = self._sink.write_now(data)
-            except BlockingIOError:
+            except BlockingIOError as error:
+                if not is_from_kernel(error):
+                    raise
                 await self._sink.wait_writable(self._worker.loop)
                 return
             accepted(count)

@@ -7,6 +7,7 @@ from typing import final
 from .._files.worker import Worker
 from .._kernel import copy_file_range
 from .._kernel.fd import REFUSALS
+from .._kernel.signal_handlers import is_from_handler
 from .._loops import current_loop
 from .file_ends import FileReader, FileWriter
 from .kernel_route import KernelRoute
@@ -50,7 +51,7 @@ class FileToFile(KernelRoute):
                 try:
                     count = await worker.run(self._copy, progress, progress.limiter.step(min(progress.left, _TURN)))
                 except OSError as error:
-                    if error.errno in REFUSALS:
+                    if error.errno in REFUSALS and not is_from_handler(error):
                         return False
                     # The kernel does not say which file has failed; a full disk can only be the sink's.
                     progress.fail("sink", error)

@@ -18,6 +18,7 @@ from .._connection.idle_clock import IdleClock
 from .._connection.peer_end import peer_has_finished
 from .._connection.states import Phase
 from .._kernel import tcp
+from .._kernel.signal_handlers import is_from_kernel
 from .._unclosed import is_inherited
 
 # Stale entries are removed from the queue when they are the larger part of it, and more than this.
@@ -111,7 +112,10 @@ class IdleTimer:
                 return moved, tcp.acked_bytes(connection.sock) or 0
             # A UNIX socket's peer takes from our queue.
             return moved, tcp.unacked_bytes(connection.sock) if tcp.HAVE_TCP_INFO else 0
-        except OSError:  # other code has closed the descriptor
+        except OSError as error:
+            if not is_from_kernel(error):
+                raise
+            # other code has closed the descriptor
             return moved, 0
 
     def _close(self) -> None:

@@ -11,6 +11,7 @@ import anyio
 import anyio.abc
 
 from .._errors import ClosedResourceError, bare
+from .._kernel.signal_handlers import is_from_handler
 from .._log import log
 from .._loops import Nursery, current_loop
 from .._net.listener import SocketListener
@@ -75,6 +76,8 @@ class Server:
                 try:
                     await self._accept_backlog()
                 except (OSError, ClosedResourceError) as error:
+                    if is_from_handler(error):
+                        raise
                     log(logging.WARNING, "accept: %s; connections that wait in the listen queue are refused", error)
                 finally:
                     self.close()

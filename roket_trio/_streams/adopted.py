@@ -8,6 +8,7 @@ import socket
 from typing import Any
 
 from .._connection.send_accounting import is_tcp
+from .._kernel.signal_handlers import is_from_handler, is_from_kernel
 
 # Of other protocols (SCTP), and other families (AF_VSOCK), the kernel tells other things of a close, or nothing.
 _TCP_PROTOCOLS = (0, socket.IPPROTO_TCP, getattr(socket, "IPPROTO_MPTCP", 262))
@@ -37,6 +38,8 @@ def adopted_socket(sock_or_fd: socket.socket | int) -> socket.socket:
         try:
             sock = socket.socket(fileno=sock_or_fd)
         except (OSError, ValueError) as error:
+            if is_from_handler(error):
+                raise
             what = "is not a socket" if getattr(error, "errno", None) == errno.ENOTSOCK else "is not open"
             raise ValueError(f"descriptor {sock_or_fd} {what}") from error
     else:
@@ -67,7 +70,9 @@ def peer_name(sock: socket.socket) -> Address | None:
     """The address of the peer; ``None`` if the socket is not connected, or not any more."""
     try:
         return presentable(sock.getpeername())
-    except OSError:
+    except OSError as error:
+        if not is_from_kernel(error):
+            raise
         return None
 
 
