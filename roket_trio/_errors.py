@@ -6,8 +6,8 @@ import builtins
 import functools
 import os
 import socket
-from collections.abc import Callable
-from typing import Any, final
+from collections.abc import Callable, Coroutine
+from typing import Any, ParamSpec, final
 
 import anyio
 import trio
@@ -17,6 +17,8 @@ import trio
 from anyio import EndOfStream as EndOfStream
 
 from ._public import public
+
+P = ParamSpec("P")
 
 # What an OSError keeps outside of ``args`` and ``__dict__``.
 _OSERROR_FIELDS = ("errno", "strerror", "filename", "filename2")
@@ -180,6 +182,24 @@ def broken(doing: str, error: OSError) -> BrokenResourceError:
     translated = BrokenResourceError(f"{doing}: {describe(error)}")
     translated.errno = error.errno
     return translated
+
+
+def exits_in_group(task: Callable[P, Coroutine[Any, Any, None]]) -> Callable[P, Coroutine[Any, Any, None]]:
+    """Decorate what runs in a task whose nursery's exceptions :func:`bare` raises again.
+
+    ``SystemExit`` and ``KeyboardInterrupt`` leave the task in a group. As they are, asyncio's tasks raise them out of
+    the event loop too (``Task.__step``). They would come out twice, the second time while ``asyncio.run()`` cancels the
+    other tasks. It would break off, and neither those nor their streams would ever end.
+    """
+
+    @functools.wraps(task)
+    async def contained(*args: P.args, **more: P.kwargs) -> None:
+        try:
+            await task(*args, **more)
+        except (KeyboardInterrupt, SystemExit) as error:
+            raise BaseExceptionGroup("a task ends the program", [error]) from None
+
+    return contained
 
 
 def bare(group: BaseExceptionGroup[BaseException]) -> BaseException:

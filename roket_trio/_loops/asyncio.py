@@ -23,7 +23,7 @@ import anyio
 import anyio.lowlevel
 import anyio.to_thread
 
-from .._errors import ClosedResourceError
+from .._errors import ClosedResourceError, bare, exits_in_group
 from .._kernel.epoll import copy_in_child
 from .._kernel.signal_handlers import SuppressKernelErrors
 from .interface import THREADS_MOST, YIELD_EVERY, Loop, Nursery, Readiness
@@ -255,6 +255,11 @@ class _SharedEpoll:
                 future.set_result(None)
 
 
+@exits_in_group
+async def _hop(call: Call[Any], threads: anyio.CapacityLimiter) -> None:
+    await anyio.to_thread.run_sync(call.make, limiter=threads)
+
+
 @final
 class AsyncioLoop(Loop):
     __slots__ = ("_epoll", "_loop", "_outlasted", "_threads", "checkpoint_if_cancelled")
@@ -334,18 +339,23 @@ class AsyncioLoop(Loop):
         with anyio.CancelScope(shield=True):
             while True:
                 call = Call(function, args)
-                hop = asyncio.ensure_future(anyio.to_thread.run_sync(call.make, limiter=self._threads))
+                hop = asyncio.ensure_future(_hop(call, self._threads))
                 interruption = await outlast(hop) or interruption
-                if not hop.cancelled():
+                if not hop.cancelled() and hop.exception() is None:
                     break
-                # What cancels all tasks, as asyncio.run() does at its end, cancels that one too. A thread that has
-                # begun goes on and is waited for; if none has, the call is made again.
+                # What cancels all tasks, as asyncio.run() does at its end, cancels that one too; a signal's handler may
+                # raise in it. A thread that has begun goes on and is waited for; if none has, the call is made again.
                 if not call.take_back():
                     interruption = await outlast(call.end()) or interruption
+                    break
+                if not hop.cancelled():
                     break
         self.waited()
         if interruption is not None:
             self._outlasted.deliver_later(interruption)
         if not hop.cancelled():
-            hop.result()  # no thread could be started
+            try:
+                hop.result()
+            except BaseExceptionGroup as group:
+                raise bare(group) from None  # noqa: ASYNC123 - what a handler has raised
         return call.result()

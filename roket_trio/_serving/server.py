@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, Protocol, final
 import anyio
 import anyio.abc
 
-from .._errors import ClosedResourceError, bare
+from .._errors import ClosedResourceError, bare, exits_in_group
 from .._kernel.signal_handlers import is_from_handler
 from .._log import log
 from .._loops import Nursery, current_loop
@@ -112,6 +112,7 @@ class Server:
 
     # --- accepting ---------------------------------------------------------------------------------------------------
 
+    @exits_in_group
     async def _accept(self, acceptor: Acceptor) -> None:
         try:
             while True:
@@ -156,6 +157,7 @@ class Server:
 
     # --- one connection ----------------------------------------------------------------------------------------------
 
+    @exits_in_group
     async def _handle(self, stream: SocketStream, handshakes: tuple[Handshake, ...]) -> None:
         """Run the handler, and close the connection however that ends."""
         connection = stream._connection

@@ -18,7 +18,7 @@ import anyio.abc
 from anyio.lowlevel import RunVar
 
 from .._connection.states import Phase
-from .._errors import bare
+from .._errors import bare, exits_in_group
 from .._kernel import epoll
 from .._loops import Loop, current_loop
 from .idle_timer import IdleTimer, TimerQueue
@@ -86,6 +86,7 @@ class Watcher:
 
     # --- the task ----------------------------------------------------------------------------------------------------
 
+    @exits_in_group
     async def run(self, scope: anyio.CancelScope) -> None:
         """Watch until ``scope``, a shielded scope, is cancelled."""
         with scope:

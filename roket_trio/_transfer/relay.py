@@ -10,7 +10,7 @@ import anyio.abc
 
 from .._connection.idle_clock import IdleClock
 from .._connection.states import Phase
-from .._errors import PeerGoneError, bare
+from .._errors import PeerGoneError, bare, exits_in_group
 from .._kernel import tcp
 from .._public import public
 from .._streams.sockets import SocketStream
@@ -97,6 +97,7 @@ class _Relay:
             raise self._failures[0]
         return RelayReport(self._reports[self._there], self._reports[self._back], anyio.current_time() - began)
 
+    @exits_in_group
     async def _move(self, transfer: Transfer, sink: Any, way: str) -> None:
         try:
             self._reports[transfer] = await transfer.run()
@@ -110,6 +111,7 @@ class _Relay:
         if self._passed_on == 2:
             self._tasks.cancel_scope.cancel()
 
+    @exits_in_group
     async def _bound_the_second_half(self) -> None:
         """When one direction has ended, end the relay if the other one stands still for too long."""
         await self._first_ended.wait()
