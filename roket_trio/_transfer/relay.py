@@ -12,6 +12,7 @@ from .._connection.idle_clock import IdleClock
 from .._connection.states import Phase
 from .._errors import PeerGoneError, bare, exits_in_group
 from .._kernel import tcp
+from .._kernel.signal_handlers import is_from_handler
 from .._public import public
 from .._streams.sockets import SocketStream
 from .._streams.transport import raw_socket_of
@@ -106,6 +107,8 @@ class _Relay:
         except Exception as error:
             error.add_note(f"while moving from {way}")
             self._fail(error)
+            if is_from_handler(error):  # a cancellation of the caller's, in this turn, must not take its place
+                raise
             return
         self._passed_on += 1
         if self._passed_on == 2:

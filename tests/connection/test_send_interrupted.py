@@ -9,7 +9,7 @@ import mmap
 import os
 import socket
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -44,6 +44,15 @@ def open_pipes() -> set[str]:
         with suppress(FileNotFoundError):  # the descriptor of this list
             names.add(f"{name} {os.readlink(f'/proc/self/fd/{name}')}")
     return {name for name in names if "pipe:" in name}
+
+
+def leaves(error: BaseException) -> Iterator[BaseException]:
+    """The exceptions of a group, however deep they are; of no group: the exception."""
+    if isinstance(error, BaseExceptionGroup):
+        for one in error.exceptions:
+            yield from leaves(one)
+    else:
+        yield error
 
 
 @asynccontextmanager
@@ -182,6 +191,34 @@ async def test_a_relay_interrupted_in_a_splice_raises_that_alone_and_cuts_its_si
                 interrupt(patch, "splice", error, at=2)
                 await relay(left, right)
             assert caught.value is error
+
+
+@pytest.mark.parametrize("kind", INTERRUPTIONS)
+async def test_a_relay_interrupted_in_the_turn_in_which_it_is_cancelled_raises_that_all_the_same(
+    monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    error = interruption(kind)
+    with connected() as pair, connected() as (other, feeder):
+        feeder.sendall(DATA[:1000])
+        with thread(count_to_end, pair[1]) as counted:
+            async with stream_over(other) as left, stream_over(pair[0]) as right:
+                with (
+                    monkeypatch.context() as patch,
+                    pytest.raises(BaseException) as caught,  # noqa: PT011 - any, and judged below
+                    anyio.CancelScope() as scope,
+                ):
+                    splice = os.splice
+
+                    def cancelling(*args: Any, **more: Any) -> int:
+                        if interrupted.calls == 1:
+                            scope.cancel()
+                        return splice(*args, **more)
+
+                    interrupted = Interrupted(cancelling, error, at=2)
+                    patch.setattr(os, "splice", interrupted)
+                    await relay(left, right)
+                assert list(leaves(caught.value)) == [error]
+        assert counted.result()[1] == "RST"
 
 
 @pytest.mark.parametrize("kind", INTERRUPTIONS)
