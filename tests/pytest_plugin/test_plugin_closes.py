@@ -119,6 +119,30 @@ def test_a_reset_after_the_fin_is_explained(inner: Inner) -> None:
     )
 
 
+def test_connections_that_the_peer_accepts_late_are_judged_too(inner: Inner) -> None:
+    """The test ends while they wait in the kernel's queue, since the machine has not run the peer's thread."""
+    result = inner(
+        """
+        from roket_trio.testing import ListeningPeer
+
+        @pytest.mark.closes(within=0.1)
+        def test_it(close_peer, monkeypatch):
+            accept = ListeningPeer._accept
+
+            def accepts_late(self, listener):
+                time.sleep(1.5)
+                accept(self, listener)
+
+            monkeypatch.setattr(ListeningPeer, "_accept", accepts_late)
+            peer = close_peer(connections=2)
+            connect(peer).close()
+            with connect(peer) as sock:
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\\1\\0\\0\\0\\0\\0\\0\\0")
+        """
+    )
+    result.assert_outcomes(passed=1, errors=1)
+
+
 def test_a_late_close_is_explained(inner: Inner) -> None:
     result = inner(
         """

@@ -29,7 +29,7 @@ from typing import Final, NamedTuple, final
 
 from ..._kernel.tcp import discard_on_close
 from ..._public import public
-from .._peers.peers import PeerAddress, family_of, require_loopback
+from .._peers.peers import PeerAddress, family_of, has_queue, require_loopback
 from .._peers.timeline import Timeline
 from .forwarding import Direction, ForwardedConnection
 from .toxics import RelayEnd, StageContext, Toxic
@@ -174,6 +174,10 @@ class ChaosRelay:
                     flow.remove_stage(name, now)
 
         self._order(remove)
+
+    def has_queue(self) -> bool:
+        """Whether connections wait that will be accepted at once; they may have ended already."""
+        return len(self._live) < self._max_connections and has_queue(self._listener)
 
     def reset_all(self) -> None:
         """Reset every connection that is there."""

@@ -206,7 +206,9 @@ class _CaseRun:
                 context.set_exception(error)
                 raise
             self._until(lambda: peer.wait_connected(0.02) or self._has_exited, self._target.start_seconds)
-            if peer.wait_connected(_ACCEPT_SECONDS):  # one that has connected and ended may still be in the queue
+            # One that has connected and ended may still be in the queue.
+            self._until(lambda: peer.wait_connected(_ACCEPT_SECONDS) or not peer.has_queue(), self._script_seconds)
+            if peer.wires:
                 self._until_finished(peer)
             return peer.wires, context.result()
 

@@ -18,7 +18,8 @@ from .watched import ConnectionResult, WatchedConnection, WatchedPeer, name_of, 
 
 _LOOK_AGAIN: Final = 0.005  # seconds
 _SEE_UNREAD: Final = 0.02  # seconds until a peer that has finished notices that data came all the same
-_SEE_CONNECTION: Final = 0.5  # seconds for a peer to accept what has connected already
+_ACCEPT_SECONDS: Final = 10.0  # for a peer to accept what waits in its listen queue: its thread may not be run for long
+_SEE_CONNECTION: Final = 0.5  # seconds for a peer to begin with what it has accepted
 
 
 @final
@@ -117,8 +118,8 @@ class PeerWatch:
     ) -> list[ConnectionResult]:
         give_up_at = over_at + expected.within
         if is_last:
+            _wait_until(lambda: not watched.has_queue(), monotonic() + _ACCEPT_SECONDS)
             _wait_until(lambda: bool(watched.connections), monotonic() + _SEE_CONNECTION)
-            _wait_until(lambda: not watched.has_queue(), give_up_at)
             if watched.connections:
                 _wait_until(lambda: watched.is_over(give_up_at))
         results = []

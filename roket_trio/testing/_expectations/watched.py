@@ -14,7 +14,7 @@ from ..._kernel.sock_diag import SockDiag
 from ..._kernel.tcp import TCPState
 from .._census.census import take_census
 from .._census.observers import NotObservedError
-from .._census.records import Holder, SocketRecord
+from .._census.records import SocketRecord
 from .._chaos.relay import ChaosRelay
 from .._peers.peers import ListeningPeer, Peer, PeerAddress
 from .._peers.timeline import Event, Timeline
@@ -141,10 +141,7 @@ class WatchedPeer:
 
     def has_queue(self) -> bool:
         """Whether connections wait to be accepted that may have ended already."""
-        if not isinstance(self.source, ListeningPeer | ChaosRelay):
-            return False
-        address = self.source.address
-        return any(record.holder is Holder.QUEUE and record.local == address for record in _sockets())
+        return isinstance(self.source, ListeningPeer | ChaosRelay) and self.source.has_queue()
 
 
 def program_socket(ends: Ends) -> SocketRecord | None:

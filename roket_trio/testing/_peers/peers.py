@@ -283,6 +283,10 @@ class ListeningPeer(Peer):
         self._listener = listener
         self._start(self._accept, listener)
 
+    def has_queue(self) -> bool:
+        """Whether connections wait to be accepted, which may have ended already."""
+        return has_queue(self._listener)
+
     def _accept(self, listener: socket.socket) -> None:
         deadline = monotonic() + self._seconds
         poll = select.poll()
@@ -388,6 +392,16 @@ class ConnectingPeer(Peer):
             except BaseException:
                 sock.close()
                 raise
+
+
+def has_queue(listener: socket.socket | None) -> bool:
+    """Whether connections wait in the queue of a listening socket, which another thread may close meanwhile."""
+    poll = select.poll()
+    with suppress(ValueError):  # it is closed
+        if listener is not None:
+            poll.register(listener, select.POLLIN)
+        return any(event & select.POLLIN for _, event in poll.poll(0))
+    return False
 
 
 def family_of(host: str) -> socket.AddressFamily:
