@@ -114,7 +114,7 @@ class Pipe:
             _tokens.append(None)
 
     def __del__(self) -> None:
-        if self._is_large:
+        if getattr(self, "_is_large", False):  # an exception may have come before it was set
             self.close()
 
 

@@ -19,3 +19,7 @@ def test_a_pipe_whose_count_ctrl_c_has_kept_back_is_taken_out_all_the_same() -> 
         pipe.held += 3  # they were given to the sink, and not counted
         assert (pipe.take_out(), pipe.held) == (b"12345", 0)
     pipe.close()
+
+
+def test_a_pipe_that_an_exception_stopped_before_its_first_line_can_be_finalized() -> None:
+    splice.Pipe.__new__(splice.Pipe).__del__()
