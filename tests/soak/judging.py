@@ -94,7 +94,8 @@ def _peer(record: Record, peer: PeerPlan, everyone: dict[int, Seen]) -> Iterator
 
 
 def _may_have_finished(seen: Seen) -> bool:
-    return seen.has_finished or seen.has_truncated or seen.end == "fin"
+    # One that sees a TLS stream truncated closes its socket.
+    return seen.has_finished or seen.has_truncated or seen.end in ("fin", "truncated")
 
 
 def _transport(plan: Plan, peer: PeerPlan) -> str:

@@ -258,13 +258,13 @@ class Operation:
     async def _feed(self, writer: FileIO, data: bytes) -> None:
         os.set_blocking(writer.fileno(), False)
         view = memoryview(data)
-        with writer:
-            while view:
-                try:
-                    view = view[writer.write(view) or 0 :]
-                except BrokenPipeError:
-                    return
-                await anyio.sleep(0.0005)
+        while view:
+            try:
+                view = view[writer.write(view) or 0 :]
+            except BrokenPipeError:
+                return
+            await anyio.sleep(0.0005)
+        writer.close()  # not when this task is stopped: that would be the end for the transfer too
 
     async def _transferred(self, transfer: Transfer, file: Any) -> None:
         """Run it; if it is cancelled in the middle, it may be run again."""
