@@ -16,6 +16,7 @@ import anyio.abc
 
 from .._connection.connection import Connection
 from .._errors import BrokenResourceError, ClosedResourceError, PeerGoneError
+from .._kernel.signal_handlers import is_from_handler
 from .._kernel.tcp import keep_alive
 from .._public import public
 from .._streams.sockets import is_cancellation
@@ -156,7 +157,7 @@ def _connection_below(stream: object) -> Connection:
 async def close_stream(stream: anyio.abc.AsyncResource, connection: Connection, error: BaseException | None) -> None:
     """Close a stream over ``connection`` as its own ``async with`` does when ``error`` leaves it.
 
-    An error of the close does not replace ``error``.
+    An error of the close does not replace ``error``; what a signal's handler raises does.
     """
     if is_inherited(connection):  # in a forked child another package's TLS stream would write into the connection
         connection.close_now()
@@ -165,8 +166,8 @@ async def close_stream(stream: anyio.abc.AsyncResource, connection: Connection, 
         connection.abort()  # a TLS stream of another package has no close policy
     try:
         await stream.__aexit__(None if error is None else type(error), error, None)
-    except Exception:
-        if error is None:
+    except Exception as failure:
+        if error is None or is_from_handler(failure):
             raise
     finally:
         connection.close_now()

@@ -20,6 +20,7 @@ from anyio.streams import tls
 from .._connection.states import DEFAULT_POLICY, ClosePolicy, CloseReport, ConnectionEvent, Lifecycle, Phase
 from .._connection.statistics import SocketStatistics
 from .._errors import BrokenResourceError, BusyResourceError, ClosedResourceError, EndOfStream, TruncatedError
+from .._kernel.signal_handlers import is_from_handler
 from .._loops import ResourceGuard, current_loop
 from .._public import public
 from .server_name import server_name
@@ -384,8 +385,8 @@ class TLSStream(tls.TLSStream, trio.abc.Stream):
                 self._life.enter(Phase.CLOSED)
                 await reset(self.transport_stream)  # noqa: ASYNC102 - done before its first checkpoint
             await self.aclose()
-        except Exception:
-            if exc is None:
+        except Exception as error:
+            if exc is None or is_from_handler(error):
                 raise
             # A foreign transport failed to close. The exception that ended the block is the one to raise.
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import anyio
 import anyio.abc
+import anyio.lowlevel
 import pytest
 from support.interruptions import INTERRUPTIONS, Interrupted, interruption
 from support.sockets import Pair, count_to_end
@@ -18,7 +19,7 @@ from support.threads import thread
 from support.tls import Contexts, outcome, tls_over
 from support.waiting import until
 
-from roket_trio import BrokenResourceError, CloseOutcome, ClosePolicy, TLSStream
+from roket_trio import BrokenResourceError, CloseOutcome, ClosePolicy, TLSStream, supervise
 from roket_trio._streams.tls_records import Records
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="what the kernel tells of a close is Linux's")
@@ -68,6 +69,26 @@ async def test_what_a_handler_raises_in_a_close_without_time_left_comes_out(
             with monkeypatch.context() as patch, pytest.raises(type(error)) as caught:
                 patch.setattr(Records, "say_last", interrupted)
                 await tls.aclose()
+            assert caught.value is error
+        assert tls.extra(anyio.abc.SocketAttribute.raw_socket).fileno() == -1
+
+
+@pytest.mark.parametrize("block", [lambda tls: tls, supervise], ids=["stream", "supervise"])
+@pytest.mark.parametrize("left_by", ["a cancellation", "an error"])
+@pytest.mark.parametrize("kind", INTERRUPTIONS)
+async def test_what_a_handler_raises_in_the_close_of_a_block_that_ends_otherwise_comes_out(
+    pair: Pair, contexts: Contexts, monkeypatch: pytest.MonkeyPatch, kind: str, left_by: str, block: Any
+) -> None:
+    error = interruption(kind)
+    async with tls_over(pair, contexts) as (tls, peer):
+        with thread(count_to_end, peer.sock):
+            with monkeypatch.context() as patch, pytest.raises(type(error)) as caught, anyio.CancelScope() as scope:
+                async with block(tls):
+                    patch.setattr(socket.socket, "shutdown", Interrupted(socket.socket.shutdown, error))
+                    if left_by == "an error":
+                        raise RuntimeError(left_by)
+                    scope.cancel()
+                    await anyio.lowlevel.checkpoint()
             assert caught.value is error
         assert tls.extra(anyio.abc.SocketAttribute.raw_socket).fileno() == -1
 
