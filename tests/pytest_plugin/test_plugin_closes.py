@@ -143,6 +143,32 @@ def test_connections_that_the_peer_accepts_late_are_judged_too(inner: Inner) -> 
     result.assert_outcomes(passed=1, errors=1)
 
 
+def test_connections_that_wait_when_others_are_over_are_judged_too(inner: Inner) -> None:
+    result = inner(
+        """
+        from roket_trio.testing import ListeningPeer
+
+        @pytest.mark.closes(within=0.1)
+        def test_it(close_peer, monkeypatch):
+            add = ListeningPeer._add
+
+            def adds_late(self, sock, detail):
+                if self.wires:
+                    time.sleep(0.5)
+                return add(self, sock, detail)
+
+            monkeypatch.setattr(ListeningPeer, "_add", adds_late)
+            peer = close_peer(connections=3)
+            connect(peer).close()
+            assert peer.wait_finished(30)
+            connect(peer).close()
+            with connect(peer) as sock:
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\\1\\0\\0\\0\\0\\0\\0\\0")
+        """
+    )
+    result.assert_outcomes(passed=1, errors=1)
+
+
 def test_a_late_close_is_explained(inner: Inner) -> None:
     result = inner(
         """

@@ -95,6 +95,7 @@ class ChaosRelay:
         self._orders: deque[tuple[Callable[[], None], threading.Event]] = deque()
         self._numbers = itertools.count()
         self._is_stopping = False
+        self._is_accepting = False
         self._thread: threading.Thread | None = None
         self.address: PeerAddress = self._wanted
         """Where it listens; known once the block is entered."""
@@ -176,8 +177,8 @@ class ChaosRelay:
         self._order(remove)
 
     def has_queue(self) -> bool:
-        """Whether connections wait that will be accepted at once; they may have ended already."""
-        return len(self._live) < self._max_connections and has_queue(self._listener)
+        """Whether connections wait that are accepted at once, and may have ended already, or one is being accepted."""
+        return (len(self._live) < self._max_connections and has_queue(self._listener)) or self._is_accepting
 
     def reset_all(self) -> None:
         """Reset every connection that is there."""
@@ -229,7 +230,11 @@ class ChaosRelay:
                 work()
                 done.set()
         if self._listener.fileno() in ready:
-            self._accept()
+            self._is_accepting = True  # before the queue gets shorter
+            try:
+                self._accept()
+            finally:
+                self._is_accepting = False
         for connection in self._live:
             if not connection.is_over:
                 connection.forward(ready)

@@ -73,7 +73,11 @@ class PeerWatch:
 
         :returns: whether it was seen in time
         """
-        return _wait_until(lambda: all(watched.is_over() for watched in self._watched), monotonic() + seconds)
+
+        def is_seen() -> bool:
+            return all(not watched.has_queue() and watched.is_over() for watched in self._watched)
+
+        return _wait_until(is_seen, monotonic() + seconds)
 
     def judge(self, over_at: float, *, is_last: bool) -> list[ConnectionResult]:
         """Judge the connections that have no verdict yet.

@@ -251,6 +251,7 @@ class ListeningPeer(Peer):
         self._wanted: PeerAddress = path if path is not None else (host, port)
         self._connections = connections
         self._listener: socket.socket | None = None
+        self._is_accepting = False
         self.address: PeerAddress = self._wanted
         """Where it listens; known once the block is entered."""
 
@@ -284,8 +285,8 @@ class ListeningPeer(Peer):
         self._start(self._accept, listener)
 
     def has_queue(self) -> bool:
-        """Whether connections wait to be accepted, which may have ended already."""
-        return has_queue(self._listener)
+        """Whether connections wait to be accepted, which may have ended already, or one is being accepted."""
+        return has_queue(self._listener) or self._is_accepting  # in this order: it is set before the queue gets shorter
 
     def _accept(self, listener: socket.socket) -> None:
         deadline = monotonic() + self._seconds
@@ -296,14 +297,19 @@ class ListeningPeer(Peer):
             while len(self._wires) < self._connections and (left := deadline - monotonic()) > 0:
                 if any(fd == self._stop for fd, _ in poll.poll(left * 1000)):
                     return
+                self._is_accepting = True
                 try:
                     sock, address = listener.accept()
                 except (BlockingIOError, ConnectionError):  # a client that has gone again
+                    self._is_accepting = False
                     continue
                 if len(self._wires) == self._connections - 1:
                     listener.close()  # before anybody hears of the last one: who comes after it is refused
-                self._start(self._follow, self._add(sock, f"accepted {_name(address)}"))
+                wire = self._add(sock, f"accepted {_name(address)}")
+                self._is_accepting = False
+                self._start(self._follow, wire)
         finally:
+            self._is_accepting = False
             listener.close()
 
     def _release(self) -> None:
