@@ -13,6 +13,7 @@ from typing import NoReturn
 
 import pytest
 
+from roket_trio._kernel.procfs import socket_inodes
 from roket_trio._kernel.sock_diag import InetSocket, SockDiag
 from roket_trio._kernel.tcp import TCPState
 from support.waiting import wait_until
@@ -59,10 +60,14 @@ def sockets_at(port: int, *, held: bool = True) -> list[InetSocket]:
     return [sock for sock in found if port in (sock.local[1], sock.remote[1]) and (sock.inode or not held)]
 
 
-def is_listening(port: int) -> bool:
-    """Asked of the kernel: a connection would be taken for the one that is waited for."""
+def is_listening(port: int, *, pid: int | None = None) -> bool:
+    """Asked of the kernel: a connection would be taken for the one that is waited for.
+
+    :param pid: that process must hold the socket; other tests may be given the same port for a moment
+    """
     with SockDiag() as kernel:
-        return any(sock.local[1] == port for sock in kernel.tcp({TCPState.LISTEN}))
+        found = {sock.inode for sock in kernel.tcp({TCPState.LISTEN}) if sock.local[1] == port}
+    return bool(found if pid is None else found.intersection(socket_inodes(pid).values()))
 
 
 @contextmanager

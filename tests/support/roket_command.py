@@ -151,8 +151,13 @@ def received_from(capsys: pytest.CaptureFixture[str], sender: Callable[[int], ob
     port = free_port()
 
     def work() -> None:
-        wait_until(lambda: is_listening(port), "roket recv listens")
-        sender(port)
+        wait_until(lambda: is_listening(port, pid=os.getpid()), "roket recv listens")
+        try:
+            sender(port)
+        except BaseException:
+            with contextlib.suppress(OSError):  # so that nobody waits for ever for a sender that has failed
+                socket.create_connection(("127.0.0.1", port), LIMIT).close()
+            raise
 
     with thread(work):
         done = roket(capsys, "recv", str(port), *arguments)
