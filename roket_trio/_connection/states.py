@@ -14,6 +14,8 @@ What may happen stands in :data:`SENDING` and :data:`RECEIVING`; a pair that is 
 from __future__ import annotations
 
 import enum
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal, final
 
@@ -153,7 +155,18 @@ RECEIVING = {
 class Lifecycle:
     """Where a connection stands, and what may be done with it there."""
 
-    __slots__ = ("_cut", "_cut_by", "_last_call", "_loss", "may_receive", "may_send", "phase", "receiving", "sending")
+    __slots__ = (
+        "_cut",
+        "_cut_by",
+        "_last_call",
+        "_loss",
+        "_stop_pieces",
+        "may_receive",
+        "may_send",
+        "phase",
+        "receiving",
+        "sending",
+    )
 
     def __init__(self, last_call: str = "send_eof()") -> None:
         """:param last_call: the call that sends EOF, for the message about a later send"""
@@ -168,6 +181,7 @@ class Lifecycle:
         self._cut = ""
         self._cut_by: object = None
         self._loss: BrokenResourceError | None = None
+        self._stop_pieces: Callable[[], None] | None = None
 
     def happened(self, event: ConnectionEvent) -> None:
         """Move both directions as the tables say."""
@@ -177,6 +191,8 @@ class Lifecycle:
 
     def enter(self, phase: Phase) -> None:
         """Note that the close has begun, or is over."""
+        if self._stop_pieces is not None:
+            self._stop_pieces()
         self.phase = phase
         self._update_permissions()
 
@@ -196,6 +212,27 @@ class Lifecycle:
             known = sent if sent > 0 else f"at least {~sent}"
             of = "an unknown number of" if total is None else total
             self.cut(f"an earlier send was stopped after {known} of {of} bytes")
+
+    @contextmanager
+    def sending_in_pieces(self, sent: Callable[[], int], total: int | None) -> Iterator[None]:
+        """An item of ``total`` bytes is sent by many sends, each of which is whole.
+
+        The item is stopped if the block fails, or if another task closes the connection, also between two sends.
+
+        :param sent: how many bytes have been sent
+        """
+
+        def stop() -> None:
+            self.stopped(sent(), total)
+
+        before, self._stop_pieces = self._stop_pieces, stop
+        try:
+            yield
+        except BaseException:
+            stop()
+            raise
+        finally:
+            self._stop_pieces = before
 
     def cut(self, what: str) -> None:
         """Allow no further send, since the peer would not know that something is missing before it.

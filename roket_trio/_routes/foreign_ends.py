@@ -5,8 +5,8 @@ So what a wrapper has buffered comes first, and what is encrypted stays so.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Any, final
 
 import anyio
@@ -64,7 +64,7 @@ class ForeignWriter(Writer):
 
     def __init__(self, stream: Any, life: Lifecycle | None) -> None:
         """:param life: the states of the stream of ours that it is, or that it wraps, if there is one. A transfer that
-            stops between two pieces cuts it
+            stops between two pieces cuts it, and so does a close
         :raises TypeError: it is no stream that can send
         """
         self.name = type(stream).__name__
@@ -78,17 +78,10 @@ class ForeignWriter(Writer):
         self._life = life
         self._taken = 0
 
-    @contextmanager
-    def _cut_if_stopped(self, life: Lifecycle, total: int | None) -> Iterator[None]:
-        """Cut the stream if the block fails midway. The stream would not, since each piece is a whole item to it."""
-        try:
-            yield
-        except BaseException:
-            life.stopped(self._taken, total)
-            raise
-
     def sending(self, total: int | None, moved: int) -> AbstractContextManager[None]:
-        return super().sending(total, moved) if self._life is None else self._cut_if_stopped(self._life, total)
+        if self._life is None:
+            return super().sending(total, moved)
+        return self._life.sending_in_pieces(lambda: self._taken, total)
 
     async def write(self, data: memoryview, accepted: Callable[[int], None]) -> None:
         # A stream may keep what it is given (a memory stream does); the buffer is reused.

@@ -217,6 +217,27 @@ async def test_a_transfer_cancelled_between_two_pieces_is_a_cut_too(pair: Pair, 
         assert outcome(tls) is CloseOutcome.ABORTED
 
 
+async def test_a_close_between_two_pieces_of_a_transfer_is_a_cut_too(pair: Pair, contexts: Contexts, side: str) -> None:
+    async with tls_over(pair, contexts, side) as (tls, peer):
+        put, source = anyio.create_memory_object_stream[bytes](1)
+        transfer = Transfer(source, tls)
+
+        async def run() -> None:
+            with pytest.raises(ClosedResourceError):
+                await transfer.run()
+
+        async with put, source, anyio.create_task_group() as tasks:
+            tasks.start_soon(run)
+            await put.send(DATA)
+            await until(lambda: transfer.bytes_moved == len(DATA))
+            await tls.aclose()
+            await put.send(b"more")
+        end = await other_side(peer.read_to_end)
+        assert DATA.startswith(end.data)
+        assert end[1:] == (False, "RST")
+        assert outcome(tls) is CloseOutcome.ABORTED
+
+
 async def test_a_send_cancelled_before_its_first_byte_cuts_nothing(pair: Pair, contexts: Contexts) -> None:
     async with tls_over(pair, contexts) as (tls, peer):
         for send in (tls.send, tls.send_all):

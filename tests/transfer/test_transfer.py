@@ -469,6 +469,31 @@ async def test_a_cancelled_transfer_cuts_the_socket_below_a_wrapper_too(wrapper:
     assert got.endswith(b"RST")
 
 
+@pytest.mark.parametrize(
+    "wrapper",
+    [BufferedByteStream, lambda stream: StapledByteStream(stream, stream), None],
+    ids=["buffered", "stapled", "subclass"],
+)
+async def test_a_close_between_two_pieces_of_a_transfer_cuts_the_socket_below_a_wrapper_too(wrapper: Any) -> None:
+    ours, theirs = socket_pair()
+    stream = await (SocketStream if wrapper else Subclass).from_socket(ours)
+    put, source = anyio.create_memory_object_stream[bytes](1)
+    transfer = Transfer(source, wrapper(stream) if wrapper else stream)
+
+    async def run() -> None:
+        with pytest.raises(ClosedResourceError):
+            await transfer.run()
+
+    with peer(theirs) as got:
+        async with put, source, anyio.create_task_group() as tasks:
+            tasks.start_soon(run)
+            await put.send(b"a part")
+            await until(lambda: transfer.bytes_moved == 6)
+            await stream.aclose()
+            await put.send(b"!")
+    assert got.endswith(b"RST")
+
+
 def _large(file: Path) -> FileReadStream:
     """A file that is larger than what two kernels buffer."""
     large = file.with_name("large")
