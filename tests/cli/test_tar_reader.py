@@ -15,7 +15,7 @@ from types import FrameType
 from typing import Any, Literal
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.archives import END, archive_of, extended, header, member, pax
 from support.programs import tool
@@ -135,6 +135,7 @@ def test_an_empty_archive_is_one() -> None:
     assert members_of(bytes(10240)) == []
 
 
+@settings(deadline=None)
 @given(st.integers(), st.data())
 def test_whatever_arrives_is_read_or_refused(seed: int, data: st.DataObject) -> None:
     """Whole archives with some bytes changed. Only the two errors that it documents may come out."""

@@ -9,7 +9,7 @@ from itertools import product
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from roket_trio import BrokenResourceError, ClosedResourceError, CloseOutcome, ClosePolicy, CloseReport
@@ -249,6 +249,7 @@ steps = st.one_of(
 )
 
 
+@settings(deadline=None)
 @given(st.lists(steps, max_size=8))
 def test_whatever_happens_the_flags_of_the_hot_path_agree_with_the_checks(happenings: list[Any]) -> None:
     life = Lifecycle()
