@@ -219,6 +219,7 @@ class Connection:
         """
         self.life.check_open()
         self._send_guard.check()
+        self.life.check_between_items()
         if not self.life.sent_eof:
             self.life.check_sending()
             try:
@@ -285,10 +286,10 @@ class Connection:
         return self._failed(ConnectionEvent.RECEIVE_FAILED, error)
 
     def _failed(self, event: ConnectionEvent, error: OSError) -> Exception:
-        if self.life.phase is not Phase.LIVE:
-            return ClosedResourceError("the stream was closed on this side")
         if not is_from_kernel(error):
             raise error
+        if self.life.phase is not Phase.LIVE:
+            return ClosedResourceError("the stream was closed on this side")
         if error.errno == errno.ETOOMANYREFS:  # of SCM_RIGHTS, unix(7): no fault of this connection's
             return broken("too many descriptors are on their way", error)
         loss = broken(_GONE, error)

@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal, final
 
-from .._errors import BrokenResourceError, ClosedResourceError
+from .._errors import BrokenResourceError, BusyResourceError, ClosedResourceError
 from .._public import public
 
 
@@ -220,19 +220,26 @@ class Lifecycle:
         The item is stopped if the block fails, or if another task closes the connection, also between two sends.
 
         :param sent: how many bytes have been sent
+        :raises BusyResourceError: another item is being sent in pieces
         """
 
         def stop() -> None:
             self.stopped(sent(), total)
 
-        before, self._stop_pieces = self._stop_pieces, stop
+        self.check_between_items()
+        self._stop_pieces = stop
         try:
             yield
         except BaseException:
             stop()
             raise
         finally:
-            self._stop_pieces = before
+            self._stop_pieces = None
+
+    def check_between_items(self) -> None:
+        """:raises BusyResourceError: an item is being sent in pieces, so that no clean end may follow yet"""
+        if self._stop_pieces is not None:
+            raise BusyResourceError("sending to")
 
     def cut(self, what: str) -> None:
         """Allow no further send, since the peer would not know that something is missing before it.

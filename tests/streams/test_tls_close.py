@@ -27,6 +27,7 @@ from support.waiting import BOUND, until
 
 from roket_trio import (
     BrokenResourceError,
+    BusyResourceError,
     ClosedResourceError,
     CloseOutcome,
     ClosePolicy,
@@ -230,6 +231,8 @@ async def test_a_close_between_two_pieces_of_a_transfer_is_a_cut_too(pair: Pair,
             tasks.start_soon(run)
             await put.send(DATA)
             await until(lambda: transfer.bytes_moved == len(DATA))
+            with pytest.raises(BusyResourceError):
+                await tls.unwrap()
             await tls.aclose()
             await put.send(b"more")
         end = await other_side(peer.read_to_end)

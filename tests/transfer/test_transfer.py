@@ -449,11 +449,14 @@ class Subclass(SocketStream):
     """A transfer goes through its methods, which may do more than ours."""
 
 
-@pytest.mark.parametrize(
+over_wrappers = pytest.mark.parametrize(
     "wrapper",
     [BufferedByteStream, lambda stream: StapledByteStream(stream, stream), None],
     ids=["buffered", "stapled", "subclass"],
 )
+
+
+@over_wrappers
 async def test_a_cancelled_transfer_cuts_the_socket_below_a_wrapper_too(wrapper: Any) -> None:
     ours, theirs = socket_pair()
     stream = await (SocketStream if wrapper else Subclass).from_socket(ours)
@@ -469,16 +472,13 @@ async def test_a_cancelled_transfer_cuts_the_socket_below_a_wrapper_too(wrapper:
     assert got.endswith(b"RST")
 
 
-@pytest.mark.parametrize(
-    "wrapper",
-    [BufferedByteStream, lambda stream: StapledByteStream(stream, stream), None],
-    ids=["buffered", "stapled", "subclass"],
-)
+@over_wrappers
 async def test_a_close_between_two_pieces_of_a_transfer_cuts_the_socket_below_a_wrapper_too(wrapper: Any) -> None:
     ours, theirs = socket_pair()
     stream = await (SocketStream if wrapper else Subclass).from_socket(ours)
     put, source = anyio.create_memory_object_stream[bytes](1)
-    transfer = Transfer(source, wrapper(stream) if wrapper else stream)
+    sink = wrapper(stream) if wrapper else stream
+    transfer = Transfer(source, sink)
 
     async def run() -> None:
         with pytest.raises(ClosedResourceError):
@@ -489,6 +489,10 @@ async def test_a_close_between_two_pieces_of_a_transfer_cuts_the_socket_below_a_
             tasks.start_soon(run)
             await put.send(b"a part")
             await until(lambda: transfer.bytes_moved == 6)
+            with pytest.raises(BusyResourceError):  # as over the bare socket: FIN would end a part
+                await stream.send_eof()
+            with pytest.raises(BusyResourceError):
+                await copy(io.BytesIO(b"others"), sink)
             await stream.aclose()
             await put.send(b"!")
     assert got.endswith(b"RST")
