@@ -85,10 +85,14 @@ class FileReadStream(FileStream, anyio.abc.ByteReceiveStream, trio.abc.ReceiveSt
         place = opened_at()
         loop = current_loop()
         file = await loop.run_in_thread(open_to_read, os.fspath(path))
-        stream = cls(file)
-        stream._opened_from_path(place, stream._name)
-        if isinstance(stream._source, RegularSource):
-            stream._source.is_shared = False
+        try:
+            stream = cls(file)
+            stream._opened_from_path(place, stream._name)
+            if isinstance(stream._source, RegularSource):
+                stream._source.is_shared = False
+        except BaseException:  # of a signal's handler, whose traceback would keep the file
+            file.close()
+            raise
         return stream
 
     async def receive(self, max_bytes: int = DEFAULT_MAX_BYTES) -> bytes:

@@ -10,6 +10,7 @@ threads.
 from __future__ import annotations
 
 import os
+import sys
 import threading
 from collections.abc import Callable
 from itertools import starmap
@@ -99,6 +100,11 @@ class Worker:
         if self._own is not None:
             own, self._own = self._own, None
             own.end()
+
+    def __del__(self, _is_finalizing: Callable[[], bool] = sys.is_finalizing) -> None:
+        # A signal's handler raised before its owner could end it. (At the interpreter's end no thread runs any more.)
+        if getattr(self, "_own", None) is not None and not _is_finalizing():
+            self.end()
 
 
 @final

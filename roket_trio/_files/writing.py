@@ -117,11 +117,17 @@ class FileWriteStream(FileStream, anyio.abc.ByteSendStream, trio.abc.SendStream)
                     if not await loop.run_in_thread(_is_fifo, name):  # noqa: ASYNC120 - it is raised in any case
                         raise
                 await anyio.sleep(_TRY_AGAIN)
-        stream = cls(file)
-        stream._replacement = replacement
-        stream._opened_from_path(place, os.fsdecode(name))
-        if replacement is not None:
-            disown(replacement)  # the stream owns it
+        try:
+            stream = cls(file)
+            stream._replacement = replacement
+            stream._opened_from_path(place, os.fsdecode(name))
+            if replacement is not None:
+                disown(replacement)  # the stream owns it
+        except BaseException:  # of a signal's handler, whose traceback would keep the file
+            if replacement is not None:
+                replacement.drop()
+            file.close()
+            raise
         return stream
 
     async def send(self, item: bytes | bytearray | memoryview) -> None:

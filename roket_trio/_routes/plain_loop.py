@@ -59,9 +59,13 @@ class PlainLoop:
                 finally:
                     await self._finish_writing()  # noqa: ASYNC102 - as long as a worker thread needs
         finally:
-            self._keep_unsent()
-            writer.release()
-            await reader.release()  # noqa: ASYNC102 - a worker thread's time, and seldom
+            try:
+                self._keep_unsent()
+            finally:  # each, though a signal's handler raises in the one before
+                try:
+                    writer.release()
+                finally:
+                    await reader.release()  # noqa: ASYNC102 - a worker thread's time, and seldom
         progress.unknown = None
 
     async def _read_and_write(self, scheduler: FairScheduler) -> None:
