@@ -12,7 +12,8 @@ import io
 import os
 import secrets
 import stat
-from typing import Any, final
+from collections.abc import Callable
+from typing import final
 
 from .._errors import describe
 from .._kernel.renameat2 import rename_new
@@ -154,23 +155,23 @@ class Replacement:
 
     # The functions are bound as defaults, since modules are emptied when the interpreter ends.
 
-    def _unlink(self, _unlink: Any = os.unlink) -> None:
+    def _unlink(self, _unlink: Callable[..., None] = os.unlink) -> None:
         try:
             _unlink(self.name, dir_fd=self._directory)
         except FileNotFoundError:
             pass
 
-    def _end(self, _close: Any = os.close, _disown: Any = disown) -> None:
+    def _end(self, _close: Callable[[int], None] = os.close, _disown: Callable[[object], None] = disown) -> None:
         self.is_over = True
         _disown(self)
         _close(self._directory)
 
-    def __del__(self, _finalize: Any = finalize) -> None:
+    def __del__(self, _finalize: Callable[..., None] = finalize) -> None:
         if not getattr(self, "is_over", True):
             # In a forked child the file is the parent's.
             _finalize(self, self.__repr__, self.drop, self.leave, None)
 
-    def leave(self, _close: Any = os.close) -> None:
+    def leave(self, _close: Callable[[int], None] = os.close) -> None:
         """In a forked child: close its copies of the descriptors. Idempotent."""
         if not self.is_over:
             self.is_over = True
