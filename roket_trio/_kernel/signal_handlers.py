@@ -33,6 +33,20 @@ def is_from_handler(error: BaseException) -> bool:
 
 
 @final
+class SuppressErrors:
+    """``with SuppressErrors():`` goes on behind any ``Exception`` but one that a signal's handler has raised."""
+
+    __slots__ = ()
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> bool:
+        return isinstance(exc, Exception) and not is_from_handler(exc)
+
+
+@final
 class SuppressKernelErrors:
     """``with SuppressKernelErrors():`` goes on behind an ``OSError`` of a system call, not behind a handler's."""
 

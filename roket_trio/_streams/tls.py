@@ -27,7 +27,7 @@ from .server_name import server_name
 from .sockets import SocketStream, is_cancellation
 from .tls_records import Records
 from .tls_send_accounting import AT_ONCE, TLSSendAccounting
-from .transport import reset, socket_stream_of
+from .transport import close_at_once, reset, socket_stream_of
 
 T = TypeVar("T")
 A = TypeVarTuple("A")
@@ -226,6 +226,7 @@ class TLSStream(tls.TLSStream, trio.abc.Stream):
         life.check_receiving()
         if self._send_guard.is_taken or self._receive_guard.is_taken:
             raise BusyResourceError("using")
+        life.check_between_items()
         if life.is_cut:
             life.check_sending()  # raises
         with self._send_guard, self._receive_guard:
@@ -316,7 +317,7 @@ class TLSStream(tls.TLSStream, trio.abc.Stream):
                 await self._closed.wait()
             except BaseException:
                 # Cancelled: this call, too, releases the descriptor before it raises.
-                await anyio.aclose_forcefully(self.transport_stream)  # noqa: ASYNC102 - it does not wait
+                await close_at_once(self.transport_stream)
                 raise
             return
         self._closed = anyio.Event()
@@ -332,25 +333,15 @@ class TLSStream(tls.TLSStream, trio.abc.Stream):
                 return
             if self._records.write_close_notify(self._ssl_object) and self._below is not None:
                 self._below._connection.accounting.expect_answer()
-            interruption: BaseException | None = None
             with anyio.move_on_after(self.close_policy.linger_seconds):
                 try:
                     await self._records.say_last()
                     if self._below is None and self.standard_compatible:
                         await self._linger()
-                except BaseException as error:
-                    if is_cancellation(error):  # asyncio's own is raised once: the next wait would be a whole one
-                        await anyio.aclose_forcefully(self.transport_stream)
-                    else:
-                        interruption = error
-                        await self.transport_stream.aclose()
+                except BaseException:
+                    await close_at_once(self.transport_stream)
                     raise
                 await self.transport_stream.aclose()
-            if interruption is not None:  # the Cancelled of this scope, in the last line, has taken its place
-                try:
-                    raise interruption
-                finally:
-                    del interruption  # it holds this frame
         finally:
             self._life.enter(Phase.CLOSED)
             self._closed.set()

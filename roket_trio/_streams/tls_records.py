@@ -215,7 +215,7 @@ class Records:
         if self._life.sending is Direction.CUT or not self._outgoing.pending:
             return
         guard = self._write_guard
-        with suppress(*_FAILURES):
+        try:
             if self._wait is not None:
                 self._wait.cancel()
             while guard.is_taken:
@@ -235,6 +235,9 @@ class Records:
                 raise
             finally:
                 self._end_writing()
+        except _FAILURES as error:
+            if is_from_handler(error):
+                raise
 
     # --- receiving ---------------------------------------------------------------------------------------------------
 
@@ -294,7 +297,9 @@ class Records:
 
 
 def _as_ours(error: Exception) -> Exception:
-    """Translate a foreign transport's error into ours."""
+    """Translate a foreign transport's error into ours. What a signal's handler has raised is raised as it is."""
+    if is_from_handler(error):
+        raise error
     if isinstance(error, _CLOSED):
         return ClosedResourceError(*error.args)
     if isinstance(error, _BUSY):

@@ -67,6 +67,20 @@ async def reset(stream: Any) -> None:
         await stream.aclose()
 
 
+async def close_at_once(stream: Any) -> None:
+    """Close a connection in an ``except`` clause, without waiting.
+
+    The caller raises its exception again. No cancellation takes its place: our socket is closed without an ``await``,
+    another stream in a shielded scope. Nor does the close wait after asyncio's own cancellation, which is raised once.
+    """
+    if isinstance(stream, SocketStream) and type(stream).aclose is SocketStream.aclose:
+        stream._connection.close_now()
+        return
+    with anyio.CancelScope(shield=True) as scope:
+        scope.cancel()
+        await stream.aclose()
+
+
 async def aclose_after_alert(stream: anyio.abc.AnyByteStream) -> None:
     """Close the connection of a failed handshake within its ``linger_seconds``. A reset could overtake the alert."""
     policy = getattr(stream, "close_policy", DEFAULT_POLICY)

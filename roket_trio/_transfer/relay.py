@@ -12,7 +12,7 @@ from .._connection.idle_clock import IdleClock
 from .._connection.states import Phase
 from .._errors import PeerGoneError, bare, exits_in_group
 from .._kernel import tcp
-from .._kernel.signal_handlers import is_from_handler
+from .._kernel.signal_handlers import SuppressErrors, is_from_handler
 from .._public import public
 from .._streams.sockets import SocketStream
 from .._streams.transport import raw_socket_of
@@ -92,7 +92,7 @@ class _Relay:
         if self._failures:
             for stream in (self._left, self._right):
                 if not isinstance(stream, SocketStream):
-                    with contextlib.suppress(Exception), anyio.CancelScope() as scope:  # the failure is known already
+                    with SuppressErrors(), anyio.CancelScope() as scope:  # the failure is known already
                         scope.cancel()
                         await stream.aclose()
             raise self._failures[0]
@@ -151,7 +151,7 @@ def _reset(stream: Any) -> None:
         if stream._connection.life.phase is Phase.LIVE:  # otherwise its owner is closing it, by its own policy
             stream.abort()
         return
-    with contextlib.suppress(Exception):  # one that is broken may answer with anything
+    with SuppressErrors():  # one that is broken may answer with anything
         sock = raw_socket_of(stream)
         if sock is not None and sock.fileno() >= 0:
             tcp.disconnect(sock)
@@ -162,7 +162,7 @@ def _unacked(stream: Any) -> int:
 
     It shrinks while a slow peer takes bytes, although the kernel has no space for new ones yet.
     """
-    with contextlib.suppress(Exception):  # closed meanwhile, or no socket's
+    with SuppressErrors():  # closed meanwhile, or no socket's
         sock = raw_socket_of(stream)
         if sock is not None:
             return tcp.unacked_bytes(sock)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import array
+import asyncio
 import socket
 import ssl
 import sys
@@ -20,6 +21,7 @@ from support.tls import Contexts, outcome, tls_over
 from support.waiting import until
 
 from roket_trio import BrokenResourceError, CloseOutcome, ClosePolicy, TLSStream, supervise
+from roket_trio._connection.connection import Connection
 from roket_trio._streams.tls_records import Records
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="what the kernel tells of a close is Linux's")
@@ -89,6 +91,33 @@ async def test_what_a_handler_raises_in_the_close_of_a_block_that_ends_otherwise
                         raise RuntimeError(left_by)
                     scope.cancel()
                     await anyio.lowlevel.checkpoint()
+            assert caught.value is error
+        assert tls.extra(anyio.abc.SocketAttribute.raw_socket).fileno() == -1
+
+
+@pytest.mark.parametrize("kind", INTERRUPTIONS)
+async def test_what_a_handler_raises_in_a_close_that_is_cancelled_in_the_same_turn_comes_out(
+    loop_name: str, pair: Pair, contexts: Contexts, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    error = interruption(kind)
+    interrupted = Interrupted(Connection.send_at_once, error)
+
+    async with tls_over(pair, contexts) as (tls, peer):
+        with thread(count_to_end, peer.sock):
+            with monkeypatch.context() as patch, pytest.raises(type(error)) as caught, anyio.CancelScope() as scope:
+                task = None if loop_name == "trio" else asyncio.current_task()
+
+                def send_at_once(*arguments: Any) -> Any:
+                    scope.cancel() if task is None else task.cancel()
+                    return interrupted(*arguments)
+
+                patch.setattr(Connection, "send_at_once", send_at_once)
+                await tls.aclose()
+            if task is not None:
+                with pytest.raises(asyncio.CancelledError):
+                    await anyio.lowlevel.checkpoint()
+                while task.uncancel():
+                    pass
             assert caught.value is error
         assert tls.extra(anyio.abc.SocketAttribute.raw_socket).fileno() == -1
 
