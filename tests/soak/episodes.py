@@ -15,6 +15,7 @@ import warnings
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from traceback import extract_tb
 from typing import Any, Final
 
 import anyio
@@ -187,6 +188,9 @@ class EpisodeRun:
             replaced = set().union(*(one.record.replaced for one in self.operations))
             if self.shooter.errors and not self.shooter.seen and not replaced & set(map(id, self.shooter.errors)):
                 self.wrong.append(f"a handler's exception came out nowhere: {self.shooter.errors}")
+                for lost in self.shooter.errors:
+                    passed = extract_tb(lost.__traceback__)
+                    self.wrong[-1] += "; it passed " + ", ".join(f"{one.name}:{one.lineno}" for one in passed)
             self.shooter.errors.clear()
         for operation in self.operations:
             operation.streams.clear()
