@@ -1,4 +1,9 @@
-"""Accidents: what another task does to an operation, and signals whose handlers raise at a decided point."""
+"""Accidents: what another task does to an operation, and signals whose handlers raise at a decided point.
+
+Each task lets SystemExit and KeyboardInterrupt out in a group (``exits_in_group``), as any program should. As they
+are, asyncio raises them out of the loop from each task that they leave. A second one breaks off what ``asyncio.run()``
+does at its end; AnyIO keeps the tasks that never ended, and so what they had open, whoever had opened it.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +18,8 @@ from typing import Any, Final
 
 import anyio
 import anyio.lowlevel
+
+from roket_trio._errors import exits_in_group
 
 from .errors import PACKAGE, leaves
 from .operations import PATIENCE, Operation
@@ -148,6 +155,7 @@ async def with_accident(operation: Operation) -> None:
     with anyio.move_on_after(PATIENCE) as scope:
         async with anyio.create_task_group() as tasks:
 
+            @exits_in_group
             async def happen() -> None:
                 await _due(operation)
                 if "cancel" in accident or "natively" in accident:
@@ -171,7 +179,7 @@ async def _natively(operation: Operation, accident: str) -> None:
             async with asyncio.timeout(operation.plan.seconds + 0.0001 * operation.plan.turns):
                 await operation.run()
         return
-    task = asyncio.create_task(operation.run())
+    task = asyncio.create_task(exits_in_group(operation.run)())
     try:
         await _due(operation)
         task.cancel()

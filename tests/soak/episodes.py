@@ -24,6 +24,7 @@ import trustme
 from support.loops import run_on
 
 from roket_trio import BrokenResourceError, ClosedResourceError
+from roket_trio._errors import exits_in_group
 from roket_trio._kernel import copy_file_range, sendfile, splice
 
 from .accidents import HandlerBaseError, Shooter, loop_errors_kept, with_accident
@@ -225,6 +226,7 @@ class EpisodeRun:
             if left:
                 self.wrong.append(f"tasks are left: {left}")
 
+    @exits_in_group  # see accidents.py
     async def _one(self, operation: Operation) -> None:
         record = operation.record
         try:

@@ -31,6 +31,7 @@ from roket_trio import (
     UNIXSocketStream,
     relay,
 )
+from roket_trio._errors import exits_in_group
 
 from .errors import is_cancellation, leaves
 from .peers import PeerPlan
@@ -255,6 +256,7 @@ class Operation:
 
         await self._to_first(body)
 
+    @exits_in_group
     async def _feed(self, writer: FileIO, data: bytes) -> None:
         os.set_blocking(writer.fileno(), False)
         view = memoryview(data)
@@ -354,6 +356,7 @@ class Operation:
 
         await self._to_first(body)
 
+    @exits_in_group
     async def _drain(self, reader: FileIO, received: bytearray) -> None:
         while (data := reader.read(65536)) != b"":
             received += data or b""
