@@ -317,7 +317,7 @@ class TLSStream(tls.TLSStream, trio.abc.Stream):
                 await self._closed.wait()
             except BaseException:
                 # Cancelled: this call, too, releases the descriptor before it raises.
-                await close_at_once(self.transport_stream)
+                await close_at_once(self.transport_stream)  # noqa: ASYNC102 - it does not wait
                 raise
             return
         self._closed = anyio.Event()
@@ -339,7 +339,7 @@ class TLSStream(tls.TLSStream, trio.abc.Stream):
                     if self._below is None and self.standard_compatible:
                         await self._linger()
                 except BaseException:
-                    await close_at_once(self.transport_stream)
+                    await close_at_once(self.transport_stream)  # noqa: ASYNC102 - it does not wait
                     raise
                 await self.transport_stream.aclose()
         finally:
