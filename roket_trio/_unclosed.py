@@ -105,10 +105,13 @@ def finalize(
         return  # its constructor has failed, or it is closed
     what = "stream"
     try:
-        what = describe()
-        close()
-    except BaseException:  # noqa: ASYNC103 - of a signal's handler too, and in no task
-        release()
+        try:
+            what = describe()
+            close()
+        except BaseException:  # of a signal's handler too
+            release()
+            raise
+    except BaseException:  # noqa: ASYNC103 - in no task
         if not _is_finalizing():
             raise
     finally:

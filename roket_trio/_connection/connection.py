@@ -30,11 +30,6 @@ from .statistics import RouteCounts, SocketStatistics
 
 _GONE = "the connection is gone"
 
-# How much may be unsent in the kernel before a send waits (bytes). Measured, 128 MiB over loopback against a blocking
-# sendall: 64 KiB sends 1.18 with it and 1.16 with none, 1 MiB sends 1.06 and 1.02. Trio's 16 KiB cost 1.3 to 2.0; and
-# without one 4 MB are queued for a peer that does not read.
-NOTSENT_LOWAT = 128 << 10
-
 A = TypeVar("A")
 R = TypeVar("R", bound=int | Sized)
 
@@ -378,10 +373,7 @@ class Connection:
             self.readiness.close()
         for end in tuple(self._at_close):
             end()
-        life = self.life
-        self._closing = LingeringClose(
-            self.sock, self.accounting, self._policy, lost=life.loss is not None, peer_closed=life.has_received_eof
-        )
+        self._closing = LingeringClose(self.sock, self.accounting, self._policy, self.life)
         return self._closing
 
     def _end(self, closing: LingeringClose, *, resets: bool, close: bool = True) -> None:
@@ -404,10 +396,18 @@ class Connection:
 
     def __del__(self, _finalize: Any = finalize) -> None:
         if getattr(self, "readiness", None) is not None and self._report is None:  # else the constructor has failed
-            sock = self.sock
             # Where the socket is closed (a close was interrupted, or other code has closed it), nothing is to be told.
-            place = None if sock.fileno() == -1 else self._opened_at
-            _finalize(self, sock.__repr__, self.close_now, sock.close, place)
+            place = None if self.sock.fileno() == -1 else self._opened_at
+            _finalize(self, self.sock.__repr__, self.close_now, self._release, place)
+
+    def _release(self) -> None:
+        """For the finalizer: close the socket alone. No FIN follows a cut, whose reset a handler has prevented."""
+        try:
+            is_cut = self.life.is_cut or self._send_guard.is_taken
+            if is_cut and self.accounting.is_tcp and not is_inherited(self):
+                tcp.discard_on_close(self.sock)
+        finally:
+            self.sock.close()
 
     # --- what is known -----------------------------------------------------------------------------------------------
 

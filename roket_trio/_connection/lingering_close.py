@@ -20,7 +20,7 @@ from .._kernel.signal_handlers import SuppressKernelErrors
 from .._kernel.tcp import TCPState
 from .._loops import Loop, Readiness
 from .send_accounting import FIN_UNACKED, SendAccounting
-from .states import CloseOutcome, ClosePolicy, CloseReport
+from .states import CloseOutcome, ClosePolicy, CloseReport, Lifecycle
 
 # After a close that could not wait, the kernel delivers for at most so long without progress: enough for four
 # retransmissions over a bad line, and no orphan holds its memory for the 15 minutes of tcp_retries2.
@@ -64,13 +64,10 @@ class LingeringClose:
         "_waiter",
     )
 
-    def __init__(
-        self, sock: socket.socket, accounting: SendAccounting, policy: ClosePolicy, *, lost: bool, peer_closed: bool
-    ) -> None:
+    def __init__(self, sock: socket.socket, accounting: SendAccounting, policy: ClosePolicy, life: Lifecycle) -> None:
         """Prepare a close; nothing is done yet.
 
-        :param lost: a send or receive has learnt that the connection is gone, which the kernel reports only once
-        :param peer_closed: a receive has learnt that the peer's FIN has arrived
+        :param life: what sends and receives have learnt; the kernel reports only once that a connection is gone
         """
         self._sock = sock
         self._is_tcp = accounting.is_tcp
@@ -80,8 +77,8 @@ class LingeringClose:
         self._answer_due: float | None = None
         self._discarded = 0
         self._is_drained = False
-        self._peer_closed = peer_closed
-        self._reset = lost
+        self._peer_closed = life.has_received_eof
+        self._reset = life.loss is not None
         self._waiter: Readiness | None = None
         self._report: CloseReport | None = None
 

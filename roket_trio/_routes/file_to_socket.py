@@ -9,7 +9,7 @@ from __future__ import annotations
 import errno
 from typing import final
 
-from .._connection.connection import NOTSENT_LOWAT, Connection
+from .._connection.connection import Connection
 from .._connection.ended_by_close import ended_by_close
 from .._kernel import page_cache, sendfile, tcp
 from .._kernel.fd import REFUSALS
@@ -72,7 +72,7 @@ class FileToSocket(KernelRoute):
         # transfers at once take 1.03 times as long as a bare epoll loop, with a limit of 2 MiB 1.21. What fits under
         # the limit does without these two calls (15 µs).
         left = progress.left
-        is_large = left > NOTSENT_LOWAT
+        is_large = left > tcp.NOTSENT_LOWAT
         connection, limiter = self._connection, progress.limiter
         scheduler = scheduler_of(connection.loop)
         sink = connection.sock.fileno()
@@ -104,7 +104,7 @@ class FileToSocket(KernelRoute):
                 left = progress.left
         finally:
             if is_large:
-                tcp.limit_unsent(connection.sock, NOTSENT_LOWAT)
+                tcp.limit_unsent(connection.sock, tcp.NOTSENT_LOWAT)
         return True
 
     def _fill(self, progress: Progress, sink: int, count: int) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import final
 
-from .._connection.connection import NOTSENT_LOWAT, Connection
+from .._connection.connection import Connection
 from .._connection.ended_by_close import ended_by_close
 from .._kernel import splice, tcp
 from .._kernel.fd import REFUSALS
@@ -45,7 +45,7 @@ class SocketToSocket(KernelRoute):
         # MiB: 18.5 ms with the limit of plain sends, 16.3 with one fill, 15.4 with no limit, when 4 MB lie before a
         # peer that does not read (a blocking loop: 11.6). There are few large pipes, and a small one fits under the
         # limit.
-        is_large = pipe.size > NOTSENT_LOWAT
+        is_large = pipe.size > tcp.NOTSENT_LOWAT
         try:
             if is_large:
                 tcp.limit_unsent(self._sink.sock, pipe.size)
@@ -53,7 +53,7 @@ class SocketToSocket(KernelRoute):
                 return await self._run(progress, pipe)
         finally:
             if is_large:
-                tcp.limit_unsent(self._sink.sock, NOTSENT_LOWAT)
+                tcp.limit_unsent(self._sink.sock, tcp.NOTSENT_LOWAT)
             if pipe.held:
                 progress.unsent = pipe.take_out()
             pipe.close()

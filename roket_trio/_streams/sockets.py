@@ -11,14 +11,14 @@ import anyio
 import anyio.abc
 import trio.abc
 
-from .._connection.connection import NOTSENT_LOWAT, Connection
+from .._connection.connection import Connection
 from .._connection.peer_end import wait_peer_closed
 from .._connection.states import DEFAULT_POLICY, ClosePolicy, CloseReport
 from .._connection.statistics import SocketStatistics
 from .._errors import ClosedResourceError, EndOfStream
 from .._files.opened import ReadableFile, WritableFile, opened_to_read, opened_to_write
 from .._kernel.signal_handlers import SuppressKernelErrors
-from .._kernel.tcp import limit_unsent
+from .._kernel.tcp import NOTSENT_LOWAT, limit_unsent
 from .._loops import current_loop
 from .._public import public
 from .._routes.connection_ends import ConnectionReader, ConnectionWriter

@@ -22,6 +22,9 @@ from roket_trio._net.listener import SocketListener
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="what is called to close is Linux's")
 
+FIRST_STEPS = 7
+"""So many points a finalizer has before it begins to close."""
+
 
 @contextmanager
 def unix_pair() -> Iterator[Pair]:
@@ -98,6 +101,28 @@ async def test_a_stream_whose_close_is_interrupted_is_closed_when_it_is_collecte
                 assert peer.recv(1) == b""
             except ConnectionResetError:
                 assert kind == "tcp"
+    assert number > 20
+
+
+async def test_no_fin_follows_a_cut_though_a_handler_raises_in_the_finalizer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "unraisablehook", lambda _: None)
+    places, number = ["before"], 0
+    while places:
+        number += 1
+        with connected() as (ours, peer):
+            made = [SocketStream._adopt(ours, DEFAULT_POLICY)]
+            made[0]._connection.life.cut("a send was stopped")
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                with raising_at_event(number, Interruption(), in_finalizers=True) as places:
+                    made.clear()
+            if number < FIRST_STEPS and places[0].startswith(("Connection.__del__", "finalize")):
+                ours.close()  # nobody has begun to close it
+                continue
+            assert ours.fileno() == -1, places
+            peer.settimeout(60)
+            with pytest.raises(ConnectionResetError):
+                assert peer.recv(1), places
     assert number > 20
 
 

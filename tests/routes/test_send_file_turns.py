@@ -28,8 +28,8 @@ from roket_trio import (
     ClosedResourceError,
     FileReadStream,
 )
-from roket_trio._connection.connection import NOTSENT_LOWAT
 from roket_trio._kernel import page_cache, sendfile, tcp
+from roket_trio._kernel.tcp import NOTSENT_LOWAT
 from roket_trio._loops import current_loop
 from roket_trio._routes.fair_share import SLOTS_MOST
 

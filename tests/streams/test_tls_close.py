@@ -37,7 +37,8 @@ from roket_trio import (
     wrap_tls,
 )
 from roket_trio._connection import lingering_close
-from roket_trio._connection.connection import NOTSENT_LOWAT, Connection
+from roket_trio._connection.connection import Connection
+from roket_trio._kernel.tcp import NOTSENT_LOWAT
 from roket_trio._streams.tls_records import Records
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="what the kernel tells of a close is Linux's")

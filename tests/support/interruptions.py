@@ -81,11 +81,14 @@ class Interrupted:
 
 
 @contextmanager
-def raising_at_event(number: int, error: BaseException, *, within: str = "") -> Iterator[list[str]]:
+def raising_at_event(
+    number: int, error: BaseException, *, within: str = "", in_finalizers: bool = False
+) -> Iterator[list[str]]:
     """A signal's handler raises ``error`` at the ``number``-th point of the package's code where Python may run one:
     the begin of a function, or the return of a function of C.
 
     :param within: only the points of the functions whose qualified name begins so count
+    :param in_finalizers: their points count too; Python prints what they raise, and it comes out nowhere
     :returns: where it has raised; empty if there were not so many points
     """
     places: list[str] = []
@@ -93,8 +96,9 @@ def raising_at_event(number: int, error: BaseException, *, within: str = "") -> 
 
     def profile(frame: FrameType, event: str, argument: Any) -> None:
         nonlocal left
-        # What a finalizer raises is printed by Python, and comes out nowhere.
-        if event not in ("call", "c_return") or not is_own(frame.f_code.co_filename) or _is_in_finalizer(frame):
+        if event not in ("call", "c_return") or not is_own(frame.f_code.co_filename):
+            return
+        if not in_finalizers and _is_in_finalizer(frame):
             return
         if not frame.f_code.co_qualname.startswith(within):
             return

@@ -40,8 +40,8 @@ from roket_trio import (
     copy,
     wrap_tls,
 )
-from roket_trio._connection.connection import NOTSENT_LOWAT
 from roket_trio._kernel import copy_file_range, sendfile, splice, tcp
+from roket_trio._kernel.tcp import NOTSENT_LOWAT
 from roket_trio._routes.fair_share import SLOTS_MOST
 
 DATA = random.Random(7).randbytes(1_500_001)
