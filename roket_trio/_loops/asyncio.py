@@ -170,14 +170,15 @@ class _SharedReadiness(Readiness):
             self._epoll.watch(self._fd, self, self._epoll.ALL)
 
     def close(self) -> None:
-        if self._closed:
-            return
+        # All of it again in a second call: a signal's handler may have raised in the first one.
         self._closed = True
-        for future in (self.reader, self.writer):
-            if future is not None and not future.done():
-                with contextlib.suppress(RuntimeError):  # the loop is closed: its tasks wait for ever
-                    future.set_result(None)
-        self._epoll.unregister(self._fd, self)
+        try:
+            for future in (self.reader, self.writer):
+                if future is not None and not future.done():
+                    with contextlib.suppress(RuntimeError):  # the loop is closed: its tasks wait for ever
+                        future.set_result(None)
+        finally:
+            self._epoll.unregister(self._fd, self)
 
 
 @final
