@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 
 import pytest
-from support.programs import LIMIT, free_port, tool
+from support.programs import LIMIT, tool
 from support.roket_command import (
     CONTENT,
     command,
@@ -28,6 +28,8 @@ from support.roket_command import (
 )
 from support.sockets import reset
 from support.waiting import wait_until
+
+from roket_trio.testing._close_suite.ports import free_port
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="sendfile, acknowledgements and RST as Linux has them")
 

@@ -16,9 +16,11 @@ from typing import Any
 
 import pytest
 import trustme
-from support.programs import LIMIT, free_port, is_listening, tool
+from support.programs import LIMIT, is_listening, tool
 from support.roket_command import announced, ended, environment, next_line, only, peer_of, received_all, roket, running
 from support.waiting import wait_until
+
+from roket_trio.testing._close_suite.ports import free_port
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="splice, and the kernel's table of listeners")
 
@@ -52,10 +54,11 @@ def test_a_relay_passes_on_half_closes_and_tells_about_each_connection() -> None
 def told_after_a_reset(target: str) -> dict[str, Any]:
     """What a relay to ``target`` says of a connection that is reset."""
     with running("relay", "--json", "0", target) as program:
-        with socket.create_connection(("127.0.0.1", announced(program)), LIMIT) as client:
-            with pytest.raises(ConnectionResetError):
-                client.sendall(b"x")
-                received_all(client)
+        port = announced(program)
+        # The reset may arrive before connect(2) returns.
+        with pytest.raises(ConnectionResetError), socket.create_connection(("127.0.0.1", port), LIMIT) as client:
+            client.sendall(b"x")
+            received_all(client)
         assert program.stdout is not None
         told: dict[str, Any] = json.loads(program.stdout.readline())
         program.send_signal(signal.SIGINT)
@@ -140,6 +143,7 @@ def fail(error):
     return call
 {broken}
 from roket_trio._cli import main
+from roket_trio.testing._close_suite.ports import free_port
 sys.exit(main(["relay", "0", "localhost:1"]))
 """
         arguments = [sys.executable, "-W", "error", "-c", script]

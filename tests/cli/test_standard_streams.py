@@ -23,9 +23,11 @@ from typing import Any
 
 import pytest
 from support.example_programs import ended_with_block
-from support.programs import LIMIT, free_port, is_listening
+from support.programs import LIMIT, is_listening
 from support.roket_command import CONTENT, command, environment, peer_of, received_all, thread
 from support.waiting import wait_until
+
+from roket_trio.testing._close_suite.ports import free_port
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="/dev/full, and the kernel's table of listeners")
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 import trustme
-from support.programs import LIMIT, free_port, is_listening, tool
+from support.programs import LIMIT, is_listening, tool
 from support.roket_command import (
     CONTENT,
     announced,
@@ -29,6 +29,8 @@ from support.roket_command import (
     running,
 )
 from support.waiting import wait_until
+
+from roket_trio.testing._close_suite.ports import free_port
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="sendfile, acknowledgements and RST as Linux has them")
 

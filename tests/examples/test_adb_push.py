@@ -17,7 +17,9 @@ from pathlib import Path
 import pytest
 from support.adb_device import SERIAL, Device, Pushed
 from support.example_programs import LIMIT, result, running
-from support.programs import free_port, tool
+from support.programs import tool
+
+from roket_trio.testing._close_suite.ports import free_port
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="sendfile and RST as Linux has them")
 

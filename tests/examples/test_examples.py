@@ -25,6 +25,7 @@ from support.example_programs import EXAMPLES, LIMIT, result, running, started
 from support.waiting import wait_until
 
 import roket_trio
+from roket_trio.testing._close_suite.ports import free_port
 
 CONTENT = bytes(range(256)) * 12_345 + b"the end"
 
@@ -48,12 +49,6 @@ def tool(name: str) -> str:
             pytest.fail(f"{name} is missing")
         pytest.skip(f"{name} is not installed")
     return found
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port: int = listener.getsockname()[1]
-        return port
 
 
 def is_listening(port: int) -> bool:

@@ -22,7 +22,7 @@ import anyio.to_thread
 import pytest
 import trustme
 from anyio.abc import SocketAttribute
-from support.programs import LIMIT, Command, free_port, running, sockets_at, tool
+from support.programs import LIMIT, Command, running, sockets_at, tool
 from support.streams import report_of
 from support.waiting import until
 
@@ -40,6 +40,7 @@ from roket_trio import (
     supervise,
 )
 from roket_trio._kernel.tcp import TCPState
+from roket_trio.testing._close_suite.ports import free_port
 
 pytestmark = pytest.mark.skipif(
     sys.platform != "linux", reason="the programs, and what the kernel is asked, are Linux's"

@@ -20,7 +20,8 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Final
 
-from support.programs import free_port, tool
+from roket_trio.testing._close_suite.ports import free_port
+from support.programs import tool
 from support.roket_command import environment
 
 ROOT: Final = Path(__file__).resolve().parents[2]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import socket
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -42,12 +41,6 @@ def need_root(what: str) -> None:
     """Skip the test, in CI too, unless it runs as root: CI has a suite as root and one as an ordinary user."""
     if os.geteuid() != 0:
         pytest.skip(f"{what}: only for root")
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port: int = listener.getsockname()[1]
-        return port
 
 
 def sockets_at(port: int, *, held: bool = True) -> list[InetSocket]:

@@ -22,7 +22,8 @@ import pytest
 
 import roket_trio
 from roket_trio._cli import main
-from support.programs import LIMIT, free_port, is_listening
+from roket_trio.testing._close_suite.ports import free_port
+from support.programs import LIMIT, is_listening
 from support.waiting import wait_until
 
 Text = str | os.PathLike[str]

@@ -28,6 +28,7 @@ from roket_trio.testing._close_suite.judging import (
     ObservedConnection,
     judge,
 )
+from roket_trio.testing._close_suite.ports import free_port
 from roket_trio.testing._close_suite.programs import RunningProgram, Target
 from roket_trio.testing._close_suite.runner import run_case
 from roket_trio.testing._peers.timeline import Event
@@ -404,7 +405,7 @@ def test_a_server_that_is_running_is_judged_by_what_its_peers_see() -> None:
 
 def test_what_cannot_be_brought_about_is_no_pass() -> None:
     """The limit of descriptors of a server that is running already."""
-    port = runner._free_port("127.0.0.1")
+    port = free_port()
     serves = {"ROKET_CASE": "close/5.5", "ROKET_ROLE": "server", "ROKET_JOB": "echo"}
     serves |= {"ROKET_HOST": "127.0.0.1", "ROKET_PORT": str(port)}
     with RunningProgram(closer("server").argv("", 0), serves) as program:

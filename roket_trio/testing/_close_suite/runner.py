@@ -24,6 +24,7 @@ from .._results.case_result import CaseResult, ResultEvent
 from .cases import Case, Round
 from .context import CaseContext, is_end_of
 from .judging import CaseObservation, ObservedConnection, judge
+from .ports import free_port
 from .programs import RunningProgram, Target
 
 # A script may take so long, and six times the program's time to close: more than a script's own waits add up to.
@@ -177,7 +178,7 @@ class _CaseRun:
         """
         if self._target.role == "client":
             return self._run_client(stack)
-        self._address = self._target.host, self._target.port or _free_port(self._target.host)
+        self._address = self._target.host, self._target.port or free_port(self._target.host)
         context = self._start(stack, *self._address)
         wires: tuple[Wire, ...] = ()
         for round_ in self._case.rounds:
@@ -389,12 +390,3 @@ class _CaseRun:
 
     def _ms(self, at: float) -> int:
         return max(0, round((at - self._started) * 1000))
-
-
-def _free_port(host: str) -> int:
-    """A port on which nothing listens now."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family) as sock:
-        sock.bind((host, 0))
-        port: int = sock.getsockname()[1]
-        return port
