@@ -1,9 +1,4 @@
-"""Accidents: what another task does to an operation, and signals whose handlers raise at a decided point.
-
-Each task lets SystemExit and KeyboardInterrupt out in a group (``exits_in_group``), as any program should. As they
-are, asyncio raises them out of the loop from each task that they leave. A second one breaks off what ``asyncio.run()``
-does at its end; AnyIO keeps the tasks that never ended, and so what they had open, whoever had opened it.
-"""
+"""Accidents: what another task does to an operation, and signals whose handlers raise at a decided point."""
 
 from __future__ import annotations
 
@@ -19,9 +14,7 @@ from typing import Any, Final
 import anyio
 import anyio.lowlevel
 
-from roket_trio._errors import exits_in_group
-
-from .errors import PACKAGE, leaves
+from .errors import PACKAGE, exits_in_group, leaves
 from .operations import PATIENCE, Operation
 from .plans import Shot
 

@@ -53,7 +53,7 @@ def _failure(record: Record) -> Iterator[str]:
         if not (by_peer or ends_early or happened & {"abort", "close", "cancel", "resumed"} or plan.job == "relays"):
             yield f"nothing was broken: {said}"
     else:
-        yield f"no error of the contract: {said}"
+        yield f"no error of the contract: {said}; {failure.way}"
 
 
 def _peer(record: Record, peer: PeerPlan, everyone: dict[int, Seen]) -> Iterator[str]:

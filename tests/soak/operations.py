@@ -31,9 +31,8 @@ from roket_trio import (
     UNIXSocketStream,
     relay,
 )
-from roket_trio._errors import exits_in_group
 
-from .errors import is_cancellation, leaves
+from .errors import exits_in_group, is_cancellation, leaves
 from .peers import PeerPlan
 from .plans import Plan
 
@@ -63,6 +62,8 @@ class Failure:
     is_cancellation: bool
     is_broken: bool
     is_closed: bool
+    way: str
+    """What it passed, from the outermost function to the one that raised it."""
 
 
 @dataclass
@@ -194,7 +195,7 @@ class Operation:
             self.streams.clear()
             del stream, holder, body
 
-    async def _noted(self, body: Body, stream: Stream) -> None:
+    async def _noted(self, body: Callable[[Any], Awaitable[None]], stream: Any) -> None:
         try:
             await body(stream)
         except BaseException as error:
@@ -403,15 +404,19 @@ class Operation:
         plan, record = self.plan, self.record
         content = memoryview(self.world.content.block)[100:]
         path = self.world.where / f"written-{plan.number}"
+
+        async def body(stream: FileWriteStream) -> None:
+            begin = 0
+            for index, size in enumerate(plan.items):
+                record.begun_items = index + 1
+                await stream.send(bytes(content[begin : begin + size]))
+                record.whole_items = index + 1
+                begin += size
+
         try:
             stream = await FileWriteStream.from_path(path, append=plan.bounded)
             try:
-                begin = 0
-                for index, size in enumerate(plan.items):
-                    record.begun_items = index + 1
-                    await stream.send(bytes(content[begin : begin + size]))
-                    record.whole_items = index + 1
-                    begin += size
+                await self._noted(body, stream)
             finally:
                 record.moved = stream.statistics().sent_bytes
                 if plan.ending not in ("drop", "cycle"):

@@ -23,6 +23,7 @@ from support.soak_clients import CONTENT_SIZE, Content
 
 LIMIT: Final = 40.0  # seconds, for a connection: far above what any takes
 PIECE: Final = 1 << 16
+RECORD: Final = 1 << 14  # of TLS (RFC 8446, 5.1): of a larger send that fails, nobody says what has gone
 RESET: Final = struct.pack("ii", 1, 0)  # for SO_LINGER
 
 
@@ -198,7 +199,7 @@ class Peer:
             return
         try:
             while seen.sent < plan.sends:
-                seen.sent += tls.send(self.its[seen.sent : min(plan.sends, seen.sent + PIECE)])
+                seen.sent += tls.send(self.its[seen.sent : min(plan.sends, seen.sent + RECORD)])
             if plan.sends and plan.finish == "fin":
                 seen.has_finished = True
                 tls.unwrap()
