@@ -23,10 +23,10 @@ from weakref import WeakKeyDictionary
 import anyio
 import anyio.to_thread
 import pytest
-import trustme
 from anyio.abc import SocketAttribute
 from support.loops import Run
 from support.programs import sockets_at
+from support.tls import Contexts, localhost_contexts
 from support.waiting import cancelled_when, has_no_window
 
 from roket_trio import (
@@ -340,18 +340,9 @@ TLS_ROWS = [
 ]
 
 
-class Contexts(NamedTuple):
-    server: ssl.SSLContext
-    client: ssl.SSLContext
-
-
 @pytest.fixture(scope="module")
 def contexts() -> Contexts:
-    authority = trustme.CA()
-    found = Contexts(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT))
-    authority.issue_cert("localhost").configure_cert(found.server)
-    authority.configure_trust(found.client)
-    return found
+    return localhost_contexts()
 
 
 class Ended(NamedTuple):

@@ -8,7 +8,6 @@ import gc
 import os
 import signal
 import socket
-import ssl
 import subprocess
 import sys
 import traceback
@@ -22,12 +21,11 @@ import anyio.abc
 import anyio.from_thread
 import anyio.to_thread
 import pytest
-import trustme
 from anyio.streams.file import FileStreamAttribute
 from support.close_contract import cut
 from support.sockets import Pair, connected
 from support.threads import thread
-from support.tls import Contexts, Gate, Peer
+from support.tls import Contexts, Gate, Peer, localhost_contexts
 from support.waiting import BOUND, PROGRAM_BOUND, until
 
 from roket_trio import (
@@ -390,11 +388,7 @@ async def test_a_socket_that_is_used_as_a_file_stays_non_blocking_for_the_parent
 
 @pytest.fixture
 def contexts() -> Contexts:
-    authority = trustme.CA()
-    both = Contexts(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT))
-    authority.issue_cert("localhost").configure_cert(both.server)
-    authority.configure_trust(both.client)
-    return both
+    return localhost_contexts()
 
 
 @pytest.mark.parametrize("transport", ["ours", "foreign"])

@@ -119,48 +119,32 @@ def test_a_reset_after_the_fin_is_explained(inner: Inner) -> None:
     )
 
 
-def test_connections_that_the_peer_accepts_late_are_judged_too(inner: Inner) -> None:
+@pytest.mark.parametrize(
+    ("step", "is_late", "then"),
+    [("_accept", "True", "pass"), ("_add", "self.wires", "assert peer.wait_finished(30)")],
+    ids=["all", "behind one that is over"],
+)
+def test_connections_that_the_peer_accepts_late_are_judged_too(
+    inner: Inner, step: str, is_late: str, then: str
+) -> None:
     """The test ends while they wait in the kernel's queue, since the machine has not run the peer's thread."""
     result = inner(
-        """
+        f"""
         from roket_trio.testing import ListeningPeer
 
         @pytest.mark.closes(within=0.1)
         def test_it(close_peer, monkeypatch):
-            accept = ListeningPeer._accept
+            step = ListeningPeer.{step}
 
-            def accepts_late(self, listener):
-                time.sleep(1.5)
-                accept(self, listener)
+            def comes_late(self, *arguments):
+                if {is_late}:
+                    time.sleep(1.5)
+                return step(self, *arguments)
 
-            monkeypatch.setattr(ListeningPeer, "_accept", accepts_late)
-            peer = close_peer(connections=2)
-            connect(peer).close()
-            with connect(peer) as sock:
-                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\\1\\0\\0\\0\\0\\0\\0\\0")
-        """
-    )
-    result.assert_outcomes(passed=1, errors=1)
-
-
-def test_connections_that_wait_when_others_are_over_are_judged_too(inner: Inner) -> None:
-    result = inner(
-        """
-        from roket_trio.testing import ListeningPeer
-
-        @pytest.mark.closes(within=0.1)
-        def test_it(close_peer, monkeypatch):
-            add = ListeningPeer._add
-
-            def adds_late(self, sock, detail):
-                if self.wires:
-                    time.sleep(0.5)
-                return add(self, sock, detail)
-
-            monkeypatch.setattr(ListeningPeer, "_add", adds_late)
+            monkeypatch.setattr(ListeningPeer, "{step}", comes_late)
             peer = close_peer(connections=3)
             connect(peer).close()
-            assert peer.wait_finished(30)
+            {then}
             connect(peer).close()
             with connect(peer) as sock:
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\\1\\0\\0\\0\\0\\0\\0\\0")

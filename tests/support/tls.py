@@ -16,6 +16,7 @@ import anyio.lowlevel
 import anyio.streams.buffered
 import anyio.streams.tls
 import anyio.to_thread
+import trustme
 from anyio.abc import SocketAttribute
 from anyio.streams.stapled import StapledObjectStream
 
@@ -44,6 +45,15 @@ DATA = bytes(range(256)) * 560
 class Contexts(NamedTuple):
     server: ssl.SSLContext
     client: ssl.SSLContext
+
+
+def localhost_contexts() -> Contexts:
+    """For a server named ``localhost``, by an authority of their own."""
+    authority = trustme.CA()
+    both = Contexts(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT))
+    authority.issue_cert("localhost").configure_cert(both.server)
+    authority.configure_trust(both.client)
+    return both
 
 
 class End(NamedTuple):
