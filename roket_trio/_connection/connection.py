@@ -72,8 +72,8 @@ class Connection:
         self._receive_calls = 0
         self.routes: RouteCounts = RouteCounts()
         self._report: CloseReport | None = None
-        self._send_guard = ResourceGuard("sending to")
-        self._receive_guard = ResourceGuard("receiving from")
+        self._send_guard = ResourceGuard("writing to")
+        self._receive_guard = ResourceGuard("reading from")
         self.supervision: ResourceGuard = ResourceGuard("supervising")
         """One block at a time bounds how long the connection may stand still."""
         self._closing: LingeringClose | None = None

@@ -31,6 +31,10 @@ from .addresses import Endpoint, IPAddress, check_port, checked_host, checked_pa
 _QUEUE_FULL_FIRST = 0.001
 _QUEUE_FULL_MOST = 0.1
 
+# AnyIO's words for a connection that could not be made, and for the group of reasons behind it.
+_ALL_FAILED = "All connection attempts failed"
+_SEVERAL_FAILED = "multiple connection attempts failed"
+
 
 @overload
 async def connect_tcp(
@@ -233,8 +237,10 @@ async def _race(endpoints: list[Endpoint], local: list[Endpoint], delay: float, 
 def _all_failed(what: str, failures: list[OSError]) -> ConnectionFailed:
     """Make one exception of several. A function of its own, since a frame that keeps an exception makes a cycle."""
     code = failures[0].errno if len({error.errno for error in failures}) == 1 else None
-    failure = connection_failed(f"cannot connect to {what}: " + "; ".join(describe(error) for error in failures), code)
-    failure.__cause__ = failures[0] if len(failures) == 1 else ExceptionGroup("no address answered", failures)
+    reasons = "; ".join(describe(error) for error in failures)
+    # AnyIO's words, which programs look for, and then what it leaves to the cause.
+    failure = connection_failed(f"{_ALL_FAILED}: cannot connect to {what}: {reasons}", code)
+    failure.__cause__ = failures[0] if len(failures) == 1 else ExceptionGroup(_SEVERAL_FAILED, failures)
     return failure
 
 

@@ -21,7 +21,7 @@ from .._kernel.signal_handlers import is_from_kernel
 from .._log import log
 from .._loops import ResourceGuard, current_loop
 from .._public import public
-from .._streams.adopted import adopted_socket, give_back, presentable
+from .._streams.adopted import bound_socket, give_back, presentable
 from .._streams.sockets import SocketStream
 from .._streams.unix_sockets import UNIXSocketStream
 from .._unclosed import disown, finalize, is_inherited, opened_at, own
@@ -103,10 +103,8 @@ class SocketListener(anyio.abc.SocketListener, trio.abc.Listener[SocketStream]):
         Cancellation: the caller still owns the socket.
         """
         await current_loop().checkpoint()
-        sock = adopted_socket(sock_or_fd)
+        sock = bound_socket(sock_or_fd)
         try:
-            if not _is_bound(sock):
-                raise ValueError("the socket must be bound to a local address")
             if not sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
                 sock.listen()
         except OSError as error:
@@ -285,8 +283,3 @@ class SocketListener(anyio.abc.SocketListener, trio.abc.Listener[SocketStream]):
 
     def __repr__(self) -> str:
         return f"<SocketListener {'closed' if self._closed else presentable(self._sock.getsockname())}>"
-
-
-def _is_bound(sock: socket.socket) -> bool:
-    name = sock.getsockname()
-    return bool(name[1] if isinstance(name, tuple) else name)

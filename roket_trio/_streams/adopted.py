@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import socket
+from collections.abc import Callable
 from typing import Any
 
 from .._connection.send_accounting import is_tcp
@@ -18,20 +19,18 @@ Address = tuple[str, int] | str
 
 def connected_socket(sock_or_fd: socket.socket | int, family: int | None = None) -> socket.socket:
     """Check the connected socket that is handed over. If this raises, the caller still owns it."""
-    sock = adopted_socket(sock_or_fd)
-    try:
-        if family is not None and sock.family != family:
-            raise ValueError(f"expected a socket of family AF_UNIX, not {_enum_name(sock.family)}")
-        if peer_name(sock) is None:
-            raise ValueError("the socket must be connected")
-    except BaseException:
-        give_back(sock, sock_or_fd)
-        raise
-    return sock
+    return _adopted_socket(sock_or_fd, lambda sock: peer_name(sock) is not None, "the socket must be connected", family)
 
 
-def adopted_socket(sock_or_fd: socket.socket | int) -> socket.socket:
-    """Check the stream socket that is handed over. If this raises, the caller still owns it."""
+def bound_socket(sock_or_fd: socket.socket | int) -> socket.socket:
+    """Check the bound socket that is handed over. If this raises, the caller still owns it."""
+    return _adopted_socket(sock_or_fd, _is_bound, "the socket must be bound to a local address")
+
+
+def _adopted_socket(
+    sock_or_fd: socket.socket | int, is_fit: Callable[[socket.socket], bool], must: str, family: int | None = None
+) -> socket.socket:
+    """Check the stream socket that is handed over, in AnyIO's order and with its words where it checks the same."""
     if isinstance(sock_or_fd, socket.socket):
         sock = sock_or_fd
     elif isinstance(sock_or_fd, int) and not isinstance(sock_or_fd, bool):
@@ -40,15 +39,20 @@ def adopted_socket(sock_or_fd: socket.socket | int) -> socket.socket:
         except (OSError, ValueError) as error:
             if is_from_handler(error):
                 raise
-            what = "is not a socket" if getattr(error, "errno", None) == errno.ENOTSOCK else "is not open"
-            raise ValueError(f"descriptor {sock_or_fd} {what}") from error
+            if getattr(error, "errno", None) == errno.ENOTSOCK:
+                raise ValueError("the file descriptor does not refer to a socket") from error
+            raise ValueError(f"{must}; descriptor {sock_or_fd} is not open") from error
     else:
-        raise TypeError(f"expected a socket or a descriptor, not {type(sock_or_fd).__name__}")
+        raise TypeError(f"expected an int or socket, got {type(sock_or_fd).__qualname__} instead")
     try:
         if sock.fileno() < 0:
-            raise ValueError("the socket is closed")
+            raise ValueError(f"{must}; it is closed")
+        if not is_fit(sock):
+            raise ValueError(must)
+        if family is not None and sock.family != family:
+            raise ValueError(f"address family mismatch: expected {_enum_name(family)}, got {_enum_name(sock.family)}")
         if sock.type != socket.SOCK_STREAM:
-            raise ValueError(f"expected a socket of type SOCK_STREAM, not {_enum_name(sock.type)}")
+            raise ValueError(f"socket type mismatch: expected SOCK_STREAM, got {_enum_name(sock.type)}")
         is_unix = sock.family == socket.AF_UNIX
         if not is_unix and not (is_tcp(sock) and sock.proto in _TCP_PROTOCOLS):
             raise ValueError(
@@ -58,6 +62,14 @@ def adopted_socket(sock_or_fd: socket.socket | int) -> socket.socket:
         give_back(sock, sock_or_fd)
         raise
     return sock
+
+
+def _is_bound(sock: socket.socket) -> bool:
+    try:
+        name = sock.getsockname()
+    except OSError:
+        return False
+    return bool(name[1] if isinstance(name, tuple) else name)
 
 
 def give_back(sock: socket.socket, sock_or_fd: socket.socket | int) -> None:

@@ -56,8 +56,8 @@ class TLSStream(tls.TLSStream, trio.abc.Stream):
         self._below = socket_stream_of(self.transport_stream)
         self._policy = DEFAULT_POLICY
         self._received_bytes = 0
-        self._send_guard = ResourceGuard("sending to")
-        self._receive_guard = ResourceGuard("receiving from")
+        self._send_guard = ResourceGuard("writing to")
+        self._receive_guard = ResourceGuard("reading from")
         self._accounting = TLSSendAccounting(self._ssl_object, self._records)
         self._closed: anyio.Event | None = None
         self._process = os.getpid()

@@ -80,8 +80,8 @@ class Records:
         # Whether records have left the buffer and the transport may not have all of them. It stays so if any exception
         # comes between: nobody knows how much went.
         self._is_midway = False
-        self._write_guard = ResourceGuard("sending to")
-        self._fill_guard = ResourceGuard("receiving from")
+        self._write_guard = ResourceGuard("writing to")
+        self._fill_guard = ResourceGuard("reading from")
         self._wait: anyio.CancelScope | None = None
 
     # --- sending -----------------------------------------------------------------------------------------------------

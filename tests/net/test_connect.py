@@ -352,9 +352,11 @@ async def test_when_all_fail_each_reason_is_told(names: Callable[..., None], mon
     wire = Wire(monkeypatch, by_address={"192.0.2.1": errno.ECONNREFUSED, "2001:db8::1": errno.ENETUNREACH})
     with pytest.raises(anyio.ConnectionFailed) as caught:
         await connect_tcp("host", 80)
+    assert str(caught.value).startswith("All connection attempts failed: ")
     for part in ("host port 80", "192.0.2.1:80: Connection refused", "[2001:db8::1]:80: Network is unreachable"):
         assert part in str(caught.value)
     assert isinstance(caught.value.__cause__, ExceptionGroup)
+    assert caught.value.__cause__.message == "multiple connection attempts failed"
     assert [type(error) for error in caught.value.__cause__.exceptions] == [ConnectionRefusedError, OSError]
     assert caught.value.errno is None
     assert wire.open_sockets() == 0
@@ -368,6 +370,7 @@ async def test_one_refusal_is_python_s_own_class_too(refused_port: int) -> None:
         assert isinstance(caught.value, ConnectionRefusedError)
         assert isinstance(caught.value.__cause__, ConnectionRefusedError)
         assert caught.value.errno == errno.ECONNREFUSED
+        assert str(caught.value).startswith("All connection attempts failed: ")
         assert str(refused_port) in str(caught.value)
 
 

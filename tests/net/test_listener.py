@@ -501,10 +501,11 @@ async def test_from_socket_refuses_what_cannot_listen_and_leaves_it_alone(
         socket.socket(socket.AF_UNIX) as unix,
         socket.socket(type=socket.SOCK_DGRAM) as udp,
     ):
+        udp.bind(("127.0.0.1", 0))
         for sock, message in (
-            (unbound, "must be bound"),
-            (unix, "must be bound"),
-            (udp, "SOCK_STREAM, not SOCK_DGRAM"),
+            (unbound, "the socket must be bound to a local address"),
+            (unix, "the socket must be bound to a local address"),
+            (udp, "socket type mismatch: expected SOCK_STREAM, got SOCK_DGRAM"),
             (tcp_pair[0], "cannot listen"),
         ):
             for form in (sock, sock.fileno()):
@@ -513,14 +514,14 @@ async def test_from_socket_refuses_what_cannot_listen_and_leaves_it_alone(
                 assert os.get_blocking(sock.fileno())  # open still, and as it was
         tcp_pair[0].sendall(b"works")
         assert tcp_pair[1].recv(100) == b"works"
-    with pytest.raises(ValueError, match="closed"):
+    with pytest.raises(ValueError, match="must be bound to a local address; it is closed"):
         await SocketListener.from_socket(udp)
     with open(tmp_path / "file", "wb") as file:
-        with pytest.raises(ValueError, match="is not a socket"):
+        with pytest.raises(ValueError, match="the file descriptor does not refer to a socket"):
             await SocketListener.from_socket(file.fileno())
-    with pytest.raises(ValueError, match="not open"):
+    with pytest.raises(ValueError, match=r"must be bound to a local address; .* not open"):
         await SocketListener.from_socket(-1)
     others: list[Any] = [True, "foo", None]
     for other in others:
-        with pytest.raises(TypeError, match="expected a socket or a descriptor"):
+        with pytest.raises(TypeError, match=f"expected an int or socket, got {type(other).__name__} instead"):
             await SocketListener.from_socket(other)

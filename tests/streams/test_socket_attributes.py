@@ -161,12 +161,12 @@ async def test_from_socket_refuses_what_speaks_neither_tcp_nor_unix(tcp_pair: Pa
 @pytest.mark.parametrize(
     ("kind", "bad", "message"),
     [
-        (SocketStream, "datagram", "expected a socket of type SOCK_STREAM, not SOCK_DGRAM"),
+        (SocketStream, "datagram", "socket type mismatch: expected SOCK_STREAM, got SOCK_DGRAM"),
         (SocketStream, "unconnected", "the socket must be connected"),
         (SocketStream, "listening", "the socket must be connected"),
-        (UNIXSocketStream, "datagram", "expected a socket of type SOCK_STREAM, not SOCK_DGRAM"),
+        (UNIXSocketStream, "datagram", "socket type mismatch: expected SOCK_STREAM, got SOCK_DGRAM"),
         (UNIXSocketStream, "unconnected", "the socket must be connected"),
-        (UNIXSocketStream, "other family", "expected a socket of family AF_UNIX, not AF_INET"),
+        (UNIXSocketStream, "other family", "address family mismatch: expected AF_UNIX, got AF_INET"),
     ],
 )
 def test_from_socket_refuses_an_unfit_socket_and_leaves_it_alone(
@@ -175,10 +175,12 @@ def test_from_socket_refuses_an_unfit_socket_and_leaves_it_alone(
     family = socket.AF_UNIX if kind is UNIXSocketStream else socket.AF_INET
     if bad == "other family":
         sock = tcp_pair[0]
+    elif bad == "datagram" and family == socket.AF_UNIX:
+        sock, other = socket.socketpair(family, socket.SOCK_DGRAM)
+        other.close()
     elif bad == "datagram":
         sock = socket.socket(family, socket.SOCK_DGRAM)
-        if family == socket.AF_INET:
-            sock.connect(("127.0.0.1", 9))
+        sock.connect(("127.0.0.1", 9))
     else:
         sock = socket.socket(family, socket.SOCK_STREAM)
         if bad == "listening":
@@ -199,19 +201,19 @@ def test_from_socket_refuses_an_unfit_socket_and_leaves_it_alone(
 async def test_from_socket_refuses_what_is_no_socket(tmp_path: Path) -> None:
     for kind in (SocketStream, UNIXSocketStream):
         with open(tmp_path / "file", "wb") as file:
-            with pytest.raises(ValueError, match="is not a socket"):
+            with pytest.raises(ValueError, match="the file descriptor does not refer to a socket"):
                 await kind.from_socket(file.fileno())
             file.write(b"still open")
         closed = socket.socket()
         closed.close()
-        with pytest.raises(ValueError, match="closed"):
+        with pytest.raises(ValueError, match="the socket must be connected; it is closed"):
             await kind.from_socket(closed)
         for number in (-1, 1_000_000):
-            with pytest.raises(ValueError, match="not open"):
+            with pytest.raises(ValueError, match=r"the socket must be connected; .* not open"):
                 await kind.from_socket(number)
         others: list[Any] = [True, False, "foo", b"3", None, 3.0]
         for other in others:
-            with pytest.raises(TypeError, match="expected a socket or a descriptor"):
+            with pytest.raises(TypeError, match=f"expected an int or socket, got {type(other).__name__} instead"):
                 await kind.from_socket(other)
 
 

@@ -47,5 +47,6 @@ def connect_error_text(error: ConnectionFailed) -> str:
     """``cannot connect to HOST port PORT: Connection refused``: the error without its number."""
     if isinstance(error, socket.gaierror):
         return f"cannot find {error.strerror}"
-    what, colon, _ = str(error).partition(": [Errno ")
-    return f"{what}: {os.strerror(error.errno)}" if colon and error.errno else str(error)
+    text = str(error).removeprefix("All connection attempts failed: ")
+    what, colon, _ = text.partition(": [Errno ")
+    return f"{what}: {os.strerror(error.errno)}" if colon and error.errno else text
