@@ -15,8 +15,8 @@ the peer's kernel has all of it::
     trio.run(push, "big.iso", "192.0.2.1", 9000)
 
 Connect and listen
-    ``connect_tcp``, ``connect_unix``; ``create_tcp_listener`` (returns a ``TCPListener``), ``create_unix_listener``
-    (returns a ``SocketListener``)
+    ``connect_tcp``, ``connect_unix``; ``TCPConnectable``, ``UNIXConnectable``, ``as_connectable``;
+    ``create_tcp_listener`` (returns a ``TCPListener``), ``create_unix_listener`` (returns a ``SocketListener``)
 Streams
     ``SocketStream``, ``UNIXSocketStream``; ``TLSStream``, ``TLSListener``, ``wrap_tls``; ``SocketStatistics`` and its
     ``KernelView``
@@ -59,6 +59,9 @@ if TYPE_CHECKING:
     from ._kernel.tcp import KernelView as KernelView
     from ._net.connect import connect_tcp as connect_tcp
     from ._net.connect import connect_unix as connect_unix
+    from ._net.connectables import TCPConnectable as TCPConnectable
+    from ._net.connectables import UNIXConnectable as UNIXConnectable
+    from ._net.connectables import as_connectable as as_connectable
     from ._net.listen import TCPListener as TCPListener
     from ._net.listen import create_tcp_listener as create_tcp_listener
     from ._net.listen import create_unix_listener as create_unix_listener
@@ -85,6 +88,9 @@ _MODULE_OF = {
     # Connect and listen
     "connect_tcp": "_net.connect",
     "connect_unix": "_net.connect",
+    "TCPConnectable": "_net.connectables",
+    "UNIXConnectable": "_net.connectables",
+    "as_connectable": "_net.connectables",
     "create_tcp_listener": "_net.listen",
     "create_unix_listener": "_net.listen",
     "SocketListener": "_net.listener",

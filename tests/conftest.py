@@ -23,7 +23,7 @@ from support.waiting import BOUND
 import roket_trio
 
 # pytest runs inside of tests, for the plugin's own.
-pytest_plugins = ["pytester", "support.measured"]
+pytest_plugins = ["pytester", "support.certificates", "support.measured"]
 
 
 # --- loops -----------------------------------------------------------------------------------------------------------

@@ -164,13 +164,21 @@ async def connect_tcp(
     stream = SocketStream._adopt(sock, close_policy)
     if not (tls or tls_hostname or ssl_context):
         return stream
+    return await start_client_tls(stream, tls_hostname or host, ssl_context, tls_standard_compatible)
+
+
+async def start_client_tls(
+    stream: SocketStream, hostname: str | None, ssl_context: ssl.SSLContext | None, standard_compatible: bool
+) -> TLSStream:
+    """Do the client's part of a handshake. If it fails, the connection is closed: the server is told with an alert if
+    it is to blame, and sees a reset otherwise."""
     try:
         return await TLSStream.wrap(
             stream,
             server_side=False,
-            hostname=tls_hostname or host,
+            hostname=hostname,
             ssl_context=ssl_context,
-            standard_compatible=tls_standard_compatible,
+            standard_compatible=standard_compatible,
         )
     except ssl.SSLError:
         await aclose_after_alert(stream)  # noqa: ASYNC120 - a cancellation may replace the handshake's error

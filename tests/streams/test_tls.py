@@ -334,9 +334,7 @@ async def test_a_second_task_in_the_same_direction_is_busy(pair: Pair, contexts:
             tasks.start_soon(tls.receive)
             await until(lambda: tls._receive_guard.is_taken)
             for call in (tls.receive(), tls.receive_some(), tls.unwrap()):
-                with pytest.raises(
-                    BusyResourceError, match=r"Another task is already (reading from|using)"
-                ):
+                with pytest.raises(BusyResourceError, match=r"Another task is already (reading from|using)"):
                     await call
             await tls.send(b"the other direction is free")
             peer.send(b"x")
@@ -344,9 +342,7 @@ async def test_a_second_task_in_the_same_direction_is_busy(pair: Pair, contexts:
             await start_endless_send(tls, tasks, [])
             sends: list[Awaitable[object]] = [tls.send(b"x"), tls.send_all(b"x"), tls.wait_send_all_might_not_block()]
             for send in (*sends, tls.unwrap()):
-                with pytest.raises(
-                    BusyResourceError, match=r"Another task is already (writing to|using)"
-                ):
+                with pytest.raises(BusyResourceError, match=r"Another task is already (writing to|using)"):
                     await send
             peer.send(b"y")
             assert await tls.receive() == b"y"
