@@ -10,7 +10,7 @@ import errno
 import os
 import socket
 import ssl
-from typing import Any, Literal, overload
+from typing import Any, Literal, NamedTuple, final, overload
 
 import anyio
 
@@ -20,6 +20,7 @@ from .._kernel.signal_handlers import is_from_handler, is_from_kernel
 from .._kernel.tcp import discard_on_close
 from .._loops import current_loop
 from .._public import public
+from .._streams.adopted import Address, presentable
 from .._streams.sockets import SocketStream
 from .._streams.tls import TLSStream
 from .._streams.transport import aclose_after_alert
@@ -160,8 +161,8 @@ async def connect_tcp(
     families = {endpoint.family for endpoint in local}
     family = families.pop() if len(families) == 1 else socket.AF_UNSPEC
     endpoints = _interleaved(await resolve(host, remote_port, family))
-    sock = await _race(endpoints, local, happy_eyeballs_delay, f"{host} port {remote_port}")
-    stream = SocketStream._adopt(sock, close_policy)
+    made = await _race(endpoints, local, happy_eyeballs_delay, f"{host} port {remote_port}")
+    stream = SocketStream._adopt(made.sock, close_policy, local=made.local, remote=made.remote)
     if not (tls or tls_hostname or ssl_context):
         return stream
     return await start_client_tls(stream, tls_hostname or host, ssl_context, tls_standard_compatible)
@@ -188,6 +189,15 @@ async def start_client_tls(
         raise
 
 
+@final
+class _Made(NamedTuple):
+    """A connected socket, and its addresses."""
+
+    sock: socket.socket
+    local: Address
+    remote: Address
+
+
 def _interleaved(endpoints: list[Endpoint]) -> list[Endpoint]:
     """The addresses with both families in turn, beginning with the system's first choice (RFC 8305, section 4)."""
     first = [endpoint for endpoint in endpoints if endpoint.family == endpoints[0].family]
@@ -196,9 +206,9 @@ def _interleaved(endpoints: list[Endpoint]) -> list[Endpoint]:
     return mixed + first[len(others) :] + others[len(first) :]
 
 
-async def _race(endpoints: list[Endpoint], local: list[Endpoint], delay: float, what: str) -> socket.socket:
+async def _race(endpoints: list[Endpoint], local: list[Endpoint], delay: float, what: str) -> _Made:
     """Connect to the first of ``endpoints`` that answers, from any of ``local`` if there are such."""
-    winner: socket.socket | None = None
+    winner: _Made | None = None
     failures: list[OSError] = []
 
     async def attempt(endpoint: Endpoint, over: anyio.Event) -> None:
@@ -207,7 +217,7 @@ async def _race(endpoints: list[Endpoint], local: list[Endpoint], delay: float, 
         try:
             for here in fitting or [None]:
                 try:
-                    sock = await _connect(endpoint, here)
+                    made = await _connect(endpoint, here)
                 except OSError as error:
                     if not is_from_kernel(error):
                         raise
@@ -215,10 +225,10 @@ async def _race(endpoints: list[Endpoint], local: list[Endpoint], delay: float, 
                     failures.append(OSError(error.errno, f"{where}: {error.strerror or error}"))
                     continue
                 if winner is None:
-                    winner = sock
+                    winner = made
                     tasks.cancel_scope.cancel()
                 else:
-                    _drop(sock)
+                    _drop(made.sock)
                 break
         finally:
             over.set()
@@ -235,7 +245,7 @@ async def _race(endpoints: list[Endpoint], local: list[Endpoint], delay: float, 
             raise bare(group) from None  # noqa: ASYNC123 - what a signal's handler raises in an attempt comes out as it is
     except BaseException:
         if winner is not None:
-            _drop(winner)
+            _drop(winner.sock)
         raise
     if winner is not None:
         return winner
@@ -252,7 +262,7 @@ def _all_failed(what: str, failures: list[OSError]) -> ConnectionFailed:
     return failure
 
 
-async def _connect(endpoint: Endpoint, local: Endpoint | None) -> socket.socket:
+async def _connect(endpoint: Endpoint, local: Endpoint | None) -> _Made:
     """Connect one non-blocking socket. It is closed unless it is returned."""
     sock = socket.socket(endpoint.family, socket.SOCK_STREAM)
     try:
@@ -263,12 +273,13 @@ async def _connect(endpoint: Endpoint, local: Endpoint | None) -> socket.socket:
         await connect_socket(sock, endpoint.address)
         # A connect to a free port of this host's ephemeral range can connect a socket to itself (RFC 9293, section
         # 3.5: simultaneous open). No server listens there, so the connection counts as refused.
-        if sock.getsockname() == sock.getpeername():
+        here, there = sock.getsockname(), sock.getpeername()
+        if here == there:
             raise OSError(errno.ECONNREFUSED, os.strerror(errno.ECONNREFUSED))
+        return _Made(sock, presentable(here), presentable(there))
     except BaseException:
         _drop(sock)
         raise
-    return sock
 
 
 def _drop(sock: socket.socket) -> None:

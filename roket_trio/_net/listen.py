@@ -13,6 +13,7 @@ from typing import Any, cast, final
 
 import anyio
 import anyio.abc
+import trio
 import trio.abc
 from anyio.streams.stapled import MultiListener
 
@@ -71,6 +72,11 @@ class TCPListener(MultiListener[SocketStream], trio.abc.Listener[SocketStream]):
             async with anyio.create_task_group() as tasks:
                 for listener in sockets:
                     tasks.start_soon(_wait_then_cancel, listener, tasks.cancel_scope)
+
+    @property
+    def socket(self) -> trio.socket.SocketType:
+        """The Trio socket of the first of :attr:`listeners`: all have its port (see :attr:`SocketListener.socket`)."""
+        return self._sockets()[0].socket
 
     async def aclose(self) -> None:
         """Close every socket, even if cancelled, by the rules of :meth:`SocketListener.aclose`."""

@@ -12,6 +12,7 @@ from typing import Any, final
 
 import anyio
 import anyio.abc
+import trio
 import trio.abc
 
 from .._connection.states import DEFAULT_POLICY, ClosePolicy
@@ -23,6 +24,7 @@ from .._loops import ResourceGuard, current_loop
 from .._public import public
 from .._streams.adopted import bound_socket, give_back, presentable
 from .._streams.sockets import SocketStream
+from .._streams.trio_socket import HasTrioSocket
 from .._streams.unix_sockets import UNIXSocketStream
 from .._unclosed import disown, finalize, is_inherited, opened_at, own
 
@@ -67,7 +69,7 @@ _QUEUE_USUALLY = 4096  # net.core.somaxconn, since Linux 5.4
 
 @public
 @final
-class SocketListener(anyio.abc.SocketListener, trio.abc.Listener[SocketStream]):
+class SocketListener(HasTrioSocket, anyio.abc.SocketListener, trio.abc.Listener[SocketStream]):
     """A listening TCP or UNIX socket: an ``anyio.abc.SocketListener`` and a ``trio.abc.Listener`` in one.
 
     Made by :func:`create_tcp_listener`, :func:`create_unix_listener` or :meth:`from_socket`; belongs to the event loop
@@ -181,7 +183,7 @@ class SocketListener(anyio.abc.SocketListener, trio.abc.Listener[SocketStream]):
                     raise
             else:
                 kind = UNIXSocketStream if self._is_unix else SocketStream
-                return kind._adopt(sock, self.close_policy, presentable(address))
+                return kind._adopt(sock, self.close_policy, remote=presentable(address))
 
     def _is_listening(self) -> bool:
         """Whether the socket still listens: other code may have shut it down or closed it."""
@@ -283,3 +285,7 @@ class SocketListener(anyio.abc.SocketListener, trio.abc.Listener[SocketStream]):
 
     def __repr__(self) -> str:
         return f"<SocketListener {'closed' if self._closed else presentable(self._sock.getsockname())}>"
+
+
+# As for a SocketStream: whoever asks under Trio finds all that Trio's class has.
+trio.SocketListener.register(SocketListener)

@@ -88,6 +88,14 @@ def peer_name(sock: socket.socket) -> Address | None:
         return None
 
 
+def local_name(sock: socket.socket) -> Address | None:
+    """The address of this side; ``None`` if the socket has none, or not any more."""
+    try:
+        return presentable(sock.getsockname())
+    except OSError:
+        return None
+
+
 def presentable(address: Any) -> Address:
     """An address as AnyIO shows it: ``(host, port)``, with the zone of a link-local IPv6 address, or a path."""
     if isinstance(address, bytes):  # Linux's abstract UNIX addresses

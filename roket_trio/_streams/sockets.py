@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable, Mapping
+from functools import partial
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import Any, TypeVar, overload
 
 import anyio
 import anyio.abc
+import trio
 import trio.abc
 
 from .._connection.connection import Connection
@@ -25,13 +27,15 @@ from .._routes.connection_ends import ConnectionReader, ConnectionWriter
 from .._routes.file_ends import FileReader, FileWriter
 from .._routes.rate_limit import UNLIMITED
 from .._routes.table import route_between
-from .adopted import Address, connected_socket, peer_name
+from .adopted import Address, connected_socket, local_name, peer_name
+from .trio_socket import HasTrioSocket
 
 Self = TypeVar("Self", bound="SocketStream")
+T = TypeVar("T")
 
 
 @public
-class SocketStream(anyio.abc.SocketStream, trio.abc.HalfCloseableStream):
+class SocketStream(HasTrioSocket, anyio.abc.SocketStream, trio.abc.HalfCloseableStream):
     """A connected TCP socket: an ``anyio.abc.SocketStream`` and a ``trio.abc.HalfCloseableStream`` in one.
 
     :func:`connect_tcp`, a listener or :meth:`from_socket` makes it, and it belongs to the event loop that it was made
@@ -46,9 +50,10 @@ class SocketStream(anyio.abc.SocketStream, trio.abc.HalfCloseableStream):
     block.
     """
 
-    def __init__(self, connection: Connection, remote_address: Address | None) -> None:
+    def __init__(self, connection: Connection, local_address: Address | None, remote_address: Address | None) -> None:
         """Not public: use :meth:`from_socket`."""
         self._connection = connection
+        self._local_address = local_address
         self._remote_address = remote_address
 
     @classmethod
@@ -68,9 +73,17 @@ class SocketStream(anyio.abc.SocketStream, trio.abc.HalfCloseableStream):
 
     @classmethod
     def _adopt(
-        cls: type[Self], sock: socket.socket, policy: ClosePolicy, remote_address: Address | None = None
+        cls: type[Self],
+        sock: socket.socket,
+        policy: ClosePolicy,
+        *,
+        local: Address | None = None,
+        remote: Address | None = None,
     ) -> Self:
-        """Take over a socket that is known to be good; the peer may have reset it already."""
+        """Take over a socket that is known to be good; the peer may have reset it already.
+
+        :param local: its address, where it is known without a system call; ``remote`` its peer's
+        """
         connection: Connection | None = None
         try:
             connection = Connection(sock, policy)
@@ -78,7 +91,11 @@ class SocketStream(anyio.abc.SocketStream, trio.abc.HalfCloseableStream):
                 with SuppressKernelErrors():
                     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 limit_unsent(sock, NOTSENT_LOWAT)
-            return cls(connection, peer_name(sock) if remote_address is None else remote_address)
+            return cls(
+                connection,
+                local_name(sock) if local is None else local,
+                peer_name(sock) if remote is None else remote,
+            )
         except BaseException:  # a signal's handler may have raised it
             try:
                 if connection is not None:
@@ -278,6 +295,34 @@ class SocketStream(anyio.abc.SocketStream, trio.abc.HalfCloseableStream):
         """
         await self._connection.wait_writable()
 
+    def setsockopt(
+        self, level: int, option: int, value: int | bytes | bytearray | memoryview | None, length: int | None = None
+    ) -> None:
+        """Set an option of the socket, with the signature of Trio's method; see :meth:`socket.socket.setsockopt`.
+
+        :raises TypeError: there must be a ``value``, or ``None`` and a ``length``
+        :raises OSError: the kernel refuses it, or the stream is closed
+        """
+        if (value is None) == (length is None):
+            raise TypeError(f"setsockopt() needs a value, or None and a length, not {value!r} and {length!r}")
+        arguments = (value,) if length is None else (None, length)
+        self._connection.sock.setsockopt(level, option, *arguments)
+
+    @overload
+    def getsockopt(self, level: int, option: int) -> int: ...
+
+    @overload
+    def getsockopt(self, level: int, option: int, buffersize: int) -> bytes: ...
+
+    def getsockopt(self, level: int, option: int, buffersize: int = 0) -> int | bytes:
+        """Ask for an option of the socket, with the signature of Trio's method.
+
+        :param buffersize: 0 for an option that is an int; otherwise the size of the option in bytes, at most
+        :raises OSError: the kernel refuses it, or the stream is closed
+        """
+        sock = self._connection.sock
+        return sock.getsockopt(level, option, buffersize) if buffersize else sock.getsockopt(level, option)
+
     # --- both --------------------------------------------------------------------------------------------------------
 
     @property
@@ -304,13 +349,18 @@ class SocketStream(anyio.abc.SocketStream, trio.abc.HalfCloseableStream):
 
     @property
     def extra_attributes(self) -> Mapping[Any, Callable[[], Any]]:
-        """AnyIO's attributes (``SocketAttribute``). The remote address is remembered, for when the peer is gone."""
+        """AnyIO's attributes (``SocketAttribute``). Both addresses are remembered, for when the peer or the socket is
+        gone."""
         attributes = dict(super().extra_attributes)
         attribute = anyio.abc.SocketAttribute
-        if (remote := self._remote_address) is not None:
-            attributes[attribute.remote_address] = lambda: remote
-            if isinstance(remote, tuple):
-                attributes[attribute.remote_port] = lambda: remote[1]
+        for address, of_address, of_port in (
+            (self._local_address, attribute.local_address, attribute.local_port),
+            (self._remote_address, attribute.remote_address, attribute.remote_port),
+        ):
+            if address is not None:
+                attributes[of_address] = partial(_itself, address)
+                if isinstance(address, tuple):
+                    attributes[of_port] = partial(_itself, address[1])
         return attributes
 
     def __aiter__(self: Self) -> Self:  # whose type AnyIO and Trio declare differently
@@ -327,6 +377,15 @@ class SocketStream(anyio.abc.SocketStream, trio.abc.HalfCloseableStream):
         connection = self._connection
         state = connection.life.phase.name.lower()
         return f"<{type(self).__name__} {state} to {self._remote_address or 'an unnamed peer'}>"
+
+
+# Trio's class says what its libraries may use of a stream, and all of that is here, by Trio's rules. Under Trio alone
+# ``.socket`` has async methods that work, and no other program would ask.
+trio.SocketStream.register(SocketStream)
+
+
+def _itself(value: T) -> T:
+    return value
 
 
 def is_cancellation(exc: BaseException) -> bool:
