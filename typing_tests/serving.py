@@ -48,6 +48,19 @@ async def handlers_and_their_listeners(context: ssl.SSLContext) -> None:
     await serve(any_handler, tcp)
     await serve(any_handler, unix)
     await serve(any_handler, over_tls)
+    async with trio.open_nursery() as nursery, anyio.create_task_group() as tasks:
+        await serve(tcp_handler, tcp, handler_nursery=nursery)
+        await serve(tls_handler, over_tls, handler_nursery=tasks)
+        await serve(tcp_handler, tcp, handler_nursery=5)  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue, reportArgumentType]
+
+
+async def ssl_handler(stream: trio.SSLStream[SocketStream]) -> None:
+    await stream.send_all(await stream.receive_some())
+
+
+async def a_listener_of_trio(context: ssl.SSLContext) -> None:
+    listener: trio.SSLListener[SocketStream] = trio.SSLListener(await create_unix_listener("path"), context)
+    await serve(ssl_handler, listener)
 
 
 async def handlers_that_do_not_fit(context: ssl.SSLContext) -> None:

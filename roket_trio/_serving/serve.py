@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Awaitable, Callable
+from copy import copy
 from dataclasses import replace
 from functools import partial
 from math import inf
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias, overload
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, final, overload
 
 import anyio
 import anyio.abc
 
 from .._net.listener import SocketListener
 from .._public import public
-from .server import Acceptor, Server, ShutdownEvent
+from .server import Acceptor, HandlerNursery, Server, ShutdownEvent
 from .supervise import DEFAULT_KEEPALIVE, KeepAlive, idle_limits
 from .watcher import WatcherHost
 
 if TYPE_CHECKING:
+    import trio
     from anyio.streams.stapled import MultiListener
     from anyio.streams.tls import TLSStream as AnyIOTLSStream
 
@@ -44,6 +46,7 @@ async def serve(
     close_wait_seconds: float = ...,
     idle_seconds: float | None = ...,
     keepalive: KeepAlive | None = ...,
+    handler_nursery: HandlerNursery | None = ...,
     task_status: anyio.abc.TaskStatus[SocketListener] = ...,
 ) -> None: ...
 
@@ -60,6 +63,7 @@ async def serve(
     close_wait_seconds: float = ...,
     idle_seconds: float | None = ...,
     keepalive: KeepAlive | None = ...,
+    handler_nursery: HandlerNursery | None = ...,
     task_status: anyio.abc.TaskStatus[Any] = ...,
 ) -> None: ...
 
@@ -76,6 +80,24 @@ async def serve(
     close_wait_seconds: float = ...,
     idle_seconds: float | None = ...,
     keepalive: KeepAlive | None = ...,
+    handler_nursery: HandlerNursery | None = ...,
+    task_status: anyio.abc.TaskStatus[Any] = ...,
+) -> None: ...
+
+
+@overload
+async def serve(
+    handler: Callable[[trio.SSLStream[SocketStream]], Awaitable[object]],
+    listener: trio.SSLListener[SocketStream],
+    *,
+    max_connections: int | None = ...,
+    shutdown: ShutdownEvent | None = ...,
+    drain_seconds: float = ...,
+    on_handler_error: Literal["abort", "finish", "raise"] = ...,
+    close_wait_seconds: float = ...,
+    idle_seconds: float | None = ...,
+    keepalive: KeepAlive | None = ...,
+    handler_nursery: HandlerNursery | None = ...,
     task_status: anyio.abc.TaskStatus[Any] = ...,
 ) -> None: ...
 
@@ -83,7 +105,7 @@ async def serve(
 @public
 async def serve(
     handler: Callable[[Any], Awaitable[object]],
-    listener: SocketListener | TLSListener | MultiListener[Any],
+    listener: SocketListener | TLSListener | MultiListener[Any] | trio.SSLListener[Any],
     *,
     max_connections: int | None = None,
     shutdown: ShutdownEvent | None = None,
@@ -92,6 +114,7 @@ async def serve(
     close_wait_seconds: float = 30.0,
     idle_seconds: float | None = None,
     keepalive: KeepAlive | None = DEFAULT_KEEPALIVE,
+    handler_nursery: HandlerNursery | None = None,
     task_status: anyio.abc.TaskStatus[Any] = anyio.TASK_STATUS_IGNORED,
 ) -> None:
     """Accept connections, and run ``handler(stream)`` in a task of its own for each, until shut down or cancelled.
@@ -107,8 +130,9 @@ async def serve(
 
     :param handler: an async function of one argument, a :class:`SocketStream`, :class:`UNIXSocketStream` or, from a
         :class:`TLSListener`, a :class:`TLSStream`. The handshake is done in the connection's task
-    :param listener: from :func:`create_tcp_listener` or :func:`create_unix_listener`, or a :class:`TLSListener` over
-        one. It is closed when this returns or raises, and the connections that still wait in its queue are refused
+    :param listener: from :func:`create_tcp_listener` or :func:`create_unix_listener`, or over one a
+        :class:`TLSListener` or a ``trio.SSLListener``, whose streams do the handshake when they are first used. It is
+        closed when this returns or raises, and the connections that still wait in its queue are refused
     :param max_connections: how many connections there may be at once, those that are being closed included; further
         ones wait in the listen queue. ``None`` for no limit
     :param shutdown: an event. When it is set, the connections in the queue are still served (as far as
@@ -120,6 +144,10 @@ async def serve(
     :param close_wait_seconds: see :func:`supervise`
     :param idle_seconds: see :func:`supervise`
     :param keepalive: see :func:`supervise`
+    :param handler_nursery: where handlers run, as for ``trio.serve_listeners``: a nursery, a task group, or an object
+        with a ``start_soon`` like theirs; ``None`` for a nursery of the call's own. They belong to it: they go on when
+        this has returned or was cancelled, so ``drain_seconds`` does not concern them, their connections stay
+        supervised and are closed as otherwise, and what would end the server is raised in there instead
     :param task_status: ``await nursery.start(serve, handler, listener)`` returns ``listener`` once it is served
     :raises TypeError: ``handler`` is no async function, or ``listener`` is none of this package
     :raises ValueError: a number or time out of range; an unknown ``on_handler_error``
@@ -143,7 +171,9 @@ async def serve(
     if not acceptors:
         raise ValueError("there is no socket to accept from")
     limits = idle_limits(close_wait_seconds, idle_seconds)
-    server = Server(handler, acceptors, inf if max_connections is None else max_connections, limits, keepalive)
+    server = Server(
+        handler, acceptors, inf if max_connections is None else max_connections, limits, keepalive, handler_nursery
+    )
     server.stops_at_errors = on_handler_error == "raise"
     on_error: Literal["abort", "finish"] = "finish" if on_handler_error == "finish" else "abort"
     for acceptor in acceptors:
@@ -179,7 +209,7 @@ def acceptors_of(listener: object) -> list[Acceptor]:
 
     A ``MultiListener`` has several in ``listeners``. One that does a handshake (:class:`TLSListener`) has the one that
     accepts in ``listener``, and an async ``handshake(stream)`` that returns the handler's stream or raises, within a
-    time limit of its own.
+    time limit of its own. A listener of Trio's over another one has that in ``transport_listener``.
 
     :raises TypeError: it is no such listener
     """
@@ -190,4 +220,25 @@ def acceptors_of(listener: object) -> list[Acceptor]:
     inner, handshake = getattr(listener, "listener", None), getattr(listener, "handshake", None)
     if inner is not None and handshake is not None:
         return [Acceptor(one.listener, (*one.handshakes, handshake)) for one in acceptors_of(inner)]
+    if (below := getattr(listener, "transport_listener", None)) is not None and hasattr(listener, "accept"):
+        accepted = partial(_accepted_through, listener)
+        return [Acceptor(one.listener, (*one.handshakes, accepted)) for one in acceptors_of(below)]
     raise TypeError(f"serve() needs a listener of this package, or one over it, not {type(listener).__name__}")
+
+
+@final
+class _Accepted:
+    """A listener that has accepted one connection already."""
+
+    def __init__(self, stream: object) -> None:
+        self._stream = stream
+
+    async def accept(self) -> object:
+        return self._stream
+
+
+async def _accepted_through(listener: Any, stream: object) -> object:
+    """What a listener of Trio's over another one makes of a connection that was accepted there."""
+    over_this_one = copy(listener)
+    over_this_one.transport_listener = _Accepted(stream)
+    return await over_this_one.accept()

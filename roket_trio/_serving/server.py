@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, NamedTuple, Protocol, final
 
 import anyio
@@ -19,7 +19,7 @@ from .._streams.sockets import SocketStream, is_cancellation
 from .._unclosed import is_inherited
 from .idle_timer import IdleLimits, IdleTimer
 from .supervise import KeepAlive, close_stream, is_consequence_of_close
-from .watcher import Watcher
+from .watcher import Watcher, WatcherHost
 
 Handshake = Callable[[Any], Awaitable[Any]]
 
@@ -28,6 +28,12 @@ class ShutdownEvent(Protocol):
     """What ``shutdown`` may be: an event of Trio, AnyIO or asyncio."""
 
     async def wait(self) -> object: ...
+
+
+class HandlerNursery(Protocol):
+    """Where handlers may run: a nursery of Trio's, a task group of AnyIO's, or another object with their method."""
+
+    def start_soon(self, async_fn: Callable[..., Coroutine[Any, Any, Any]], /, *args: Any) -> object: ...
 
 
 class Acceptor(NamedTuple):
@@ -48,6 +54,7 @@ class Server:
         max_connections: float,
         limits: IdleLimits,
         keepalive: KeepAlive | None,
+        handler_nursery: HandlerNursery | None,
     ) -> None:
         self.watcher: Watcher
         self.stops_at_errors: bool = False
@@ -57,6 +64,7 @@ class Server:
         self._limits = limits
         self._keepalive = keepalive
         self._loop = current_loop()
+        self._handler_nursery = handler_nursery
         self._handlers: Nursery
         self._connections = 0
         # Set when a connection ends, for acceptors that wait for that.
@@ -147,7 +155,15 @@ class Server:
                 self._start(stream, acceptor)
 
     def _start(self, stream: SocketStream, acceptor: Acceptor) -> None:
-        self._handlers.start_soon(self._handle, stream, acceptor.handshakes)
+        if self._handler_nursery is None:
+            self._handlers.start_soon(self._handle_here, stream, acceptor.handshakes)
+            return
+        try:
+            self._handler_nursery.start_soon(self._handle_elsewhere, stream, acceptor.handshakes)
+        except BaseException:  # it takes no tasks any more
+            stream.abort()
+            self._end_connection()
+            raise
 
     def _end_connection(self) -> None:
         self._connections -= 1
@@ -158,8 +174,32 @@ class Server:
     # --- one connection ----------------------------------------------------------------------------------------------
 
     @exits_in_group
-    async def _handle(self, stream: SocketStream, handshakes: tuple[Handshake, ...]) -> None:
-        """Run the handler, and close the connection however that ends."""
+    async def _handle_here(self, stream: SocketStream, handshakes: tuple[Handshake, ...]) -> None:
+        await self._handle(stream, handshakes, self.watcher, self._bring_down)
+
+    async def _handle_elsewhere(self, stream: SocketStream, handshakes: tuple[Handshake, ...]) -> None:
+        """Run the handler in the caller's nursery, which ends by what ends a server otherwise. It may outlive the call
+        of ``serve``, so that it hosts the watcher itself."""
+        failures: list[BaseException] = []
+        try:
+            async with WatcherHost() as watcher:
+                await self._handle(stream, handshakes, watcher, failures.append)
+        finally:
+            stream._connection.close_now()  # no descriptor was left for a watcher
+        if failures:
+            raise failures.pop()
+
+    async def _handle(
+        self,
+        stream: SocketStream,
+        handshakes: tuple[Handshake, ...],
+        watcher: Watcher,
+        bring_down: Callable[[BaseException], object],
+    ) -> None:
+        """Run the handler, and close the connection however that ends.
+
+        :param bring_down: is called with what ends the server
+        """
         connection = stream._connection
         timer = IdleTimer(connection, anyio.CancelScope(), self._limits)
         handlers_stream: Any = stream
@@ -167,7 +207,7 @@ class Server:
         cancellation: BaseException | None = None
         failure: BaseException | None = None
         try:
-            self.watcher.add(timer)
+            watcher.add(timer)
             if self._keepalive is not None:
                 self._keepalive._apply(connection)
             with timer:
@@ -181,7 +221,7 @@ class Server:
             cancellation, failure = _without_cancellation(error)
             if failure is not None:
                 is_consequence = timer.reason is not None and is_consequence_of_close(failure)
-                failure = None if is_consequence else self._report(stream, failure, is_handled)
+                failure = None if is_consequence else self._report(stream, failure, is_handled, bring_down)
             if cancellation is not None:
                 raise cancellation  # noqa: ASYNC104, B904 - the same, or its part of a group
         finally:
@@ -193,7 +233,7 @@ class Server:
                 log(logging.INFO, "the stream of %s did not close well: %r", _peer_of(stream), error)
             finally:
                 del cancellation, failure  # their tracebacks hold this frame
-                self.watcher.remove(timer)
+                watcher.remove(timer)
                 if not is_inherited(connection):  # else the child would accept a client of its parent's
                     self._end_connection()
 
@@ -203,17 +243,21 @@ class Server:
             raise TypeError(f"serve() needs an async function; {self._handler!r} returned {result!r}")
         await result
 
-    def _report(self, stream: SocketStream, error: BaseException, is_handled: bool) -> BaseException | None:
+    def _report(
+        self,
+        stream: SocketStream,
+        error: BaseException,
+        is_handled: bool,
+        bring_down: Callable[[BaseException], object],
+    ) -> BaseException | None:
         """Log what was raised, or end the server; returns ``error`` if the handler raised it."""
-        if not isinstance(error, Exception):
-            self._bring_down(error)
-        elif not is_handled:
-            log(logging.INFO, "the handshake with %s failed: %r", _peer_of(stream), error)
-            return None
-        else:
+        if isinstance(error, Exception):
+            if not is_handled:
+                log(logging.INFO, "the handshake with %s failed: %r", _peer_of(stream), error)
+                return None
             log(logging.ERROR, "the handler of %s failed", _peer_of(stream), error=error)
-            if self.stops_at_errors:
-                self._bring_down(error)
+        if self.stops_at_errors or not isinstance(error, Exception):
+            bring_down(error)
         return error
 
 
