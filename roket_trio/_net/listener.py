@@ -24,7 +24,7 @@ from .._loops import ResourceGuard, current_loop
 from .._public import public
 from .._streams.adopted import bound_socket, give_back, presentable
 from .._streams.sockets import SocketStream
-from .._streams.trio_socket import HasTrioSocket
+from .._streams.trio_socket import HasTrioSocket, raw_socket_below
 from .._streams.unix_sockets import UNIXSocketStream
 from .._unclosed import disown, finalize, is_inherited, opened_at, own
 
@@ -72,12 +72,36 @@ _QUEUE_USUALLY = 4096  # net.core.somaxconn, since Linux 5.4
 class SocketListener(HasTrioSocket, anyio.abc.SocketListener, trio.abc.Listener[SocketStream]):
     """A listening TCP or UNIX socket: an ``anyio.abc.SocketListener`` and a ``trio.abc.Listener`` in one.
 
-    Made by :func:`create_tcp_listener`, :func:`create_unix_listener` or :meth:`from_socket`; belongs to the event loop
+    Made by :func:`create_tcp_listener`, :func:`create_unix_listener`, :meth:`from_socket` or
+    ``SocketListener(trio_socket)``; belongs to the event loop
     that it was made in. Accepted streams carry its ``close_policy``.
     """
 
-    def __init__(self, sock: socket.socket, close_policy: ClosePolicy = DEFAULT_POLICY) -> None:
-        """Not public: use :meth:`from_socket`."""
+    def __init__(self, socket: trio.socket.SocketType, *, close_policy: ClosePolicy = DEFAULT_POLICY) -> None:
+        """Take over a listening Trio socket, as ``trio.SocketListener`` does. It becomes :attr:`socket`.
+
+        :param socket: of TCP or UNIX
+        :raises TypeError: it is no Trio socket
+        :raises ValueError: it does not listen, is neither TCP nor UNIX, or is closed
+        :raises RuntimeError: outside of an event loop
+
+        The caller still owns the socket if this raises.
+        """
+        current_loop()
+        sock = raw_socket_below(socket, "SocketListener")
+        if not _is_listening(sock):
+            raise ValueError("SocketListener requires a listening socket")
+        self._take_over(sock, close_policy)
+        self._trio_socket = socket
+
+    @classmethod
+    def _over(cls, sock: socket.socket, close_policy: ClosePolicy = DEFAULT_POLICY) -> SocketListener:
+        """Take over a socket that is known to listen."""
+        listener = cls.__new__(cls)
+        listener._take_over(sock, close_policy)
+        return listener
+
+    def _take_over(self, sock: socket.socket, close_policy: ClosePolicy) -> None:
         sock.setblocking(False)
         self._sock = sock
         self._is_unix = sock.family == socket.AF_UNIX
@@ -107,7 +131,7 @@ class SocketListener(HasTrioSocket, anyio.abc.SocketListener, trio.abc.Listener[
         await current_loop().checkpoint()
         sock = bound_socket(sock_or_fd)
         try:
-            if not sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+            if not _is_listening(sock):
                 sock.listen()
         except OSError as error:
             give_back(sock, sock_or_fd)
@@ -119,7 +143,7 @@ class SocketListener(HasTrioSocket, anyio.abc.SocketListener, trio.abc.Listener[
             raise
         if sock is not sock_or_fd:  # as sd_listen_fds(3): a program that is started later would go on listening
             sock.set_inheritable(False)
-        return cls(sock, close_policy)
+        return cls._over(sock, close_policy)
 
     async def accept(self) -> SocketStream:
         """Wait for a connection and take it out of the listen queue.
@@ -191,7 +215,7 @@ class SocketListener(HasTrioSocket, anyio.abc.SocketListener, trio.abc.Listener[
             # Of a UNIX socket that was shut down, Linux says that it listens and is readable for ever, and EAGAIN.
             if self._is_unix and sys.platform == "linux" and poll.peer_has_finished(self._sock):
                 return False
-            return bool(self._sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN))
+            return _is_listening(self._sock)
         except OSError as error:
             if not is_from_kernel(error):
                 raise
@@ -285,6 +309,10 @@ class SocketListener(HasTrioSocket, anyio.abc.SocketListener, trio.abc.Listener[
 
     def __repr__(self) -> str:
         return f"<SocketListener {'closed' if self._closed else presentable(self._sock.getsockname())}>"
+
+
+def _is_listening(sock: socket.socket) -> bool:
+    return bool(sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN))
 
 
 # As for a SocketStream: whoever asks under Trio finds all that Trio's class has.

@@ -53,15 +53,19 @@ def _adopted_socket(
             raise ValueError(f"address family mismatch: expected {_enum_name(family)}, got {_enum_name(sock.family)}")
         if sock.type != socket.SOCK_STREAM:
             raise ValueError(f"socket type mismatch: expected SOCK_STREAM, got {_enum_name(sock.type)}")
-        is_unix = sock.family == socket.AF_UNIX
-        if not is_unix and not (is_tcp(sock) and sock.proto in _TCP_PROTOCOLS):
-            raise ValueError(
-                f"expected a TCP or UNIX socket, not one of family {_enum_name(sock.family)}, protocol {sock.proto}"
-            )
+        check_protocol(sock)
     except BaseException:
         give_back(sock, sock_or_fd)
         raise
     return sock
+
+
+def check_protocol(sock: socket.socket) -> None:
+    """:raises ValueError: the stream socket is neither TCP nor UNIX"""
+    if sock.family != socket.AF_UNIX and not (is_tcp(sock) and sock.proto in _TCP_PROTOCOLS):
+        raise ValueError(
+            f"expected a TCP or UNIX socket, not one of family {_enum_name(sock.family)}, protocol {sock.proto}"
+        )
 
 
 def _is_bound(sock: socket.socket) -> bool:

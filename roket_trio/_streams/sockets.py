@@ -28,7 +28,7 @@ from .._routes.file_ends import FileReader, FileWriter
 from .._routes.rate_limit import UNLIMITED
 from .._routes.table import route_between
 from .adopted import Address, connected_socket, local_name, peer_name
-from .trio_socket import HasTrioSocket
+from .trio_socket import HasTrioSocket, raw_socket_below
 
 Self = TypeVar("Self", bound="SocketStream")
 T = TypeVar("T")
@@ -38,10 +38,10 @@ T = TypeVar("T")
 class SocketStream(HasTrioSocket, anyio.abc.SocketStream, trio.abc.HalfCloseableStream):
     """A connected TCP socket: an ``anyio.abc.SocketStream`` and a ``trio.abc.HalfCloseableStream`` in one.
 
-    :func:`connect_tcp`, a listener or :meth:`from_socket` makes it, and it belongs to the event loop that it was made
-    in. One task may send while another receives; a second task in the same direction gets :class:`BusyResourceError`;
-    any task may close. AnyIO's methods check for cancellation on each call and let other tasks run at least once in a
-    millisecond of uninterrupted work; Trio's make a full checkpoint on each call.
+    :func:`connect_tcp`, a listener, :meth:`from_socket` or ``SocketStream(trio_socket)`` makes it, and it belongs to
+    the event loop that it was made in. One task may send while another receives; a second task in the same direction
+    gets :class:`BusyResourceError`; any task may close. AnyIO's methods check for cancellation on each call and let
+    other tasks run at least once in a millisecond of uninterrupted work; Trio's make a full checkpoint on each call.
 
     TCP_NODELAY is on. TCP_NOTSENT_LOWAT is 128 KiB: a higher one, or none, was not measurably faster in bulk, and it
     keeps what is queued behind a slow peer small, where the kernel would take 4 MB.
@@ -50,11 +50,22 @@ class SocketStream(HasTrioSocket, anyio.abc.SocketStream, trio.abc.HalfCloseable
     block.
     """
 
-    def __init__(self, connection: Connection, local_address: Address | None, remote_address: Address | None) -> None:
-        """Not public: use :meth:`from_socket`."""
-        self._connection = connection
-        self._local_address = local_address
-        self._remote_address = remote_address
+    def __init__(self, socket: trio.socket.SocketType, *, close_policy: ClosePolicy = DEFAULT_POLICY) -> None:
+        """Take over a connected Trio socket, as ``trio.SocketStream`` does. It becomes :attr:`socket`.
+
+        :param socket: of TCP or UNIX
+        :raises TypeError: it is no Trio socket
+        :raises ValueError: it is neither TCP nor UNIX, of another type than SOCK_STREAM, or closed
+        :raises RuntimeError: outside of an event loop
+
+        The caller still owns the socket if this raises.
+        """
+        current_loop()
+        made = self._adopt(raw_socket_below(socket, "SocketStream"), close_policy)
+        self._connection: Connection = made._connection
+        self._local_address: Address | None = made._local_address
+        self._remote_address: Address | None = made._remote_address
+        self._trio_socket = socket
 
     @classmethod
     async def from_socket(
@@ -91,11 +102,11 @@ class SocketStream(HasTrioSocket, anyio.abc.SocketStream, trio.abc.HalfCloseable
                 with SuppressKernelErrors():
                     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 limit_unsent(sock, NOTSENT_LOWAT)
-            return cls(
-                connection,
-                local_name(sock) if local is None else local,
-                peer_name(sock) if remote is None else remote,
-            )
+            stream = cls.__new__(cls)
+            stream._connection = connection
+            stream._local_address = local_name(sock) if local is None else local
+            stream._remote_address = peer_name(sock) if remote is None else remote
+            return stream
         except BaseException:  # a signal's handler may have raised it
             try:
                 if connection is not None:

@@ -1,11 +1,14 @@
-"""Trio's ``.socket`` of a stream or listener: a Trio socket over the descriptor that it has."""
+"""Trio's ``.socket`` of a stream or listener: a Trio socket over the descriptor that it has, or that it was made of."""
 
 from __future__ import annotations
 
+from socket import SOCK_STREAM
 from socket import socket as RawSocket
 from typing import TYPE_CHECKING
 
 import trio
+
+from .adopted import check_protocol
 
 
 class HasTrioSocket:
@@ -39,3 +42,23 @@ def _trio_socket_over(sock: RawSocket) -> trio.socket.SocketType:
     # Trio makes none over a socket that is closed, so this is one of the same kind, which is closed then.
     with RawSocket(sock.family, sock.type, sock.proto) as another:
         return trio.socket.from_stdlib_socket(another)
+
+
+def raw_socket_below(sock: object, owner: str) -> RawSocket:
+    """The socket under a Trio socket that is handed over, with Trio's words where Trio checks the same.
+
+    :raises TypeError: it is no Trio socket, or one that is not over the system's
+    :raises ValueError: it is closed, or neither TCP nor UNIX
+    """
+    if not isinstance(sock, trio.socket.SocketType):
+        raise TypeError(f"{owner} requires a Trio socket object")
+    if sock.type != SOCK_STREAM:
+        raise ValueError(f"{owner} requires a SOCK_STREAM socket")
+    # Trio has no public name for it. With detach() the Trio socket, which the program may go on using, would be closed.
+    raw = getattr(sock, "_sock", None)
+    if not isinstance(raw, RawSocket):
+        raise TypeError(f"{owner} requires a Trio socket over a socket of the system, not {type(sock).__name__}")
+    if raw.fileno() < 0:
+        raise ValueError(f"{owner} requires a socket that is open")
+    check_protocol(raw)
+    return raw

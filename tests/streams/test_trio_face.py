@@ -20,6 +20,7 @@ from support.waiting import gone
 
 from roket_trio import (
     ClosedResourceError,
+    ClosePolicy,
     SocketListener,
     SocketStream,
     UNIXSocketStream,
@@ -250,3 +251,59 @@ async def test_a_tls_stream_remembers_what_its_transport_does(pair: Pair, contex
         await tls.aclose()
     assert tls.extra(SocketAttribute.local_address) == here
     assert tls.extra(SocketAttribute.remote_address) == there
+
+
+# --- made of a Trio socket -------------------------------------------------------------------------------------------
+
+
+async def test_a_stream_is_made_of_a_trio_socket(any_pair: Pair) -> None:
+    sock = trio.socket.from_stdlib_socket(any_pair[0])
+    policy = ClosePolicy(linger_seconds=30)
+    async with SocketStream(sock, close_policy=policy) as stream:
+        assert stream.socket is sock
+        assert stream.close_policy is policy
+        assert stream.extra(SocketAttribute.raw_socket) is any_pair[0]
+        await stream.send_all(b"there")
+        any_pair[1].sendall(b"and back")
+        assert await stream.receive_some() == b"and back"
+        with thread(read_to_fin, any_pair[1]) as arrived:
+            await stream.aclose()
+        assert arrived.result() == b"there"
+    assert sock.fileno() == -1
+
+
+async def test_a_listener_is_made_of_a_trio_socket() -> None:
+    sock = trio.socket.from_stdlib_socket(socket.create_server(("127.0.0.1", 0)))
+    async with SocketListener(sock) as listener:
+        assert listener.socket is sock
+        async with await connect_tcp(*sock.getsockname()) as client, await listener.accept() as server:
+            assert type(server) is SocketStream
+            await client.send(b"x")
+            assert await server.receive() == b"x"
+    assert sock.fileno() == -1
+
+
+async def test_what_is_no_trio_socket_of_that_kind_is_refused_and_left_to_its_owner(pair: Pair) -> None:
+    with trio.socket.from_stdlib_socket(socket.socket()) as closed:
+        pass
+    for kind in (SocketStream, SocketListener):
+        for wrong in (pair[0], pair[0].fileno(), None):
+            with pytest.raises(TypeError, match=f"{kind.__name__} requires a Trio socket object"):
+                kind(wrong)  # type: ignore[arg-type]
+        with trio.socket.from_stdlib_socket(socket.socket(type=socket.SOCK_DGRAM)) as datagrams:
+            with pytest.raises(ValueError, match=f"{kind.__name__} requires a SOCK_STREAM socket"):
+                kind(datagrams)
+            assert datagrams.fileno() >= 0
+        with pytest.raises(ValueError, match="requires a socket that is open"):
+            kind(closed)
+    with pytest.raises(ValueError, match="SocketListener requires a listening socket"):
+        SocketListener(trio.socket.from_stdlib_socket(pair[0]))
+    pair[0].sendall(b"still mine")
+    assert pair[1].recv(100) == b"still mine"
+
+
+def test_outside_of_a_loop_the_socket_is_left_to_its_owner(pair: Pair) -> None:
+    with pytest.raises(RuntimeError):
+        SocketStream(trio.socket.from_stdlib_socket(pair[0]))
+    pair[0].sendall(b"still mine")
+    assert pair[1].recv(100) == b"still mine"
