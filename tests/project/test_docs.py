@@ -24,6 +24,7 @@ from support.roket_command import environment
 import roket_trio
 import roket_trio.staticfiles
 import roket_trio.testing
+import roket_trio.trio_compat
 from roket_trio import pytest_plugin
 from roket_trio._cli import COMMANDS
 from roket_trio._cli.console import options
@@ -250,7 +251,11 @@ def test_a_line_that_is_no_step_of_a_ladder_is_refused() -> None:
 # --- the reference is whole -------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("module", [roket_trio, roket_trio.testing, roket_trio.staticfiles], ids=lambda m: m.__name__)
+@pytest.mark.parametrize(
+    "module",
+    [roket_trio, roket_trio.testing, roket_trio.staticfiles, roket_trio.trio_compat],
+    ids=lambda module: module.__name__,
+)
 def test_every_public_name_has_its_place_in_the_reference(module: Any) -> None:
     told = "\n".join(text_of(page) for page in PAGES if page.startswith("reference/"))
     for name in module.__all__:

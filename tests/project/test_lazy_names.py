@@ -27,6 +27,7 @@ import trio
 import roket_trio
 import roket_trio.staticfiles
 import roket_trio.testing.fixtures
+import roket_trio.trio_compat
 from roket_trio._errors import connection_failed
 from roket_trio.testing import ListeningPeer, scripts
 
@@ -155,6 +156,7 @@ OTHER_PACKAGES = [
     *((roket_trio.testing, name) for name in roket_trio.testing.__all__ if name not in ("CASES", "Script", "scripts")),
     *((roket_trio.testing.fixtures, name) for name in ("ChaosRelays", "ClosePeers", "SocketCensus")),
     *((roket_trio.staticfiles, name) for name in roket_trio.staticfiles.__all__),
+    *((roket_trio.trio_compat, name) for name in roket_trio.trio_compat.__all__ if not name.startswith("Socket")),
 ]
 
 
