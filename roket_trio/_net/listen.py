@@ -75,7 +75,7 @@ class TCPListener(MultiListener[SocketStream], trio.abc.Listener[SocketStream]):
 
     @property
     def socket(self) -> trio.socket.SocketType:
-        """The Trio socket of the first of :attr:`listeners`: all have its port (see :attr:`SocketListener.socket`)."""
+        """The Trio socket of the first of ``listeners``, which all have one port; see ``SocketListener.socket``."""
         return self._sockets()[0].socket
 
     async def aclose(self) -> None:
