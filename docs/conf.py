@@ -80,7 +80,8 @@ nitpicky = True
 nitpick_ignore_regex = [
     (r"py:.*", r"(anyio|collections|io|os|socket|ssl|trio)\.[\w.]+|open|MultiListener|ipaddress\.[\w.]+"),
     # What callers pass or get by an alias, a protocol or a type variable, and never make by name.
-    (r"py:class", r"IPAddress|PeerAddress|HandlerNursery|ShutdownEvent|Stream|roket_trio\.(testing\.|trio_compat\.)?_[\w.]+"),
+    (r"py:class", r"IPAddress|PeerAddress|HandlerNursery|ShutdownEvent|Stream"),
+    (r"py:class", r"roket_trio\.(testing\.|trio_compat\.)?_[\w.]+"),
 ]
 
 

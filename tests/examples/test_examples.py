@@ -606,3 +606,38 @@ def test_what_they_see_after_the_change(backend: str, tmp_path: Path) -> None:
     cut, answer = output.splitlines()
     assert re.fullmatch(r"64 MiB, cut short: \d+ bytes, then a reset", cut)
     assert answer == "an answer of 1000000 bytes: 1000000 bytes, then a clean end"
+
+
+# --- from Trio --------------------------------------------------------------------------------------------------------
+
+
+def moved_from_trio(tmp_path: Path) -> Path:
+    after = tmp_path / "after.py"
+    before, diff = EXAMPLES / "from_trio.py", EXAMPLES / "from_trio.diff"
+    subprocess.run([tool("patch"), "--fuzz=0", "--silent", "-o", after, before, diff], check=True, timeout=LIMIT)
+    return after
+
+
+def test_from_trio_by_one_import(tmp_path: Path) -> None:
+    """The patch applies, and changes one line."""
+    paths = EXAMPLES / "from_trio.py", moved_from_trio(tmp_path)
+    before, after = (path.read_text(encoding="utf-8").splitlines() for path in paths)
+    changed = [pair for pair in zip(before, after, strict=True) if pair[0] != pair[1]]
+    assert changed == [("import trio", "from roket_trio import trio_compat as trio")]
+
+
+@pytest.mark.parametrize(("is_moved", "end"), [(False, "a clean end"), (True, "a reset")], ids=["before", "after"])
+def test_what_a_trio_program_says_and_its_peers_see(is_moved: bool, end: str, tmp_path: Path) -> None:
+    """If it fails before the change, Trio has become better, and the example has to say so."""
+    with running(os.fspath(moved_from_trio(tmp_path)) if is_moved else "from_trio.py") as program:
+        status, output, errors = result(program)
+    assert (status, errors) == (0, "")
+    *echoes, cut = output.splitlines()
+    words = b"async can sometimes be confusing"
+    assert {"echo server 1: started", "echo server 1: connection closed"} < set(echoes)
+    for side in ("server 1", "client"):
+        parts = [
+            line.partition(": received b")[2][1:-1] for line in echoes if line.startswith(f"echo {side}: received")
+        ]
+        assert "".join(parts) == words.decode()
+    assert re.fullmatch(rf"64 MiB, cut short: \d+ bytes, then {end}", cut)
