@@ -13,6 +13,9 @@ from .. import SocketListener, SocketStream, TCPListener, create_tcp_listener, s
 from .._public import public
 from ._connecting import text
 
+# Bound here: a program that puts these names into the module ``trio`` would be called back without an end.
+_serve_by_trio = trio.serve_listeners
+
 S = TypeVar("S", bound=trio.abc.AsyncResource)
 L = TypeVar("L", bound=trio.abc.Listener[Any])
 
@@ -60,7 +63,7 @@ async def serve_listeners(
     :param task_status: ``await nursery.start(serve_listeners, handler, listeners)`` returns ``listeners``
     """
     if not all(_is_ours(listener) for listener in listeners):
-        await trio.serve_listeners(handler, listeners, handler_nursery=handler_nursery, task_status=task_status)
+        await _serve_by_trio(handler, listeners, handler_nursery=handler_nursery, task_status=task_status)
     every_one: Any = MultiListener(list[Any](listeners))
     async with trio.open_nursery() as nursery:
         nursery.start_soon(

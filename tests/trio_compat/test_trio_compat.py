@@ -186,8 +186,14 @@ async def test_a_handler_that_forgets_to_close_leaves_nothing(caplog: pytest.Log
         nursery.cancel_scope.cancel()
 
 
-async def test_listeners_of_another_library_are_served_by_trio_s_own_function() -> None:
+@pytest.mark.parametrize("is_patched", [False, True])
+async def test_listeners_of_another_library_are_served_by_trio_s_own_function(
+    is_patched: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (theirs,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
+    if is_patched:  # for libraries that cannot be changed
+        for name in trio_compat.__all__:
+            monkeypatch.setattr(trio, name, getattr(trio_compat, name))
     async with trio.open_nursery() as nursery:
         assert await nursery.start(trio_compat.serve_listeners, echo, [theirs]) == [theirs]
         async with await trio_compat.open_tcp_stream(*theirs.socket.getsockname()) as stream:
