@@ -25,7 +25,7 @@ Files
 Moving bytes
     ``copy``, ``Transfer`` and their ``TransferReport``; ``relay`` and its ``RelayReport``
 Lifetimes
-    ``serve``, ``supervise`` (returns a ``Supervision``), ``KeepAlive``
+    ``serve``, ``supervise`` (returns a ``Supervision``), ``KeepAlive``; ``PeerWatch``, which ``release_at_fin`` returns
 How a connection closes
     ``ClosePolicy``, ``CloseReport``, ``CloseOutcome``
 Errors
@@ -41,6 +41,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from ._connection.peer_watch import PeerWatch as PeerWatch
     from ._connection.states import CloseOutcome as CloseOutcome
     from ._connection.states import ClosePolicy as ClosePolicy
     from ._connection.states import CloseReport as CloseReport
@@ -119,6 +120,7 @@ _MODULE_OF = {
     "supervise": "_serving.supervise",
     "Supervision": "_serving.supervise",
     "KeepAlive": "_serving.supervise",
+    "PeerWatch": "_connection.peer_watch",
     # How a connection closes
     "ClosePolicy": "_connection.states",
     "CloseReport": "_connection.states",

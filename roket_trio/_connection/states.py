@@ -7,6 +7,7 @@ A connection has two directions, and each ends on its own; the whole is closed o
     receiving   OPEN ──FIN read──▶ EOF
     both        OPEN, CUT ──RST, timeout──▶ RESET    (what had arrived before is still received first)
     the whole   LIVE ──aclose──▶ CLOSING ──descriptor released──▶ CLOSED        LIVE ──abort──▶ CLOSED
+                LIVE ──the peer's FIN or RST, if a watch is to release──▶ RELEASED ──aclose, abort──▶ CLOSED
 
 What may happen stands in :data:`SENDING` and :data:`RECEIVING`; a pair that is missing changes nothing.
 """
@@ -111,6 +112,8 @@ class Phase(enum.Enum):
     """How far the close of a connection has come."""
 
     LIVE = enum.auto()
+    RELEASED = enum.auto()
+    """The descriptor is gone, at the peer's end; what had arrived can be received until the close."""
     CLOSING = enum.auto()
     CLOSED = enum.auto()
 
@@ -197,9 +200,8 @@ class Lifecycle:
         self._update_permissions()
 
     def _update_permissions(self) -> None:
-        is_live = self.phase is Phase.LIVE
-        self.may_send = is_live and self.sending is Direction.OPEN
-        self.may_receive = is_live and self.receiving is not Direction.RESET
+        self.may_send = self.phase is Phase.LIVE and self.sending is Direction.OPEN
+        self.may_receive = self.is_open and self.receiving is not Direction.RESET
 
     def stopped(self, sent: int, total: int | None, by: object = None) -> None:
         """Note that a send stopped after ``sent`` of ``total`` bytes: a cut, unless nothing or everything had gone.
@@ -263,6 +265,11 @@ class Lifecycle:
         self.happened(event)
 
     @property
+    def is_open(self) -> bool:
+        """Whether this side has not begun to close."""
+        return self.phase is Phase.LIVE or self.phase is Phase.RELEASED
+
+    @property
     def is_cut(self) -> bool:
         """Whether the peer must not see a clean end."""
         return self.sending is Direction.CUT
@@ -289,7 +296,7 @@ class Lifecycle:
 
     def check_open(self) -> None:
         """:raises ClosedResourceError: the stream was closed on this side"""
-        if self.phase is not Phase.LIVE:
+        if not self.is_open:
             raise ClosedResourceError("the stream was closed on this side")
 
     def check_sending(self) -> None:

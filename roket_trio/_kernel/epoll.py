@@ -108,8 +108,8 @@ class PeerEvents:
         """
         self._epoll.register(sock, select.EPOLLRDHUP | select.EPOLLET)
 
-    def drop(self, sock: socket.socket) -> None:
-        """Watch ``sock`` no longer."""
+    def drop(self, sock: socket.socket | int) -> None:
+        """Watch a socket, or the one with this descriptor, no longer."""
         self._epoll.unregister(sock)
 
     def take(self) -> list[int]:

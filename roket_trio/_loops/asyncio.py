@@ -16,6 +16,7 @@ import threading
 import weakref
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
+from math import inf
 from time import monotonic
 from typing import Any, TypeVar, final
 
@@ -262,6 +263,40 @@ async def _hop(call: Call[Any], threads: anyio.CapacityLimiter) -> None:
 
 
 @final
+class _Calls:
+    """The calls of one function: soon, when a descriptor is readable, and when it has asked for them."""
+
+    __slots__ = ("_call", "_fd", "_is_stopped", "_loop", "_next")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, fd: int, call: Callable[[], float]) -> None:
+        # Weak: who is to stop this may be a value of a dictionary that has the loop as its weak key.
+        self._loop = weakref.ref(loop)
+        self._fd = fd
+        self._call = call
+        self._is_stopped = False
+        if fd >= 0:
+            loop.add_reader(fd, self._make)
+        self._next: asyncio.Handle | None = loop.call_soon(self._make)
+
+    def _make(self) -> None:
+        if self._next is not None:
+            self._next.cancel()
+            self._next = None
+        seconds = self._call()
+        loop = self._loop()
+        if seconds < inf and loop is not None and not self._is_stopped:
+            self._next = loop.call_later(seconds, self._make)
+
+    def stop(self) -> None:
+        self._is_stopped = True
+        if self._next is not None:
+            self._next.cancel()
+        loop = self._loop()
+        if self._fd >= 0 and loop is not None and not loop.is_closed():
+            loop.remove_reader(self._fd)
+
+
+@final
 class AsyncioLoop(Loop):
     __slots__ = ("_epoll", "_loop", "_outlasted", "_threads", "checkpoint_if_cancelled")
 
@@ -303,6 +338,17 @@ class AsyncioLoop(Loop):
         # RuntimeError in place of what leaves them.
         if asyncio._get_running_loop() is None:
             asyncio._set_running_loop(self._loop())
+
+    def call_when_readable(self, fd: int, call: Callable[[], float]) -> Callable[[], None]:
+        loop = self._loop()
+        assert loop is not None  # it runs this task
+        return _Calls(loop, fd, call).stop
+
+    def call_soon(self, call: Callable[[], object]) -> None:
+        loop = self._loop()
+        if loop is not None:
+            with contextlib.suppress(RuntimeError):  # the loop is closed
+                loop.call_soon_threadsafe(call)
 
     def open_nursery(self) -> AbstractAsyncContextManager[Nursery]:
         return anyio.create_task_group()

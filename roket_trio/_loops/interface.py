@@ -96,6 +96,19 @@ class Loop(ABC):
         """Wake the tasks that wait for ``fd`` by these functions. May be called outside of the loop."""
 
     @abstractmethod
+    def call_when_readable(self, fd: int, call: Callable[[], float]) -> Callable[[], None]:
+        """Call ``call`` soon, then whenever ``fd`` is readable or the seconds that it returned are over, in no task
+        of the program's. It must not raise.
+
+        :param fd: -1 for none; only the time counts then
+        :returns: what ends it. That is to be called in the loop's thread and before ``fd`` is closed.
+        """
+
+    @abstractmethod
+    def call_soon(self, call: Callable[[], object]) -> None:
+        """Call ``call`` in the loop. Any thread may ask for it. It is not called if the loop has ended."""
+
+    @abstractmethod
     async def run_in_thread(self, function: Callable[..., T], *args: object) -> T:
         """Call ``function(*args)`` in a worker thread and return its result.
 

@@ -19,11 +19,12 @@ T = TypeVar("T")
 
 @final
 class TrioLoop(Loop):
-    __slots__ = ("_threads",)
+    __slots__ = ("_threads", "_token")
 
     def __init__(self) -> None:
         super().__init__()
         self._threads = trio.CapacityLimiter(THREADS_MOST)
+        self._token = trio.lowlevel.current_trio_token()
         with suppress(ImportError, AttributeError):  # private to Trio, which gives a forked child no epoll of its own
             from trio._core._run import GLOBAL_RUN_CONTEXT
 
@@ -45,6 +46,30 @@ class TrioLoop(Loop):
         # Outside of a Trio run (a stream that outlived its loop, or a collector in another thread) nobody waits.
         if trio.lowlevel.in_trio_run():
             trio.lowlevel.notify_closing(fd)
+
+    def call_when_readable(self, fd: int, call: Callable[[], float]) -> Callable[[], None]:
+        scope = trio.CancelScope()
+
+        async def watch() -> None:
+            with scope:
+                while True:
+                    seconds = call()
+                    if scope.cancel_called:  # the descriptor may be closed
+                        return
+                    with trio.move_on_after(seconds):
+                        if fd < 0:
+                            await trio.sleep_forever()
+                        else:
+                            await trio.lowlevel.wait_readable(fd)
+
+        # Trio calls nothing back for a descriptor: a task has to wait. A system task belongs to no task of the
+        # program's, and ends with the run.
+        trio.lowlevel.spawn_system_task(watch, name="roket_trio: wait for peers that finish")
+        return scope.cancel
+
+    def call_soon(self, call: Callable[[], object]) -> None:
+        with suppress(trio.RunFinishedError):
+            self._token.run_sync_soon(call)
 
     async def checkpoint(self) -> None:
         await trio.lowlevel.checkpoint()

@@ -14,7 +14,8 @@ import trio
 import trio.abc
 
 from .._connection.connection import Connection
-from .._connection.peer_end import wait_peer_closed
+from .._connection.peer_watch import PeerWatch, wait_peer_closed
+from .._connection.release import release_at_fin
 from .._connection.states import DEFAULT_POLICY, ClosePolicy, CloseReport
 from .._connection.statistics import SocketStatistics
 from .._errors import ClosedResourceError, EndOfStream
@@ -217,6 +218,26 @@ class SocketStream(HasTrioSocket, anyio.abc.SocketStream, trio.abc.HalfCloseable
         :raises ClosedResourceError: this side has closed the stream, before or meanwhile
         """
         await wait_peer_closed(self._connection)
+
+    def release_at_fin(self, on_release: Callable[[], object] | None = None) -> PeerWatch:
+        """Free the descriptor as soon as the peer has finished, by FIN or RST, whoever looks: for connection pools.
+
+        What the peer had sent before can still be received, and then its end. Sending raises
+        :class:`BrokenResourceError`, and :attr:`close_report` says how the close went. While a task sends or receives,
+        or more than 256 KiB lie unread, the descriptor stays; it is freed within a fiftieth of a second after that.
+        This suits protocols in which a peer that has finished takes nothing more, such as HTTP.
+
+        All streams of an event loop share one watch: one descriptor, no task of the program's, no CPU while they idle.
+
+        :param on_release: called once afterwards, in the event loop and in no task of the program's; an exception that
+            it raises is logged
+        :returns: what ends this before, in any task: by its ``stop()``, or as a ``with`` block. It ends by itself with
+            the connection.
+        :raises ClosedResourceError: this side has closed the stream
+
+        This is no checkpoint. A peer that has finished already is noticed a little later, not in this call.
+        """
+        return release_at_fin(self._connection, on_release)
 
     async def send_file(self, file: ReadableFile, *, offset: int = 0, count: int | None = None) -> int:
         """Send a file, or a part of one, without bringing it into user space (sendfile(2)) where the kernel can do

@@ -17,6 +17,7 @@ import anyio.abc
 import trio.abc
 from anyio.streams import tls
 
+from .._connection.peer_watch import PeerWatch
 from .._connection.states import DEFAULT_POLICY, ClosePolicy, CloseReport, ConnectionEvent, Lifecycle, Phase
 from .._connection.statistics import SocketStatistics
 from .._errors import BrokenResourceError, BusyResourceError, ClosedResourceError, EndOfStream, TruncatedError
@@ -416,6 +417,13 @@ class TLSStream(tls.TLSStream, trio.abc.Stream):
         :raises TypeError: there is no :class:`SocketStream` below
         """
         await self._socket().wait_peer_closed()
+
+    def release_at_fin(self, on_release: Callable[[], object] | None = None) -> PeerWatch:
+        """Free the descriptor once the peer has finished; see :meth:`SocketStream.release_at_fin`.
+
+        :raises TypeError: there is no :class:`SocketStream` below
+        """
+        return self._socket().release_at_fin(on_release)
 
     def _socket(self) -> SocketStream:
         if self._below is None:

@@ -208,6 +208,19 @@ async def test_degraded_a_reset_that_was_waited_for_is_remembered(pair: Pair) ->
             await stream.send(b"x")
 
 
+@pytest.mark.usefixtures("degraded")
+async def test_degraded_an_idle_streams_descriptor_goes_at_the_peers_end(pair: Pair) -> None:
+    ours, peer = pair
+
+    async with stream_over(ours, ClosePolicy(linger_seconds=0.1)) as stream:
+        stream.release_at_fin()
+        peer.shutdown(socket.SHUT_WR)
+        await until(lambda: ours.fileno() == -1)
+        with pytest.raises(EndOfStream):
+            await stream.receive()
+    assert read_to_end(peer) == (b"", "FIN")
+
+
 # --- native cancellation on asyncio ----------------------------------------------------------------------------------
 
 

@@ -1,0 +1,117 @@
+"""Releasing a descriptor when the peer has finished, while what it had sent can still be received."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import socket
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, final
+
+from .._errors import BrokenResourceError, broken
+from .._kernel import tcp
+from .._kernel.drain import discard_received
+from .._log import log
+from .._unclosed import is_inherited
+from .peer_watch import PeerWatch, watch_peer
+from .states import ConnectionEvent, Phase
+
+if TYPE_CHECKING:
+    from .connection import Connection
+
+# What is kept in memory at most (bytes). A connection with more unread keeps its descriptor until its reader has come
+# closer to the end, so that a slow reader's data stays in the kernel.
+KEPT_MOST = 256 << 10
+
+_FINISHED = "the peer has finished, and the connection was released"
+
+
+@final
+class ReleasedSocket(socket.socket):
+    """A closed socket that still gives out what it had received: ``recv`` until its end, and then the end itself.
+
+    It is never not ready. Descriptors that had come with the bytes (``SCM_RIGHTS``) were closed.
+    """
+
+    __slots__ = ("_error", "_kept")
+
+    def __init__(self, kept: bytes, error: OSError | None) -> None:  # not socket's own, which opens a descriptor
+        self._kept = kept
+        self._error = error
+
+    def recv(self, bufsize: int, flags: int = 0, /) -> bytes:
+        if self._error is not None and not self._kept:
+            raise OSError(self._error.errno, self._error.strerror)
+        data = self._kept[:bufsize]
+        if not flags & socket.MSG_PEEK:
+            self._kept = self._kept[len(data) :]
+        return data
+
+    def recv_into(self, buffer: Any, nbytes: int = 0, flags: int = 0, /) -> int:
+        with memoryview(buffer) as view, view.cast("B") as target:
+            data = self.recv(nbytes or len(target), flags)
+            target[: len(data)] = data
+        return len(data)
+
+    def recvmsg(self, bufsize: int, ancbufsize: int = 0, flags: int = 0, /) -> tuple[bytes, list[Any], int, Any]:
+        return self.recv(bufsize, flags & socket.MSG_PEEK), [], 0, None
+
+
+def release(connection: Connection) -> bool:
+    """Release the descriptor of a connection whose peer has finished.
+
+    :returns: whether it is released or closed; False while a task uses it or more than :data:`KEPT_MOST` is unread
+    """
+    life = connection.life
+    if life.phase is not Phase.LIVE or is_inherited(connection):  # a forked child would take what is its parent's
+        return True
+    if (
+        connection._send_guard.is_taken
+        or connection._receive_guard.is_taken
+        or not connection.descriptor_users.are_none
+    ):
+        return False
+    sock = connection.sock
+    unread = tcp.unread_bytes(sock)
+    if unread > KEPT_MOST:
+        return False
+    error: OSError | None = None
+    try:
+        # Behind FIN or RST nothing more arrives, so this is all.
+        kept = sock.recv(unread, socket.MSG_PEEK) if unread else b""
+    except OSError as reported:
+        kept, error = b"", reported
+    # The kernel reports a reset once, behind the last byte.
+    error = discard_received(sock, copies=True).error or error
+    if error is None and connection.accounting.is_tcp and tcp.fin_has_arrived(sock) is False:
+        error = OSError(errno.ECONNRESET, os.strerror(errno.ECONNRESET))
+    if error is None:
+        loss = BrokenResourceError(_FINISHED)
+        loss.errno = errno.EPIPE
+        life.happened(ConnectionEvent.EOF_RECEIVED)
+    else:
+        loss = broken("the connection is gone", error)
+        life.failed(ConnectionEvent.SEND_FAILED, loss)
+    connection.close_now()
+    connection.sock = ReleasedSocket(kept, error)
+    life.failed(ConnectionEvent.SEND_FAILED, loss)
+    life.enter(Phase.RELEASED)
+    return True
+
+
+def release_at_fin(connection: Connection, on_release: Callable[[], object] | None) -> PeerWatch:
+    """Release the descriptor once the peer has finished; see ``SocketStream.release_at_fin``."""
+
+    def release_and_tell(connection: Connection) -> bool:
+        if not release(connection):
+            return False
+        if on_release is not None:
+            try:
+                on_release()
+            except Exception as error:  # there is no task that could raise it
+                log(logging.ERROR, "on_release of a stream failed", error=error)
+        return True
+
+    connection.life.check_open()
+    return watch_peer(connection, release_and_tell)

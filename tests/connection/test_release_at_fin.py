@@ -1,0 +1,300 @@
+"""``release_at_fin``: what a pool needs. The descriptor goes with the peer's end, and what had arrived is served on."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import logging
+import os
+import socket
+import sys
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import anyio
+import anyio.lowlevel
+import anyio.to_thread
+import pytest
+import trio
+import uvloop
+from support.sockets import Pair, connected, read_to_end, reset
+from support.streams import PATIENT, adopt, report_of
+from support.waiting import arrived, until
+
+from roket_trio import (
+    BrokenResourceError,
+    ClosedResourceError,
+    CloseOutcome,
+    EndOfStream,
+    SocketStream,
+)
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="a FIN behind unread data is seen on Linux alone")
+
+
+async def released(stream: SocketStream) -> None:
+    """Until the stream has no descriptor, which nobody but the watch takes from it."""
+    await until(lambda: stream._raw_socket.fileno() == -1)
+
+
+async def test_an_idle_stream_has_no_descriptor_after_the_peers_fin(any_pair: Pair) -> None:
+    ours, peer = any_pair
+    stream = await adopt(ours, PATIENT)
+    stream.release_at_fin()
+    await stream.send(b"question")
+    peer.shutdown(socket.SHUT_WR)
+    await released(stream)
+    assert ours.fileno() == -1
+    assert read_to_end(peer) == (b"question", "FIN")
+    for _ in range(2):
+        with pytest.raises(EndOfStream):
+            await stream.receive()
+        assert await stream.receive_some() == b""
+    with pytest.raises(BrokenResourceError, match="the peer has finished"):
+        await stream.send(b"x")
+    await stream.wait_peer_closed()
+    assert report_of(stream).peer_closed
+    await stream.aclose()
+    with pytest.raises(ClosedResourceError):
+        await stream.receive()
+    with pytest.raises(ClosedResourceError):
+        await stream.send(b"x")
+
+
+@pytest.mark.parametrize("end", ["FIN", "RST"])
+async def test_what_came_before_the_end_is_received_without_a_descriptor(pair: Pair, end: str) -> None:
+    ours, peer = pair
+    stream = await adopt(ours, PATIENT)
+    data = os.urandom(50_000)
+    stream.release_at_fin()
+    peer.sendall(data)
+    if end == "FIN":
+        peer.close()
+    else:
+        reset(peer)
+    await released(stream)
+    got = await stream.receive(10)
+    buffer = bytearray(20_000)
+    got += buffer[: await stream.receive_into(buffer)]
+    while len(got) < len(data):
+        got += await stream.receive()
+    assert got == data
+    for _ in range(2):
+        with pytest.raises(EndOfStream if end == "FIN" else BrokenResourceError):
+            await stream.receive()
+    assert report_of(stream).outcome is (CloseOutcome.RESET if end == "RST" else report_of(stream).outcome)
+    assert stream.statistics().received_bytes == len(data)
+    await stream.aclose()
+
+
+async def test_what_came_before_the_end_goes_into_a_file(any_pair: Pair, tmp_path: Path) -> None:
+    ours, peer = any_pair
+    stream = await adopt(ours, PATIENT)
+    data = os.urandom(50_000)
+    stream.release_at_fin()
+    peer.sendall(data)
+    peer.shutdown(socket.SHUT_WR)
+    await released(stream)
+    with open(tmp_path / "file", "wb") as file:
+        assert await stream.receive_file(file) == len(data)
+    assert (tmp_path / "file").read_bytes() == data
+    await stream.aclose()
+
+
+async def test_a_receiver_who_waits_gets_everything_and_the_descriptor_goes_after_it(any_pair: Pair) -> None:
+    ours, peer = any_pair
+    stream = await adopt(ours, PATIENT)
+    stream.release_at_fin()
+    got = b""
+
+    async def receive() -> None:
+        nonlocal got
+        got = await stream.receive()
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(receive)
+        await anyio.wait_all_tasks_blocked()
+        peer.sendall(b"answer")
+        peer.shutdown(socket.SHUT_WR)
+    await released(stream)
+    with pytest.raises(EndOfStream):
+        await stream.receive()
+    assert got == b"answer"
+    assert read_to_end(peer) == (b"", "FIN")
+
+
+async def test_more_than_is_kept_stays_in_the_kernel_until_its_reader_comes_near_the_end() -> None:
+    with connected() as (peer, ours):
+        ours.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4 << 20)
+        stream = await adopt(ours, PATIENT)
+        stream.release_at_fin()
+        data = os.urandom(1 << 20)
+        await anyio.to_thread.run_sync(peer.sendall, data)
+        peer.shutdown(socket.SHUT_WR)
+        await stream.wait_peer_closed()
+        await anyio.sleep(0.05)
+        assert stream._raw_socket.fileno() != -1
+        got = bytearray()
+        while len(got) < len(data) - (100 << 10):
+            got += await stream.receive(50 << 10)
+        await released(stream)
+        while len(got) < len(data):
+            got += await stream.receive()
+        assert got == data
+
+
+async def test_a_send_under_way_is_not_cut_by_the_peers_fin() -> None:
+    with connected(send_buffer=65536, receive_buffer=4096) as (ours, peer):
+        stream = await adopt(ours, PATIENT)
+        stream.release_at_fin()
+        data = os.urandom(2 << 20)
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(stream.send, data)
+            await anyio.wait_all_tasks_blocked()
+            peer.sendall(b"early answer")
+            peer.shutdown(socket.SHUT_WR)
+            await stream.wait_peer_closed()
+            assert stream._raw_socket.fileno() != -1
+            assert await anyio.to_thread.run_sync(read_to_end, peer) == (data, "FIN")
+        await released(stream)
+        assert await stream.receive() == b"early answer"
+
+
+async def test_a_cut_stream_ends_in_a_reset_for_its_peer() -> None:
+    with connected(send_buffer=65536, receive_buffer=4096) as (ours, peer):
+        stream = await adopt(ours, PATIENT)
+        stream.release_at_fin()
+        with anyio.move_on_after(0.05):
+            await stream.send(bytes(4 << 20))
+        peer.shutdown(socket.SHUT_WR)
+        await released(stream)
+        assert (await anyio.to_thread.run_sync(read_to_end, peer))[1] == "RST"
+
+
+async def test_it_begins_in_one_task_and_ends_in_another(any_pair: Pair) -> None:
+    ours, peer = any_pair
+    stream = await adopt(ours, PATIENT)
+    watches = []
+
+    async def begin() -> None:
+        watches.append(stream.release_at_fin())
+
+    async def end() -> None:
+        with watches.pop():
+            pass
+
+    for task in (begin, end):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(task)
+    peer.shutdown(socket.SHUT_WR)
+    await stream.wait_peer_closed()
+    await anyio.sleep(0.05)
+    assert ours.fileno() != -1
+    await stream.aclose()
+
+
+async def test_a_peer_that_has_finished_already_is_noticed(any_pair: Pair) -> None:
+    ours, peer = any_pair
+    stream = await adopt(ours, PATIENT)
+    peer.shutdown(socket.SHUT_WR)
+    await arrived(ours)
+    stream.release_at_fin().stop()
+    stream.release_at_fin()
+    assert ours.fileno() != -1
+    await released(stream)
+
+
+async def test_a_stream_closed_on_this_side_refuses(any_pair: Pair) -> None:
+    stream = await adopt(any_pair[0], PATIENT)
+    stream.release_at_fin()
+    stream.abort()
+    with pytest.raises(ClosedResourceError):
+        stream.release_at_fin()
+
+
+async def test_who_asks_is_told_once_and_what_that_raises_is_logged(
+    any_pair: Pair, caplog: pytest.LogCaptureFixture
+) -> None:
+    ours, peer = any_pair
+    stream = await adopt(ours, PATIENT)
+    told = 0
+
+    def tell() -> None:
+        nonlocal told
+        told += 1
+        raise RuntimeError("no such pool")
+
+    stream.release_at_fin(tell)
+    peer.shutdown(socket.SHUT_WR)
+    with caplog.at_level(logging.ERROR, "roket_trio"):
+        await until(lambda: told)
+        await anyio.sleep(0.05)
+    assert (told, caplog.text.count("RuntimeError: no such pool")) == (1, 1)
+    await stream.aclose()
+
+
+async def test_a_thousand_idle_streams_have_one_watch_and_take_no_time() -> None:
+    with ExitStack() as stack:
+        pairs = [stack.enter_context(connected()) for _ in range(1000)]
+        streams = [await adopt(ours, PATIENT) for ours, _ in pairs]
+        await anyio.sleep(0.01)  # the loop's own descriptors are open now
+        before = len(os.listdir("/proc/self/fd"))
+        for stream in streams:
+            stream.release_at_fin()
+        await anyio.sleep(0.05)
+        assert len(os.listdir("/proc/self/fd")) <= before + 1
+        began = time.thread_time()
+        await anyio.sleep(0.5)
+        assert time.thread_time() - began < 0.1
+        for _, peer in pairs:
+            peer.close()
+        await until(lambda: all(stream._raw_socket.fileno() == -1 for stream in streams))
+        assert len(os.listdir("/proc/self/fd")) <= before - 2000
+
+
+async def test_a_stream_that_is_dropped_is_not_kept_by_its_watch() -> None:
+    with connected() as (ours, peer):
+        before = set(os.listdir("/proc/self/fd"))
+        stream = await SocketStream.from_socket(ours.detach())
+        stream.release_at_fin()
+        with pytest.warns(ResourceWarning, match="unclosed"):  # noqa: PT031 - the collector may be what warns
+            del stream
+            gc.collect()
+        assert read_to_end(peer) == (b"", "FIN")
+        await anyio.lowlevel.checkpoint()
+        assert len(os.listdir("/proc/self/fd")) < len(before)
+
+
+async def test_a_descriptor_that_other_code_has_closed_harms_nobody() -> None:
+    with connected() as (ours, peer), connected() as (others, other_peer):
+        stream, other = await adopt(ours, PATIENT), await adopt(others, PATIENT)
+        for one in (stream, other):
+            one.release_at_fin()
+        end = ours.dup()
+        os.close(ours.fileno())
+        peer.close()
+        other_peer.close()
+        await released(other)
+        await anyio.sleep(0.05)
+        # For its owner to close.
+        os.dup2(end.fileno(), ours.fileno())
+        end.close()
+        await stream.aclose()
+
+
+@pytest.mark.parametrize("run", [trio.run, asyncio.run, uvloop.run])
+def test_a_stream_that_outlives_its_loop_is_closed_after_it(run: Callable[..., Any]) -> None:
+    with connected() as (ours, peer):
+        kept: list[SocketStream] = []
+
+        async def main() -> None:
+            kept.append(await adopt(ours, PATIENT))
+            kept[0].release_at_fin()
+
+        run(main) if run is trio.run else run(main())
+        kept[0].abort()
+        assert ours.fileno() == -1
+        assert read_to_end(peer)[1] == "RST"
