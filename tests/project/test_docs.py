@@ -22,6 +22,8 @@ from support.programs import missing
 from support.roket_command import environment
 
 import roket_trio
+import roket_trio.httpcore
+import roket_trio.httpx
 import roket_trio.staticfiles
 import roket_trio.testing
 import roket_trio.trio_compat
@@ -253,7 +255,14 @@ def test_a_line_that_is_no_step_of_a_ladder_is_refused() -> None:
 
 @pytest.mark.parametrize(
     "module",
-    [roket_trio, roket_trio.testing, roket_trio.staticfiles, roket_trio.trio_compat],
+    [
+        roket_trio,
+        roket_trio.testing,
+        roket_trio.staticfiles,
+        roket_trio.trio_compat,
+        roket_trio.httpcore,
+        roket_trio.httpx,
+    ],
     ids=lambda module: module.__name__,
 )
 def test_every_public_name_has_its_place_in_the_reference(module: Any) -> None:

@@ -25,6 +25,8 @@ import pytest
 import trio
 
 import roket_trio
+import roket_trio.httpcore
+import roket_trio.httpx
 import roket_trio.staticfiles
 import roket_trio.testing.fixtures
 import roket_trio.trio_compat
@@ -55,6 +57,11 @@ def test_importing_it_loads_neither_trio_nor_anyio(module: str) -> None:
     loaded = loaded_by(f"import {module}")
     assert module in loaded
     assert not {name for name in loaded if name.split(".")[0] in ("anyio", "trio", "asyncio", "ssl", "uvloop")}
+
+
+def test_only_the_modules_for_httpx_load_it() -> None:
+    loaded = loaded_by(f"{RESOLVE_ALL}\nimport roket_trio.staticfiles, roket_trio._cli")
+    assert not {"httpx", "httpcore", "h11", "roket_trio.httpx", "roket_trio.httpcore"} & loaded
 
 
 def test_looking_around_loads_neither_trio_nor_anyio() -> None:
@@ -157,6 +164,8 @@ OTHER_PACKAGES = [
     *((roket_trio.testing.fixtures, name) for name in ("ChaosRelays", "ClosePeers", "SocketCensus")),
     *((roket_trio.staticfiles, name) for name in roket_trio.staticfiles.__all__),
     *((roket_trio.trio_compat, name) for name in roket_trio.trio_compat.__all__ if not name.startswith("Socket")),
+    (roket_trio.httpcore, "NetworkBackend"),
+    (roket_trio.httpx, "AsyncTransport"),
 ]
 
 
