@@ -300,7 +300,7 @@ class Connection:
         if is_inherited(self):
             self.close_now()
             return
-        if self._is_over():
+        if self.life.is_over():
             await self.descriptor_users.wait_until_none(self.loop)
             await self.loop.checkpoint()
             return
@@ -328,7 +328,7 @@ class Connection:
 
     def abort(self) -> None:
         """Reset the connection and release the descriptor, at once. Idempotent."""
-        if self._is_over():
+        if self.life.is_over():
             return
         closing = self._begin_closing()
         closing.interrupt()
@@ -348,7 +348,7 @@ class Connection:
         FIN is sent, and the kernel delivers what was sent before, within bounds. RST is sent instead if a send was cut,
         or while a worker thread uses the descriptor.
         """
-        if self._is_over():
+        if self.life.is_over():
             return
         if not self.descriptor_users.are_none:
             self.abort()
@@ -358,11 +358,6 @@ class Connection:
         if not self.life.is_cut and not is_inherited(self):
             closing.begin()
         self._end(closing, resets=self.life.is_cut)
-
-    def _is_over(self) -> bool:
-        if self.life.phase is Phase.RELEASED:
-            self.life.enter(Phase.CLOSED)
-        return self.life.phase is Phase.CLOSED
 
     def _begin_closing(self) -> LingeringClose:
         """Refuse new calls, wake the tasks that wait, and note a send that this stops in the middle of its item.

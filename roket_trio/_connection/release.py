@@ -34,11 +34,26 @@ class ReleasedSocket(socket.socket):
     It is never not ready. Descriptors that had come with the bytes (``SCM_RIGHTS``) were closed.
     """
 
-    __slots__ = ("_error", "_kept")
+    __slots__ = ("_closed", "_error", "_kept")
 
-    def __init__(self, kept: bytes, error: OSError | None) -> None:  # not socket's own, which opens a descriptor
+    def __init__(  # not socket's own, which opens a descriptor
+        self, closed: socket.socket, kept: bytes, error: OSError | None
+    ) -> None:
+        self._closed = closed
         self._kept = kept
         self._error = error
+
+    @property
+    def family(self) -> socket.AddressFamily:
+        return socket.AddressFamily(self._closed.family)
+
+    @property
+    def type(self) -> socket.SocketKind:
+        return socket.SocketKind(self._closed.type)
+
+    @property
+    def proto(self) -> int:
+        return self._closed.proto
 
     def recv(self, bufsize: int, flags: int = 0, /) -> bytes:
         if self._error is not None and not self._kept:
@@ -94,7 +109,7 @@ def release(connection: Connection) -> bool:
         loss = broken("the connection is gone", error)
         life.failed(ConnectionEvent.SEND_FAILED, loss)
     connection.close_now()
-    connection.sock = ReleasedSocket(kept, error)
+    connection.sock = ReleasedSocket(sock, kept, error)
     life.failed(ConnectionEvent.SEND_FAILED, loss)
     life.enter(Phase.RELEASED)
     return True

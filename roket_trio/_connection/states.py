@@ -203,6 +203,12 @@ class Lifecycle:
         self.may_send = self.phase is Phase.LIVE and self.sending is Direction.OPEN
         self.may_receive = self.is_open and self.receiving is not Direction.RESET
 
+    def is_over(self) -> bool:
+        """At the begin of a close: whether there is nothing left to do. A released connection is closed by asking."""
+        if self.phase is Phase.RELEASED:
+            self.enter(Phase.CLOSED)
+        return self.phase is Phase.CLOSED
+
     def stopped(self, sent: int, total: int | None, by: object = None) -> None:
         """Note that a send stopped after ``sent`` of ``total`` bytes: a cut, unless nothing or everything had gone.
 

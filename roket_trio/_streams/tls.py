@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 import ssl
 from collections.abc import Callable
-from contextlib import suppress
 from types import TracebackType
 from typing import Any, Self, TypeVar, TypeVarTuple, cast, final
 
@@ -338,7 +337,7 @@ class TLSStream(tls.TLSStream, trio.abc.Stream):
                 try:
                     await self._records.say_last()
                     if self._below is None and self.standard_compatible:
-                        await self._linger()
+                        await self._records.linger(self._ssl_object.read)  # our own socket does it by itself
                 except BaseException:
                     await close_at_once(self.transport_stream)  # noqa: ASYNC102 - it does not wait
                     raise
@@ -346,15 +345,6 @@ class TLSStream(tls.TLSStream, trio.abc.Stream):
         finally:
             self._life.enter(Phase.CLOSED)
             self._closed.set()
-
-    async def _linger(self) -> None:
-        """Receive until the peer has finished too, so that unread data does not destroy what was sent last.
-
-        Only over a foreign stream, which does not do this itself.
-        """
-        with suppress(EndOfStream, ssl.SSLError, BrokenResourceError, BusyResourceError, ClosedResourceError):
-            while await self._records.drive(self._ssl_object.read, 65536):
-                pass
 
     async def _send_alert(self) -> None:
         with anyio.move_on_after(self.close_policy.linger_seconds):

@@ -261,6 +261,12 @@ class Records:
                 await self._flush_quietly()
             await self._fill()
 
+    async def linger(self, read: Callable[[int], bytes]) -> None:
+        """Receive until the peer has finished too, so that unread data does not destroy what was sent last."""
+        with suppress(EndOfStream, ssl.SSLError, *_OURS):
+            while await self.drive(read, 65536):
+                pass
+
     async def _flush_quietly(self) -> None:
         # The receive that follows reports that the peer is gone, once everything that had arrived was received.
         with suppress(BrokenResourceError):

@@ -20,6 +20,7 @@ import anyio.to_thread
 import pytest
 import trio
 import uvloop
+from anyio.abc import SocketAttribute
 from support.sockets import Pair, connected, read_to_end, reset
 from support.streams import PATIENT, adopt, report_of
 from support.waiting import arrived, until
@@ -62,6 +63,29 @@ async def test_an_idle_stream_has_no_descriptor_after_the_peers_fin(any_pair: Pa
         await stream.receive()
     with pytest.raises(ClosedResourceError):
         await stream.send(b"x")
+
+
+@pytest.mark.parametrize("asked_before", [True, False], ids=["asked for before", "never asked for"])
+async def test_a_released_stream_knows_its_addresses_and_has_a_closed_socket(
+    any_pair: Pair, asked_before: bool
+) -> None:
+    ours, peer = any_pair
+    family, local = ours.family, ours.getsockname()
+    stream = await adopt(ours, PATIENT)
+    asked = stream.socket if asked_before else None
+    stream.release_at_fin()
+    peer.shutdown(socket.SHUT_WR)
+    await released(stream)
+    raw = stream.extra(SocketAttribute.raw_socket)
+    assert (raw.fileno(), raw.family, stream.extra(SocketAttribute.family)) == (-1, family, family)
+    assert (stream.socket.fileno(), stream.socket.family) == (-1, family)
+    assert asked is None or asked is stream.socket
+    if family == socket.AF_INET:
+        assert stream.extra(SocketAttribute.local_address) == local
+        assert stream.extra(SocketAttribute.remote_address) == peer.getsockname()
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        stream.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+    await stream.aclose()
 
 
 @pytest.mark.parametrize("end", ["FIN", "RST"])

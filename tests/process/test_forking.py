@@ -19,6 +19,7 @@ from typing import Any, Literal
 import anyio
 import anyio.abc
 import anyio.from_thread
+import anyio.lowlevel
 import anyio.to_thread
 import pytest
 from anyio.streams.file import FileStreamAttribute
@@ -31,6 +32,7 @@ from support.waiting import BOUND, PROGRAM_BOUND, until
 from roket_trio import (
     CloseOutcome,
     ClosePolicy,
+    EndOfStream,
     FileReadStream,
     FileWriteStream,
     PeerGoneError,
@@ -40,6 +42,8 @@ from roket_trio import (
     supervise,
     wrap_tls,
 )
+from roket_trio._connection.peer_end import peer_has_finished
+from roket_trio._connection.release import release
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 
@@ -437,6 +441,32 @@ async def test_a_child_that_leaves_supervision_leaves_the_watcher_to_its_parent(
             await still_connected(stream, peer)
             peer.shutdown(socket.SHUT_WR)
             await anyio.sleep_forever()
+
+
+@pytest.mark.parametrize("child_does", ["closes", "sees the peer's end"])
+async def test_a_watch_of_the_peer_is_its_parents(tcp_pair: Pair, child_does: str) -> None:
+    ours, peer = tcp_pair
+    stream = await SocketStream.from_socket(ours)
+    stream.release_at_fin()
+    await anyio.lowlevel.checkpoint()
+    if child_does == "closes":
+        await child_unwinds(lambda: exit_in(stream))
+        await still_connected(stream, peer)
+        peer.sendall(b"answer")
+        peer.shutdown(socket.SHUT_WR)
+    else:
+        peer.sendall(b"answer")
+        peer.shutdown(socket.SHUT_WR)
+        await until(lambda: peer_has_finished(stream._connection))
+        with a_child_ends_here():
+            if forked():
+                # As the watch would, if the child went on with the loop.
+                sys.exit(UNWOUND if release(stream._connection) else 1)
+    await until(lambda: ours.fileno() == -1)
+    assert await stream.receive() == b"answer"
+    with pytest.raises(EndOfStream):
+        await stream.receive()
+    await stream.aclose()
 
 
 A_HANDLER_FORKS = """
