@@ -54,7 +54,7 @@ class NetworkBackend(httpcore.AsyncNetworkBackend):
         port: int,
         timeout: float | None = None,
         local_address: str | None = None,
-        socket_options: Iterable[Any] | None = None,
+        socket_options: Iterable[httpcore.SOCKET_OPTION] | None = None,
     ) -> httpcore.AsyncNetworkStream:
         """Connect to a host, within ``timeout`` seconds.
 
@@ -66,14 +66,16 @@ class NetworkBackend(httpcore.AsyncNetworkBackend):
         return self._pooled(stream, socket_options)
 
     async def connect_unix_socket(
-        self, path: str, timeout: float | None = None, socket_options: Iterable[Any] | None = None
+        self, path: str, timeout: float | None = None, socket_options: Iterable[httpcore.SOCKET_OPTION] | None = None
     ) -> httpcore.AsyncNetworkStream:
         """Connect to a UNIX socket, within ``timeout`` seconds; see :meth:`connect_tcp`."""
         with _errors(timeout, httpcore.ConnectTimeout, httpcore.ConnectError):
             stream = await connect_unix(path, close_policy=_POLICY)
         return self._pooled(stream, socket_options)
 
-    def _pooled(self, stream: SocketStream, options: Iterable[Any] | None) -> httpcore.AsyncNetworkStream:
+    def _pooled(
+        self, stream: SocketStream, options: Iterable[httpcore.SOCKET_OPTION] | None
+    ) -> httpcore.AsyncNetworkStream:
         try:
             with _errors(None, httpcore.ConnectTimeout, httpcore.ConnectError):
                 for option in options or ():

@@ -5,9 +5,10 @@ It needs httpx, which the extra ``httpx`` installs.
 
 from __future__ import annotations
 
+import ssl
 import weakref
-from collections.abc import Callable
-from typing import Any, final
+from collections.abc import Callable, Iterable
+from typing import final
 
 import httpcore
 import httpx
@@ -17,6 +18,9 @@ from roket_trio.httpcore import NetworkBackend
 __all__ = ["AsyncTransport"]
 
 
+_LIMITS = httpx.Limits(max_connections=100, max_keepalive_connections=20, keepalive_expiry=5.0)  # httpx's own
+
+
 @final
 class AsyncTransport(httpx.AsyncHTTPTransport):
     """An ``httpx.AsyncHTTPTransport``, with its arguments, whose pool leaves nothing in CLOSE_WAIT.
@@ -24,10 +28,48 @@ class AsyncTransport(httpx.AsyncHTTPTransport):
     What a server closes leaves the pool and the process at once, not at the next request; see
     :class:`roket_trio.httpcore.NetworkBackend`. It runs on Trio, asyncio and uvloop. Proxies are an argument here
     (``proxy=``), since an ``AsyncClient`` that is given a transport does not look for them in the environment.
+
+    :param verify: a TLS context; or whether to verify certificates, by the authorities that httpx knows
+    :param cert: a client's certificate: its file, or the files of certificate and key, and the key's password
+    :param trust_env: whether ``SSL_CERT_FILE`` and ``SSL_CERT_DIR`` count
+    :param http1: whether to speak HTTP/1.1, ``http2``: HTTP/2 (``httpx[http2]``), if the server takes it in ALPN
+    :param limits: how many connections there are, and how many seconds an idle one is kept
+    :param proxy: an HTTP or SOCKS5 proxy
+    :param uds: the path of a UNIX socket to connect to, whatever the URL's host is
+    :param local_address: the address of this side
+    :param retries: how often to try again to connect
+    :param socket_options: arguments of ``setsockopt`` for each connection
+    :raises ValueError: the proxy's scheme is unknown
+    :raises ImportError: HTTP/2 or SOCKS5 needs a package that is not installed
     """
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
+    def __init__(
+        self,
+        verify: ssl.SSLContext | str | bool = True,
+        cert: str | tuple[str, str] | tuple[str, str, str] | None = None,
+        trust_env: bool = True,
+        http1: bool = True,
+        http2: bool = False,
+        limits: httpx.Limits = _LIMITS,
+        proxy: str | httpx.URL | httpx.Proxy | None = None,
+        uds: str | None = None,
+        local_address: str | None = None,
+        retries: int = 0,
+        socket_options: Iterable[httpcore.SOCKET_OPTION] | None = None,
+    ) -> None:
+        super().__init__(
+            verify=verify,
+            cert=cert,
+            trust_env=trust_env,
+            http1=http1,
+            http2=http2,
+            limits=limits,
+            proxy=proxy,
+            uds=uds,
+            local_address=local_address,
+            retries=retries,
+            socket_options=socket_options,
+        )
         _evict_at_release(self._pool)
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import gc
+import inspect
 import os
 import socket
 import ssl
@@ -119,6 +121,28 @@ async def test_an_http2_answer_with_fin_behind_it_arrives_whole(
                 async with client.stream("GET", server.url.replace("http:", "https:")) as answer:
                     await until(lambda: all(server.ended()))  # the server's close is noticed before anything is read
                     assert await answer.aread() == b"ok"
+
+
+async def test_a_server_that_says_close_notify_and_sends_no_fin_gets_no_further_request(
+    server_context: ssl.SSLContext, client_context: ssl.SSLContext
+) -> None:
+    with raw_server(over_tls(server_context, sends_fin=False)) as server:
+        transport = AsyncTransport(verify=client_context)
+        async with httpx.AsyncClient(transport=transport, timeout=BOUND) as client:
+            for _ in range(3):
+                server.may_finish.clear()
+                answer = await client.get(server.url.replace("http:", "https:"))
+                assert answer.text == "ok"
+                server.may_finish.set()
+                below = answer.extensions["network_stream"]
+                await until(functools.partial(below.get_extra_info, "is_readable"))
+        assert (len(server.connections), len(server.requests)) == (3, 3)
+        await until(lambda: all(server.ended()))
+
+
+def test_its_arguments_are_httpxs() -> None:
+    ours, theirs = (inspect.signature(one).parameters for one in (AsyncTransport, httpx.AsyncHTTPTransport))
+    assert [(name, one.default) for name, one in ours.items()] == [(name, one.default) for name, one in theirs.items()]
 
 
 async def test_over_a_unix_socket(tmp_path: Path) -> None:

@@ -114,8 +114,11 @@ def one_answer(server: RawServer, connection: socket.socket) -> None:
         server.finish(connection)
 
 
-def over_tls(context: ssl.SSLContext) -> Callable[[RawServer, socket.socket], None]:
-    """The same in TLS; HTTP/2 where the client takes that."""
+def over_tls(context: ssl.SSLContext, *, sends_fin: bool = True) -> Callable[[RawServer, socket.socket], None]:
+    """The same in TLS; HTTP/2 where the client takes that.
+
+    :param sends_fin: behind close_notify; otherwise the server waits for the client's
+    """
 
     def serve(server: RawServer, connection: socket.socket) -> None:
         secure = context.wrap_socket(connection.dup(), server_side=True)
@@ -128,7 +131,12 @@ def over_tls(context: ssl.SSLContext) -> Callable[[RawServer, socket.socket], No
             with suppress(OSError):
                 secure.settimeout(0)
                 secure.unwrap()  # close_notify
-        server.finish(connection)
+        if sends_fin:
+            server.finish(connection)
+        else:
+            with suppress(OSError):  # the client's reset
+                while connection.recv(65536):
+                    pass
 
     return serve
 
