@@ -25,7 +25,8 @@ Files
 Moving bytes
     ``copy``, ``Transfer`` and their ``TransferReport``; ``relay`` and its ``RelayReport``
 Lifetimes
-    ``serve``, ``supervise`` (returns a ``Supervision``), ``KeepAlive``; ``PeerWatch``, which ``release_at_fin`` returns
+    ``serve`` and its ``ServeAttribute``, ``supervise`` (returns a ``Supervision``), ``KeepAlive``; ``PeerWatch``, which
+    ``release_at_fin`` returns
 How a connection closes
     ``ClosePolicy``, ``CloseReport``, ``CloseOutcome``
 Errors
@@ -67,6 +68,7 @@ if TYPE_CHECKING:
     from ._net.listen import create_tcp_listener as create_tcp_listener
     from ._net.listen import create_unix_listener as create_unix_listener
     from ._net.listener import SocketListener as SocketListener
+    from ._serving.attributes import ServeAttribute as ServeAttribute
     from ._serving.serve import serve as serve
     from ._serving.supervise import KeepAlive as KeepAlive
     from ._serving.supervise import Supervision as Supervision
@@ -117,6 +119,7 @@ _MODULE_OF = {
     "RelayReport": "_transfer.relay",
     # Lifetimes
     "serve": "_serving.serve",
+    "ServeAttribute": "_serving.attributes",
     "supervise": "_serving.supervise",
     "Supervision": "_serving.supervise",
     "KeepAlive": "_serving.supervise",

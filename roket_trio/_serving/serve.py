@@ -15,7 +15,8 @@ import anyio.abc
 
 from .._net.listener import SocketListener
 from .._public import public
-from .server import Acceptor, HandlerNursery, Server, ShutdownEvent
+from .attributes import ShutdownEvent
+from .server import Acceptor, HandlerNursery, Server
 from .supervise import DEFAULT_KEEPALIVE, KeepAlive, idle_limits
 from .watcher import WatcherHost
 
@@ -137,7 +138,7 @@ async def serve(
         ones wait in the listen queue. ``None`` for no limit
     :param shutdown: an event. When it is set, the connections in the queue are still served (as far as
         ``max_connections`` allows), the listener is closed, so that further ones are refused, handlers may go on for
-        ``drain_seconds``, and then are cancelled
+        ``drain_seconds``, and then are cancelled. They learn of it by :attr:`ServeAttribute.shutdown`
     :param drain_seconds: how long handlers may go on after ``shutdown``; ``math.inf`` for ever
     :param on_handler_error: how a connection ends whose handler raises: ``"abort"`` resets it, ``"finish"`` closes it
         as usual, ``"raise"`` resets it and stops the server. The streams' ``ClosePolicy.on_error`` is set to match

@@ -17,17 +17,12 @@ from .._loops import Nursery, current_loop
 from .._net.listener import SocketListener
 from .._streams.sockets import SocketStream, is_cancellation
 from .._unclosed import is_inherited
+from .attributes import ServeAttribute, ShutdownEvent
 from .idle_timer import IdleLimits, IdleTimer
 from .supervise import KeepAlive, close_stream, is_consequence_of_close
 from .watcher import Watcher, WatcherHost
 
 Handshake = Callable[[Any], Awaitable[Any]]
-
-
-class ShutdownEvent(Protocol):
-    """What ``shutdown`` may be: an event of Trio, AnyIO or asyncio."""
-
-    async def wait(self) -> object: ...
 
 
 class HandlerNursery(Protocol):
@@ -69,10 +64,14 @@ class Server:
         self._connections = 0
         # Set when a connection ends, for acceptors that wait for that.
         self._one_ended: anyio.Event | None = None
+        # What a stream says of this server, besides AnyIO's attributes.
+        self._attributes: dict[Any, Callable[[], Any]] = {}
         self._failure: BaseException | None = None
 
     async def run(self, shutdown: ShutdownEvent | None, drain_seconds: float) -> None:
         """Serve until ``shutdown``, and drain. No task raises: :meth:`raise_failure` does."""
+        if shutdown is not None:
+            self._attributes[ServeAttribute.shutdown] = lambda: shutdown
         try:
             async with self._loop.open_nursery() as self._handlers:
                 async with anyio.create_task_group() as accepting:
@@ -155,6 +154,7 @@ class Server:
                 self._start(stream, acceptor)
 
     def _start(self, stream: SocketStream, acceptor: Acceptor) -> None:
+        stream._attributes_of_server = self._attributes
         if self._handler_nursery is None:
             self._handlers.start_soon(self._handle_here, stream, acceptor.handshakes)
             return

@@ -51,6 +51,9 @@ class SocketStream(HasTrioSocket, anyio.abc.SocketStream, trio.abc.HalfCloseable
     block.
     """
 
+    # What a server adds to extra_attributes.
+    _attributes_of_server: Mapping[Any, Callable[[], Any]] = {}
+
     def __init__(self, socket: trio.socket.SocketType, *, close_policy: ClosePolicy = DEFAULT_POLICY) -> None:
         """Take over a connected Trio socket, as ``trio.SocketStream`` does. It becomes :attr:`socket`.
 
@@ -381,9 +384,10 @@ class SocketStream(HasTrioSocket, anyio.abc.SocketStream, trio.abc.HalfCloseable
 
     @property
     def extra_attributes(self) -> Mapping[Any, Callable[[], Any]]:
-        """AnyIO's attributes (``SocketAttribute``). Both addresses are remembered, for when the peer or the socket is
-        gone."""
-        attributes = dict(super().extra_attributes)
+        """AnyIO's attributes (``SocketAttribute``), and for a handler of :func:`serve` its :class:`ServeAttribute`.
+
+        Both addresses are remembered, for when the peer or the socket is gone."""
+        attributes = {**super().extra_attributes, **self._attributes_of_server}
         attribute = anyio.abc.SocketAttribute
         for address, of_address, of_port in (
             (self._local_address, attribute.local_address, attribute.local_port),

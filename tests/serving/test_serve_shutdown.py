@@ -24,6 +24,7 @@ from support.servers import (
     ESTABLISHED,
     SOON,
     Oops,
+    Server,
     client_of,
     clients_of,
     echo,
@@ -35,11 +36,14 @@ from support.servers import (
 from support.sockets import read_to_end
 from support.streams import ENDLESS
 from support.threads import other_side
+from support.tls import Contexts
 from support.waiting import BOUND, until
 
 from roket_trio import (
     ClosePolicy,
+    ServeAttribute,
     SocketStream,
+    TLSListener,
     create_tcp_listener,
     create_unix_listener,
     serve,
@@ -77,6 +81,63 @@ async def test_shutdown_lets_handlers_finish_and_refuses_newcomers_at_once(loop_
             await server.wait()
     assert server.error is None
     assert not server.scope.cancelled_caught
+
+
+@pytest.mark.parametrize("library", ["anyio", "native"])
+@pytest.mark.parametrize("kind", ["tcp", "unix", "tls", "trio's tls"])
+async def test_a_handler_learns_that_the_server_ends(
+    loop_name: str, library: str, kind: str, contexts: Contexts, tmp_path: Path
+) -> None:
+    """It closes an idle connection then, and is waited for no longer."""
+    if kind == "trio's tls" and loop_name != "trio":
+        pytest.skip("trio.SSLListener needs Trio")
+    shutdown = event_of("anyio" if library == "anyio" else "trio" if loop_name == "trio" else "asyncio")
+    begun = anyio.Event()
+
+    async def handler(stream: Any) -> None:
+        if kind == "trio's tls":
+            await stream.do_handshake()
+        begun.set()
+        attributes = stream.transport_stream if kind == "trio's tls" else stream
+        assert attributes.extra(ServeAttribute.shutdown) is shutdown
+        await attributes.extra(ServeAttribute.shutdown).wait()
+
+    below = await (create_unix_listener(tmp_path / "s") if kind == "unix" else create_tcp_listener(local_host="::1"))
+    listener: Any = below
+    if kind == "tls":
+        listener = TLSListener(below, contexts.server)
+    elif kind == "trio's tls":
+        listener = trio.SSLListener(below, contexts.server)
+    with socket.socket(socket.AF_UNIX if kind == "unix" else socket.AF_INET6) as client:
+        server = Server(below)
+        server.listener = listener
+        async with anyio.create_task_group() as tasks:
+            await tasks.start(server.run, handler, {"shutdown": shutdown, "drain_seconds": math.inf})
+            client.settimeout(BOUND)
+            client.connect(server.address)
+            if kind.endswith("tls"):
+                client = contexts.client.wrap_socket(client, server_hostname="localhost", do_handshake_on_connect=False)
+                await other_side(client.do_handshake)
+            await begun.wait()
+            assert not server.ended.is_set()
+            shutdown.set()
+            await server.wait()
+        assert await other_side(client.recv, 1) == b""
+        client.close()
+    assert server.error is None
+
+
+async def test_a_server_without_an_end_tells_of_none() -> None:
+    told: list[object] = []
+
+    async def handler(stream: SocketStream) -> None:
+        told.append(stream.extra(ServeAttribute.shutdown, None))
+        told.append(ServeAttribute.shutdown in stream.extra_attributes)
+
+    async with serving(handler) as server:
+        with client_of(server.address) as client:
+            assert await other_side(read_to_end, client) == (b"", "FIN")
+    assert told == [None, False]
 
 
 async def test_after_drain_seconds_handlers_are_cancelled_and_the_rules_hold() -> None:
