@@ -16,7 +16,8 @@ the peer's kernel has all of it::
 
 Connect and listen
     ``connect_tcp``, ``connect_unix``; ``TCPConnectable``, ``UNIXConnectable``, ``as_connectable``;
-    ``create_tcp_listener`` (returns a ``TCPListener``), ``create_unix_listener`` (returns a ``SocketListener``)
+    ``create_tcp_listener`` (returns a ``TCPListener``), ``create_unix_listener`` (returns a ``SocketListener``),
+    ``activated_listeners``
 Streams
     ``SocketStream``, ``UNIXSocketStream``; ``TLSStream``, ``TLSListener``, ``wrap_tls``; ``SocketStatistics`` and its
     ``KernelView``
@@ -59,6 +60,7 @@ if TYPE_CHECKING:
     from ._files.writing import FileWriteStatistics as FileWriteStatistics
     from ._files.writing import FileWriteStream as FileWriteStream
     from ._kernel.tcp import KernelView as KernelView
+    from ._net.activated import activated_listeners as activated_listeners
     from ._net.connect import connect_tcp as connect_tcp
     from ._net.connect import connect_unix as connect_unix
     from ._net.connectables import TCPConnectable as TCPConnectable
@@ -96,6 +98,7 @@ _MODULE_OF = {
     "as_connectable": "_net.connectables",
     "create_tcp_listener": "_net.listen",
     "create_unix_listener": "_net.listen",
+    "activated_listeners": "_net.activated",
     "SocketListener": "_net.listener",
     "TCPListener": "_net.listen",
     # Streams

@@ -73,8 +73,8 @@ class SocketListener(HasTrioSocket, anyio.abc.SocketListener, trio.abc.Listener[
     """A listening TCP or UNIX socket: an ``anyio.abc.SocketListener`` and a ``trio.abc.Listener`` in one.
 
     Made by :func:`create_tcp_listener`, :func:`create_unix_listener`, :meth:`from_socket` or
-    ``SocketListener(trio_socket)``; belongs to the event loop
-    that it was made in. Accepted streams carry its ``close_policy``.
+    ``SocketListener(trio_socket)``; belongs to the event loop that it was made in. Accepted streams
+    carry its ``close_policy``.
     """
 
     def __init__(self, socket: trio.socket.SocketType, *, close_policy: ClosePolicy = DEFAULT_POLICY) -> None:
@@ -118,7 +118,7 @@ class SocketListener(HasTrioSocket, anyio.abc.SocketListener, trio.abc.Listener[
     async def from_socket(
         cls, sock_or_fd: socket.socket | int, *, close_policy: ClosePolicy = DEFAULT_POLICY
     ) -> SocketListener:
-        """Take over a listening stream socket, or the descriptor of one (socket activation).
+        """Take over a listening stream socket, or the descriptor of one.
 
         If the socket is bound but does not listen yet, this makes it listen. A descriptor is made non-inheritable.
 
@@ -129,6 +129,10 @@ class SocketListener(HasTrioSocket, anyio.abc.SocketListener, trio.abc.Listener[
         Cancellation: the caller still owns the socket.
         """
         await current_loop().checkpoint()
+        return cls._from_socket(sock_or_fd, close_policy)
+
+    @classmethod
+    def _from_socket(cls, sock_or_fd: socket.socket | int, close_policy: ClosePolicy) -> SocketListener:
         sock = bound_socket(sock_or_fd)
         try:
             if not _is_listening(sock):

@@ -13,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,6 +23,7 @@ import pytest
 import roket_trio
 from roket_trio._cli import main
 from roket_trio.testing._close_suite.ports import free_port
+from support.activation import activated
 from support.programs import LIMIT, is_listening
 from support.waiting import wait_until
 
@@ -67,10 +68,17 @@ def command(*arguments: Text) -> list[str]:
 
 
 @contextmanager
-def running(*arguments: Text, **options: Any) -> Iterator[subprocess.Popen[str]]:
-    """``roket`` as a program; ended, if need be, when the block is left."""
+def running(*arguments: Text, descriptors: Sequence[int] = (), **options: Any) -> Iterator[subprocess.Popen[str]]:
+    """``roket`` as a program; ended, if need be, when the block is left.
+
+    :param descriptors: of listening sockets that it is given as systemd does it
+    """
+    started = command(*arguments)
+    if descriptors:
+        started = activated(started, descriptors)
+        options["pass_fds"] = descriptors
     options = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "env": environment(), **options}
-    with subprocess.Popen(command(*arguments), stderr=subprocess.PIPE, text=True, **options) as program:
+    with subprocess.Popen(started, stderr=subprocess.PIPE, text=True, **options) as program:
         try:
             yield program
         finally:

@@ -28,7 +28,7 @@ def configure(parser: ArgumentParser) -> None:
         metavar="[BIND:]PORT",
         type=local_address,
         default=Address(LOCALHOST, _PORT),
-        help=f"the address to listen on: [BIND:]PORT, or unix:PATH (default: {_PORT})",
+        help=f"the address to listen on: [BIND:]PORT, unix:PATH, or systemd:[NAME] (default: {_PORT})",
     )
     parser.add_argument(
         "--no-listing", action="store_true", help="do not list the files of a directory that has no index.html"

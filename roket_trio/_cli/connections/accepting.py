@@ -8,12 +8,21 @@ import socket
 from argparse import Namespace
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from typing import Any, cast
 
 import anyio
 from anyio import to_thread
 from anyio.abc import SocketAttribute
 
-from ... import ConnectionFailed, SocketListener, SocketStream, TCPListener, create_tcp_listener, create_unix_listener
+from ... import (
+    ConnectionFailed,
+    SocketListener,
+    SocketStream,
+    TCPListener,
+    activated_listeners,
+    create_tcp_listener,
+    create_unix_listener,
+)
 from ..console.command_status import CommandStatus
 from ..console.exit_codes import CommandError, ExitCode
 from ..console.logged_warnings import logged_warnings
@@ -54,12 +63,23 @@ async def listening(address: Address, status: CommandStatus) -> AsyncIterator[tu
 
 
 async def _listen(address: Address) -> tuple[Listener, Address]:
+    if address.passed is not None:
+        return await _passed_listener(address.passed)
     if address.path is not None:
         if await to_thread.run_sync(_is_in_use, address.path):
             raise OSError(errno.EADDRINUSE, "")
         return await create_unix_listener(address.path), address
     listener = await create_tcp_listener(local_host=address.host, local_port=address.port)
     return listener, Address(address.host, listener.extra(SocketAttribute.local_port))
+
+
+async def _passed_listener(name: str) -> tuple[Listener, Address]:
+    listeners = await activated_listeners(name or None)
+    if not listeners:
+        raise ValueError("systemd has passed no socket" + (f" of the name {name!r}" if name else ""))
+    listener = listeners[0] if len(listeners) == 1 else TCPListener(cast(list[Any], listeners))
+    at = listeners[0].extra(SocketAttribute.local_address)
+    return listener, Address(path=at) if isinstance(at, str) else Address(*at)
 
 
 def _is_in_use(path: str) -> bool:

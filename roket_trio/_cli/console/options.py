@@ -82,7 +82,10 @@ def add_tls(parser: ArgumentParser, *, server: bool) -> None:
 def add_listen_address(parser: ArgumentParser) -> None:
     """Add the address to listen on."""
     parser.add_argument(
-        "address", metavar="[BIND:]PORT", type=local_address, help="the address to listen on: [BIND:]PORT, or unix:PATH"
+        "address",
+        metavar="[BIND:]PORT",
+        type=local_address,
+        help="the address to listen on: [BIND:]PORT, unix:PATH, or systemd:[NAME]",
     )
 
 

@@ -21,14 +21,18 @@ LOCALHOST = "127.0.0.1"
 @final
 @dataclass(frozen=True, slots=True)
 class Address:
-    """An address to connect to or to listen on: a host and a port, or the path of a UNIX socket."""
+    """An address to connect to or to listen on: a host and a port, the path of a UNIX socket, or passed sockets."""
 
     host: str | None = None
     """``None``, in an address to listen on, for all interfaces."""
     port: int = 0
     path: str | None = None
+    passed: str | None = None
+    """The name of listening sockets that systemd has passed; empty for all that it has."""
 
     def __str__(self) -> str:
+        if self.passed is not None:
+            return f"systemd:{self.passed}"
         if self.path is not None:
             return "unix:" + self.path.replace("\0", "@", 1)
         host = "*" if self.host is None else self.host
@@ -52,7 +56,12 @@ def remote_address(text: str) -> Address:
 
 
 def local_address(text: str) -> Address:
-    """``PORT``, ``BIND:PORT``, ``*:PORT`` or ``unix:PATH``, to listen on. ``PORT`` alone listens on 127.0.0.1."""
+    """``PORT``, ``BIND:PORT``, ``*:PORT``, ``unix:PATH`` or ``systemd:NAME``, to listen on.
+
+    ``PORT`` alone listens on 127.0.0.1. ``systemd:`` without a name is every socket that systemd has passed.
+    """
+    if text.startswith("systemd:"):
+        return Address(passed=text.removeprefix("systemd:"))
     if (path := _unix_path(text)) is not None:
         return Address(path=path)
     host, _, number = text.rpartition(":")
