@@ -21,7 +21,7 @@ import pytest
 import trio
 import uvloop
 from anyio.abc import SocketAttribute
-from support.sockets import Pair, connected, read_to_end, reset
+from support.sockets import Pair, all_arrived, connected, read_to_end, reset
 from support.streams import PATIENT, adopt, report_of
 from support.waiting import arrived, until
 
@@ -98,6 +98,7 @@ async def test_what_came_before_the_end_is_received_without_a_descriptor(pair: P
     if end == "FIN":
         peer.close()
     else:
+        await all_arrived(peer)
         reset(peer)
     await released(stream)
     got = await stream.receive(10)

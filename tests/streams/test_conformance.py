@@ -249,6 +249,8 @@ NOT_ALWAYS_KEPT = {
     # to them, and AnyIO's aclose() aborts the transport a turn later, wherever that is by then: with FIN, not with RST.
     ("a_cut_send_is_no_clean_end", "anyio-tcp", "asyncio"),
     ("a_cut_send_is_no_clean_end", "anyio-tcp", "uvloop"),
+    # The peer's session tickets lie unread. With OpenSSL 3.6 the handshake is longer, and less has arrived by then.
+    ("what_was_sent_arrives_though_something_lies_unread", "trio-tls", "face"),
 }
 
 
@@ -257,6 +259,10 @@ def not_kept(kind: str, where: str) -> dict[str, str]:
     return {
         rule: reason for (rule, streams, loop), reason in NOT_KEPT.items() if streams == kind and loop in (where, "*")
     }
+
+
+def judged(broken: list[BrokenRuleError], kind: str, where: str) -> list[BrokenRuleError]:
+    return [error for error in broken if (error.check.name, kind, where) not in NOT_ALWAYS_KEPT]
 
 
 def assert_broken(broken: list[BrokenRuleError], expected: dict[str, str]) -> None:
@@ -278,14 +284,14 @@ async def test_the_rules_on_anyios_face(loop_name: str, kind: str) -> None:
     skip_older_ones(kind)
 
     broken = await broken_rules(MAKERS[kind], seconds=8)
-    judged = [error for error in broken if (error.check.name, kind, loop_name) not in NOT_ALWAYS_KEPT]
-    assert_broken(judged, not_kept(kind, loop_name))
+    assert_broken(judged(broken, kind, loop_name), not_kept(kind, loop_name))
 
 
 @pytest.mark.parametrize("kind", ON_TRIOS_FACE)
 def test_the_rules_on_trios_face(kind: str) -> None:
     async def main() -> None:
-        assert_broken(await broken_rules(MAKERS[kind], face="trio", seconds=8), not_kept(kind, "face"))
+        broken = await broken_rules(MAKERS[kind], face="trio", seconds=8)
+        assert_broken(judged(broken, kind, "face"), not_kept(kind, "face"))
 
     skip_older_ones(kind)
     trio.run(main)

@@ -8,10 +8,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from roket_trio._kernel import tcp
-from support.waiting import BOUND
+from support.waiting import BOUND, until
 
 Pair = tuple[socket.socket, socket.socket]
 """A socket that becomes our stream, and its raw blocking peer."""
+
+
+async def all_arrived(sender: socket.socket) -> None:
+    """Until the peer's kernel has all that was sent: a reset drops what it has not, for want of window or by pacing."""
+    await until(lambda: not tcp.unacked_bytes(sender))
 
 
 @contextmanager
