@@ -51,7 +51,7 @@ LADDER = loaded("ladder_svg")
 PAGES = pages()
 ALL = [block for page in PAGES for block in blocks_of(page)]
 PROGRAMS = [block for block in ALL if block.kind == "python" and not block.caption and block.source is None]
-NEEDED = ("starlette", "uvicorn")
+NEEDED = ("anycorn", "hypercorn", "starlette", "uvicorn")
 
 
 def text_of(page: str) -> str:
@@ -74,7 +74,7 @@ def need(block: Block) -> None:
 
 @pytest.mark.parametrize("block", ALL, ids=identity)
 def test_every_block_is_of_a_kind_that_is_checked(block: Block) -> None:
-    if block.kind == "text":
+    if block.kind == "text" and not block.caption:
         before = {after: before for before, after in pairwise(blocks_of(block.page))}.get(block)
         assert before in PROGRAMS, "what a program prints follows it at once"
     elif block.source is not None and not block.caption:
@@ -181,7 +181,7 @@ def test_what_is_to_be_installed_exists(page: str) -> None:
                 if SET_UP.fullmatch(typed.what) and typed.what.startswith("pip install "):
                     for requirement in typed.what.removeprefix("pip install ").split():
                         name, _, wanted = requirement.strip("'").partition("[")
-                        assert name in {"-e", ".", "../roket_trio", "pytest", "starlette", "uvicorn"}
+                        assert name in {"-e", ".", "../roket_trio", "hypercorn", "pytest", "starlette", "uvicorn"}
                         assert not wanted or set(wanted.rstrip("]").split(",")) <= extras
 
 

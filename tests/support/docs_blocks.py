@@ -37,7 +37,7 @@ _SUFFIXES: Final = {".py": "python", ".ini": "ini", ".toml": "toml"}
 _PORTS: Final = re.compile(r"\b(8000|8001|9000|9001)\b")
 
 # Programs of other people that readers are asked to have.
-TOOLS: Final = frozenset({"curl", "nc", "ncat", "openssl", "socat", "ss"})
+TOOLS: Final = frozenset({"curl", "haproxy", "nc", "ncat", "openssl", "socat", "ss"})
 
 # What only a reader does: it needs a package index. Checked by its words.
 SET_UP: Final = re.compile(r"python3 -m venv \.venv|\. \.venv/bin/activate|pip install .+")
