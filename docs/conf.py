@@ -78,7 +78,7 @@ add_module_names = False
 # A name of ours that leads nowhere is a warning. Those of others are found by intersphinx, or not.
 nitpicky = True
 nitpick_ignore_regex = [
-    (r"py:.*", r"(anyio|collections|httpcore|httpx|io|os|socket|ssl|trio)\.[\w.]+|open|MultiListener|ipaddress\.[\w.]+"),
+    (r"py:.*", r"(anyio|collections|httpcore|httpx|io|ipaddress|os|socket|ssl|trio)\.[\w.]+|open|MultiListener"),
     # What callers pass or get by an alias, a protocol or a type variable, and never make by name.
     (r"py:class", r"IPAddress|PeerAddress|HandlerNursery|ShutdownEvent|Stream"),
     (r"py:class", r"roket_trio\.(testing\.|trio_compat\.)?_[\w.]+"),

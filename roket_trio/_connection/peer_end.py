@@ -8,6 +8,7 @@ import socket
 from typing import TYPE_CHECKING
 
 from .._kernel import epoll, poll, tcp
+from .._kernel.signal_handlers import is_from_kernel
 from .states import ConnectionEvent, Phase
 
 if TYPE_CHECKING:

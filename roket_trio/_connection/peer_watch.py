@@ -10,7 +10,6 @@ from __future__ import annotations
 import threading
 import weakref
 from collections.abc import Callable
-from contextlib import suppress
 from itertools import islice
 from math import inf
 from types import TracebackType
@@ -20,7 +19,7 @@ import anyio
 from anyio.lowlevel import RunVar
 
 from .._kernel import epoll
-from .._kernel.signal_handlers import SuppressKernelErrors
+from .._kernel.signal_handlers import SuppressKernelErrors, is_from_kernel
 from .._loops import Loop, current_loop
 from .._public import public
 from .peer_end import peer_has_finished
@@ -127,7 +126,7 @@ class Watcher:
             return
         del self._watches[watch._fd]
         if self._events is not None:
-            with suppress(OSError):  # other code has closed the descriptor
+            with SuppressKernelErrors():  # other code has closed the descriptor
                 self._events.drop(watch._fd)
         if self._watches:
             return
@@ -173,8 +172,11 @@ class Watcher:
             else:
                 is_over = watch._call(connection)
                 again = not is_over
-        except OSError:  # other code has closed the descriptor by its number
-            is_over, again = True, False
+        except OSError as error:
+            if not is_from_kernel(error):
+                self._again[watch] = None
+                raise
+            is_over, again = True, False  # other code has closed the descriptor by its number
         if is_over:
             watch.stop()
         elif again:

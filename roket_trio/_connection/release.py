@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, final
 from .._errors import BrokenResourceError, broken
 from .._kernel import tcp
 from .._kernel.drain import discard_received
+from .._kernel.signal_handlers import is_from_kernel
 from .._log import log
 from .._unclosed import is_inherited
 from .peer_watch import PeerWatch, watch_peer
@@ -96,6 +97,8 @@ def release(connection: Connection) -> bool:
         # Behind FIN or RST nothing more arrives, so this is all.
         kept = sock.recv(unread, socket.MSG_PEEK) if unread else b""
     except OSError as reported:
+        if not is_from_kernel(reported):
+            raise
         kept, error = b"", reported
     # The kernel reports a reset once, behind the last byte.
     error = discard_received(sock, copies=True).error or error

@@ -71,7 +71,9 @@ def check_protocol(sock: socket.socket) -> None:
 def _is_bound(sock: socket.socket) -> bool:
     try:
         name = sock.getsockname()
-    except OSError:
+    except OSError as error:
+        if not is_from_kernel(error):
+            raise
         return False
     return bool(name[1] if isinstance(name, tuple) else name)
 
@@ -96,7 +98,9 @@ def local_name(sock: socket.socket) -> Address | None:
     """The address of this side; ``None`` if the socket has none, or not any more."""
     try:
         return presentable(sock.getsockname())
-    except OSError:
+    except OSError as error:
+        if not is_from_kernel(error):
+            raise
         return None
 
 
