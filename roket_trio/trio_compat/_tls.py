@@ -145,13 +145,20 @@ class SSLStream(trio.abc.Stream, Generic[T_Stream]):
         else:
             await trio.lowlevel.checkpoint()
 
+    @property
+    def _ssl_object(self) -> ssl.SSLObject:
+        # Private to Trio's stream, and read by httpcore's backend for Trio, so by everything over it.
+        if self._tls is None:
+            raise trio.NeedHandshakeError("call do_handshake() before asking for the ssl_object")
+        return self._tls.extra(TLSAttribute.ssl_object)
+
     def __getattr__(self, name: str) -> Any:
         if name in _AFTER_HANDSHAKE and self._tls is None:
             raise trio.NeedHandshakeError(f"call do_handshake() before calling {name!r}")
         if name not in _FORWARDED | _AFTER_HANDSHAKE:
             raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
         if self._tls is not None:
-            return getattr(self._tls.extra(TLSAttribute.ssl_object), name)
+            return getattr(self._ssl_object, name)
         return {
             "context": self._context,
             "server_side": self._server_side,

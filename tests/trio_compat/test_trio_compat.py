@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import anyio
+import httpcore
 import pytest
 import trio
 import trio.testing
@@ -381,3 +382,28 @@ async def test_what_is_below_is_our_own_tls(pair: Pair, contexts: Contexts) -> N
         scope.cancel()
         await stream.aclose()
     assert stream.transport_stream.socket.fileno() == -1
+
+
+@pytest.mark.loops("trio")
+async def test_httpcores_own_backend_for_trio_speaks_tls_over_it(
+    contexts: Contexts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It asks Trio's stream for an attribute that is private there."""
+    for name in trio_compat.__all__:
+        monkeypatch.setattr(trio, name, getattr(trio_compat, name))
+
+    async def answer(stream: Any) -> None:
+        await stream.receive_some()
+        await stream.send_all(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello")
+
+    async with trio.open_nursery() as nursery:
+        (listener,) = await nursery.start(
+            lambda task_status: trio_compat.serve_ssl_over_tcp(
+                answer, 0, contexts.server, host="127.0.0.1", task_status=task_status
+            )
+        )
+        port = listener.transport_listener.socket.getsockname()[1]
+        async with httpcore.AsyncConnectionPool(ssl_context=contexts.client) as pool:
+            found = await pool.request("GET", f"https://127.0.0.1:{port}/", extensions={"sni_hostname": "localhost"})
+            assert found.content == b"hello"
+        nursery.cancel_scope.cancel()
