@@ -16,10 +16,12 @@ phase wheel-tests 'the wheel, Python 3.13: the tests' wheel 3.13
 phase measured-tests 'the wheel, Python 3.13: tests that load the machine, soak, or measure' measured 3.13
 phase lowest-tests 'lowest dependencies, Python 3.11: the tests' lowest 3.11
 phase coverage-tests 'Python 3.12, coverage: the tests' coverage 3.12
+phase newest-tests 'Debian sid, OpenSSL 3.6, Python 3.14 and 3.15: the tests of sockets and TLS' newest 3.15 3.14
+phase strangers "other people's suites, with our names in the place of AnyIO's, Trio's and httpcore's" strangers 3.13
 phase examples 'the examples, with the wheel' examples
 
 debian_packages=(
-  adb chromium chromium-driver curl default-jdk-headless gcc git haproxy iproute2 libc6-dev ncat netcat-openbsd nftables
+  adb chromium chromium-driver curl debootstrap default-jdk-headless gcc git haproxy iproute2 libc6-dev ncat netcat-openbsd nftables
   nginx nodejs openssl patch python3-venv redis-server socat strace
 )
 # The commands that prove that they are there.
@@ -159,6 +161,63 @@ coverage() {
   "$python" -m coverage combine -q
   "$python" -m coverage report --skip-covered --sort=cover
   return "$status"
+}
+
+# newest PYTHON...: Pythons and an OpenSSL that this Debian has not, in a folder with another one. What is mounted in it
+# belongs to the processes in there alone, so that nothing but files is left to be removed. Without curl and the like;
+# what needs them is skipped there, and runs in the other suites.
+newest() {
+  local root=$work/newest version file
+  local -a packages=() inside=()
+  local status=0
+  if [ "$(id -u)" -ne 0 ]; then absent 'only root may make and enter a folder with another Debian'; fi
+  command -v debootstrap >/dev/null || absent 'no debootstrap'
+  unshare --mount true 2>/dev/null || absent 'nothing can be mounted here'
+  for version in "$@"; do packages+=("python$version" "python$version-venv"); done
+  if ! debootstrap --variant=minbase "--include=ca-certificates,$(IFS=, && echo "${packages[*]}")" sid "$root" >"$work/debootstrap.log" 2>&1; then
+    tail -n 3 "$work/debootstrap.log"
+    absent 'Debian sid cannot be had'
+  fi
+  distributions
+  mkdir "$root/tree"
+  tar -xzf "$work"/dist/*.tar.gz -C "$root/tree" --strip-components=1
+  rm -r "$root/tree/roket_trio"
+  cp "$wheel" "$root/"
+  # What pip and the resolver need to reach an index as they do out here.
+  for file in /etc/resolv.conf /etc/pip.conf "${PIP_CERT:-}" "${SSL_CERT_FILE:-}" "${REQUESTS_CA_BUNDLE:-}"; do
+    if [ -f "$file" ]; then
+      mkdir -p "$root$(dirname "$file")"
+      cp -L "$file" "$root$file"
+    fi
+  done
+  clean_environment /root
+  inside=(
+    unshare --mount --propagation private
+    sh -c 'mount -t proc proc "$0/proc" && mount --rbind /dev "$0/dev" && cd "$0/tree" && exec chroot "$0" "$@"' "$root"
+    "${clean[@]}" PATH=/usr/sbin:/usr/bin:/sbin:/bin
+  )
+  cd "$root/tree"
+  for version in "$@"; do
+    "${inside[@]}" "python$version" -m venv "/$version"
+    retry "${inside[@]}" "/$version/bin/python" -m pip install -q "/${wheel##*/}[test]"
+    "${inside[@]}" "/$version/bin/python" -c 'import ssl, sys; print(sys.version, ssl.OPENSSL_VERSION, sep="\n")'
+    again=("${inside[@]}" sh -c "cd /tree && exec /$version/bin/python -m pytest \"\$@\"" pytest)
+    tests "${again[@]}" -n 4 tests/{connection,errors,files,integrations,loops,net,serving,streams,trio_compat} || status=$?
+  done
+  return "$status"
+}
+
+# Their tests are in their source distributions, in pinned versions; tests/strangers says which, and what may differ.
+strangers() {
+  local python
+  python=$(find_python "$1") || absent "no Python $1 on this machine"
+  distributions
+  environment strangers "$python" "${wheel}[httpx,test]"
+  mkdir "$work/strangers.tree"
+  tar -xzf "$work"/dist/*.tar.gz -C "$work/strangers.tree" --strip-components=1
+  rm -r "$work/strangers.tree/roket_trio"
+  cd "$work/strangers.tree"
+  timeout --kill-after=30s "$suite_limit" "$work/strangers/bin/python" -m tests.strangers "$work/strangers.suites"
 }
 
 examples() {

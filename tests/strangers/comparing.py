@@ -8,6 +8,7 @@ import sys
 import tarfile
 import xml.etree.ElementTree as ElementTree
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from typing import final
 
@@ -79,7 +80,8 @@ def _passed(suite: Suite, tree: Path, *, names: str) -> set[str]:
     report = tree / f"report-{names or 'before'}.xml"
     command = [
         *(sys.executable, "-m", "pytest", "-q", "-o", "addopts=", "-p", "put_names"),
-        *(f"--rootdir={tree}", f"--timeout={_LIMIT_OF_A_TEST}", f"--junitxml={report}", "-o", "junit_family=xunit1"),
+        *(f"--rootdir={tree}", f"--junitxml={report}", "-o", "junit_family=xunit1"),
+        *([f"--timeout={_LIMIT_OF_A_TEST}"] if find_spec("pytest_timeout") else []),
         *(
             f"-pno:{plugin}"
             for plugin in ("roket", "xdist", "asyncio", "trio")

@@ -17,7 +17,7 @@ def put(module: Any, source: Any, names: list[str]) -> None:
 
 
 def resolve_by(module_name: str) -> None:
-    """Look names up by the ``getaddrinfo`` in another library's module, as its functions do: suites replace it there."""
+    """Look names up by the ``getaddrinfo`` in another library's module, as its own functions do: tests replace it."""
     from roket_trio._net import addresses
 
     module = import_module(module_name)
@@ -25,7 +25,7 @@ def resolve_by(module_name: str) -> None:
     async def getaddrinfo(*arguments: Any, **more: Any) -> Any:
         return await module.getaddrinfo(*arguments, **more)
 
-    addresses.anyio = SimpleNamespace(getaddrinfo=getaddrinfo)  # type: ignore[assignment]
+    vars(addresses)["anyio"] = SimpleNamespace(getaddrinfo=getaddrinfo)
 
 
 def put_anyio() -> None:

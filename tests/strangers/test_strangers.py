@@ -1,0 +1,72 @@
+"""A test that passes with the others' names alone does not go unnoticed, and neither does a reason without a test."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from strangers.comparing import Comparison, compare
+from strangers.suites import SUITES, Suite
+
+TESTS = """
+import os
+
+def test_that_passes():
+    pass
+
+def test_that_fails():
+    assert False
+
+def test_with_the_others_names():
+    assert not os.environ["ROKET_NAMES"]
+
+def test_with_ours():
+    assert os.environ["ROKET_NAMES"]
+
+def test_that_is_not_steady():
+    first = not os.path.exists(os.environ["ROKET_NAMES"] + "ran")
+    open(os.environ["ROKET_NAMES"] + "ran", "w").close()
+    assert not first
+"""
+
+SUITE = Suite("library", "1.0", "anyio")
+DIFFERING = "test_with_the_others_names"
+
+
+@pytest.mark.parametrize(
+    ("differs", "known", "new", "cured"),
+    [
+        ({}, 0, 1, []),
+        ({DIFFERING: "a reason"}, 1, 0, []),
+        ({DIFFERING: "a reason", "test_that_passes": "none any more"}, 1, 0, ["test_that_passes"]),
+    ],
+)
+def test_differences(tmp_path: Path, differs: dict[str, str], known: int, new: int, cured: list[str]) -> None:
+    tests = tmp_path / "library-1.0/unpacked/tests"
+    tests.mkdir(parents=True)
+    (tests / "test_it.py").write_text(TESTS)
+    result = compare(replace(SUITE, differs=differs), tmp_path)
+    assert (result.before, result.ours) == (3, 3)
+    assert (len(result.known), len(result.new), result.cured) == (known, new, cured)
+    assert all(DIFFERING in test for test in [*result.known, *result.new])
+    assert result.is_as_expected == (not new and not cured)
+
+
+def test_a_suite_of_which_nothing_passes_is_not_as_expected() -> None:
+    assert not Comparison(SUITE, before=0, ours=0).is_as_expected
+
+
+def test_tests_that_cannot_run_are_an_error(tmp_path: Path) -> None:
+    (tmp_path / "library-1.0/unpacked/tests").mkdir(parents=True)
+    (tmp_path / "library-1.0/unpacked/tests/conftest.py").write_text("import no_such_library")
+    with pytest.raises(RuntimeError, match=r"the tests of library did not run:\n(.|\n)*no_such_library"):
+        compare(SUITE, tmp_path)
+
+
+def test_each_reason_is_said_in_words() -> None:
+    assert all(reason.strip() for suite in SUITES for reason in suite.differs.values())
