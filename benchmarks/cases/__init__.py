@@ -24,6 +24,7 @@ _MODULES = (
     "cancelling",
     "static_files",
     "command",
+    "http_client",
     "cold",
     "sizes",
 )

@@ -49,6 +49,16 @@ class Driven:
 
 SUITES = (
     Suite(
+        "anyio",
+        "4.16.0",
+        "anyio",
+        tests=("tests/test_sockets.py", "tests/streams/test_tls.py", "tests/streams/test_file.py"),
+        options=("-k", "not (UDP or UNIXDatagram or getaddrinfo or getnameinfo)"),
+        extras="[trio]",
+        needs=("blockbuster", "exceptiongroup", "psutil", "pytest-mock", "trustme", "truststore", "uvloop"),
+        differs={},
+    ),
+    Suite(
         "httpcore",
         "1.0.9",
         "httpcore",
