@@ -63,7 +63,7 @@ SUITES = (
             "::test_connect_tcp_closes_winner_on_outer_cancellation": "it replaces a method of AnyIO's private backend",
             "::test_cancelled_receive_pauses_reading": "it looks at asyncio's transport; our streams have none",
             "::test_cancelled_send_does_not_send_the_next_one": "a send that was cut allows no further one",
-            "::test_cancelled_send_breaks_stream": "a send that is cancelled before its first byte was encrypted cuts nothing",
+            "::test_cancelled_send_breaks_stream": "a send that is cancelled before the first byte cuts nothing",
             "::test_ragged_eofs": "a close_notify of the peer's that never comes does not make aclose() raise",
             "::test_truststore_ssl": "the peer of a failed handshake is told why, by an alert, and not cut off",
         },
