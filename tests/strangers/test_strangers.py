@@ -29,9 +29,10 @@ def test_with_ours():
     assert os.environ["ROKET_NAMES"]
 
 def test_that_is_not_steady():
-    first = not os.path.exists(os.environ["ROKET_NAMES"] + "ran")
-    open(os.environ["ROKET_NAMES"] + "ran", "w").close()
-    assert not first
+    first = not os.path.exists("ran")
+    if os.environ["ROKET_NAMES"]:
+        open("ran", "w").close()
+        assert not first
 """
 
 SUITE = Suite("library", "1.0", "anyio")
