@@ -5,15 +5,18 @@ import ssl
 
 import anyio
 import trio
+from anyio.streams.stapled import MultiListener
 
 from roket_trio import (
     KeepAlive,
+    ServeAttribute,
     SocketListener,
     SocketStream,
     TCPListener,
     TLSListener,
     TLSStream,
     UNIXSocketStream,
+    activated_listeners,
     connect_tcp,
     create_tcp_listener,
     create_unix_listener,
@@ -79,3 +82,16 @@ async def supervision_keeps_the_type_of_its_stream(context: ssl.SSLContext) -> N
     async with supervise(await connect_tcp("localhost", 1, tls=True, ssl_context=context)) as encrypted:
         tls: TLSStream = encrypted
         await tls.send(b"x")
+
+
+async def handler_that_learns_of_the_end(stream: SocketStream) -> None:
+    await stream.extra(ServeAttribute.shutdown).wait()
+    end = stream.extra(ServeAttribute.shutdown, None)
+    await end.wait()  # type: ignore[union-attr]  # pyright: ignore[reportOptionalMemberAccess]
+
+
+async def sockets_of_systemd() -> None:
+    for listener in await activated_listeners("web"):
+        await serve(tcp_handler, listener)
+    await serve(tcp_handler, MultiListener(await activated_listeners()))
+    await serve(unix_handler, (await activated_listeners())[0])
