@@ -48,8 +48,9 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def tell(comparison: Comparison) -> None:
-    for test, reason in comparison.known.items():
-        print(f"    differs: {test}\n        {reason}")
+    for pattern, reason in comparison.suite.differs.items():
+        count = sum(pattern in test for test in comparison.known)
+        print(f"    differs: {pattern.removeprefix('::')}, {count} times: {reason}")
     for test in comparison.new:
         print(f"    DIFFERS, and nobody knows why: {test}")
     for pattern in comparison.cured:
