@@ -202,7 +202,7 @@ newest() {
     retry "${inside[@]}" "/$version/bin/python" -m pip install -q "/${wheel##*/}[test]"
     "${inside[@]}" "/$version/bin/python" -c 'import ssl, sys; print(sys.version, ssl.OPENSSL_VERSION, sep="\n")'
     again=("${inside[@]}" sh -c "cd /tree && exec /$version/bin/python -m pytest \"\$@\"" pytest)
-    tests "${again[@]}" -n 4 tests/{connection,errors,files,integrations,loops,net,serving,streams,trio_compat} || status=$?
+    tests "${again[@]}" -n 4 tests/{connection,errors,files,integrations,loops,net,process,serving,streams,trio_compat} || status=$?
   done
   return "$status"
 }

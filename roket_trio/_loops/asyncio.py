@@ -333,11 +333,15 @@ class AsyncioLoop(Loop):
             asyncio.get_running_loop()
             anyio.notify_closing(fd)
 
-    def resume_in_child(self) -> None:
-        # asyncio forgets the running loop, for children that run one of their own. AnyIO's scopes would raise
-        # RuntimeError in place of what leaves them.
-        if asyncio._get_running_loop() is None:
-            asyncio._set_running_loop(self._loop())
+    def resume_in_child(self, scope: anyio.CancelScope) -> None:
+        # asyncio forgets the running loop, for children that run one of their own, and since Python 3.14 the running
+        # task too. AnyIO's scopes would raise RuntimeError in place of what leaves them.
+        loop = self._loop()
+        if loop is not None and asyncio._get_running_loop() is None:
+            asyncio._set_running_loop(loop)
+            task = getattr(scope, "_host_task", None)  # private to AnyIO
+            if task is not None and asyncio.current_task() is None:
+                asyncio.tasks._enter_task(loop, task)
 
     def call_when_readable(self, fd: int, call: Callable[[], float]) -> Callable[[], None]:
         loop = self._loop()

@@ -88,8 +88,8 @@ class Loop(ABC):
     wait_writable: Callable[[int], Awaitable[None]]
     """The library's own functions that wait for a descriptor."""
 
-    def resume_in_child(self) -> None:  # noqa: B027 - Trio goes on by itself
-        """In a forked child: let the library find this loop, which goes on there, so that its scopes can be left."""
+    def resume_in_child(self, scope: anyio.CancelScope) -> None:  # noqa: B027 - Trio goes on by itself
+        """In a forked child: let the library find this loop, and the task of ``scope``, so that this can be left."""
 
     @abstractmethod
     def notify_closing(self, fd: int) -> None:

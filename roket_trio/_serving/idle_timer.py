@@ -62,7 +62,7 @@ class IdleTimer:
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> bool:
         if is_inherited(self.connection):
-            self.connection.loop.resume_in_child()
+            self.connection.loop.resume_in_child(self.scope)
         return bool(self.scope.__exit__(exc_type, exc, traceback))
 
     def is_peer_gone(self) -> bool:
