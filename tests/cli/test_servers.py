@@ -143,7 +143,6 @@ def fail(error):
     return call
 {broken}
 from roket_trio._cli import main
-from roket_trio.testing._close_suite.ports import free_port
 sys.exit(main(["relay", "0", "localhost:1"]))
 """
         arguments = [sys.executable, "-W", "error", "-c", script]
