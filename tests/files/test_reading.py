@@ -23,6 +23,7 @@ import trio.testing
 from anyio.streams.file import FileStreamAttribute
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from support.cold_files import make_cold
 
 from roket_trio import BrokenResourceError, BusyResourceError, ClosedResourceError, EndOfStream, FileReadStream
 from roket_trio._files import sources
@@ -69,16 +70,6 @@ def needs_nowait(path: Path) -> None:
     try:
         if not page_cache.can_tell(fd):
             pytest.skip("this file system cannot tell what is cached")
-    finally:
-        os.close(fd)
-
-
-def make_cold(path: Path) -> None:
-    """Throw the file's pages out of the cache. To ask whether they are gone would fetch them."""
-    fd = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(fd)
-        os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
     finally:
         os.close(fd)
 

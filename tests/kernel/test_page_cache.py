@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.cold_files import make_cold
 
 from roket_trio._kernel import page_cache
 
@@ -30,11 +31,6 @@ def telling_fd(fd: int) -> int:
     return fd
 
 
-def make_cold(fd: int) -> None:
-    os.fsync(fd)
-    os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
-
-
 def test_a_warm_file_is_cached_and_reads_as_it_is(telling_fd: int) -> None:
     content = os.pread(telling_fd, SIZE, 0)
     assert page_cache.is_cached(telling_fd, 0, SIZE)
@@ -45,16 +41,16 @@ def test_a_warm_file_is_cached_and_reads_as_it_is(telling_fd: int) -> None:
     assert page_cache.read_cached(telling_fd, buffer, SIZE) == 0
 
 
-def test_a_cold_file_is_not_and_fetching_makes_it_so(telling_fd: int) -> None:
-    make_cold(telling_fd)
+def test_a_cold_file_is_not_and_fetching_makes_it_so(telling_fd: int, tmp_path: Path) -> None:
+    make_cold(tmp_path / "f")
     assert not page_cache.is_cached(telling_fd, 300_000, 1000)
-    make_cold(telling_fd)
+    make_cold(tmp_path / "f")
     assert page_cache.fetch(telling_fd, 0, SIZE + 5000) == SIZE
     assert page_cache.is_cached(telling_fd, 0, SIZE)
 
 
-def test_asking_whether_a_file_can_tell_fetches_nothing(telling_fd: int) -> None:
-    make_cold(telling_fd)
+def test_asking_whether_a_file_can_tell_fetches_nothing(telling_fd: int, tmp_path: Path) -> None:
+    make_cold(tmp_path / "f")
     assert page_cache.can_tell(telling_fd)
     assert page_cache.read_cached(telling_fd, bytearray(1), 0) is None
 

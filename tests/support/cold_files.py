@@ -1,0 +1,30 @@
+"""Files whose pages are on the disk alone."""
+
+from __future__ import annotations
+
+import ctypes
+import mmap
+import os
+from pathlib import Path
+
+from support.waiting import wait_until
+
+
+def make_cold(path: Path) -> None:
+    """Throw the file's pages out of the cache, and wait until they are gone.
+
+    The kernel may keep some at first, which another CPU has just had in its hands (posix_fadvise(2)). A read would
+    fetch them, so mincore(2) is asked.
+    """
+    with open(path, "rb+", buffering=0) as file, mmap.mmap(file.fileno(), 0) as mapped:
+        os.fsync(file.fileno())
+        pages = (ctypes.c_ubyte * -(-len(mapped) // mmap.PAGESIZE))()
+
+        def is_cold() -> bool:
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+            first = ctypes.c_char.from_buffer(mapped)
+            if ctypes.CDLL(None, use_errno=True).mincore(ctypes.byref(first), ctypes.c_size_t(len(mapped)), pages):
+                raise OSError(ctypes.get_errno(), "mincore")
+            return not any(page & 1 for page in pages)
+
+        wait_until(is_cold, "a cold file")
