@@ -1,8 +1,8 @@
-"""One watch on all connections of an event loop whose peers' FIN or RST somebody waits for.
+"""Watches for peers that finish, by FIN or by RST. All those of an event loop share one epoll.
 
-An idle connection costs nothing: it is an entry in one epoll (:class:`PeerEvents`), which the loop watches in no task
-of the program's. So a watch begins in one task and ends in another, and ten thousand of them need one descriptor. The
-epoll exists as long as there is something to watch.
+An idle connection costs nothing: it is an entry in that epoll (:class:`PeerEvents`), which the loop waits for in no
+task of the program's. So a watch begins in one task and ends in another, and ten thousand of them need one descriptor.
+The epoll exists as long as there is something to watch.
 """
 
 from __future__ import annotations
@@ -42,11 +42,11 @@ class PeerWatch:
     itself when the connection is closed. Dropping it does not end it.
     """
 
-    __slots__ = ("_at", "_call", "_connection", "_fd", "_is_polled")
+    __slots__ = ("_all", "_call", "_connection", "_fd", "_is_polled")
 
-    def __init__(self, at: Watcher, connection: Connection, call: Callable[[Connection], bool]) -> None:
+    def __init__(self, all_of_loop: PeerWatches, connection: Connection, call: Callable[[Connection], bool]) -> None:
         """Not public: use ``release_at_fin``."""
-        self._at = at
+        self._all = all_of_loop
         # Weak, so that a stream that is dropped unclosed is found by the collector as without a watch.
         self._connection = weakref.ref(connection)
         self._call = call
@@ -58,7 +58,7 @@ class PeerWatch:
         connection = self._connection()
         if connection is not None:
             connection._at_close.discard(self.stop)
-        self._at.remove(self)
+        self._all.remove(self)
 
     def __enter__(self) -> Self:
         return self
@@ -70,7 +70,7 @@ class PeerWatch:
 
 
 @final
-class Watcher:
+class PeerWatches:
     """All the watches of one event loop."""
 
     def __init__(self, loop: Loop) -> None:
@@ -183,17 +183,17 @@ class Watcher:
             self._again[watch] = None
 
 
-_watcher: RunVar[Watcher] = RunVar("roket_trio peer watch")
+_watches: RunVar[PeerWatches] = RunVar("roket_trio peer watches")
 
 
 def watch_peer(connection: Connection, call: Callable[[Connection], bool]) -> PeerWatch:
-    """Have ``call`` called once the peer has finished; see :meth:`Watcher.add`. In the connection's event loop."""
+    """Have ``call`` called once the peer has finished; see :meth:`PeerWatches.add`. In the connection's event loop."""
     try:
-        watcher = _watcher.get()
+        watches = _watches.get()
     except LookupError:
-        watcher = Watcher(current_loop())
-        _watcher.set(watcher)
-    return watcher.add(connection, call)
+        watches = PeerWatches(current_loop())
+        _watches.set(watches)
+    return watches.add(connection, call)
 
 
 async def wait_peer_closed(connection: Connection) -> None:

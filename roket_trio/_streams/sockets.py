@@ -230,7 +230,7 @@ class SocketStream(HasTrioSocket, anyio.abc.SocketStream, trio.abc.HalfCloseable
         or more than 256 KiB lie unread, the descriptor stays; it is freed within a fiftieth of a second after that.
         This suits protocols in which a peer that has finished takes nothing more, such as HTTP.
 
-        All streams of an event loop share one watch: one descriptor, no task of the program's, no CPU while they idle.
+        All streams of an event loop share one epoll: one descriptor, no task of the program's, no CPU while they idle.
 
         :param on_release: called once afterwards, in the event loop and in no task of the program's; an exception that
             it raises is logged
