@@ -300,7 +300,7 @@ class Connection:
         if is_inherited(self):
             self.close_now()
             return
-        if self.life.is_over():
+        if self.life.close_if_released():
             await self.descriptor_users.wait_until_none(self.loop)
             await self.loop.checkpoint()
             return
@@ -328,7 +328,7 @@ class Connection:
 
     def abort(self) -> None:
         """Reset the connection and release the descriptor, at once. Idempotent."""
-        if self.life.is_over():
+        if self.life.close_if_released():
             return
         closing = self._begin_closing()
         closing.interrupt()
@@ -348,7 +348,7 @@ class Connection:
         FIN is sent, and the kernel delivers what was sent before, within bounds. RST is sent instead if a send was cut,
         or while a worker thread uses the descriptor.
         """
-        if self.life.is_over():
+        if self.life.close_if_released():
             return
         if not self.descriptor_users.are_none:
             self.abort()

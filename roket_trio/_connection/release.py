@@ -113,6 +113,7 @@ def release(connection: Connection) -> bool:
         life.failed(ConnectionEvent.SEND_FAILED, loss)
     connection.close_now()
     connection.sock = ReleasedSocket(sock, kept, error)
+    # Only now if FIN was the end, else the close above would take the connection for one that is gone.
     life.failed(ConnectionEvent.SEND_FAILED, loss)
     life.enter(Phase.RELEASED)
     return True

@@ -203,8 +203,8 @@ class Lifecycle:
         self.may_send = self.phase is Phase.LIVE and self.sending is Direction.OPEN
         self.may_receive = self.is_open and self.receiving is not Direction.RESET
 
-    def is_over(self) -> bool:
-        """At the begin of a close: whether there is nothing left to do. A released connection is closed by asking."""
+    def close_if_released(self) -> bool:
+        """Begin a close: a connection without a descriptor is closed by that. Returns whether nothing is left to do."""
         if self.phase is Phase.RELEASED:
             self.enter(Phase.CLOSED)
         return self.phase is Phase.CLOSED

@@ -41,7 +41,7 @@ def discard_received(sock: socket.socket, *, limit: int | None = None, copies: b
                 raise
             if isinstance(error, BlockingIOError):
                 break
-            return Discarded(dropped, False, error.with_traceback(None))  # else it would keep this frame, and that it
+            return Discarded(dropped, False, error.with_traceback(None))  # which would keep this frame
         if count == 0:
             return Discarded(dropped, True, None)
         dropped += count
