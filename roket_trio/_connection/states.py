@@ -247,7 +247,7 @@ class Lifecycle:
     def check_between_items(self) -> None:
         """:raises BusyResourceError: an item is being sent in pieces, so that no clean end may follow yet"""
         if self._stop_pieces is not None:
-            raise BusyResourceError("sending to")
+            raise BusyResourceError("writing to")
 
     def cut(self, what: str) -> None:
         """Allow no further send, since the peer would not know that something is missing before it.
