@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 from support.activation import copies_of
-from support.programs import LIMIT
 from support.roket_command import ended, next_line, peer_of, received_all, roket, running
+from support.servers import client_of
 
 from roket_trio._cli.console.exit_codes import ExitCode
 
@@ -35,24 +35,17 @@ def unix(tmp_path: Path) -> Iterator[socket.socket]:
         yield listening
 
 
-def client_of(listening: socket.socket) -> socket.socket:
-    client = socket.socket(listening.family)
-    client.settimeout(LIMIT)
-    client.connect(listening.getsockname())
-    return client
-
-
 def test_serve_serves_on_each_socket_and_goes_on_where_the_last_one_ended(
     tcp: socket.socket, unix: socket.socket, tmp_path: Path
 ) -> None:
     (tmp_path / "file").write_text("content")
     for number in range(2):
-        with copies_of([tcp, unix]) as fds, client_of(tcp) as client:  # it waits before there is a server
+        with copies_of([tcp, unix]) as fds, client_of(tcp.getsockname()) as client:  # it waits before there is a server
             client.sendall(b"GET /file HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
             with running("serve", "--bind", "systemd:", tmp_path, descriptors=fds) as program:
                 assert next_line(program) == "listening on 127.0.0.1:{1}\n".format(*tcp.getsockname()), number
                 assert received_all(client).endswith(b"\r\n\r\ncontent")
-                with client_of(unix) as other:
+                with client_of(unix.getsockname()) as other:
                     other.sendall(b"GET /file HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
                     assert received_all(other).endswith(b"\r\n\r\ncontent")
                 program.send_signal(signal.SIGTERM)
@@ -70,7 +63,7 @@ def test_relay_listens_on_the_socket_of_a_name(
         running("relay", "systemd:control", target, descriptors=fds) as program,
     ):
         assert next_line(program) == f"listening on unix:{unix.getsockname()}\n"
-        with client_of(unix) as client:
+        with client_of(unix.getsockname()) as client:
             client.sendall(b"abc")
             client.shutdown(socket.SHUT_WR)
             assert received_all(client) == b"cba"
@@ -79,7 +72,7 @@ def test_relay_listens_on_the_socket_of_a_name(
 
 
 def test_recv_receives_from_the_client_that_has_waited(tcp: socket.socket, tmp_path: Path) -> None:
-    with copies_of([tcp]) as fds, client_of(tcp) as client:
+    with copies_of([tcp]) as fds, client_of(tcp.getsockname()) as client:
         client.sendall(b"content")
         client.shutdown(socket.SHUT_WR)
         with running("recv", "systemd:", tmp_path / "file", descriptors=fds) as program:

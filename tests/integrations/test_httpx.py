@@ -18,9 +18,9 @@ import anyio.to_thread
 import httpcore
 import httpx
 import pytest
-import trustme
-from support.raw_http import OK, RawServer, one_answer, over_tls, raw_server
+from support.raw_http import OK, RawServer, answers, one_answer, over_tls, raw_server
 from support.sockets import read_to_end
+from support.tls import Contexts
 from support.waiting import BOUND, until
 
 from roket_trio._kernel import tcp
@@ -30,24 +30,15 @@ from roket_trio.httpx import AsyncTransport
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="a FIN behind unread data is seen on Linux alone")
 
 
-@pytest.fixture(scope="module")
-def authority() -> trustme.CA:
-    return trustme.CA()
+@pytest.fixture
+def server_context(contexts: Contexts) -> ssl.SSLContext:
+    contexts.server.set_alpn_protocols(["h2", "http/1.1"])
+    return contexts.server
 
 
 @pytest.fixture
-def server_context(authority: trustme.CA) -> ssl.SSLContext:
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    authority.issue_cert("127.0.0.1").configure_cert(context)
-    context.set_alpn_protocols(["h2", "http/1.1"])
-    return context
-
-
-@pytest.fixture
-def client_context(authority: trustme.CA) -> ssl.SSLContext:
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    authority.configure_trust(context)
-    return context
+def client_context(contexts: Contexts) -> ssl.SSLContext:
+    return contexts.client
 
 
 async def ask_three_times(transport: AsyncTransport, url: str, server: RawServer) -> None:
@@ -319,11 +310,7 @@ async def test_the_client_is_entered_in_one_task_and_left_in_another() -> None:
 
 
 async def test_a_client_that_is_dropped_is_not_kept() -> None:
-    def serve(server: RawServer, connection: socket.socket) -> None:
-        while server.read_head(connection):
-            connection.sendall(OK)
-
-    with raw_server(serve) as server:
+    with raw_server(answers) as server:
         client = httpx.AsyncClient(transport=AsyncTransport(), timeout=BOUND)
         assert (await client.get(server.url)).text == "ok"
         with pytest.warns(ResourceWarning, match="unclosed"):  # noqa: PT031 - the collector is what warns
@@ -336,13 +323,7 @@ async def test_a_client_that_is_dropped_is_not_kept() -> None:
 async def test_httpcores_pool_with_the_backend_alone() -> None:
     told: list[int] = []
     option = (socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 16)
-
-    def serve(server: RawServer, connection: socket.socket) -> None:
-        server.read_head(connection)
-        connection.sendall(OK)
-        server.finish(connection)
-
-    with raw_server(serve) as server:
+    with raw_server(one_answer) as server:
         backend = NetworkBackend(lambda: told.append(1))
         async with httpcore.AsyncConnectionPool(network_backend=backend, socket_options=[option]) as pool:
             for _ in range(3):
@@ -364,11 +345,7 @@ async def test_httpcores_pool_with_the_backend_alone() -> None:
 
 
 async def test_an_idle_connection_is_used_again() -> None:
-    def serve(server: RawServer, connection: socket.socket) -> None:
-        while server.read_head(connection):
-            connection.sendall(OK)
-
-    with raw_server(serve) as server:
+    with raw_server(answers) as server:
         async with httpx.AsyncClient(transport=AsyncTransport(), timeout=BOUND) as client:
             for _ in range(20):
                 assert (await client.get(server.url)).text == "ok"

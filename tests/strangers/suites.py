@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal, final
 
 
@@ -46,6 +46,14 @@ class Driven:
         """The library, as pip is asked for it."""
         return f"{self.name}=={self.version}"
 
+
+_PYTHON_SOCKS = Suite(
+    "python-socks",
+    "3.2.1",
+    "anyio",
+    extras="[anyio,asyncio,trio]",
+    needs=("pytest-asyncio", "pytest-trio", "starlette", "tiny-proxy", "trustme", "uvicorn", "yarl"),
+)
 
 SUITES = (
     Suite(
@@ -94,20 +102,8 @@ SUITES = (
     ),
     Suite("anynet", "1.2.2", "anyio"),
     Suite("smtpproto", "2.0.0", "anyio", needs=("aiosmtpd",)),
-    Suite(
-        "python-socks",
-        "3.2.1",
-        "anyio",
-        extras="[anyio,asyncio,trio]",
-        needs=("pytest-asyncio", "pytest-trio", "starlette", "tiny-proxy", "trustme", "uvicorn", "yarl"),
-    ),
-    Suite(
-        "python-socks",
-        "3.2.1",
-        "trio",
-        extras="[anyio,asyncio,trio]",
-        needs=("pytest-asyncio", "pytest-trio", "starlette", "tiny-proxy", "trustme", "uvicorn", "yarl"),
-    ),
+    _PYTHON_SOCKS,
+    replace(_PYTHON_SOCKS, names="trio"),
 )
 
 DRIVEN = (

@@ -7,7 +7,7 @@ import os
 import socket
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 # A process of its own, since LISTEN_PID is the pid of the program itself.
 _LAUNCH = """
@@ -32,10 +32,8 @@ def copies_of(sockets: Sequence[socket.socket], first: int = 200) -> Iterator[li
         yield copies
     finally:
         for copy in copies:
-            try:
+            with suppress(OSError):
                 os.close(copy)
-            except OSError:
-                pass
 
 
 def activated(command: Sequence[str], descriptors: Sequence[int]) -> list[str]:

@@ -114,8 +114,14 @@ def one_answer(server: RawServer, connection: socket.socket) -> None:
         server.finish(connection)
 
 
+def answers(server: RawServer, connection: socket.socket) -> None:
+    """Answer each request, until the client ends the connection."""
+    while server.read_head(connection):
+        connection.sendall(OK)
+
+
 def over_tls(context: ssl.SSLContext, *, sends_fin: bool = True) -> Callable[[RawServer, socket.socket], None]:
-    """The same in TLS; HTTP/2 where the client takes that.
+    """Answer one request over TLS, by HTTP/2 where the client takes that, and then end the idle connection.
 
     :param sends_fin: behind close_notify; otherwise the server waits for the client's
     """

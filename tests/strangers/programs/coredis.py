@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 import subprocess
 import tempfile
 from pathlib import Path
@@ -11,6 +10,7 @@ import anyio
 import coredis
 
 from roket_trio import SocketStream
+from roket_trio.testing._close_suite.ports import free_port
 
 from . import run, until
 
@@ -52,9 +52,8 @@ async def main() -> None:
         return real(*arguments, **more)  # type: ignore[no-any-return]
 
     SocketStream._adopt = classmethod(counted)  # type: ignore[assignment, method-assign]
-    with tempfile.TemporaryDirectory() as directory, socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-        free.close()
+    with tempfile.TemporaryDirectory() as directory:
+        port = free_port()
         path = str(Path(directory) / "socket")
         options = ["--port", str(port), "--unixsocket", path, "--save", "", "--dir", directory, "--bind", "127.0.0.1"]
         with subprocess.Popen(["redis-server", *options], stdout=subprocess.DEVNULL) as server:
