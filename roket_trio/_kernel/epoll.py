@@ -13,7 +13,6 @@ AVAILABLE = hasattr(select, "epoll")
 
 if AVAILABLE:
     ANY_CHANGE = select.EPOLLIN | select.EPOLLOUT | select.EPOLLRDHUP | select.EPOLLET
-    PEER_CLOSED = select.EPOLLRDHUP
 
 # A flood of resets is handled in pieces, so that other tasks can run between them.
 _EVENTS_AT_ONCE = 128
@@ -57,8 +56,6 @@ class SocketEvents:
 
     With :data:`ANY_CHANGE` it reports that our FIN was acknowledged, without polling: reaching FIN_WAIT2 wakes the
     socket's writers, and the edge-triggered epoll reports EPOLLOUT again (``tcp_rcv_state_process``, Linux 6.18).
-    With :data:`PEER_CLOSED` it stays readable from the peer's FIN or RST on, whatever data lies unread (EPOLLHUP and
-    EPOLLERR are always reported, epoll_ctl(2)).
     """
 
     __slots__ = ("__weakref__", "_epoll")
