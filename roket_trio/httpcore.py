@@ -56,8 +56,11 @@ class NetworkBackend(httpcore.AsyncNetworkBackend):
         local_address: str | None = None,
         socket_options: Iterable[httpcore.SOCKET_OPTION] | None = None,
     ) -> httpcore.AsyncNetworkStream:
-        """Connect to a host, within ``timeout`` seconds.
+        """Connect to a host.
 
+        :param timeout: seconds; ``None`` for no limit
+        :param local_address: the address of this side
+        :param socket_options: arguments of ``setsockopt``, for when it has connected
         :raises httpcore.ConnectTimeout: it took longer
         :raises httpcore.ConnectError: no address could be reached
         """
@@ -68,7 +71,7 @@ class NetworkBackend(httpcore.AsyncNetworkBackend):
     async def connect_unix_socket(
         self, path: str, timeout: float | None = None, socket_options: Iterable[httpcore.SOCKET_OPTION] | None = None
     ) -> httpcore.AsyncNetworkStream:
-        """Connect to a UNIX socket, within ``timeout`` seconds; see :meth:`connect_tcp`."""
+        """Connect to a UNIX socket; see :meth:`connect_tcp`."""
         with _errors(timeout, httpcore.ConnectTimeout, httpcore.ConnectError):
             stream = await connect_unix(path, close_policy=_POLICY)
         return self._pooled(stream, socket_options)

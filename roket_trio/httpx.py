@@ -32,8 +32,9 @@ class AsyncTransport(httpx.AsyncHTTPTransport):
     :param verify: a TLS context; or whether to verify certificates, by the authorities that httpx knows
     :param cert: a client's certificate: its file, or the files of certificate and key, and the key's password
     :param trust_env: whether ``SSL_CERT_FILE`` and ``SSL_CERT_DIR`` count
-    :param http1: whether to speak HTTP/1.1, ``http2``: HTTP/2 (``httpx[http2]``), if the server takes it in ALPN
-    :param limits: how many connections there are, and how many seconds an idle one is kept
+    :param http1: whether to speak HTTP/1.1
+    :param http2: whether to speak HTTP/2, if the server takes it in ALPN; it needs ``httpx[http2]``
+    :param limits: how many connections there may be, and how many seconds an idle one is kept
     :param proxy: an HTTP or SOCKS5 proxy
     :param uds: the path of a UNIX socket to connect to, whatever the URL's host is
     :param local_address: the address of this side

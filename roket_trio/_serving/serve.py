@@ -130,10 +130,11 @@ async def serve(
     When descriptors or memory run out, or accepting fails otherwise, it pauses; see :meth:`SocketListener.accept`.
 
     :param handler: an async function of one argument, a :class:`SocketStream`, :class:`UNIXSocketStream` or, from a
-        :class:`TLSListener`, a :class:`TLSStream`. The handshake is done in the connection's task
-    :param listener: from :func:`create_tcp_listener` or :func:`create_unix_listener`, or over one a
-        :class:`TLSListener` or a ``trio.SSLListener``, whose streams do the handshake when they are first used. It is
-        closed when this returns or raises, and the connections that still wait in its queue are refused
+        :class:`TLSListener`, a :class:`TLSStream`. The handshake is done in the connection's task. From a
+        ``trio.SSLListener`` it is a ``trio.SSLStream``, which does the handshake when it is first used
+    :param listener: from :func:`create_tcp_listener` or :func:`create_unix_listener`, or a :class:`TLSListener` or
+        ``trio.SSLListener`` over one. It is closed when this returns or raises, and the connections that still wait in
+        its queue are refused
     :param max_connections: how many connections there may be at once, those that are being closed included; further
         ones wait in the listen queue. ``None`` for no limit
     :param shutdown: an event. When it is set, the connections in the queue are still served (as far as
@@ -146,11 +147,11 @@ async def serve(
     :param idle_seconds: see :func:`supervise`
     :param keepalive: see :func:`supervise`
     :param handler_nursery: where handlers run, as for ``trio.serve_listeners``: a nursery, a task group, or an object
-        with a ``start_soon`` like theirs; ``None`` for a nursery of the call's own. They belong to it: they go on when
-        this has returned or was cancelled, so ``drain_seconds`` does not concern them, their connections stay
-        supervised and are closed as otherwise, and what would end the server is raised in there instead
+        with a ``start_soon`` like theirs; ``None`` for a nursery of the call's own. Handlers in another nursery go on
+        when this has returned or was cancelled, and ``drain_seconds`` does not concern them. Their connections are
+        supervised and closed as otherwise. What would end the server is raised in that nursery
     :param task_status: ``await nursery.start(serve, handler, listener)`` returns ``listener`` once it is served
-    :raises TypeError: ``handler`` is no async function, or ``listener`` is none of this package
+    :raises TypeError: ``handler`` is no async function, or ``listener`` is none of this package nor over one
     :raises ValueError: a number or time out of range; an unknown ``on_handler_error``
     :raises ClosedResourceError: another task closed the listener
     :raises BusyResourceError: another task accepts from the listener

@@ -57,7 +57,7 @@ async def serve_listeners(
 
     As with Trio it goes on until it is cancelled, and what a handler raises comes out of the nursery that it runs in.
     Its connection is reset then. Every connection is supervised and closed by the rules of :func:`roket_trio.serve`.
-    Listeners that are neither this package's nor TLS over these are served by Trio's own function.
+    If any of ``listeners`` is neither this package's nor TLS over one, all are served by Trio's own function.
 
     :param handler_nursery: where handlers run; ``None`` for a nursery of the call's own
     :param task_status: ``await nursery.start(serve_listeners, handler, listeners)`` returns ``listeners``
