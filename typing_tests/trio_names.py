@@ -15,6 +15,26 @@ async def tls_handler(stream: trio_compat.SSLStream[SocketStream]) -> None:
     await stream.transport_stream.wait_peer_closed()
 
 
+class Wrapper(trio_compat.abc.Stream):
+    """All other names are Trio's, with their types."""
+
+    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
+        async with trio_compat.open_nursery() as nursery:
+            same: trio.Nursery = nursery
+            same.cancel_scope.cancel()
+        try:
+            await trio_compat.sleep("1")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+        except trio_compat.BrokenResourceError:
+            await trio_compat.lowlevel.checkpoint()
+
+    async def wait_send_all_might_not_block(self) -> None: ...
+
+    async def receive_some(self, max_bytes: int | None = None) -> bytes:
+        return b""
+
+    async def aclose(self) -> None: ...
+
+
 async def connect_and_serve(context: ssl.SSLContext, nursery: trio.Nursery) -> None:
     stream: trio_compat.SocketStream = await trio_compat.open_tcp_stream(b"localhost", 80)
     await stream.send_file(0)

@@ -20,37 +20,24 @@ It is for programs on Trio. What is raised can be caught by Trio's classes, and 
 class that Trio's function returns.
 """
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import trio as _trio
 
-from .. import SocketListener as SocketListener
-from .. import SocketStream as SocketStream
-from ._connecting import open_tcp_stream as open_tcp_stream
-from ._connecting import open_unix_socket as open_unix_socket
-from ._listening import open_tcp_listeners as open_tcp_listeners
-from ._listening import serve_listeners as serve_listeners
-from ._listening import serve_tcp as serve_tcp
-from ._tls import SSLListener as SSLListener
-from ._tls import SSLStream as SSLStream
-from ._tls_over_tcp import open_ssl_over_tcp_listeners as open_ssl_over_tcp_listeners
-from ._tls_over_tcp import open_ssl_over_tcp_stream as open_ssl_over_tcp_stream
-from ._tls_over_tcp import serve_ssl_over_tcp as serve_ssl_over_tcp
+from ._names import *  # noqa: F403
+from ._names import __all__ as __all__
 
-__all__ = [
-    "SSLListener",
-    "SSLStream",
-    "SocketListener",
-    "SocketStream",
-    "open_ssl_over_tcp_listeners",
-    "open_ssl_over_tcp_stream",
-    "open_tcp_listeners",
-    "open_tcp_stream",
-    "open_unix_socket",
-    "serve_listeners",
-    "serve_ssl_over_tcp",
-    "serve_tcp",
-]
+if TYPE_CHECKING:
+    # So that checkers know the types of the other names. Of a name that is defined twice mypy takes the first
+    # definition, and pyright the last.
+    from trio import *  # type: ignore[assignment]  # noqa: F403
+    from trio import abc as abc
+    from trio import from_thread as from_thread
+    from trio import lowlevel as lowlevel
+    from trio import socket as socket
+    from trio import to_thread as to_thread
+
+    from ._names import *  # noqa: F403
 
 
 def __getattr__(name: str) -> Any:
