@@ -18,7 +18,7 @@ class ShutdownEvent(Protocol):
 @public
 @final
 class ServeAttribute(anyio.TypedAttributeSet):
-    """Typed attributes of the streams that :func:`serve` hands to its handlers; a TLS stream over one has them too.
+    """Typed attributes of the streams that :func:`serve` hands to its handlers; a :class:`TLSStream` has them too.
 
     ``stream.extra(ServeAttribute.shutdown, None)`` is the very event that ``serve`` was given as ``shutdown``, and
     ``None`` where it was given none. A handler that waits for a next request waits for this event as well, and closes

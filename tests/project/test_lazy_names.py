@@ -60,8 +60,9 @@ def test_importing_it_loads_neither_trio_nor_anyio(module: str) -> None:
 
 
 def test_only_the_modules_for_httpx_load_it() -> None:
-    loaded = loaded_by(f"{RESOLVE_ALL}\nimport roket_trio.staticfiles, roket_trio._cli")
+    loaded = loaded_by(f"{RESOLVE_ALL}\nimport roket_trio.staticfiles, roket_trio.trio_compat, roket_trio._cli")
     assert not {"httpx", "httpcore", "h11", "roket_trio.httpx", "roket_trio.httpcore"} & loaded
+    assert not {"httpx", "roket_trio.httpx"} & loaded_by("import roket_trio.httpcore")
 
 
 def test_looking_around_loads_neither_trio_nor_anyio() -> None:

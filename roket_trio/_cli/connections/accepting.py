@@ -77,6 +77,7 @@ async def _passed_listener(name: str) -> tuple[Listener, Address]:
     listeners = await activated_listeners(name or None)
     if not listeners:
         raise ValueError("systemd has passed no socket" + (f" of the name {name!r}" if name else ""))
+    # TCPListener accepts from sockets of any kind; AnyIO's MultiListener has no accept().
     listener = listeners[0] if len(listeners) == 1 else TCPListener(cast(list[Any], listeners))
     at = listeners[0].extra(SocketAttribute.local_address)
     return listener, Address(path=at) if isinstance(at, str) else Address(*at)
