@@ -44,6 +44,7 @@ def test_serve_serves_on_each_socket_and_goes_on_where_the_last_one_ended(
             client.sendall(b"GET /file HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
             with running("serve", "--bind", "systemd:", tmp_path, descriptors=fds) as program:
                 assert next_line(program) == "listening on 127.0.0.1:{1}\n".format(*tcp.getsockname()), number
+                assert next_line(program) == f"listening on unix:{unix.getsockname()}\n"
                 assert received_all(client).endswith(b"\r\n\r\ncontent")
                 with client_of(unix.getsockname()) as other:
                     other.sendall(b"GET /file HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")

@@ -36,7 +36,7 @@ Listener = TCPListener | SocketListener
 
 @asynccontextmanager
 async def listening(address: Address, status: CommandStatus) -> AsyncIterator[tuple[Listener, Address]]:
-    """Listen, and print the address, since scripts wait for that line. Yields the listener and its real address.
+    """Listen, and print the address, since scripts wait for that line. Yields the listener and its first real address.
 
     What the library logs in the block is printed. At its end the listener is closed, and the file of a UNIX socket is
     removed.
@@ -45,16 +45,17 @@ async def listening(address: Address, status: CommandStatus) -> AsyncIterator[tu
     """
     with logged_warnings(status):
         try:
-            listener, real_address = await _listen(address)
+            listener, real_addresses = await _listen(address)
         except ConnectionFailed as error:
             raise CommandError(ExitCode.CONNECTION, connect_error_text(error)) from error
         except (OSError, ValueError) as error:
             reason = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else str(error)
             raise CommandError(ExitCode.CONNECTION, f"cannot listen on {address}: {reason}") from error
         try:
-            status.facts["listening"] = str(real_address)
-            status.inform(f"listening on {real_address}")
-            yield listener, real_address
+            status.facts["listening"] = str(real_addresses[0])
+            for real_address in real_addresses:
+                status.inform(f"listening on {real_address}")
+            yield listener, real_addresses[0]
         finally:
             if address.path is not None and not address.path.startswith("\0"):
                 with suppress(OSError):  # somebody else has removed it
@@ -62,25 +63,25 @@ async def listening(address: Address, status: CommandStatus) -> AsyncIterator[tu
             await listener.aclose()  # noqa: ASYNC102 - it does not wait
 
 
-async def _listen(address: Address) -> tuple[Listener, Address]:
+async def _listen(address: Address) -> tuple[Listener, list[Address]]:
     if address.passed is not None:
         return await _passed_listener(address.passed)
     if address.path is not None:
         if await to_thread.run_sync(_is_in_use, address.path):
             raise OSError(errno.EADDRINUSE, "")
-        return await create_unix_listener(address.path), address
+        return await create_unix_listener(address.path), [address]
     listener = await create_tcp_listener(local_host=address.host, local_port=address.port)
-    return listener, Address(address.host, listener.extra(SocketAttribute.local_port))
+    return listener, [Address(address.host, listener.extra(SocketAttribute.local_port))]
 
 
-async def _passed_listener(name: str) -> tuple[Listener, Address]:
+async def _passed_listener(name: str) -> tuple[Listener, list[Address]]:
     listeners = await activated_listeners(name or None)
     if not listeners:
         raise ValueError("systemd has passed no socket" + (f" of the name {name!r}" if name else ""))
     # TCPListener accepts from sockets of any kind; AnyIO's MultiListener has no accept().
     listener = listeners[0] if len(listeners) == 1 else TCPListener(cast(list[Any], listeners))
-    at = listeners[0].extra(SocketAttribute.local_address)
-    return listener, Address(path=at) if isinstance(at, str) else Address(*at)
+    ends = [each.extra(SocketAttribute.local_address) for each in listeners]
+    return listener, [Address(path=end) if isinstance(end, str) else Address(*end) for end in ends]
 
 
 def _is_in_use(path: str) -> bool:
