@@ -138,7 +138,7 @@ async def create_tcp_listener(
         for failure in failures:
             log(logging.WARNING, "%s; listening on the other addresses of %s", failure.strerror, host)
     # AnyIO types its SocketListener for its own streams; ours returns ours.
-    listeners = [SocketListener._over(sock, close_policy) for sock in sockets]
+    listeners = [SocketListener._adopt(sock, close_policy) for sock in sockets]
     return TCPListener(cast(list[anyio.abc.Listener[SocketStream]], listeners))
 
 
@@ -284,7 +284,7 @@ async def create_unix_listener(
     loop = current_loop()
     await loop.checkpoint()
     sock = await loop.run_in_thread(_listening_unix, name, mode, backlog)
-    return SocketListener._over(sock, close_policy)
+    return SocketListener._adopt(sock, close_policy)
 
 
 def _listening_unix(name: str, mode: int | None, backlog: int) -> socket.socket:

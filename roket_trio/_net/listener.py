@@ -95,7 +95,7 @@ class SocketListener(HasTrioSocket, anyio.abc.SocketListener, trio.abc.Listener[
         self._trio_socket = socket
 
     @classmethod
-    def _over(cls, sock: socket.socket, close_policy: ClosePolicy = DEFAULT_POLICY) -> SocketListener:
+    def _adopt(cls, sock: socket.socket, close_policy: ClosePolicy = DEFAULT_POLICY) -> SocketListener:
         """Take over a socket that is known to listen."""
         listener = cls.__new__(cls)
         listener._take_over(sock, close_policy)
@@ -147,7 +147,7 @@ class SocketListener(HasTrioSocket, anyio.abc.SocketListener, trio.abc.Listener[
             raise
         if sock is not sock_or_fd:  # as sd_listen_fds(3): a program that is started later would go on listening
             sock.set_inheritable(False)
-        return cls._over(sock, close_policy)
+        return cls._adopt(sock, close_policy)
 
     async def accept(self) -> SocketStream:
         """Wait for a connection and take it out of the listen queue.

@@ -131,7 +131,7 @@ async def test_a_listener_whose_close_is_interrupted_is_closed_when_it_is_collec
     while places:
         number += 1
         sock = socket.create_server(("127.0.0.1", 0))
-        made = [SocketListener._over(sock)]
+        made = [SocketListener._adopt(sock)]
         places = interrupted(partial(take_and_call, made, "close"), number)
         assert sock.fileno() == -1, places
     assert number > 3
