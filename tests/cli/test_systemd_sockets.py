@@ -12,6 +12,7 @@ import pytest
 from support.activation import copies_of
 from support.roket_command import ended, next_line, peer_of, received_all, roket, running
 from support.servers import client_of
+from support.sockets import listening_unix
 
 from roket_trio._cli.console.exit_codes import ExitCode
 
@@ -29,9 +30,7 @@ def tcp() -> Iterator[socket.socket]:
 
 @pytest.fixture
 def unix(tmp_path: Path) -> Iterator[socket.socket]:
-    with socket.socket(socket.AF_UNIX) as listening:
-        listening.bind(str(tmp_path / "socket"))
-        listening.listen()
+    with listening_unix(str(tmp_path / "socket")) as listening:
         yield listening
 
 

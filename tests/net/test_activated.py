@@ -14,6 +14,7 @@ import anyio
 import pytest
 from anyio.abc import SocketAttribute
 from support.activation import activated, copies_of
+from support.sockets import listening_unix
 from support.threads import other_side
 from support.waiting import PROGRAM_BOUND
 
@@ -24,10 +25,7 @@ from roket_trio._net import activated as module
 @pytest.fixture
 def sockets(tmp_path: Path) -> Iterator[list[socket.socket]]:
     """What the supervisor keeps open."""
-    tcp = socket.create_server(("127.0.0.1", 0))
-    with tcp, socket.socket(socket.AF_UNIX) as unix:
-        unix.bind(str(tmp_path / "socket"))
-        unix.listen()
+    with socket.create_server(("127.0.0.1", 0)) as tcp, listening_unix(str(tmp_path / "socket")) as unix:
         yield [tcp, unix]
 
 

@@ -26,6 +26,7 @@ import trio.testing
 import trustme
 from anyio.abc import SocketAttribute
 from support.loops import Run
+from support.sockets import listening_unix
 from support.waiting import BOUND
 
 import roket_trio._net.connect as connect_module
@@ -609,15 +610,6 @@ async def test_a_handshake_that_is_cancelled_resets(client_context: ssl.SSLConte
 
 
 # --- UNIX ------------------------------------------------------------------------------------------------------------
-
-
-@contextmanager
-def listening_unix(path: str | bytes, backlog: int = 16) -> Iterator[socket.socket]:
-    with socket.socket(socket.AF_UNIX) as server:
-        server.bind(path)
-        server.listen(backlog)
-        server.settimeout(BOUND)
-        yield server
 
 
 @pytest.mark.parametrize("kind", ["str", "bytes", "Path", "not UTF-8"])

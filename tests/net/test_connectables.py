@@ -12,7 +12,7 @@ import anyio
 import anyio.abc
 import pytest
 from anyio.streams.tls import TLSConnectable
-from support.sockets import ends_in_fin, read_to_fin
+from support.sockets import ends_in_fin, listening_unix, read_to_fin
 from support.threads import thread
 from support.tls import Contexts, Peer, server_thread
 from support.waiting import BOUND
@@ -38,10 +38,7 @@ def server(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[soc
             listener.settimeout(BOUND)
             yield listener, listener.getsockname()
     else:
-        with socket.socket(socket.AF_UNIX) as listener:
-            listener.settimeout(BOUND)
-            listener.bind(str(tmp_path / "socket"))
-            listener.listen()
+        with listening_unix(str(tmp_path / "socket")) as listener:
             yield listener, tmp_path / "socket"
 
 
@@ -118,10 +115,7 @@ async def test_tls_is_our_stream_and_notices_a_truncation(contexts: Contexts, sa
 
 
 async def test_a_unix_socket_can_have_tls_too(contexts: Contexts, tmp_path: Path) -> None:
-    with socket.socket(socket.AF_UNIX) as listener:
-        listener.settimeout(BOUND)
-        listener.bind(str(tmp_path / "socket"))
-        listener.listen()
+    with listening_unix(str(tmp_path / "socket")) as listener:
 
         def serve() -> bytes:
             sock, _ = listener.accept()

@@ -34,6 +34,16 @@ def connected(*, send_buffer: int = 0, receive_buffer: int = 0) -> Iterator[Pair
         yield ours, peer
 
 
+@contextmanager
+def listening_unix(path: str | bytes, backlog: int = 16) -> Iterator[socket.socket]:
+    """A UNIX socket that listens at ``path``."""
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(path)
+        server.listen(backlog)
+        server.settimeout(BOUND)
+        yield server
+
+
 def read_to_end(sock: socket.socket, most: int = 1 << 20) -> tuple[bytes, str]:
     """Everything that arrives, and how it ends: "FIN" or "RST"."""
     data = bytearray()
