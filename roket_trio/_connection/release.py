@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any, final
 
 from .._errors import BrokenResourceError, broken
 from .._kernel import tcp
-from .._kernel.drain import discard_received
 from .._kernel.signal_handlers import is_from_kernel
 from .._log import log
 from .._unclosed import is_inherited
@@ -74,6 +73,25 @@ class ReleasedSocket(socket.socket):
         return self.recv(bufsize, flags & socket.MSG_PEEK), [], 0, None
 
 
+def _take_received(sock: socket.socket, at_once: int) -> tuple[bytes, OSError | None]:
+    """Take all that a socket has received, behind whose last byte is FIN or RST; the kernel reports a reset once.
+
+    One call is not enough: each ends at a byte of urgent data (tcp(7)) and behind passed descriptors (unix(7)), and
+    SIOCINQ counts to the urgent byte alone.
+    """
+    received: list[bytes] = []
+    error: OSError | None = None
+    try:
+        while data := sock.recv(at_once):
+            received.append(data)
+    except OSError as reported:
+        if not is_from_kernel(reported):
+            raise
+        if not isinstance(reported, BlockingIOError):
+            error = reported.with_traceback(None)  # else it would keep this frame, and that it
+    return b"".join(received), error
+
+
 def release(connection: Connection) -> bool:
     """Release the descriptor of a connection whose peer has finished.
 
@@ -92,16 +110,7 @@ def release(connection: Connection) -> bool:
     unread = tcp.unread_bytes(sock)
     if unread > KEPT_MOST:
         return False
-    error: OSError | None = None
-    try:
-        # Behind FIN or RST nothing more arrives, so this is all.
-        kept = sock.recv(unread, socket.MSG_PEEK) if unread else b""
-    except OSError as reported:
-        if not is_from_kernel(reported):
-            raise
-        kept, error = b"", reported
-    # The kernel reports a reset once, behind the last byte.
-    error = discard_received(sock, copies=True).error or error
+    kept, error = _take_received(sock, unread + 1)
     if error is None and connection.accounting.is_tcp and tcp.fin_has_arrived(sock) is False:
         error = OSError(errno.ECONNRESET, os.strerror(errno.ECONNRESET))
     if error is None:

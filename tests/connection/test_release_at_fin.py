@@ -323,3 +323,29 @@ def test_a_stream_that_outlives_its_loop_is_closed_after_it(run: Callable[..., A
         kept[0].abort()
         assert ours.fileno() == -1
         assert read_to_end(peer)[1] == "RST"
+
+
+async def test_what_lies_behind_an_urgent_byte_is_received_after_the_release(tcp_pair: Pair) -> None:
+    ours, peer = tcp_pair
+    stream = await adopt(ours, PATIENT)
+    stream.release_at_fin()
+    peer.sendall(b"before ")
+    peer.send(b"!", socket.MSG_OOB)
+    peer.sendall(b"behind")
+    peer.shutdown(socket.SHUT_WR)
+    await released(stream)
+    assert b"".join([data async for data in stream]) == b"before behind"
+    await stream.aclose()
+
+
+async def test_what_lies_behind_passed_descriptors_is_received_after_the_release(unix_pair: Pair) -> None:
+    ours, peer = unix_pair
+    stream = await adopt(ours, PATIENT)
+    stream.release_at_fin()
+    peer.sendall(b"before ")
+    socket.send_fds(peer, [b"with "], [peer.fileno()])
+    peer.sendall(b"behind")
+    peer.shutdown(socket.SHUT_WR)
+    await released(stream)
+    assert b"".join([data async for data in stream]) == b"before with behind"
+    await stream.aclose()
