@@ -42,7 +42,7 @@ class PeerWatch:
     itself when the connection is closed. Dropping it does not end it.
     """
 
-    __slots__ = ("_all", "_call", "_connection", "_fd", "_is_polled")
+    __slots__ = ("_all", "_call", "_connection", "_fd", "_is_polled", "_is_stopped")
 
     def __init__(self, all_of_loop: PeerWatches, connection: Connection, call: Callable[[Connection], bool]) -> None:
         """Not public: use ``release_at_fin``."""
@@ -52,12 +52,17 @@ class PeerWatch:
         self._call = call
         self._fd = connection.sock.fileno()
         self._is_polled = False
+        self._is_stopped = False
 
     def stop(self) -> None:
         """End the watch; the connection stays as it is. A second call has no effect. Not a checkpoint."""
+        self._is_stopped = True
+        self._end()
+
+    def _end(self) -> None:
         connection = self._connection()
         if connection is not None:
-            connection._at_close.discard(self.stop)
+            connection._at_close.discard(self._end)
         self._all.remove(self)
 
     def __enter__(self) -> Self:
@@ -87,6 +92,9 @@ class PeerWatches:
         """Call ``call`` soon after the peer has finished, and again while it returns False. It must not raise."""
         watch = PeerWatch(self, connection, call)
         fd = watch._fd
+        if fd < 0:  # it was released
+            self._loop.call_soon(lambda: watch._is_stopped or not connection.life.is_open or call(connection))
+            return watch
         others = self._watches.get(fd, {})
         if any(other._connection() is not connection for other in others):  # other code has closed that descriptor
             others = {}
@@ -94,7 +102,7 @@ class PeerWatches:
         others[watch] = None
         # First: from now on no finalizer that removes the last other watch closes the epoll.
         self._watches[fd] = others
-        connection._at_close.add(watch.stop)
+        connection._at_close.add(watch._end)
         try:
             self._begin(watch, connection, is_first)
         except BaseException:  # a signal's handler has raised it
@@ -167,6 +175,7 @@ class PeerWatches:
         if connection is None or connection.sock.fileno() != watch._fd:
             return
         try:
+            others = tuple(self._watches.get(watch._fd, ()))
             if not peer_has_finished(connection):
                 is_over, again = False, watch._is_polled
             else:
@@ -176,9 +185,15 @@ class PeerWatches:
             if not is_from_kernel(error):
                 self._again[watch] = None
                 raise
-            is_over, again = True, False  # other code has closed the descriptor by its number
+            is_over, again, others = True, False, ()  # other code has closed the descriptor by its number
         if is_over:
             watch.stop()
+            if connection.sock.fileno() < 0:
+                # It was released now, which has ended its other watches. All are told, but those that were stopped.
+                for other in others:
+                    if not other._is_stopped:
+                        other.stop()
+                        other._call(connection)
         elif again:
             self._again[watch] = None
 

@@ -349,3 +349,51 @@ async def test_what_lies_behind_passed_descriptors_is_received_after_the_release
     await released(stream)
     assert b"".join([data async for data in stream]) == b"before with behind"
     await stream.aclose()
+
+
+async def test_each_watch_of_a_stream_that_was_not_stopped_tells_of_the_release(any_pair: Pair) -> None:
+    ours, peer = any_pair
+    stream = await adopt(ours, PATIENT)
+    told: list[str] = []
+
+    def first() -> None:
+        told.append("first")
+        stopped_by_the_first.stop()
+
+    stream.release_at_fin(first)
+    stream.release_at_fin(lambda: told.append("second"))
+    stopped_by_the_first = stream.release_at_fin(lambda: told.append("stopped by the first"))
+    stream.release_at_fin(lambda: told.append("stopped before")).stop()
+    peer.shutdown(socket.SHUT_WR)
+    await released(stream)
+    await until(lambda: len(told) >= 2)
+    await anyio.lowlevel.checkpoint()
+    assert told == ["first", "second"]
+    await stream.aclose()
+
+
+@pytest.mark.parametrize("end", ["FIN", "RST"])
+async def test_a_watch_of_a_released_stream_tells_at_once(tcp_pair: Pair, end: str) -> None:
+    ours, peer = tcp_pair
+    stream = await adopt(ours, PATIENT)
+    stream.release_at_fin()
+    if end == "FIN":
+        peer.shutdown(socket.SHUT_WR)
+    else:
+        reset(peer)
+    await released(stream)
+    told: list[str] = []
+    stream.release_at_fin(lambda: told.append("watched"))
+    stream.release_at_fin(lambda: told.append("stopped")).stop()
+    assert told == []
+    await until(lambda: bool(told))
+    await anyio.lowlevel.checkpoint()
+    assert told == ["watched"]
+    await stream.wait_peer_closed()
+    stream.release_at_fin(lambda: told.append("closed"))
+    await stream.aclose()
+    with pytest.raises(ClosedResourceError):
+        stream.release_at_fin()
+    for _ in range(3):
+        await anyio.lowlevel.checkpoint()
+    assert told == ["watched"]
