@@ -283,7 +283,7 @@ class Connection:
     def _failed(self, event: ConnectionEvent, error: OSError) -> Exception:
         if not is_from_kernel(error):
             raise error
-        if not self.life.is_open:
+        if not self.life.is_open or error.errno == errno.EBADF:  # or the program has closed the socket: so says Trio
             return ClosedResourceError("the stream was closed on this side")
         if error.errno == errno.ETOOMANYREFS:  # of SCM_RIGHTS, unix(7): no fault of this connection's
             return broken("too many descriptors are on their way", error)

@@ -307,3 +307,16 @@ def test_outside_of_a_loop_the_socket_is_left_to_its_owner(pair: Pair) -> None:
         SocketStream(trio.socket.from_stdlib_socket(pair[0]))
     pair[0].sendall(b"still mine")
     assert pair[1].recv(100) == b"still mine"
+
+
+async def test_a_socket_that_was_closed_past_its_stream_is_closed_as_trio_says(any_pair: Pair) -> None:
+    ours, peer = any_pair
+    stream = await adopt(ours)
+    stream.extra(SocketAttribute.raw_socket).close()
+    for _ in range(2):
+        with pytest.raises(trio.ClosedResourceError):
+            await stream.receive_some()
+        with pytest.raises(trio.ClosedResourceError):
+            await stream.send_all(b"x")
+    await stream.aclose()
+    assert read_to_fin(peer) == b""
