@@ -65,7 +65,7 @@ async def activated_listeners(
 
 def _listener(passed: _Passed, close_policy: ClosePolicy) -> SocketListener:
     try:
-        return SocketListener._from_socket(passed.fd, close_policy)
+        return SocketListener._from_socket(passed.fd, close_policy, must_listen=True)
     except ValueError as error:
         raise ValueError(f"descriptor {passed.fd}, which was passed as {passed.name!r}: {error}") from error
 

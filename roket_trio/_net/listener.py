@@ -132,10 +132,14 @@ class SocketListener(HasTrioSocket, anyio.abc.SocketListener, trio.abc.Listener[
         return cls._from_socket(sock_or_fd, close_policy)
 
     @classmethod
-    def _from_socket(cls, sock_or_fd: socket.socket | int, close_policy: ClosePolicy) -> SocketListener:
+    def _from_socket(
+        cls, sock_or_fd: socket.socket | int, close_policy: ClosePolicy, *, must_listen: bool = False
+    ) -> SocketListener:
         sock = bound_socket(sock_or_fd)
         try:
             if not _is_listening(sock):
+                if must_listen:
+                    raise ValueError("the socket does not listen")
                 sock.listen()
         except OSError as error:
             give_back(sock, sock_or_fd)

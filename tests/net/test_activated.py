@@ -144,6 +144,17 @@ async def test_what_is_no_listener_is_named_and_the_others_are_closed(
             os.fstat(fds[1])
 
 
+async def test_a_socket_that_does_not_listen_yet_is_refused_and_left_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))
+        with copies_of([bound]) as fds:
+            passing(monkeypatch, fds)
+            with pytest.raises(ValueError, match=f"descriptor {fds[0]}, .*: the socket does not listen"):
+                await activated_listeners()
+            os.fstat(fds[0])
+        assert not bound.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
+
+
 async def test_cancelled_it_takes_nothing(sockets: list[socket.socket], monkeypatch: pytest.MonkeyPatch) -> None:
     with copies_of(sockets) as fds:
         passing(monkeypatch, fds)
