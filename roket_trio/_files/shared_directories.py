@@ -95,7 +95,9 @@ def open_to_write(path: str, flags: int, mode: int = 0o666) -> int:
             if status.st_nlink > 1 and stat.S_ISREG(status.st_mode) and _is_shared(directory):
                 why = "a file with another name, in a directory that everybody can write to"
                 raise PermissionError(errno.EACCES, why, path)
-        if flags & os.O_TRUNC and stat.S_ISREG(status.st_mode):
+        # Not of an empty file: ext4 writes one that was truncated to the disk before it closes it (ext4(5),
+        # auto_da_alloc), 35 ms for 128 MiB.
+        if flags & os.O_TRUNC and stat.S_ISREG(status.st_mode) and status.st_size:
             os.ftruncate(fd, 0)
     except BaseException:
         os.close(fd)

@@ -64,6 +64,26 @@ async def test_what_is_sent_is_in_the_file(tmp_path: Path) -> None:
     assert not os.get_inheritable(0) or path.stat().st_mode & 0o111 == 0
 
 
+async def test_only_a_file_with_content_is_truncated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ext4 writes a file that was truncated to the disk before it closes it."""
+    truncated: list[int] = []
+    truncate = os.ftruncate
+
+    def noted(fd: int, size: int) -> None:
+        truncated.append(os.fstat(fd).st_ino)
+        truncate(fd, size)
+
+    monkeypatch.setattr(os, "ftruncate", noted)
+    for content in (None, b"", b"what was there"):
+        path = tmp_path / str(content)
+        if content is not None:
+            path.write_bytes(content)
+        async with await FileWriteStream.from_path(path) as stream:
+            await stream.send(b"new")
+        assert path.read_bytes() == b"new"
+        assert truncated == ([path.stat().st_ino] if content else [])
+
+
 async def test_appending(tmp_path: Path) -> None:
     path = tmp_path / "f"
     path.write_bytes(b"one ")
