@@ -344,6 +344,17 @@ async def test_httpcores_pool_with_the_backend_alone() -> None:
         assert all(server.ended())
 
 
+async def test_how_much_may_lie_unsent_is_an_option_like_others() -> None:
+    """Otherwise uploads would be slower than over AnyIO's streams, which leave it to the send buffer."""
+    name = (socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT)
+    for options, unsent in (None, 4 << 20), ([(*name, 1 << 17)], 1 << 17):
+        with raw_server(one_answer) as server:
+            host, port = server.address
+            stream = await NetworkBackend().connect_tcp(host, port, socket_options=options)
+            assert stream.get_extra_info("socket").getsockopt(*name) == unsent
+            await stream.aclose()
+
+
 async def test_an_idle_connection_is_used_again() -> None:
     with raw_server(answers) as server:
         async with httpx.AsyncClient(transport=AsyncTransport(), timeout=BOUND) as client:
