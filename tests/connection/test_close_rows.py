@@ -361,13 +361,18 @@ async def as_server(row: Row, tls: Contexts | None, seen: dict[Ends, Seen]) -> l
     if tls is not None:
         listener = TLSListener(listener, tls.server)
 
+    connected: list[Ends] = []
+
     async def handler(stream: Any) -> None:
-        ended.append(Ended(stream, (stream.extra(SocketAttribute.remote_address), address)))
+        ends = stream.extra(SocketAttribute.remote_address), address
+        ended.append(Ended(stream, ends))
+        await until(lambda: ends in connected)  # connect(2) would raise for a reset that comes before it returns
         await row.body(stream)
 
     def peer() -> None:
         with socket.create_connection(address) as sock:
             ENDS[sock] = ends = sock.getsockname(), address
+            connected.append(ends)
             seen[ends] = told_by(row, sock, tls and tls.client, server_side=False)
 
     async with anyio.create_task_group() as tasks:
