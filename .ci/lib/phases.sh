@@ -103,7 +103,7 @@ docs() {
 public_types() {
   tools
   distributions
-  environment typed python3 "$wheel"
+  environment typed python3 "${wheel}[httpx]"
   node_for_pyright
   mkdir -p "$work/elsewhere"
   cd "$work/elsewhere" # the installed wheel is judged, py.typed included
