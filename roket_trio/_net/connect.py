@@ -162,7 +162,11 @@ async def connect_tcp(
     family = families.pop() if len(families) == 1 else socket.AF_UNSPEC
     endpoints = _interleaved(await resolve(host, remote_port, family))
     made = await _race(endpoints, local, happy_eyeballs_delay, f"{host} port {remote_port}")
-    stream = SocketStream._adopt(made.sock, close_policy, local=made.local, remote=made.remote)
+    try:
+        stream = SocketStream._adopt(made.sock, close_policy, local=made.local, remote=made.remote)
+    except BaseException:  # a signal's handler has raised it, before the stream had the socket
+        made.sock.close()
+        raise
     if not (tls or tls_hostname or ssl_context):
         return stream
     return await start_client_tls(stream, tls_hostname or host, ssl_context, tls_standard_compatible)

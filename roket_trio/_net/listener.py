@@ -215,7 +215,11 @@ class SocketListener(HasTrioSocket, anyio.abc.SocketListener, trio.abc.Listener[
                     raise
             else:
                 kind = UNIXSocketStream if self._is_unix else SocketStream
-                return kind._adopt(sock, self.close_policy, remote=presentable(address))
+                try:
+                    return kind._adopt(sock, self.close_policy, remote=presentable(address))
+                except BaseException:  # a signal's handler has raised it, before the stream had the socket
+                    sock.close()
+                    raise
 
     def _is_listening(self) -> bool:
         """Whether the socket still listens: other code may have shut it down or closed it."""

@@ -13,10 +13,18 @@ from functools import partial
 from typing import Any
 
 import pytest
+from anyio.abc import SocketAttribute
 from support.interruptions import Interruption, raising_at_event
 from support.sockets import Pair, connected
 
-from roket_trio import FileReadStream, FileWriteStream, SocketStream, UNIXSocketStream
+from roket_trio import (
+    FileReadStream,
+    FileWriteStream,
+    SocketStream,
+    UNIXSocketStream,
+    connect_tcp,
+    create_tcp_listener,
+)
 from roket_trio._connection.states import DEFAULT_POLICY
 from roket_trio._net.listener import SocketListener
 
@@ -102,6 +110,26 @@ async def test_a_stream_whose_close_is_interrupted_is_closed_when_it_is_collecte
             except ConnectionResetError:
                 assert kind == "tcp"
     assert number > 20
+
+
+@pytest.mark.parametrize("how", ["connect", "accept"])
+async def test_a_socket_that_no_stream_has_yet_is_closed_though_somebody_keeps_the_exception(how: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener, socket.socket() as client:
+        async with await create_tcp_listener(local_host="127.0.0.1") as ours:
+            if how == "accept":
+                client.connect(ours.extra(SocketAttribute.local_address))
+            with raising_at_event(1, Interruption(), within="SocketStream._adopt") as places:
+                with pytest.raises(Interruption) as kept:
+                    if how == "accept":
+                        await ours.accept()
+                    else:
+                        await connect_tcp(*listener.getsockname())
+            assert places
+            peer = client if how == "accept" else listener.accept()[0]
+            with peer:
+                peer.settimeout(60)
+                assert peer.recv(1) == b""
+            assert kept.value.__traceback__ is not None
 
 
 async def test_no_fin_follows_a_cut_though_a_handler_raises_in_the_finalizer(monkeypatch: pytest.MonkeyPatch) -> None:
