@@ -113,11 +113,11 @@ class World:
         sock = socket.socket(socket.AF_UNIX if transport == "unix" else socket.AF_INET)
         try:
             sock.connect(self.path if transport == "unix" else ("127.0.0.1", self.port))
+            kind = UNIXSocketStream if transport == "unix" else SocketStream
+            stream: Stream = await kind.from_socket(sock)
         except BaseException:
             sock.close()
             raise
-        kind = UNIXSocketStream if transport == "unix" else SocketStream
-        stream: Stream = await kind.from_socket(sock)
         said = json.dumps(asdict(peer)).encode()
         os.write(stream.extra(anyio.abc.SocketAttribute.raw_socket).fileno(), len(said).to_bytes(4, "big") + said)
         if transport == "tls":

@@ -9,6 +9,7 @@ import os
 import random
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -30,7 +31,13 @@ def soaked(loop_name: str, *options: str) -> str:
 
 
 def test_a_few_accidents_on_every_route_make_no_lie_and_leave_nothing(loop_name: str) -> None:
+    if loop_name != "trio" and version("anyio").startswith("4.12."):
+        pytest.skip("AnyIO 4.12 keeps what a signal's handler has raised out of a task, and so its streams")
     soaked(loop_name, "--seed", "15", "--episodes", "8")
+
+
+def test_a_few_accidents_without_signals(loop_name: str) -> None:
+    soaked(loop_name, "--seed", "15", "--episodes", "8", "--without-signals")
 
 
 def test_accidents_for_two_minutes(loop_name: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -421,8 +421,10 @@ def test_a_reset_does_not_come_before_a_slow_server_has_accepted() -> None:
         "import os, socket, sys, time\n"
         "l = socket.create_server((os.environ['ROKET_HOST'], int(os.environ['ROKET_PORT'])))\n"
         "time.sleep(0.7)\n"
+        "port = ':%04X' % l.getsockname()[1]\n"
+        "rows = [line.split() for line in open('/proc/net/tcp')]\n"
+        "assert any(row[1].endswith(port) and row[3] == '01' for row in rows)  # established still\n"
         "s, _ = l.accept()\n"
-        "s.getpeername()\n"
         "time.sleep(1)\n"
         "while data := s.recv(65536): os.write(1, data)\n"
     )
