@@ -106,11 +106,22 @@ def release(connection: Connection) -> bool:
         or not connection.descriptor_users.are_none
     ):
         return False
-    sock = connection.sock
-    unread = tcp.unread_bytes(sock)
+    unread = tcp.unread_bytes(connection.sock)
     if unread > KEPT_MOST:
         return False
-    kept, error = _take_received(sock, unread + 1)
+    try:
+        _release(connection, unread + 1)
+    except BaseException:
+        # A signal's handler has raised it. What was taken from the kernel may be lost, so no end may look clean.
+        if connection.life.phase is not Phase.RELEASED:
+            connection.abort()
+        raise
+    return True
+
+
+def _release(connection: Connection, at_once: int) -> None:
+    life, sock = connection.life, connection.sock
+    kept, error = _take_received(sock, at_once)
     if error is None and connection.accounting.is_tcp and tcp.fin_has_arrived(sock) is False:
         error = OSError(errno.ECONNRESET, os.strerror(errno.ECONNRESET))
     if error is None:
@@ -125,7 +136,6 @@ def release(connection: Connection) -> bool:
     # Only now if FIN was the end, else the close above would take the connection for one that is gone.
     life.failed(ConnectionEvent.SEND_FAILED, loss)
     life.enter(Phase.RELEASED)
-    return True
 
 
 def release_at_fin(connection: Connection, on_release: Callable[[], object] | None) -> PeerWatch:

@@ -67,7 +67,7 @@ async def reset(stream: Any) -> None:
         await stream.aclose()
 
 
-async def close_at_once(stream: Any) -> None:
+async def close_at_once(stream: anyio.abc.AsyncResource) -> None:
     """Close a connection in an ``except`` clause, without waiting.
 
     The caller raises its exception again. No cancellation takes its place: our socket is closed without an ``await``,

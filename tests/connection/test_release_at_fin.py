@@ -9,8 +9,8 @@ import os
 import socket
 import sys
 import time
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ import pytest
 import trio
 import uvloop
 from anyio.abc import SocketAttribute
+from support.interruptions import Interruption, raising_at_event
 from support.sockets import Pair, all_arrived, connected, read_to_end, reset
 from support.streams import PATIENT, adopt, report_of
 from support.waiting import arrived, until
@@ -32,8 +33,20 @@ from roket_trio import (
     EndOfStream,
     SocketStream,
 )
+from roket_trio._connection.release import release
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="a FIN behind unread data is seen on Linux alone")
+
+
+@contextmanager
+def pair_of(kind: str) -> Iterator[Pair]:
+    if kind == "tcp":
+        with connected() as pair:
+            yield pair
+    else:
+        ours, peer = socket.socketpair()
+        with ours, peer:
+            yield ours, peer
 
 
 async def released(stream: SocketStream) -> None:
@@ -349,6 +362,31 @@ async def test_what_lies_behind_passed_descriptors_is_received_after_the_release
     await released(stream)
     assert b"".join([data async for data in stream]) == b"before with behind"
     await stream.aclose()
+
+
+@pytest.mark.parametrize("kind", ["tcp", "unix"])
+async def test_a_release_that_a_handler_interrupts_lets_no_loss_look_like_the_end(kind: str) -> None:
+    places, number, lost = ["before"], 0, 0
+    while places:
+        number += 1
+        with pair_of(kind) as (ours, peer):
+            stream = await adopt(ours, PATIENT)
+            peer.sendall(b"whole")
+            peer.shutdown(socket.SHUT_WR)
+            await arrived(ours)
+            with raising_at_event(number, Interruption()) as places, suppress(Interruption):
+                release(stream._connection)
+            received = b""
+            try:
+                received = b"".join([data async for data in stream])
+            except (BrokenResourceError, ClosedResourceError):
+                lost += 1
+            else:
+                assert received == b"whole", places
+            await stream.aclose()
+            assert ours.fileno() == -1
+    assert number > 20
+    assert lost > 5
 
 
 async def test_each_watch_of_a_stream_that_was_not_stopped_tells_of_the_release(any_pair: Pair) -> None:
