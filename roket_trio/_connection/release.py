@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any, final
 from .._errors import BrokenResourceError, broken
 from .._kernel import tcp
 from .._kernel.signal_handlers import is_from_kernel
-from .._log import log
 from .._unclosed import is_inherited
+from .log import log
 from .peer_watch import PeerWatch, watch_peer
 from .states import ConnectionEvent, Phase
 

@@ -17,10 +17,10 @@ import trio
 import trio.abc
 from anyio.streams.stapled import MultiListener
 
+from .._connection.log import log
 from .._connection.states import DEFAULT_POLICY, ClosePolicy
 from .._errors import BusyResourceError, ClosedResourceError
 from .._kernel.signal_handlers import is_from_handler, is_from_kernel
-from .._log import log
 from .._loops import current_loop
 from .._public import public
 from .._streams.sockets import SocketStream

@@ -15,11 +15,11 @@ import anyio.abc
 import trio
 import trio.abc
 
+from .._connection.log import log
 from .._connection.states import DEFAULT_POLICY, ClosePolicy
 from .._errors import ClosedResourceError
 from .._kernel import poll, tcp
 from .._kernel.signal_handlers import is_from_kernel
-from .._log import log
 from .._loops import ResourceGuard, current_loop
 from .._public import public
 from .._streams.adopted import bound_socket, give_back, presentable

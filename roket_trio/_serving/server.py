@@ -10,9 +10,9 @@ from typing import Any, NamedTuple, Protocol, final
 import anyio
 import anyio.abc
 
+from .._connection.log import log
 from .._errors import ClosedResourceError, bare, exits_in_group
 from .._kernel.signal_handlers import is_from_handler
-from .._log import log
 from .._loops import Nursery, current_loop
 from .._net.listener import SocketListener
 from .._streams.sockets import SocketStream, is_cancellation
