@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import tarfile
@@ -15,10 +16,13 @@ from typing import final
 
 from .suites import Suite
 
-# One run of one suite (seconds); far above what it takes.
-_LIMIT = 540
-# One test of it, where its author has set no limit.
+# One test, where its author has set no limit (seconds).
 _LIMIT_OF_A_TEST = 60
+# A suite that has said nothing for so long (seconds) hangs where pytest-timeout has no say. The fixtures of httpx-socks
+# and python-socks fork a process that has threads, and its child may wait for a lock for ever.
+_LIMIT_OF_SILENCE = 100
+# What is not steady, or hangs, or cannot be fetched, is tried so often.
+_TRIES = 3
 
 
 @final
@@ -55,27 +59,36 @@ def unpacked(suite: Suite, directory: Path) -> Path:
 
 
 def pip(*arguments: str | Path) -> None:
-    subprocess.run(
-        [sys.executable, "-m", "pip", "--disable-pip-version-check", arguments[0], "-q", *arguments[1:]], check=True
-    )
+    command = [sys.executable, "-m", "pip", "--disable-pip-version-check", arguments[0], "-q", *arguments[1:]]
+    for _ in range(_TRIES - 1):
+        if subprocess.run(command, check=False).returncode == 0:
+            return
+    subprocess.run(command, check=True)
 
 
 def compare(suite: Suite, directory: Path) -> Comparison:
-    """Run the suite twice. What differs without a reason is run once more, since some of their tests are not steady."""
+    """Run the suite as it is and with our names.
+
+    Some of their tests are not steady. So a test differs if it passes as it is, and fails in ``_TRIES`` runs with our
+    names. It differs no more if ``differs`` names it and it passes both ways.
+    """
     tree = unpacked(suite, directory)
     before, ours = _passed(suite, tree, ""), _passed(suite, tree, suite.names)
-    if any(_reason(suite, test) is None for test in before - ours):
+    for _ in range(_TRIES - 1):
+        if all(_reason(suite, test) for test in before - ours):
+            break
         ours |= _passed(suite, tree, suite.names, "--last-failed", "--last-failed-no-failures=none")
     result = Comparison(suite, len(before), len(ours))
-    matched = set()
     for test in sorted(before - ours):
         pattern = _reason(suite, test)
         if pattern is None:
             result.new.append(test)
         else:
-            matched.add(pattern)
             result.known[test] = suite.differs[pattern]
-    result.cured = sorted(set(suite.differs) - matched)
+    for pattern in sorted(suite.differs):
+        passes = any(_reason(suite, test) == pattern for test in before & ours)
+        if passes and not any(_reason(suite, test) == pattern for test in result.known):
+            result.cured.append(pattern)
     return result
 
 
@@ -87,10 +100,11 @@ def _reason(suite: Suite, test: str) -> str | None:
 def _passed(suite: Suite, tree: Path, names: str, *options: str) -> set[str]:
     """Run the suite, and return the tests that pass.
 
-    :raises RuntimeError: they did not run, or not to their end
+    :raises RuntimeError: they did not run, or not to their end, several times
     """
     report = tree / f"report-{names or 'before'}.xml"
     report.unlink(missing_ok=True)
+    log = report.with_suffix(".log")
     command = [
         *(sys.executable, "-m", "pytest", "-q", "-o", "addopts=", "-p", "put_names"),
         *(f"--rootdir={tree}", f"--junitxml={report}", "-o", "junit_family=xunit1"),
@@ -110,21 +124,40 @@ def _passed(suite: Suite, tree: Path, names: str, *options: str) -> set[str]:
         "ROKET_NAMES": names,
         "PYTHONDONTWRITEBYTECODE": "1",
     }
-    log = report.with_suffix(".log")
-    with log.open("wb") as output, suppress(subprocess.TimeoutExpired):
-        subprocess.run(
+    for _ in range(_TRIES):
+        if not _run(command, tree, variables, log):
+            print(f"    {suite.name} hung, and is run again", flush=True)
+        elif report.exists():
+            return _passed_in(report)
+        else:
+            break
+    raise RuntimeError(f"the tests of {suite.name} did not run:\n{log.read_text(errors='replace')[-3000:]}")
+
+
+def _run(command: list[str], directory: Path, variables: dict[str, str], log: Path) -> bool:
+    """Run the command and all that it starts, as long as it writes to the log. Say whether it came to its end."""
+    with log.open("wb") as output:
+        process = subprocess.Popen(
             command,
-            cwd=tree,
+            cwd=directory,
             env=variables,
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
-            timeout=_LIMIT,
-            check=False,
+            start_new_session=True,
         )
-    if not report.exists():
-        raise RuntimeError(f"the tests of {suite.name} did not run:\n{log.read_text(errors='replace')[-3000:]}")
-    return _passed_in(report)
+    try:
+        size = -1
+        while log.stat().st_size != size:
+            size = log.stat().st_size
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(_LIMIT_OF_SILENCE)
+                return True
+        return False
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
 
 
 def _passed_in(report: Path) -> set[str]:

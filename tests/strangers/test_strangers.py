@@ -10,6 +10,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from strangers import comparing
 from strangers.comparing import Comparison, compare
 from strangers.suites import SUITES, Suite
 
@@ -71,3 +72,29 @@ def test_tests_that_cannot_run_are_an_error(tmp_path: Path) -> None:
 
 def test_each_reason_is_said_in_words() -> None:
     assert all(reason.strip() for suite in SUITES for reason in suite.differs.values())
+
+
+HANGS_ONCE = """
+import os, time
+
+if not os.path.exists("hung"):
+    open("hung", "w").close()
+    if not os.fork():
+        time.sleep(600)
+    os.wait()
+
+def test_that_passes():
+    pass
+"""
+
+
+def test_a_suite_that_hangs_is_run_again_and_its_processes_are_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(comparing, "_LIMIT_OF_SILENCE", 10)
+    tests = tmp_path / "library-1.0/unpacked/tests"
+    tests.mkdir(parents=True)
+    (tests / "test_it.py").write_text(HANGS_ONCE)
+    result = compare(SUITE, tmp_path)
+    assert (result.before, result.ours, result.is_as_expected) == (1, 1, True)
+    assert "library hung, and is run again" in capsys.readouterr().out
