@@ -6,8 +6,8 @@ from collections.abc import Callable
 from math import inf
 from time import thread_time
 
-# Eight times the size takes 8 times the time if the work is linear and 64 times if it is quadratic. The limit is far from
-# both: twice the size of a linear work took 3.1 times the time once, in a run with coverage.
+# Eight times the size takes 8 times the time if the work is linear and 64 times if it is quadratic. The limit is far
+# from both: twice the size of a linear work took 3.1 times the time once, in a run with coverage.
 _STEP = 8
 _ALLOWED = 23
 
