@@ -12,6 +12,7 @@ import socket
 import ssl
 import struct
 import sys
+import threading
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
@@ -392,9 +393,10 @@ async def as_client(row: Row, tls: Contexts | None, seen: dict[Ends, Seen]) -> l
         with sock:
             ENDS[sock] = listener.getsockname(), there
             ends.append(ENDS[sock])
-            seen[ends[0]] = told_by(row, sock, tls and tls.server, server_side=True)
+            seen[ends[0]] = told_by(row, sock, tls and tls.server, server_side=True, has_shaken=has_shaken)
 
     raised = None
+    has_shaken = threading.Event()
     ends: list[Ends] = []
     with socket.create_server(("127.0.0.1", 0)) as listener:
         address = listener.getsockname()
@@ -408,6 +410,7 @@ async def as_client(row: Row, tls: Contexts | None, seen: dict[Ends, Seen]) -> l
                 stream = await connect_tcp(
                     *address, ssl_context=tls.client, tls_hostname="localhost", close_policy=policy
                 )
+                await until(has_shaken.is_set)  # a reset before that would end the peer's handshake, not its row
             try:
                 async with supervise(stream, close_wait_seconds=CLOSE_WAIT_SECONDS):
                     await row.body(stream)
@@ -417,11 +420,21 @@ async def as_client(row: Row, tls: Contexts | None, seen: dict[Ends, Seen]) -> l
     return [Ended(stream, ends[0])]
 
 
-def told_by(row: Row, sock: socket.socket, context: ssl.SSLContext | None, *, server_side: bool) -> Seen:
+def told_by(
+    row: Row,
+    sock: socket.socket,
+    context: ssl.SSLContext | None,
+    *,
+    server_side: bool,
+    has_shaken: threading.Event | None = None,
+) -> Seen:
     sock.settimeout(BOUND)
     if context is None:
         return row.peer(sock)
-    return row.peer(TLSPeer(sock, context, server_side=server_side))
+    peer = TLSPeer(sock, context, server_side=server_side)
+    if has_shaken is not None:
+        has_shaken.set()
+    return row.peer(peer)
 
 
 def assert_as_promised(row: Row, one: Ended, seen: Seen, *, tls: bool) -> None:

@@ -122,6 +122,7 @@ async def test_a_unix_socket_can_have_tls_too(contexts: Contexts, tmp_path: Path
             with sock:
                 peer = Peer(sock, contexts.server, server_side=True)
                 peer.handshake()
+                peer.send(b"its tickets are sent")
                 return peer.read_to_end().data
 
         connectable = as_connectable(
@@ -129,6 +130,7 @@ async def test_a_unix_socket_can_have_tls_too(contexts: Contexts, tmp_path: Path
         )
         with thread(serve) as arrived:
             async with await connectable.connect() as stream:
+                assert await stream.receive() == b"its tickets are sent"
                 await stream.send(b"in secret")
         assert arrived.result() == b"in secret"
 
