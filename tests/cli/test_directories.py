@@ -11,7 +11,10 @@ import struct
 import subprocess
 import sys
 import tarfile
+import time
+from io import FileIO
 from pathlib import Path
+from typing import Any
 
 import pytest
 from support.archives import END, archive_of, extended, header, member, pax
@@ -29,6 +32,8 @@ from support.roket_command import (
     roket,
 )
 from support.waiting import wait_until
+
+from roket_trio._cli.local_files import directory_packer
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="sendfile, acknowledgements and RST as Linux has them")
 
@@ -230,6 +235,34 @@ def test_a_directory_that_cannot_be_read_ends_in_a_reset(
         done = roket(capsys, "send", tree, where)
     assert done.code == 5
     assert done.errors.startswith(f"roket send: reading {tree}/link failed: Permission denied")
+
+
+@pytest.mark.parametrize("failure", [PermissionError(13, "Permission denied"), MemoryError("no more")])
+def test_a_directory_that_cannot_be_read_is_not_complete_for_a_moment(
+    capsys: Capture, tree: Path, monkeypatch: pytest.MonkeyPatch, failure: Exception
+) -> None:
+    """The pipe from the thread that reads the directory must not end before the thread has said that it failed."""
+
+    class SlowlyLeft(FileIO):
+        def __exit__(self, *exc_info: Any) -> None:
+            super().__exit__(*exc_info)
+            time.sleep(0.5)  # what reads the pipe comes first
+
+    def refuse(name: str, *, dir_fd: int) -> str:
+        raise failure
+
+    def talk(sock: socket.socket) -> None:
+        with pytest.raises(ConnectionResetError):
+            received_all(sock)
+
+    monkeypatch.setattr(os, "readlink", refuse)
+    monkeypatch.setattr(directory_packer, "open", lambda fd, mode, buffering: SlowlyLeft(fd, mode), raising=False)
+    with peer_of(talk) as where:
+        if isinstance(failure, OSError):
+            assert roket(capsys, "send", tree, where).code == 5
+        else:
+            with pytest.raises(MemoryError):
+                roket(capsys, "send", tree, where)
 
 
 # --- what only a program of its own makes -----------------------------------------------------------------------------

@@ -50,7 +50,7 @@ class DirectoryPacker:
         self._written = 0
         self._links: dict[tuple[int, int], tuple[str, int]] = {}
         """By device and inode: the first name of a file that has several, and how many are still to come."""
-        self._failure: CommandError | None = None
+        self._failure: Exception | None = None
 
     @asynccontextmanager
     async def reading(self) -> AsyncIterator[int]:
@@ -72,28 +72,31 @@ class DirectoryPacker:
             raise self._failure
 
     def _pack(self, write_end: int) -> None:
-        """Blocks."""
-        try:
-            with open(write_end, "wb", buffering=0) as pipe:
-                self._pipe = pipe
-                self._add_top()
-                for entry in walk(self._fd):
-                    if entry.is_left:
-                        self._names.pop()
-                        continue
-                    self._names.append(entry.name)
-                    self._add(entry)
-                    if not entry.is_directory:
-                        self._names.pop()
-                # Two blocks of zeros are the end, and the archive is a whole number of records (POSIX, pax).
-                self._write(bytes(2 * tarfile.BLOCKSIZE))
-                self._write(bytes(-self._written % tarfile.RECORDSIZE))
-        except BrokenPipeError:
-            pass  # the reader has left
-        except OSError as error:
-            self._failure = local_file_error(os.path.join(self._path, *self._names[1:]), error, "reading")
-        except CommandError as error:
-            self._failure = error
+        """Blocks. A failure is kept before the pipe ends: what reads it takes its end for the archive's otherwise."""
+        with open(write_end, "wb", buffering=0) as pipe:
+            self._pipe = pipe
+            try:
+                self._pack_all()
+            except BrokenPipeError:
+                pass  # the reader has left
+            except OSError as error:
+                self._failure = local_file_error(os.path.join(self._path, *self._names[1:]), error, "reading")
+            except Exception as error:
+                self._failure = error
+
+    def _pack_all(self) -> None:
+        self._add_top()
+        for entry in walk(self._fd):
+            if entry.is_left:
+                self._names.pop()
+                continue
+            self._names.append(entry.name)
+            self._add(entry)
+            if not entry.is_directory:
+                self._names.pop()
+        # Two blocks of zeros are the end, and the archive is a whole number of records (POSIX, pax).
+        self._write(bytes(2 * tarfile.BLOCKSIZE))
+        self._write(bytes(-self._written % tarfile.RECORDSIZE))
 
     def _add_top(self) -> None:
         self._write_header(os.fstat(self._fd), tarfile.DIRTYPE)
