@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import resource
 import socket
 import subprocess
@@ -145,13 +146,15 @@ def file_system(directory: str) -> str:
     """The type of a directory's file system: that of the longest mount point above it (proc_pid_mounts(5))."""
     here, best = os.path.realpath(directory), ("", "an unknown file system")
     try:
-        mounts = Path("/proc/self/mounts").read_text()
+        mounts = Path("/proc/self/mounts").read_bytes()
     except OSError:
         return best[1]
-    for line in mounts.splitlines():
-        fields = line.split()
-        if len(fields) > 2 and os.path.commonpath([here, fields[1]]) == fields[1] and len(fields[1]) >= len(best[0]):
-            best = (fields[1], fields[2])
+    for line in mounts.removesuffix(b"\n").split(b"\n"):
+        _, escaped, kind, *_ = line.split(b" ")
+        # A space, tab, newline or backslash is a number there (getmntent(3)); every other byte is itself.
+        place = os.fsdecode(re.sub(rb"\\([0-7]{3})", lambda found: bytes([int(found[1], 8)]), escaped))
+        if os.path.commonpath([here, place]) == place and len(place) >= len(best[0]):
+            best = (place, kind.decode())
     return best[1]
 
 

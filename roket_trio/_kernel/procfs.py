@@ -18,6 +18,11 @@ from .sock_diag import ALL_STATES, InetSocket, UnixSocket
 AVAILABLE = os.path.isdir("/proc/self/fd")
 
 _SOCKET = re.compile(r"socket:\[(\d+)\]")
+# A path may have any byte but NUL, newlines too, and the kernel writes it as it is (unix_seq_show). So a line ends
+# where the next one begins with its numbers.
+_UNIX_LINES = re.compile(
+    rb"\n(?=[0-9a-f]{8,16}: [0-9A-F]{8} [0-9A-F]{8} [0-9A-F]{8} [0-9A-F]{4} [0-9A-F]{2} +[0-9]+(?:[ \n]|\Z))"
+)
 
 
 def socket_inodes(pid: int) -> dict[int, int]:
@@ -73,14 +78,15 @@ def tcp_sockets(pid: int, states: Collection[int] = ALL_STATES) -> Iterator[Inet
 
 def unix_sockets(pid: int) -> Iterator[UnixSocket]:
     """The UNIX sockets of the process's network namespace, from /proc/PID/net/unix; with no queues and no peers."""
-    with open(f"/proc/{pid}/net/unix", encoding="utf-8", errors="surrogateescape") as file:
-        next(file, None)
-        for line in file:
-            _, _, _, flags, kind, state, inode, *path = line.rstrip("\n").split(maxsplit=7)
-            is_listening = int(flags, 16) & 0x10000  # __SO_ACCEPTCON
-            # State: SS_UNCONNECTED 1, SS_CONNECTED 3 (linux/net.h); sock_diag says 7 and 1 instead.
-            number = 10 if is_listening else 1 if int(state, 16) == 3 else 7
-            yield UnixSocket(int(kind, 16), number, path[0] if path else "", 0, 0, 0, 0, 0, int(inode))
+    with open(f"/proc/{pid}/net/unix", "rb") as file:
+        _, *lines = _UNIX_LINES.split(file.read().removesuffix(b"\n"))
+    for line in lines:
+        _, _, _, flags, kind, state, inode_and_path = line.split(maxsplit=6)
+        inode, _, path = inode_and_path.partition(b" ")
+        is_listening = int(flags, 16) & 0x10000  # __SO_ACCEPTCON
+        # State: SS_UNCONNECTED 1, SS_CONNECTED 3 (linux/net.h); sock_diag says 7 and 1 instead.
+        number = 10 if is_listening else 1 if int(state, 16) == 3 else 7
+        yield UnixSocket(int(kind, 16), number, os.fsdecode(path), 0, 0, 0, 0, 0, int(inode))
 
 
 def network_namespace(pid: int) -> int:

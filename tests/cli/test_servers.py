@@ -20,6 +20,7 @@ from support.programs import LIMIT, is_listening, tool
 from support.roket_command import announced, ended, environment, next_line, only, peer_of, received_all, roket, running
 from support.waiting import wait_until
 
+from roket_trio._cli import probes
 from roket_trio.testing._close_suite.ports import free_port
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="splice, and the kernel's table of listeners")
@@ -351,6 +352,22 @@ def test_the_doctor_says_what_is_here(capsys: Capture, tmp_path: Path) -> None:
     assert told["speed"]["sendfile"]["available"] is True
     assert told["observer"].startswith("sock_diag")
     assert not list(tmp_path.iterdir())
+
+
+def test_the_doctor_knows_a_file_system_whatever_the_names_of_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = os.fsencode(tmp_path)
+    here = place + b"/a \n\\\xff"
+    mounts = (
+        b"none /\xe9 ext4 rw 0 0\n",
+        b"none %s fuse.above rw 0 0\n" % place,
+        b"none %s/a\\040\\012\\134\xff fuse.right rw 0 0\n" % place,
+        b"none %s/a fuse.wrong\r rw 0 0\n" % place,
+    )
+    os.mkdir(here)
+    monkeypatch.setattr(Path, "read_bytes", lambda path: b"".join(mounts))
+    assert probes.file_system(os.fsdecode(here)) == "fuse.right"
 
 
 def test_the_doctor_needs_a_directory(capsys: Capture, tmp_path: Path) -> None:

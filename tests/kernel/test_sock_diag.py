@@ -236,6 +236,33 @@ def test_proc_lists_unix_sockets(kernel: SockDiag, tmp_path: Path) -> None:
             assert here[inode(sock)] == there[inode(sock)]
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        b"two\nlines",
+        b"\nthe second\r\n\nalone\n",
+        b" spaces \t\x0b\x85 ",
+        b"\xff\xe9",
+        b"x\n00000000: 00000002 00000000 00010000 0001 01",
+        b"x\n00000000: 00000002 00000000 00010000 zzzz 01 5 y",
+    ],
+)
+@pytest.mark.parametrize("is_abstract", [False, True])
+def test_proc_lists_unix_sockets_whatever_their_names(
+    kernel: SockDiag, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: bytes, *, is_abstract: bool
+) -> None:
+    monkeypatch.chdir(tmp_path)  # an address has 107 bytes
+    with socket.socket(socket.AF_UNIX) as listener, socket.socket(socket.AF_UNIX) as after:
+        listener.bind((b"\0" + os.urandom(4).hex().encode() if is_abstract else b"./") + name)
+        after.bind("")
+        listener.listen()
+        there = {row.inode: row.path for row in kernel.unix()}
+        here = {row.inode: row.path for row in procfs.unix_sockets(os.getpid())}
+        for sock in (listener, after):
+            assert here[inode(sock)] == there[inode(sock)]
+        assert os.fsencode(here[inode(listener)]).endswith(name)
+
+
 def test_descriptors_of_another_process_are_seen() -> None:
     code = "import socket; s = socket.socket(); print(s.fileno(), flush=True); input()"
     with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
