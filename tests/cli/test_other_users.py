@@ -37,7 +37,9 @@ def raw(data: bytes) -> Callable[[int], None]:
                 sock.sendall(data)
                 sock.shutdown(socket.SHUT_WR)
                 received_all(sock)
-            except (ConnectionResetError, BrokenPipeError):
+            except TimeoutError:
+                raise
+            except OSError:  # ECONNRESET, EPIPE, or ENOTCONN from shutdown(2)
                 pass
 
     return send
