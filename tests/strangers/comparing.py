@@ -125,12 +125,12 @@ def _passed(suite: Suite, tree: Path, names: str, *options: str) -> set[str]:
         "PYTHONDONTWRITEBYTECODE": "1",
     }
     for _ in range(_TRIES):
-        if not _run(command, tree, variables, log):
-            print(f"    {suite.name} hung, and is run again", flush=True)
-        elif report.exists():
+        has_ended = _run(command, tree, variables, log)
+        if report.exists():  # pytest writes it at the end of the tests; what hangs after that was judged
             return _passed_in(report)
-        else:
+        if has_ended:
             break
+        print(f"    {suite.name} hung", flush=True)
     raise RuntimeError(f"the tests of {suite.name} did not run:\n{log.read_text(errors='replace')[-3000:]}")
 
 
