@@ -149,12 +149,12 @@ def file_system(directory: str) -> str:
         mounts = Path("/proc/self/mounts").read_bytes()
     except OSError:
         return best[1]
-    for line in mounts.removesuffix(b"\n").split(b"\n"):
+    for line in mounts.split(b"\n")[:-1]:
         _, escaped, kind, *_ = line.split(b" ")
         # A space, tab, newline or backslash is a number there (getmntent(3)); every other byte is itself.
         place = os.fsdecode(re.sub(rb"\\([0-7]{3})", lambda found: bytes([int(found[1], 8)]), escaped))
         if os.path.commonpath([here, place]) == place and len(place) >= len(best[0]):
-            best = (place, kind.decode())
+            best = (place, os.fsdecode(kind))
     return best[1]
 
 

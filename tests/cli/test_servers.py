@@ -362,12 +362,14 @@ def test_the_doctor_knows_a_file_system_whatever_the_names_of_others(
     mounts = (
         b"none /\xe9 ext4 rw 0 0\n",
         b"none %s fuse.above rw 0 0\n" % place,
-        b"none %s/a\\040\\012\\134\xff fuse.right rw 0 0\n" % place,
+        b"none %s/a\\040\\012\\134\xff fuse.\xff rw 0 0\n" % place,
         b"none %s/a fuse.wrong\r rw 0 0\n" % place,
     )
     os.mkdir(here)
     monkeypatch.setattr(Path, "read_bytes", lambda path: b"".join(mounts))
-    assert probes.file_system(os.fsdecode(here)) == "fuse.right"
+    assert os.fsencode(probes.file_system(os.fsdecode(here))) == b"fuse.\xff"
+    monkeypatch.setattr(Path, "read_bytes", lambda path: b"")
+    assert probes.file_system(os.fsdecode(here)) == "an unknown file system"
 
 
 def test_the_doctor_needs_a_directory(capsys: Capture, tmp_path: Path) -> None:
