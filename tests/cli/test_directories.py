@@ -11,7 +11,7 @@ import struct
 import subprocess
 import sys
 import tarfile
-import time
+import threading
 from io import FileIO
 from pathlib import Path
 from typing import Any
@@ -246,15 +246,19 @@ def test_a_directory_that_cannot_be_read_is_not_complete_for_a_moment(
     class SlowlyLeft(FileIO):
         def __exit__(self, *exc_info: Any) -> None:
             super().__exit__(*exc_info)
-            time.sleep(0.5)  # what reads the pipe comes first
+            assert has_seen_the_end.wait(LIMIT)
 
     def refuse(name: str, *, dir_fd: int) -> str:
         raise failure
 
     def talk(sock: socket.socket) -> None:
-        with pytest.raises(ConnectionResetError):
-            received_all(sock)
+        try:
+            with pytest.raises(ConnectionResetError):
+                received_all(sock)
+        finally:
+            has_seen_the_end.set()
 
+    has_seen_the_end = threading.Event()
     monkeypatch.setattr(os, "readlink", refuse)
     monkeypatch.setattr(directory_packer, "open", lambda fd, mode, buffering: SlowlyLeft(fd, mode), raising=False)
     with peer_of(talk) as where:

@@ -64,7 +64,7 @@ class DirectoryPacker:
                 os.close(read_end)  # a thread that still writes gets EPIPE
 
     def check_complete(self) -> None:
-        """Check, after the end of the pipe, that the archive is complete.
+        """Check, after the end of the pipe, that the archive is complete. What has ended the thread comes out here.
 
         :raises CommandError: a file could not be read
         """
