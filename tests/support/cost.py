@@ -13,7 +13,7 @@ _ALLOWED = 23
 
 
 def check_linear(work: Callable[[int], object], most: int = 1 << 20) -> None:
-    """Refuse `work` whose time grows with the square of the size that it is given, up to the size `most`."""
+    """Refuse ``work`` whose time grows with the square of the size that it is given, up to the size ``most``."""
     before = inf
     for size in (most // _STEP**3, most // _STEP**2, most // _STEP, most):
         took = min(_seconds(work, size) for _ in range(3))
