@@ -58,8 +58,8 @@ from ._peers.timeline import Event, Timeline
 from ._peers.wire import NotAvailableError, ScriptOverError, Wire
 
 if TYPE_CHECKING:
+    from ._close_suite.case import Case as Case
     from ._close_suite.cases import CASES as CASES
-    from ._close_suite.cases import Case as Case
     from ._close_suite.programs import Target as Target
     from ._close_suite.runner import run_case as run_case
     from ._close_suite.runner import run_cases as run_cases
@@ -78,7 +78,7 @@ if TYPE_CHECKING:
 _MODULE_OF = {
     "BrokenRuleError": "_conformance.stream_check",
     "CASES": "_close_suite.cases",
-    "Case": "_close_suite.cases",
+    "Case": "_close_suite.case",
     "CaseResult": "_results.case_result",
     "Target": "_close_suite.programs",
     "parse_results": "_results.case_result",

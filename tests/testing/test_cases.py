@@ -18,7 +18,7 @@ import pytest
 
 from roket_trio._kernel.procfs import is_alive
 from roket_trio.testing import ListeningPeer, payload
-from roket_trio.testing._close_suite import runner
+from roket_trio.testing._close_suite import case_run
 from roket_trio.testing._close_suite.cases import CASES, case
 from roket_trio.testing._close_suite.jobs import JOBS
 from roket_trio.testing._close_suite.judging import (
@@ -192,7 +192,7 @@ def test_a_program_that_ends_before_its_connection_is_accepted_is_seen(monkeypat
 
 
 def test_a_script_lasts_as_long_as_the_program_may(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(runner, "_SCRIPT_SECONDS", 0.1)
+    monkeypatch.setattr(case_run, "_SCRIPT_SECONDS", 0.1)
     code = (
         "import os, socket, time\n"
         "s = socket.create_connection((os.environ['ROKET_HOST'], int(os.environ['ROKET_PORT'])))\n"
@@ -248,7 +248,7 @@ def test_a_hostile_program_is_ended(hostile: str, monkeypatch: pytest.MonkeyPatc
             super().__init__(*args, **more)  # type: ignore[arg-type]
             pids.append(self.pid)
 
-    monkeypatch.setattr(runner, "RunningProgram", Noted)
+    monkeypatch.setattr(case_run, "RunningProgram", Noted)
     started = time.monotonic()
     result = run_case(case("close/1.1"), python(connects + HOSTILE[hostile]), within=0.3)
     assert result.verdict == "fail"
@@ -435,7 +435,7 @@ def test_a_reset_does_not_come_before_a_slow_server_has_accepted() -> None:
 def test_a_program_that_sends_more_than_the_limit_is_not_accused_of_an_end_that_could_not_be_seen(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(runner, "_MAX_BYTES", 1 << 20)
+    monkeypatch.setattr(case_run, "_MAX_BYTES", 1 << 20)
     code = (
         "import os, socket\n"
         "s = socket.create_connection((os.environ['ROKET_HOST'], int(os.environ['ROKET_PORT'])))\n"

@@ -11,7 +11,8 @@ from dataclasses import replace
 from functools import partial
 from typing import Any, Final, TextIO
 
-from ...testing._close_suite.cases import CASES, Case
+from ...testing._close_suite.case import Case
+from ...testing._close_suite.cases import CASES
 from ...testing._close_suite.jobs import JOBS
 from ...testing._close_suite.programs import Target
 from ...testing._close_suite.runner import run_cases
