@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import io
-import os
 import socket
 import sys
 import tempfile
 import threading
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -39,39 +36,6 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="sendfile, /proc
 # --- cold files -------------------------------------------------------------------------------------------------------
 
 
-# Between the places that the library asks for (each 128 KiB from where it begins): a question brings in its page.
-_PROBES = range(64 << 10, 1 << 40, 128 << 10)
-
-
-def is_cold(fd: int, size: int) -> bool:
-    """Whether the kernel says that a read would have to wait for the disk, wherever it is."""
-    for offset in _PROBES[: size // (128 << 10)]:
-        try:
-            os.preadv(fd, [bytearray(1)], offset, os.RWF_NOWAIT)
-        except BlockingIOError:
-            continue
-        return False
-    return True
-
-
-@contextmanager
-def cold_file(tmp_path: Path, data: bytes) -> Iterator[io.BufferedReader]:
-    """A file whose pages are not cached, proven so."""
-    path = _file_of(tmp_path, data)
-    with open(path, "rb") as file, open(path, "rb") as probe:
-        os.fsync(file.fileno())
-        if not page_cache.can_tell(file.fileno()):
-            pytest.skip(f"the file system of {tmp_path} does not tell what is cached")
-        os.posix_fadvise(probe.fileno(), 0, 0, os.POSIX_FADV_RANDOM)  # no read-ahead
-        until_cold = time.monotonic() + BOUND
-        while True:
-            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
-            if is_cold(probe.fileno(), len(data)):
-                break
-            assert time.monotonic() < until_cold, "the pages stay in the cache"
-        yield file
-
-
 class FetchSpy:
     """Stands for ``pagecache.fetch``."""
 
@@ -95,8 +59,16 @@ def fetches(monkeypatch: pytest.MonkeyPatch) -> FetchSpy:
     return spy
 
 
+@pytest.fixture
+def cold_fetches(fetches: FetchSpy, monkeypatch: pytest.MonkeyPatch) -> FetchSpy:
+    """The same, of a disk that is slower than a question for a page; not each is (``until_refused``)."""
+    real = page_cache.is_cached
+    monkeypatch.setattr(page_cache, "is_cached", lambda *asked: bool(fetches.fetched) and real(*asked))
+    return fetches
+
+
 async def test_a_cold_file_is_fetched_by_a_thread_while_the_loop_goes_on(
-    pair: Pair, tmp_path: Path, fetches: FetchSpy, spy: Spy
+    pair: Pair, tmp_path: Path, cold_fetches: FetchSpy, spy: Spy
 ) -> None:
     data = pattern(6 * MIB + 77)
 
@@ -116,8 +88,8 @@ async def test_a_cold_file_is_fetched_by_a_thread_while_the_loop_goes_on(
                 ticked.set()
             await anyio.lowlevel.checkpoint()
 
-    fetches.before = wait_for_ticks
-    with cold_file(tmp_path, data) as file:
+    cold_fetches.before = wait_for_ticks
+    with open(_file_of(tmp_path, data), "rb") as file:
         async with stream_over(pair[0]) as stream, anyio.create_task_group() as tasks:
             tasks.start_soon(tick)
             with thread(read_to_end, pair[1]) as received:
@@ -127,8 +99,8 @@ async def test_a_cold_file_is_fetched_by_a_thread_while_the_loop_goes_on(
             tasks.cancel_scope.cancel()
         assert received.result(0) == (data[5:], "FIN")
     assert routes == {"sendfile": 1}
-    assert fetches.fetched[0][0] == 5
-    assert threading.get_ident() not in fetches.threads
+    assert cold_fetches.fetched[0][0] == 5
+    assert threading.get_ident() not in cold_fetches.threads
     assert spy.threads == {threading.get_ident()}
 
 
@@ -159,12 +131,12 @@ async def test_a_file_system_that_cannot_tell_is_asked_in_a_thread(
 
 @pytest.mark.parametrize("interruption", ["cancelled", "closed", "aborted"])
 async def test_an_interruption_while_the_disk_is_waited_for_waits_for_the_thread_and_sends_nothing(
-    pair: Pair, tmp_path: Path, fetches: FetchSpy, spy: Spy, interruption: str
+    pair: Pair, tmp_path: Path, cold_fetches: FetchSpy, spy: Spy, interruption: str
 ) -> None:
     release = threading.Event()
-    fetches.before = lambda: None if release.wait(BOUND) else pytest.fail("nobody released the disk")
+    cold_fetches.before = lambda: None if release.wait(BOUND) else pytest.fail("nobody released the disk")
     ended: list[type[BaseException] | None] = []
-    with cold_file(tmp_path, DATA) as file:
+    with open(_file_of(tmp_path), "rb") as file:
         async with stream_over(pair[0]) as stream, anyio.create_task_group() as tasks:
             scope = anyio.CancelScope()
 
@@ -178,7 +150,7 @@ async def test_an_interruption_while_the_disk_is_waited_for_waits_for_the_thread
                 ended.append(None if scope.cancelled_caught else AssertionError)
 
             tasks.start_soon(send)
-            await until(lambda: bool(fetches.threads))
+            await until(lambda: bool(cold_fetches.threads))
             if interruption == "cancelled":
                 scope.cancel()
             elif interruption == "aborted":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import mmap
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 from support.waiting import wait_until
@@ -28,3 +29,17 @@ def make_cold(path: Path) -> None:
             return not any(page & 1 for page in pages)
 
         wait_until(is_cold, "a cold file")
+
+
+def until_refused(path: Path, ask: Callable[[], object]) -> None:
+    """Ask for a page of a cold file until the kernel says that it is not there.
+
+    To ask begins to fetch it. On a busy machine the disk is done before the kernel looks again, in one of 1,000
+    questions (measured; Linux 6.18, ``filemap_get_pages``).
+    """
+
+    def is_refused() -> bool:
+        make_cold(path)
+        return not ask()
+
+    wait_until(is_refused, "a page that is not cached")
