@@ -131,9 +131,10 @@ class _NetworkStream(httpcore.AsyncNetworkStream):
     ) -> httpcore.AsyncNetworkStream:
         try:
             with _errors(timeout, httpcore.ConnectTimeout, httpcore.ConnectError):
-                tls = await wrap_tls(
-                    self._stream, hostname=server_hostname, ssl_context=ssl_context, standard_compatible=False
-                )
+                # A FIN without close_notify is an error to whoever still reads: "A response that has neither chunked
+                # transfer coding nor Content-Length is complete only if a valid closure alert has been received" (RFC
+                # 9112, section 9.8). Behind a whole answer nobody reads.
+                tls = await wrap_tls(self._stream, hostname=server_hostname, ssl_context=ssl_context)
         except BaseException:  # also a cancellation: httpcore forgets the stream
             await self.aclose()  # noqa: ASYNC102 - waits for nothing when cancelled
             raise
@@ -151,7 +152,8 @@ class _NetworkStream(httpcore.AsyncNetworkStream):
             if info == "socket":
                 return extra(SocketAttribute.raw_socket)
             if info == "is_readable":
-                return _is_readable(extra(SocketAttribute.raw_socket).fileno())
+                has_unread = isinstance(self._stream, TLSStream) and self._stream.has_unread_data
+                return has_unread or _is_readable(extra(SocketAttribute.raw_socket).fileno())
         return None
 
 

@@ -394,6 +394,14 @@ class TLSStream(tls.TLSStream, trio.abc.Stream):
         """
         return None if self._below is None else self._below.close_report
 
+    @property
+    def has_unread_data(self) -> bool:
+        """Whether this stream holds something that has arrived and was not received: data, or records of TLS.
+
+        What the socket below holds is not counted: its descriptor is readable.
+        """
+        return self._records.has_unread or self._ssl_object.pending() > 0
+
     def statistics(self) -> SocketStatistics:
         """Return the statistics of the :class:`SocketStream` below, which count encrypted bytes.
 

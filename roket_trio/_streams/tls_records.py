@@ -297,6 +297,11 @@ class Records:
         self._arrivals += 1
         self._incoming.write(data)
 
+    @property
+    def has_unread(self) -> bool:
+        """Whether something has arrived that OpenSSL has not looked at."""
+        return self._incoming.pending > 0
+
     def leftover(self) -> bytes:
         """Take what has arrived and OpenSSL has not read."""
         return self._incoming.read()

@@ -11,6 +11,7 @@ import ssl
 import sys
 import threading
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from pathlib import Path
 
 import anyio
@@ -91,6 +92,83 @@ async def test_an_answer_to_nothing_before_the_fin_is_no_answer_to_the_next_requ
 
     with raw_server(serve) as server:
         await ask_three_times(AsyncTransport(), server.url, server)
+
+
+FORGED = b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\nforged"
+
+
+async def is_asked_again_on_another_connection(transport: AsyncTransport, url: str, server: RawServer) -> None:
+    async with httpx.AsyncClient(transport=transport, timeout=BOUND) as client:
+        for number in range(1, 4):
+            assert (await client.get(url)).text == "ok"
+            assert len(server.connections) == number
+        assert len(server.requests) == 3
+        await until(lambda: sum(server.ended()) >= 2)
+
+
+async def test_bytes_behind_an_answer_are_no_answer_to_the_next_request() -> None:
+    def serve(server: RawServer, connection: socket.socket) -> None:
+        while server.read_head(connection):
+            connection.sendall(OK + FORGED)
+
+    with raw_server(serve) as server:
+        await is_asked_again_on_another_connection(AsyncTransport(), server.url, server)
+
+
+async def test_bytes_behind_an_answer_through_a_proxy_are_no_answer_to_the_next_request() -> None:
+    def serve(server: RawServer, connection: socket.socket) -> None:
+        while server.read_head(connection):
+            connection.sendall(OK + FORGED)
+
+    with raw_server(serve) as server:
+        transport = AsyncTransport(proxy=server.url)
+        await is_asked_again_on_another_connection(transport, "http://elsewhere.example/", server)
+
+
+@pytest.mark.parametrize("records", [[OK + FORGED], [OK, FORGED], [OK, FORGED[:20]]], ids=["one", "two", "a part"])
+async def test_tls_records_behind_an_answer_are_no_answer_to_the_next_request(
+    server_context: ssl.SSLContext, client_context: ssl.SSLContext, records: list[bytes]
+) -> None:
+    def serve(server: RawServer, connection: socket.socket) -> None:
+        with server_context.wrap_socket(connection.dup(), server_side=True) as secure:
+            while server.read_head(secure):
+                # Together, so that the client has the second record as soon as the first.
+                secure.setsockopt(socket.IPPROTO_TCP, socket.TCP_CORK, 1)
+                for record in records:
+                    secure.sendall(record)
+                secure.setsockopt(socket.IPPROTO_TCP, socket.TCP_CORK, 0)
+
+    with raw_server(serve) as server:
+        transport = AsyncTransport(verify=client_context)
+        await is_asked_again_on_another_connection(transport, server.url.replace("http:", "https:"), server)
+
+
+@pytest.mark.parametrize("says_close_notify", [False, True], ids=["FIN", "close_notify"])
+@pytest.mark.parametrize("framing", ["", "Content-Length: 2\r\n"], ids=["by the end", "Content-Length"])
+async def test_over_tls_an_answer_that_the_end_ends_is_whole_only_with_close_notify(
+    server_context: ssl.SSLContext, client_context: ssl.SSLContext, framing: str, says_close_notify: bool
+) -> None:
+    def serve(server: RawServer, connection: socket.socket) -> None:
+        secure = server_context.wrap_socket(connection.dup(), server_side=True, suppress_ragged_eofs=False)
+        with secure:
+            server.read_head(secure)
+            secure.sendall(f"HTTP/1.1 200 OK\r\nConnection: close\r\n{framing}\r\nok".encode())
+            if says_close_notify:
+                with suppress(OSError):
+                    secure.settimeout(0)
+                    secure.unwrap()
+        server.finish(connection)
+
+    with raw_server(serve) as server:
+        server.may_finish.set()
+        async with httpx.AsyncClient(transport=AsyncTransport(verify=client_context), timeout=BOUND) as client:
+            asked = functools.partial(client.get, server.url.replace("http:", "https:"))
+            if framing or says_close_notify:
+                assert (await asked()).text == "ok"
+            else:
+                with pytest.raises(httpx.ReadError, match="without close_notify"):
+                    await asked()
+            await until(lambda: all(server.ended()))
 
 
 @pytest.mark.parametrize("http2", [False, True], ids=["HTTP/1.1", "HTTP/2"])
