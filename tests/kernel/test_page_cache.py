@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.cold_files import make_cold, until_refused
+from support.cold_files import cached_pages, make_cold, until_refused
 
 from roket_trio._kernel import page_cache
 
@@ -49,11 +49,10 @@ def test_a_cold_file_is_not_and_fetching_makes_it_so(telling_fd: int, tmp_path: 
 
 
 def test_asking_whether_a_file_can_tell_fetches_nothing(telling_fd: int, tmp_path: Path) -> None:
-    def can_tell_and_has_fetched() -> bool:
-        assert page_cache.can_tell(telling_fd)
-        return page_cache.read_cached(telling_fd, bytearray(1), 0) is not None
-
-    until_refused(tmp_path / "f", can_tell_and_has_fetched)
+    make_cold(tmp_path / "f")
+    assert page_cache.can_tell(telling_fd)
+    assert cached_pages(tmp_path / "f") == 0
+    until_refused(tmp_path / "f", lambda: page_cache.read_cached(telling_fd, bytearray(1), 0) is not None)
 
 
 @pytest.mark.parametrize("name", ["/dev/shm", "/proc/self/status"])

@@ -13,6 +13,7 @@ from typing import Any
 
 import anyio
 import pytest
+from support.cold_files import make_cold
 from support.patterns import DATA, MIB, pattern
 from support.sent_files import BIG, SMALL, Spy, _file_of, finish_and_read, stalled, until_stalled
 from support.sockets import Pair, read_exactly, read_to_end
@@ -67,6 +68,15 @@ def cold_fetches(fetches: FetchSpy, monkeypatch: pytest.MonkeyPatch) -> FetchSpy
     return fetches
 
 
+def _cold_file_of(tmp_path: Path, data: bytes) -> Path:
+    """A file whose pages are on the disk alone, where the file system has one and tells."""
+    path = _file_of(tmp_path, data)
+    with open(path, "rb") as file:
+        if page_cache.can_tell(file.fileno()):
+            make_cold(path)
+    return path
+
+
 async def test_a_cold_file_is_fetched_by_a_thread_while_the_loop_goes_on(
     pair: Pair, tmp_path: Path, cold_fetches: FetchSpy, spy: Spy
 ) -> None:
@@ -89,7 +99,7 @@ async def test_a_cold_file_is_fetched_by_a_thread_while_the_loop_goes_on(
             await anyio.lowlevel.checkpoint()
 
     cold_fetches.before = wait_for_ticks
-    with open(_file_of(tmp_path, data), "rb") as file:
+    with open(_cold_file_of(tmp_path, data), "rb") as file:
         async with stream_over(pair[0]) as stream, anyio.create_task_group() as tasks:
             tasks.start_soon(tick)
             with thread(read_to_end, pair[1]) as received:
@@ -136,7 +146,7 @@ async def test_an_interruption_while_the_disk_is_waited_for_waits_for_the_thread
     release = threading.Event()
     cold_fetches.before = lambda: None if release.wait(BOUND) else pytest.fail("nobody released the disk")
     ended: list[type[BaseException] | None] = []
-    with open(_file_of(tmp_path), "rb") as file:
+    with open(_cold_file_of(tmp_path, DATA), "rb") as file:
         async with stream_over(pair[0]) as stream, anyio.create_task_group() as tasks:
             scope = anyio.CancelScope()
 
@@ -195,7 +205,7 @@ async def test_while_another_task_sends_it_is_busy_and_the_other_way_round(
 ) -> None:
     data = pattern(BIG)
 
-    with open(_file_of(tmp_path, data), "rb") as file:
+    with open(_cold_file_of(tmp_path, data), "rb") as file:
         async with stream_over(narrow[0]) as stream:
             async with stalled(stream, file) as stall:
                 for call in (

@@ -11,22 +11,29 @@ from pathlib import Path
 from support.waiting import wait_until
 
 
+def cached_pages(path: Path) -> int:
+    """How many of the file's pages are cached, or are being fetched. To ask fetches none (mincore(2))."""
+    with open(path, "rb+", buffering=0) as file, mmap.mmap(file.fileno(), 0) as mapped:
+        pages = (ctypes.c_ubyte * -(-len(mapped) // mmap.PAGESIZE))()
+        first = ctypes.c_char.from_buffer(mapped)
+        failed = ctypes.CDLL(None, use_errno=True).mincore(ctypes.byref(first), ctypes.c_size_t(len(mapped)), pages)
+        del first  # it holds the mapping
+        if failed:
+            raise OSError(ctypes.get_errno(), "mincore")
+        return sum(page & 1 for page in pages)
+
+
 def make_cold(path: Path) -> None:
     """Throw the file's pages out of the cache, and wait until they are gone.
 
-    The kernel may keep some at first, which another CPU has just had in its hands (posix_fadvise(2)). A read would
-    fetch them, so mincore(2) is asked.
+    The kernel may keep some at first, which another CPU has just had in its hands (posix_fadvise(2)).
     """
-    with open(path, "rb+", buffering=0) as file, mmap.mmap(file.fileno(), 0) as mapped:
+    with open(path, "rb+", buffering=0) as file:
         os.fsync(file.fileno())
-        pages = (ctypes.c_ubyte * -(-len(mapped) // mmap.PAGESIZE))()
 
         def is_cold() -> bool:
             os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
-            first = ctypes.c_char.from_buffer(mapped)
-            if ctypes.CDLL(None, use_errno=True).mincore(ctypes.byref(first), ctypes.c_size_t(len(mapped)), pages):
-                raise OSError(ctypes.get_errno(), "mincore")
-            return not any(page & 1 for page in pages)
+            return not cached_pages(path)
 
         wait_until(is_cold, "a cold file")
 
