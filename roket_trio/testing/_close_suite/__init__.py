@@ -2,7 +2,8 @@
 
 ====================  =================================================================================================
 ``case``              ``Case``: what one scenario says
-``cases``             ``CASES``: the scenarios, with addresses, levels, reasons and the scripts of the peers
+``cases``             ``CASES``: the scenarios, with addresses, levels and reasons
+``peer_scripts``      what the peers do in them
 ``jobs``              the environment contract: what a program is asked to do in a case
 ``programs``          ``Target``: a program under test; how it is started, fed and ended
 ``running_programs``  those that run now, so that all can be ended

@@ -1,4 +1,4 @@
-"""The cases of the close suite: what peers do to a program, what they expect of it, and why. It is one long table.
+"""The cases of the close suite: what they expect of a program, and why. It is one long table.
 
 A case has an address, ``close/GROUP.NUMBER``, that never changes its meaning. Its level is MUST where data is lost or
 sockets leak without it, SHOULD where a good program does it, and INFO where it is worth knowing. A case has rounds,
@@ -9,158 +9,15 @@ from __future__ import annotations
 
 from typing import Final
 
-from .._peers.payload import payload
-from .._peers.wire import Wire
 from .._results.case_result import Role
+from . import peer_scripts
 from .case import Case, Round
-from .context import CaseContext
 from .judging import CaseExpectation
+from .peer_scripts import UPLOAD
 
 _BOTH: Final[tuple[Role, ...]] = ("client", "server")
-_UPLOAD: Final = 100_000
-_UNREAD: Final = 20_000
 _ANSWER: Final = 140_000  # more than a receive buffer takes before it has grown (128 KiB)
 _ENDLESS: Final = 64 << 20
-
-
-# --- scripts ---------------------------------------------------------------------------------------------------------
-
-
-def _finishes(wire: Wire, context: CaseContext) -> None:
-    wire.half_close()
-    wire.receive(seconds=context.patience)
-
-
-def _sends_and_finishes(wire: Wire, context: CaseContext) -> None:
-    wire.send(payload(_UPLOAD))
-    _finishes(wire, context)
-
-
-def _listens(wire: Wire, context: CaseContext) -> None:
-    wire.receive(seconds=context.patience)
-    wire.half_close()
-
-
-def _replies_late(wire: Wire, context: CaseContext) -> None:
-    wire.receive(seconds=context.within)
-    wire.stall(1.0)
-    wire.send(payload(_UPLOAD))
-    wire.stall(0.8)
-    _finishes(wire, context)
-
-
-def _answers_and_finishes(wire: Wire, context: CaseContext) -> None:
-    wire.receive_until(b"\r\n\r\n")
-    wire.send(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
-    wire.stall(0.3)
-    _finishes(wire, context)
-
-
-def _leaves_something_unread(wire: Wire, context: CaseContext) -> None:
-    wire.send(payload(_UNREAD))
-    wire.wait_acked(context.within)
-    context.feed()
-    wire.wait_gone(0.3)  # the program closes before anything of its is received
-    wire.receive(seconds=context.patience)
-
-
-def _reads_late(wire: Wire, context: CaseContext) -> None:
-    context.feed()
-    wire.stall(1.2)
-    wire.receive(seconds=context.patience)
-
-
-def _swallows_the_fin(wire: Wire, context: CaseContext) -> None:
-    context.feed()
-    wire.receive(seconds=context.patience)
-    context.wait_released(wire, context.within)
-
-
-def _uploads_and_reads_at_the_end(wire: Wire, context: CaseContext) -> None:
-    wire.send(payload(10_000_000), seconds=context.patience)
-    wire.half_close()
-    wire.receive(seconds=context.patience)
-
-
-def _reads_after_a_while(wire: Wire, context: CaseContext) -> None:
-    wire.stall(1.0)
-    wire.receive(seconds=context.patience)
-
-
-def _reads_once_it_is_released(wire: Wire, context: CaseContext) -> None:
-    wire.stall(0.5)
-    context.wait_released(wire, context.within)
-    wire.receive(seconds=context.patience)
-
-
-def _waits_for_the_end(wire: Wire, context: CaseContext) -> None:
-    wire.wait_gone(context.patience)
-
-
-def _sends_and_resets(wire: Wire, context: CaseContext) -> None:
-    wire.send(payload(50_000))
-    wire.wait_acked(context.within)
-    context.wait_accepted(wire, context.within)  # a connection that is reset in the queue may be dropped unread
-    wire.reset()
-
-
-def _resets_in_the_middle(wire: Wire, context: CaseContext) -> None:
-    wire.receive(_UPLOAD)
-    wire.reset()
-
-
-def _resets_soon(wire: Wire, context: CaseContext) -> None:
-    wire.stall(0.3)
-    wire.reset()
-
-
-def _resets_at_once(wire: Wire, context: CaseContext) -> None:
-    wire.reset()
-
-
-def _is_echoed(wire: Wire, context: CaseContext) -> None:
-    """Send, finish, and receive what comes back."""
-    _sends_and_finishes(wire, context)
-
-
-def _stays_a_while(wire: Wire, context: CaseContext) -> None:
-    context.assembled.wait(context.patience * 2)
-    wire.wait_gone(0.5)
-
-
-def _never_answers_close_notify(wire: Wire, context: CaseContext) -> None:
-    session = context.tls(wire)
-    context.feed()
-    session.receive(seconds=context.patience)
-    context.wait_released(wire, context.patience)
-
-
-def _truncates_tls(wire: Wire, context: CaseContext) -> None:
-    session = context.tls(wire)
-    session.send(payload(50_000))
-    wire.half_close()  # no close_notify
-    wire.receive(seconds=context.patience)
-
-
-def _leaves_tickets_unread(wire: Wire, context: CaseContext) -> None:
-    session = context.tls(wire)
-    wire.wait_acked(context.within)
-    context.feed()
-    wire.wait_gone(0.3)
-    session.receive(seconds=context.patience)
-    wire.half_close()
-    wire.receive(seconds=context.patience)
-
-
-def _kills_the_sender(wire: Wire, context: CaseContext) -> None:
-    wire.receive(_UPLOAD)
-    wire.stall(0.3)
-    context.kill()
-    wire.receive(seconds=context.patience)
-
-
-# --- the table -------------------------------------------------------------------------------------------------------
-
 _CLOSES: Final = (("*", "clean"), ("*", "reset"))
 _WHOLE: Final = (("complete", "clean"),)
 _CUT: Final = (("truncated", "reset"), ("complete", "clean"))
@@ -176,7 +33,7 @@ CASES: Final[tuple[Case, ...]] = (
         "A socket that has received FIN is in CLOSE_WAIT until the program closes it, and no timer ends it (RFC 9293, "
         "3.6; tcp(7)).",
         CaseExpectation(_CLOSES, trigger="fin sent"),
-        (Round(_finishes),),
+        (Round(peer_scripts.finishes),),
         plain=frozenset({"echo", "any"}),
         symptom="Connections pile up in CLOSE_WAIT until descriptors run out.",
     ),
@@ -187,8 +44,8 @@ CASES: Final[tuple[Case, ...]] = (
         _BOTH,
         "pipe",
         "FIN comes after all data, and is reported after all data (RFC 9293, 3.6).",
-        CaseExpectation(_WHOLE, download=_UPLOAD, trigger="fin sent"),
-        (Round(_sends_and_finishes),),
+        CaseExpectation(_WHOLE, download=UPLOAD, trigger="fin sent"),
+        (Round(peer_scripts.sends_and_finishes),),
         plain=frozenset({"pipe"}),
         ends_stdin=True,
         symptom="The end of what the peer sent is lost.",
@@ -200,10 +57,10 @@ CASES: Final[tuple[Case, ...]] = (
         _BOTH,
         "pipe",
         "The peer learns that all was sent by FIN alone (RFC 9293, 3.6: half-close; shutdown(2)).",
-        CaseExpectation(_WHOLE, upload=_UPLOAD, trigger="received"),
-        (Round(_listens),),
+        CaseExpectation(_WHOLE, upload=UPLOAD, trigger="received"),
+        (Round(peer_scripts.listens),),
         plain=frozenset({"pipe"}),
-        stdin=_UPLOAD,
+        stdin=UPLOAD,
         ends_stdin=True,
         symptom="A peer that reads to the end waits for ever.",
     ),
@@ -214,8 +71,8 @@ CASES: Final[tuple[Case, ...]] = (
         _BOTH,
         "pipe",
         "A program goes on receiving after its own FIN, until the peer's FIN (RFC 9293, 3.6).",
-        CaseExpectation((("complete", "clean"),), download=_UPLOAD, trigger="fin sent"),
-        (Round(_replies_late),),
+        CaseExpectation((("complete", "clean"),), download=UPLOAD, trigger="fin sent"),
+        (Round(peer_scripts.replies_late),),
         plain=frozenset({"pipe"}),
         stdin=1000,
         ends_stdin=True,
@@ -230,7 +87,7 @@ CASES: Final[tuple[Case, ...]] = (
         'An idle connection needs a watcher: nobody receives from it (RFC 9112, 9.5: "MUST ... monitor ... for a '
         "received closure signal\" is a client's duty).",
         CaseExpectation(_CLOSES, trigger="fin sent"),
-        (Round(_answers_and_finishes),),
+        (Round(peer_scripts.answers_and_finishes),),
         symptom="CLOSE_WAIT for as long as the pool keeps it, and the next request fails.",
     ),
     # 2: unread data
@@ -243,7 +100,7 @@ CASES: Final[tuple[Case, ...]] = (
         "A close with unread data sends RST, which destroys what the peer has not received (RFC 1122, 4.2.2.13; "
         "tcp_close).",
         CaseExpectation(_WHOLE, upload=_ANSWER, trigger="received"),
-        (Round(_leaves_something_unread),),
+        (Round(peer_scripts.leaves_something_unread),),
         stdin=_ANSWER,
         feeds_at_once=False,
         environment={"ROKET_BYTES": str(_ANSWER)},
@@ -258,7 +115,7 @@ CASES: Final[tuple[Case, ...]] = (
         "A close delivers what was sent (RFC 9293, 3.6; socket(7): without SO_LINGER the kernel goes on in the "
         "background).",
         CaseExpectation(_WHOLE, upload=_ANSWER, trigger="received"),
-        (Round(_reads_late),),
+        (Round(peer_scripts.reads_late),),
         stdin=_ANSWER,
         feeds_at_once=False,
         environment={"ROKET_BYTES": str(_ANSWER)},
@@ -272,10 +129,10 @@ CASES: Final[tuple[Case, ...]] = (
         "early-answer",
         "Closing while data comes in provokes RST, which destroys the answer: close in stages (RFC 9112, 9.6; nginx: "
         "lingering_close).",
-        CaseExpectation(_WHOLE, upload=_UPLOAD),
-        (Round(_uploads_and_reads_at_the_end),),
-        stdin=_UPLOAD,
-        environment={"ROKET_BYTES": str(_UPLOAD)},
+        CaseExpectation(_WHOLE, upload=UPLOAD),
+        (Round(peer_scripts.uploads_and_reads_at_the_end),),
+        stdin=UPLOAD,
+        environment={"ROKET_BYTES": str(UPLOAD)},
         symptom='Instead of "413 Content Too Large" the client sees ECONNRESET.',
     ),
     Case(
@@ -287,7 +144,7 @@ CASES: Final[tuple[Case, ...]] = (
         "A close does not wait for the peer without a bound: it could wait for ever (tcp(7): TCP_LINGER2 bounds the "
         "kernel's part).",
         CaseExpectation(_WHOLE, upload=1000, trigger="received"),
-        (Round(_swallows_the_fin),),
+        (Round(peer_scripts.swallows_the_fin),),
         stdin=1000,
         feeds_at_once=False,
         environment={"ROKET_BYTES": "1000"},
@@ -302,7 +159,7 @@ CASES: Final[tuple[Case, ...]] = (
         "cancel-send",
         "FIN says that all was sent (RFC 9293, 3.6). After a part of a message that is wrong: RST is the right end.",
         CaseExpectation(_CUT, upload=_ENDLESS, checks_upload=False),
-        (Round(_reads_after_a_while),),
+        (Round(peer_scripts.reads_after_a_while),),
         environment={"ROKET_BYTES": str(_ENDLESS), "ROKET_SECONDS": "0.3"},
         symptom="The peer takes a truncated file for the whole file.",
     ),
@@ -314,7 +171,7 @@ CASES: Final[tuple[Case, ...]] = (
         "cancel-close",
         "A close that cannot be graceful is still a close: the descriptor is released on every path.",
         CaseExpectation(_CLOSES, upload=_ENDLESS, checks_upload=False),
-        (Round(_reads_once_it_is_released),),
+        (Round(peer_scripts.reads_once_it_is_released),),
         environment={"ROKET_BYTES": str(_ENDLESS), "ROKET_SECONDS": "0.3"},
         symptom="Timeouts leak descriptors, in ESTABLISHED.",
     ),
@@ -326,7 +183,7 @@ CASES: Final[tuple[Case, ...]] = (
         "close-in-send",
         "The close ends the send, and does not wait for a peer that does not read; what was cut ends in RST.",
         CaseExpectation(_CUT, upload=_ENDLESS, checks_upload=False),
-        (Round(_reads_once_it_is_released),),
+        (Round(peer_scripts.reads_once_it_is_released),),
         environment={"ROKET_BYTES": str(_ENDLESS), "ROKET_SECONDS": "0.3"},
         symptom="A shutdown hangs on one stuck client.",
     ),
@@ -338,7 +195,7 @@ CASES: Final[tuple[Case, ...]] = (
         "close-in-receive",
         "A close on this side is not the peer's end, and a task that receives must not take it for that.",
         CaseExpectation(_WHOLE, says="closed"),
-        (Round(_waits_for_the_end),),
+        (Round(peer_scripts.waits_for_the_end),),
         environment={"ROKET_SECONDS": "0.3"},
         symptom="A half-received message is processed as if it were whole.",
     ),
@@ -351,7 +208,7 @@ CASES: Final[tuple[Case, ...]] = (
         "The kernel closes what a dead process held, with FIN after what was sent: on the wire a crash looks like an "
         "end (exit(2), tcp_close). Only framing in the protocol tells them apart.",
         CaseExpectation(_CLOSES, upload=16 << 20),
-        (Round(_kills_the_sender),),
+        (Round(peer_scripts.kills_the_sender),),
         plain=frozenset({"pipe"}),
         stdin=16 << 20,
         symptom="A crash of the sender looks like a finished transfer.",
@@ -365,7 +222,7 @@ CASES: Final[tuple[Case, ...]] = (
         "late-read",
         "What had arrived is received first, then the reset is reported (tcp_recvmsg: the queue before sk_err).",
         CaseExpectation((("complete", "clean"),), download=50_000, must_fail=True, is_reset_by_peer=True),
-        (Round(_sends_and_resets),),
+        (Round(peer_scripts.sends_and_resets),),
         environment={"ROKET_SECONDS": "1"},
         symptom="Data that had arrived is lost, or a broken transfer counts as whole.",
     ),
@@ -377,7 +234,7 @@ CASES: Final[tuple[Case, ...]] = (
         "pipe",
         "ECONNRESET and EPIPE are no success (send(2)).",
         CaseExpectation((("*", "clean"),), must_fail=True, is_reset_by_peer=True),
-        (Round(_resets_in_the_middle),),
+        (Round(peer_scripts.resets_in_the_middle),),
         plain=frozenset({"pipe"}),
         stdin=16 << 20,
         ends_stdin=True,
@@ -391,7 +248,7 @@ CASES: Final[tuple[Case, ...]] = (
         "idle",
         "After RST the socket is in none of the kernel's tables, and still its descriptor leaks until it is closed.",
         CaseExpectation((("*", "clean"),), is_reset_by_peer=True),
-        (Round(_resets_soon),),
+        (Round(peer_scripts.resets_soon),),
         plain=frozenset({"pipe", "echo", "any"}),
         symptom="Descriptors run out although ss shows nothing.",
     ),
@@ -404,7 +261,7 @@ CASES: Final[tuple[Case, ...]] = (
         "echo",
         "accept(2) hands on the errors of connections that are gone already: they are no errors of the listener.",
         CaseExpectation(_CLOSES, must_live=True, trigger="fin sent"),
-        (Round(_resets_at_once, 20), Round(_finishes)),
+        (Round(peer_scripts.resets_at_once, 20), Round(peer_scripts.finishes)),
         plain=frozenset({"echo", "any"}),
         symptom="A port scan takes the server down.",
     ),
@@ -416,7 +273,7 @@ CASES: Final[tuple[Case, ...]] = (
         "forget",
         "A connection ends with its handler: nobody else could close it.",
         CaseExpectation(_CLOSES, must_live=True, trigger="connected"),
-        (Round(_waits_for_the_end, 10),),
+        (Round(peer_scripts.waits_for_the_end, 10),),
         symptom="Each forgotten close is a descriptor less.",
     ),
     Case(
@@ -426,9 +283,9 @@ CASES: Final[tuple[Case, ...]] = (
         ("server",),
         "raise",
         "FIN says that all was sent (RFC 9293, 3.6; RFC 9112, 8: a close-delimited answer would count as whole).",
-        CaseExpectation((("truncated", "reset"),), upload=2 * _UPLOAD, checks_upload=False),
-        (Round(_reads_after_a_while),),
-        environment={"ROKET_BYTES": str(_UPLOAD)},
+        CaseExpectation((("truncated", "reset"),), upload=2 * UPLOAD, checks_upload=False),
+        (Round(peer_scripts.reads_after_a_while),),
+        environment={"ROKET_BYTES": str(UPLOAD)},
         symptom="A broken answer is cached as a whole one.",
     ),
     Case(
@@ -439,8 +296,8 @@ CASES: Final[tuple[Case, ...]] = (
         "raise",
         "The failure of one connection must not end the others.",
         CaseExpectation(_CLOSES, must_live=True),
-        (Round(_reads_after_a_while), Round(_reads_after_a_while)),
-        environment={"ROKET_BYTES": str(_UPLOAD)},
+        (Round(peer_scripts.reads_after_a_while), Round(peer_scripts.reads_after_a_while)),
+        environment={"ROKET_BYTES": str(UPLOAD)},
         symptom="One bad request takes the server down.",
     ),
     Case(
@@ -451,7 +308,7 @@ CASES: Final[tuple[Case, ...]] = (
         "echo",
         "EMFILE from accept(2) is temporary: wait, and accept again.",
         CaseExpectation(_CLOSES, must_live=True, trigger="fin sent"),
-        (Round(_stays_a_while, 150), Round(_finishes)),
+        (Round(peer_scripts.stays_a_while, 150), Round(peer_scripts.finishes)),
         plain=frozenset({"echo", "any"}),
         open_files=100,
         symptom="After one peak the server accepts nobody any more.",
@@ -463,8 +320,8 @@ CASES: Final[tuple[Case, ...]] = (
         ("server",),
         "echo",
         "The peer's FIN ends one direction (RFC 9293, 3.6): the rest of the answer is still sent.",
-        CaseExpectation(_WHOLE, upload=_UPLOAD, trigger="fin sent"),
-        (Round(_is_echoed),),
+        CaseExpectation(_WHOLE, upload=UPLOAD, trigger="fin sent"),
+        (Round(peer_scripts.is_echoed),),
         plain=frozenset({"echo"}),
         symptom="Answers to clients that half-close are cut off.",
     ),
@@ -477,7 +334,7 @@ CASES: Final[tuple[Case, ...]] = (
         "tls-send-close",
         "A party need not wait for the other's close_notify (RFC 8446, 6.1), and must not without a bound.",
         CaseExpectation((("complete", "clean"), ("complete", "reset")), upload=1000),
-        (Round(_never_answers_close_notify),),
+        (Round(peer_scripts.never_answers_close_notify),),
         stdin=1000,
         feeds_at_once=False,
         environment={"ROKET_BYTES": "1000"},
@@ -492,7 +349,7 @@ CASES: Final[tuple[Case, ...]] = (
         "tls-read",
         "Anybody on the way can send FIN: without close_notify the data may be truncated (RFC 8446, 6.1).",
         CaseExpectation((("complete", "clean"), ("complete", "reset")), download=50_000, must_fail=True),
-        (Round(_truncates_tls),),
+        (Round(peer_scripts.truncates_tls),),
         needs_tls=True,
         symptom="A truncated download counts as whole.",
     ),
@@ -505,7 +362,7 @@ CASES: Final[tuple[Case, ...]] = (
         "A server of TLS 1.3 sends tickets unasked (RFC 8446, 4.6.1): a client that only sends has them unread at its "
         "close, which sends RST (RFC 1122, 4.2.2.13).",
         CaseExpectation(_WHOLE, upload=_ANSWER),
-        (Round(_leaves_tickets_unread),),
+        (Round(peer_scripts.leaves_tickets_unread),),
         stdin=_ANSWER,
         feeds_at_once=False,
         environment={"ROKET_BYTES": str(_ANSWER)},
