@@ -1,4 +1,7 @@
-"""``python -m tests.strangers DIRECTORY [NAME...]``: run the suites, and print what differs, with the reasons."""
+"""``python -m tests.strangers DIRECTORY [NAME...]``: run the suites, and print what differs, with the reasons.
+
+What they need is installed in the environment that runs this: give it one of its own.
+"""
 
 from __future__ import annotations
 
@@ -16,6 +19,8 @@ from .suites import DRIVEN, SUITES, Driven, Suite
 def main(arguments: Sequence[str]) -> int:
     directory = Path(arguments[0]).absolute()
     wanted = set(arguments[1:])
+    if unknown := wanted - {one.name for one in (*SUITES, *DRIVEN)}:
+        sys.exit(f"there is no suite or program of this name: {', '.join(sorted(unknown))}")
     suites = [suite for suite in SUITES if not wanted or suite.name in wanted]
     driven = [library for library in DRIVEN if not wanted or library.name in wanted]
     libraries: list[Suite | Driven] = [*suites, *driven]
@@ -60,6 +65,6 @@ def tell(comparison: Comparison) -> None:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) < 2:
+    if len(sys.argv) < 2 or sys.argv[1].startswith("-"):
         sys.exit("usage: python -m tests.strangers DIRECTORY [NAME...]")
     sys.exit(main(sys.argv[1:]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -105,3 +106,11 @@ def test_a_suite_that_hangs_is_run_again_and_its_processes_are_ended(
     assert "library hung" in capsys.readouterr().out
     pids = (tests.parent / "pids").read_text().split()
     wait_until(lambda: not any(is_alive(int(pid)) for pid in pids), "its processes have ended")
+
+
+@pytest.mark.parametrize("arguments", [[], ["--help"], ["DIRECTORY", "httpcor"]])
+def test_wrong_arguments_install_and_run_nothing(arguments: list[str]) -> None:
+    command = [sys.executable, "-m", "tests.strangers", *arguments]
+    done = subprocess.run(command, cwd=Path(__file__).parents[2], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "usage:" in done.stderr or "httpcor" in done.stderr
