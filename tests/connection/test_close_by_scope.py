@@ -27,7 +27,7 @@ from roket_trio import (
     UNIXSocketStream,
 )
 from roket_trio._kernel import poll
-from roket_trio._loops import asyncio as loops_room
+from roket_trio._loops import shared_epoll
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="what the kernel tells of a close is Linux's")
 
@@ -198,14 +198,14 @@ def test_a_collector_that_comes_as_the_next_stream_is_made_takes_nothing_from_it
     async def main() -> None:
         cycle: list[Any] = [await adopt(pair[0], PATIENT)]
         cycle.append(cycle)
-        real = loops_room._SharedReadiness
+        real = shared_epoll.SharedReadiness
 
         def collect_first(*args: Any) -> Any:
             gc.collect()
             return real(*args)
 
         del cycle
-        monkeypatch.setattr(loops_room, "_SharedReadiness", collect_first)
+        monkeypatch.setattr(shared_epoll, "SharedReadiness", collect_first)
         async with await adopt(unix_pair[0], PATIENT) as stream:
             monkeypatch.undo()
             gc.collect()

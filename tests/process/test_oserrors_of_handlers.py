@@ -303,7 +303,7 @@ async def test_it_comes_out_as_it_is(tmp_path: Path, within: str, kind: str) -> 
 
 @pytest.mark.parametrize("kind", ERRORS)
 @pytest.mark.loops("asyncio", "uvloop")
-@pytest.mark.parametrize("within", ["_SharedEpoll.unregister", "_SharedEpoll.watch"])
+@pytest.mark.parametrize("within", ["SharedEpoll.unregister", "SharedEpoll.watch"])
 async def test_it_comes_out_of_the_shared_epoll(within: str, kind: str) -> None:
     for number in itertools.count(1):
         error = ERRORS[kind]()

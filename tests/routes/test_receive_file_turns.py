@@ -26,7 +26,7 @@ from roket_trio import (
 )
 from roket_trio._connection import lingering_close
 from roket_trio._kernel import drain, splice, tcp
-from roket_trio._loops import asyncio
+from roket_trio._loops.shared_epoll import SharedEpoll
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="splice, /dev/full and RST on demand as Linux has them")
 
@@ -373,8 +373,8 @@ async def test_what_arrives_while_a_thread_takes_it_wakes_no_loop(
             wakes[0] += 1
         dispatch(epoll)
 
-    dispatch = asyncio._SharedEpoll._dispatch
-    monkeypatch.setattr(asyncio._SharedEpoll, "_dispatch", counted)
+    dispatch = SharedEpoll._dispatch
+    monkeypatch.setattr(SharedEpoll, "_dispatch", counted)
     monkeypatch.setattr(splice.Pipe, "fill", fill_while_it_comes)
 
     async with stream_over(ours) as stream:
