@@ -17,8 +17,10 @@ From the top; imports only go down, which the import contract in pyproject.toml 
 ``peers/``          the same jobs in other languages
 ``endpoints/``      the other ends of a connection, each a process of its own: receivers, senders, relays, web servers
 ``loops``           Trio, asyncio and uvloop by name
-``rss``             the resident memory of this process
 ==================  ===================================================================================================
+
+What ``roket bench`` needs too is in the package, in ``roket_trio.testing._bench``: blocking splice, the order of
+rounds, intervals, the peak of memory, the machine.
 
 Figures from two runs, or two machines, are not to be compared: the ratios within one run are.
 """

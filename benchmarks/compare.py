@@ -20,11 +20,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from roket_trio.testing import _bench
+from roket_trio.testing._bench.bootstrap import Interval, interval, median_ratio
+
 from .cases import CASES
 from .endpoints.processes import ROOT
 from .job import WrongCountError
 from .probe import Probe, ours, probe
-from .results.bootstrap import Interval, interval, median_ratio
 from .testbed import Testbed, open_testbed
 
 LIMIT = 1.1
@@ -187,6 +189,10 @@ def tree_of(commit: str) -> Iterator[Path]:
         git("archive", "--format=zip", f"--output={archive}", commit, "roket_trio")
         shutil.unpack_archive(archive, tree)
         shutil.copytree(ROOT / "benchmarks", tree / "benchmarks", ignore=shutil.ignore_patterns("__pycache__"))
+        # What measures is today's for both; what the benchmarks use of it imports the standard library alone.
+        rulers = Path(_bench.__file__).parent
+        place_of_rulers = tree / "roket_trio" / "testing" / rulers.name
+        shutil.copytree(rulers, place_of_rulers, ignore=shutil.ignore_patterns("__pycache__"), dirs_exist_ok=True)
         yield tree
 
 

@@ -9,7 +9,8 @@ from dataclasses import dataclass, field, replace
 from types import TracebackType
 from typing import Any, Literal
 
-from . import rss
+from roket_trio.testing._bench import memory
+
 from .loops import run_on
 from .testbed import Testbed
 
@@ -31,7 +32,7 @@ class Stopwatch:
         self.peak_rss = 0
 
     def __enter__(self) -> None:
-        self._rss = rss.forget_peak()
+        self._rss = memory.forget_peak()
         self._switches = _switches()
         # The whole process, worker threads included; the receiver is another process.
         self._cpu = time.process_time()
@@ -47,7 +48,7 @@ class Stopwatch:
         self.seconds = time.perf_counter() - self._wall
         self.cpu_seconds = time.process_time() - self._cpu
         self.switches = _switches() - self._switches
-        self.peak_rss = max(0, rss.peak() - self._rss)
+        self.peak_rss = max(0, memory.peak() - self._rss)
 
 
 def _switches() -> int:

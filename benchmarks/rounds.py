@@ -5,6 +5,8 @@ from __future__ import annotations
 import gc
 import random
 
+from roket_trio.testing._bench.rounds import interleaved
+
 from .job import Case, Sample, Way, WrongCountError
 from .testbed import Testbed
 
@@ -20,13 +22,12 @@ def measure(
     samples: dict[Way, list[Sample]] = {way: [] for way in case.ways}
     if case.rounds_at_most is not None:
         rounds = min(rounds, case.rounds_at_most)
-    for number in range(0 if case.warmed else 1, rounds + 1):
-        for way in order.sample(case.ways, len(case.ways)):
-            testbed.warm()
-            gc.collect()
-            sample = way.run(testbed)
-            if sample.moved != case.size(testbed):
-                raise WrongCountError(f"{case.name}, {way.name}: {sample.moved} of {case.size(testbed)} bytes arrived")
-            if number:
-                samples[way].append(sample)
+    for number, way in interleaved(case.ways, rounds, order, warmed=case.warmed):
+        testbed.warm()
+        gc.collect()
+        sample = way.run(testbed)
+        if sample.moved != case.size(testbed):
+            raise WrongCountError(f"{case.name}, {way.name}: {sample.moved} of {case.size(testbed)} bytes arrived")
+        if number:
+            samples[way].append(sample)
     return samples

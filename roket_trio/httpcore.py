@@ -131,9 +131,10 @@ class _NetworkStream(httpcore.AsyncNetworkStream):
     ) -> httpcore.AsyncNetworkStream:
         try:
             with _errors(timeout, httpcore.ConnectTimeout, httpcore.ConnectError):
-                tls = await wrap_tls(
-                    self._stream, hostname=server_hostname, ssl_context=ssl_context, standard_compatible=False
-                )
+                # A FIN without close_notify is an error to whoever still reads: "Treating an incomplete message as
+                # complete could expose implementations to attack" (RFC 9112, section 9.8). Nobody reads behind a whole
+                # message.
+                tls = await wrap_tls(self._stream, hostname=server_hostname, ssl_context=ssl_context)
         except BaseException:  # also a cancellation: httpcore forgets the stream
             await self.aclose()  # noqa: ASYNC102 - waits for nothing when cancelled
             raise

@@ -94,9 +94,28 @@ def _evict_at_release(pool: httpcore.AsyncConnectionPool) -> None:
 
         pool = pool_of()
         assert pool is not None  # it calls this
+
+        def has_expired() -> bool:
+            connection = made[0]()
+            return connection is None or type(connection).has_expired(connection) or _has_extra_data(connection)
+
         pool._network_backend = NetworkBackend(evict)
         connection = type(pool).create_connection(pool, origin)
+        connection.has_expired = has_expired  # type: ignore[method-assign]
         made.append(weakref.ref(connection))
         return connection
 
     pool.create_connection = create_connection  # type: ignore[method-assign]
+
+
+def _has_extra_data(connection: object) -> bool:
+    """Whether a connection that is idle in the pool has received more than its answers.
+
+    "A client MUST NOT process, cache, or forward such extra data as a separate response" (RFC 9112, section 6.3).
+    httpcore 1.0 would: it stays in h11's buffer, and the pool looks into the kernel's alone.
+    """
+    while (inner := getattr(connection, "_connection", None)) is not None:  # within proxies' too
+        connection = inner
+    state = getattr(connection, "_h11_state", None)
+    is_idle: Callable[[], bool] | None = getattr(connection, "is_idle", None)
+    return state is not None and is_idle is not None and is_idle() and bool(state.trailing_data[0])

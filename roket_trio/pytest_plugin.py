@@ -9,6 +9,8 @@ pytest-asyncio alike.
 ``close_peer``       a fixture: :class:`~roket_trio.testing.fixtures.ClosePeers`, starts scripted peers
 ``closes_cleanly``   a fixture: as ``close_peer``; the program must close cleanly to its peers (FIN, no RST, in time)
 ``chaos_relay``      a fixture: :class:`~roket_trio.testing.fixtures.ChaosRelays`, starts relays that misbehave
+``throughput``       a fixture: :class:`~roket_trio.testing.fixtures.Throughput`, measures how fast bytes are moved;
+                     and a marker: by what factor the machine may be faster
 ``closes``           a marker: how the program closes its connections to ``close_peer``'s peers
 ``no_socket_leaks``  a marker: what the test opens is closed once it is over
 ``--roket-census``   watches a whole suite, and names the tests that leave sockets behind
@@ -27,10 +29,10 @@ import pytest
 
 if TYPE_CHECKING:
     from ._pytest.hooks import SuiteHooks
-    from .testing.fixtures import ChaosRelays, ClosePeers, SocketCensus
+    from .testing.fixtures import ChaosRelays, ClosePeers, SocketCensus, Throughput
 
-_FIXTURES = frozenset({"socket_census", "close_peer", "chaos_relay", "closes_cleanly"})
-_MARKERS = ("no_socket_leaks", "closes")
+_FIXTURES = frozenset({"socket_census", "close_peer", "chaos_relay", "closes_cleanly", "throughput"})
+_MARKERS = ("no_socket_leaks", "closes", "throughput")
 _SWITCHES = ("roket_census", "roket_strict", "roket_no_socket_leaks")
 
 
@@ -70,6 +72,11 @@ def pytest_configure(config: pytest.Config) -> None:
         "markers",
         'closes(expect="clean", within=seconds): how the program closes its connections to the peers of close_peer: '
         '"clean" (FIN and no RST), "reset" or "closed" (either)',
+    )
+    config.addinivalue_line(
+        "markers",
+        "throughput(at_most=times): what the test measures by throughput must not certainly take more than so many "
+        "times what the machine can do",
     )
     if config.getoption("--roket-report") or any(_is_on(config, name) for name in _SWITCHES):
         _suite(config)
@@ -126,3 +133,10 @@ def chaos_relay(request: pytest.FixtureRequest) -> Iterator[ChaosRelays]:
     """Start relays that misbehave: `relay = chaos_relay(peer)`, `relay.add(Latency(0.1), "upstream")`."""
     with _suite(request.config).relays(request.node) as relays:
         yield relays
+
+
+@pytest.fixture
+def throughput(request: pytest.FixtureRequest) -> Iterator[Throughput]:
+    """Measure how fast a command or a function moves bytes: `throughput.push(function, mib=64).times_ceiling`."""
+    with _suite(request.config).throughput(request.node) as meter:
+        yield meter

@@ -21,8 +21,8 @@ phase strangers "other people's suites, with our names in the place of AnyIO's, 
 phase examples 'the examples, with the wheel' examples
 
 debian_packages=(
-  adb chromium chromium-driver curl debootstrap default-jdk-headless gcc git haproxy iproute2 libc6-dev ncat netcat-openbsd nftables
-  nginx nodejs openssl patch python3-venv redis-server socat strace
+  adb chromium chromium-driver curl debootstrap default-jdk-headless gcc git haproxy iproute2 libc6-dev libnginx-mod-stream ncat
+  netcat-openbsd nftables nginx nodejs openssl patch python3-venv redis-server socat strace
 )
 # The commands that prove that they are there.
 commands=(

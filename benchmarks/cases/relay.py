@@ -14,6 +14,7 @@ import anyio
 import trio
 
 from roket_trio import connect_tcp, copy
+from roket_trio.testing._bench.ceilings import splice_all
 
 from ..endpoints.processes import COUNT, Address, bound, free_port, program
 from ..endpoints.relays import relaying
@@ -24,29 +25,18 @@ from ..testbed import Testbed
 from .peer_ways import ways
 
 PIECE = 64 << 10
-PIPE = 1 << 20
 
 
 def blocking_splice(testbed: Testbed, stopwatch: Stopwatch) -> Done:
-    import fcntl
-
-    inlet, outlet = os.pipe()
-    try:
-        fcntl.fcntl(outlet, fcntl.F_SETPIPE_SZ, PIPE)
-        with socket.create_connection(testbed.sender) as left, socket.create_connection(testbed.sink) as right:
-            for sock in (left, right):
-                sock.settimeout(None)
-                bound(sock)
-            with stopwatch:
-                left.sendall(COUNT.pack(testbed.size))
-                while held := os.splice(left.fileno(), outlet, PIPE):
-                    while held:
-                        held -= os.splice(inlet, right.fileno(), held)
-                right.shutdown(socket.SHUT_WR)
-                counted = right.recv(COUNT.size)
-    finally:
-        os.close(inlet)
-        os.close(outlet)
+    with socket.create_connection(testbed.sender) as left, socket.create_connection(testbed.sink) as right:
+        for sock in (left, right):
+            sock.settimeout(None)
+            bound(sock)
+        with stopwatch:
+            left.sendall(COUNT.pack(testbed.size))
+            splice_all(left.fileno(), right.fileno())
+            right.shutdown(socket.SHUT_WR)
+            counted = right.recv(COUNT.size)
     return Done(COUNT.unpack(counted)[0], "splice")
 
 
@@ -128,7 +118,7 @@ def _fetch(address: Address, count: int, stopwatch: Stopwatch) -> int:
     with socket.create_connection(address) as sock:
         sock.settimeout(None)
         bound(sock)
-        buffer = bytearray(PIPE)
+        buffer = bytearray(1 << 20)
         with stopwatch:
             sock.sendall(COUNT.pack(count))
             while got := sock.recv_into(buffer, 0, getattr(socket, "MSG_TRUNC", 0)):

@@ -9,6 +9,7 @@ import anyio
 import trio
 
 from roket_trio import connect_tcp
+from roket_trio.testing._bench.ceilings import splice_all
 
 from ..endpoints.processes import COUNT, bound
 from ..job import Case, Done, Limits, Stopwatch, Way
@@ -18,7 +19,6 @@ from ..testbed import Testbed
 from .peer_ways import ways
 
 PIECE = 64 << 10
-PIPE = 1 << 20
 
 
 def _arrived(testbed: Testbed) -> int:
@@ -28,22 +28,12 @@ def _arrived(testbed: Testbed) -> int:
 
 
 def blocking_splice(testbed: Testbed, stopwatch: Stopwatch) -> Done:
-    import fcntl
-
-    inlet, outlet = os.pipe()
-    try:
-        fcntl.fcntl(outlet, fcntl.F_SETPIPE_SZ, PIPE)
-        with socket.create_connection(testbed.sender) as sock, open(testbed.target, "wb", buffering=0) as file:
-            sock.settimeout(None)
-            bound(sock)
-            with stopwatch:
-                sock.sendall(COUNT.pack(testbed.size))
-                while held := os.splice(sock.fileno(), outlet, PIPE):
-                    while held:
-                        held -= os.splice(inlet, file.fileno(), held)
-    finally:
-        os.close(inlet)
-        os.close(outlet)
+    with socket.create_connection(testbed.sender) as sock, open(testbed.target, "wb", buffering=0) as file:
+        sock.settimeout(None)
+        bound(sock)
+        with stopwatch:
+            sock.sendall(COUNT.pack(testbed.size))
+            splice_all(sock.fileno(), file.fileno())
     return Done(_arrived(testbed), "splice")
 
 

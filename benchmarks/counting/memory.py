@@ -14,8 +14,8 @@ import tracemalloc
 from collections.abc import Awaitable, Callable
 
 from roket_trio import connect_tcp, copy
+from roket_trio.testing._bench import memory as resident
 
-from .. import rss
 from ..endpoints.processes import COUNT, Address
 from ..loops import run_on
 
@@ -59,12 +59,12 @@ async def measure(move: Move, size: int, many: int) -> dict[str, int]:
     await move(size)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    rss.forget_peak()
+    resident.forget_peak()
     await move(size)
-    small = rss.peak()
-    rss.forget_peak()
+    small = resident.peak()
+    resident.forget_peak()
     moved = await move(many)
-    return {"peak": peak - before, "growth": max(0, rss.peak() - small), "moved": moved}
+    return {"peak": peak - before, "growth": max(0, resident.peak() - small), "moved": moved}
 
 
 def main() -> None:

@@ -15,6 +15,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from roket_trio.testing._bench.ceilings import bound as bound
+
 COUNT = struct.Struct("!Q")
 """A number of bytes as it goes over a connection: 8 bytes, in network order."""
 
@@ -23,12 +25,6 @@ _ENDS_WITHIN = 10.0
 LISTENS_WITHIN = 10.0
 
 Address = tuple[str, int]
-
-
-def bound(sock: socket.socket, seconds: int = 60) -> None:
-    """Bound a blocking socket's waits in the kernel (socket(7)); Python's own timeout would make it non-blocking."""
-    for option in (socket.SO_RCVTIMEO, socket.SO_SNDTIMEO):
-        sock.setsockopt(socket.SOL_SOCKET, option, struct.pack("ll", seconds, 0))
 
 
 @contextmanager

@@ -7,10 +7,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean, median
 
+from roket_trio.testing._bench.bootstrap import Interval, interval, median_ratio
+
 from ..counting import Counts
 from ..job import Case, Limits, Role, Sample, Way
 from ..testbed import Testbed
-from .bootstrap import Interval, interval, median_ratio
 
 GIB = 1 << 30
 
@@ -26,7 +27,7 @@ class Ratio:
     at_least: bool = False
     """Whether the limit is the least that is asked, and not the most."""
     between: Interval | None = None
-    """The interval of a ratio, see :mod:`.bootstrap`; ``None`` for a figure that is no ratio."""
+    """The interval of a ratio (bootstrap); ``None`` for a figure that is no ratio."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""``.. close-cases::`` and ``.. close-jobs::``: the close suite's own tables, so that the page cannot lag behind."""
+"""``.. close-cases::``, ``http-cases``, ``relay-cases``, ``close-jobs``: the suites' tables."""
 
 from __future__ import annotations
 
@@ -9,7 +9,10 @@ from docutils import nodes
 from sphinx.util.docutils import SphinxDirective
 
 from roket_trio.testing import CASES
+from roket_trio.testing._close_suite.case import Case
 from roket_trio.testing._close_suite.jobs import JOBS
+from roket_trio.testing._http_suite.cases import HTTP_CASES
+from roket_trio.testing._relay_suite.cases import RELAY_CASES
 
 if TYPE_CHECKING:
     from sphinx.application import Sphinx
@@ -32,14 +35,27 @@ class Cases(SphinxDirective):
     """Every case: its address, its level, which programs can run it, what happens, and the rule."""
 
     has_content: ClassVar[bool] = False
+    cases: ClassVar[Sequence[Case]] = CASES
 
     def run(self) -> list[nodes.Node]:
         rows = []
-        for case in CASES:
+        for case in self.cases:
             told = nodes.inline("", "", nodes.strong("", case.title), nodes.Text(f". {case.why}"))
             roles = " and ".join(case.roles)
             rows.append([nodes.literal("", case.address), nodes.Text(case.level), nodes.Text(roles), told])
         return [table(["address", "level", "roles", "what happens, and the rule"], [12, 10, 14, 64], rows)]
+
+
+class HttpCases(Cases):
+    """The table of the HTTP suite."""
+
+    cases: ClassVar[Sequence[Case]] = HTTP_CASES
+
+
+class RelayCases(Cases):
+    """Every case for relays."""
+
+    cases: ClassVar[Sequence[Case]] = RELAY_CASES
 
 
 class Jobs(SphinxDirective):
@@ -54,5 +70,7 @@ class Jobs(SphinxDirective):
 
 def setup(app: Sphinx) -> dict[str, bool]:
     app.add_directive("close-cases", Cases)
+    app.add_directive("http-cases", HttpCases)
+    app.add_directive("relay-cases", RelayCases)
     app.add_directive("close-jobs", Jobs)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

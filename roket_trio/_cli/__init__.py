@@ -2,16 +2,17 @@
 
 Its packages, from the top; imports only go down:
 
-===============  ======================================================================================================
-``commands``     a module for each subcommand: its arguments, its help, and ``run``
-``transfers``    what ``send`` and ``recv`` do; ``..._with_digest`` with ``--digest`` or ``--resume``
-``servers``      what ``relay`` and ``serve`` do
-``probes``       what ``doctor`` tries
-``connections``  connect, accept, TLS, the close
-``local_files``  what is read and written: files, standard input and output, directories as tar
-``progress``     the displays of progress: a bar, a line, JSON
-``console``      options and values, output, exit codes, signals, and the event loop between them
-===============  ======================================================================================================
+================  =====================================================================================================
+``commands``      a module for each subcommand: its arguments, its help, and ``run``
+``transfers``     what ``send`` and ``recv`` do; ``..._with_digest`` with ``--digest`` or ``--resume``
+``servers``       what ``relay`` and ``serve`` do
+``probes``        what ``doctor`` tries
+``socket_table``  what ``watch`` shows
+``connections``   connect, accept, TLS, the close
+``local_files``   what is read and written: files, standard input and output, directories as tar
+``progress``      the displays of progress: a bar, a line, JSON
+``console``       options and values, output, exit codes, signals, and the event loop between them
+================  =====================================================================================================
 
 A subcommand is a module with ``DESCRIPTION``, ``EXAMPLES``, ``configure(parser)``, which adds its arguments, and
 ``run(options)``, which returns the exit code. :data:`COMMANDS` names it. It is imported when it is asked for, and as
@@ -48,6 +49,7 @@ COMMANDS = {
     "relay": Command("roket_trio._cli.commands.relay", "forward connections, with their half-closes and resets"),
     "serve": Command("roket_trio._cli.commands.serve", "serve a directory over HTTP"),
     "check": Command("roket_trio._cli.commands.check", "test how a program closes its sockets"),
+    "bench": Command("roket_trio._cli.commands.bench", "measure how far a program is from what this machine can do"),
     "report": Command(
         "roket_trio._cli.commands.report", "show the results of checks as a table, an HTML page or JUnit XML"
     ),

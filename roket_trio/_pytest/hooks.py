@@ -1,36 +1,39 @@
-"""The pytest hooks that judge each test and report on the run: loaded with the first test or option that needs them."""
+"""The pytest hooks that judge each test and report on the run: loaded with the first test or option that needs them.
+
+What one test alone needs (peers, relays, a report) is loaded when it is asked for: a census of a suite that knows
+nothing of it costs little.
+
+The hooks around others' are of pluggy's old style (``hookwrapper``): an exception is not thrown into them. A wrapper of
+the new style would be a frame of every traceback on its way.
+"""
 
 from __future__ import annotations
 
 import gc
+import sys
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import contextmanager
-from time import monotonic
-from typing import Any, Final, NoReturn, final
+from typing import TYPE_CHECKING, Any, Final, final
 
 import pytest
 
 from ..testing._census.capabilities import observers_here
 from ..testing._census.observers import NotObservedError
-from ..testing._expectations.peer_watch import PeerWatch
-from ..testing._expectations.watched import ConnectionResult
-from ..testing._leaks.referrers import has_paused_loop
+from ..testing._leaks.collector import pause_collector, resume_collector
 from ..testing._leaks.report import LeakReport, leak_message
 from ..testing._leaks.tracker import RunPhase, TrackedSocket
-from ..testing._peers.wire import NotAvailableError
-from ..testing._reports.from_pytest import result_of_connection, result_of_leaks, results_of_findings
 from ..testing._results.close_verdict import CloseExpectation
-from ..testing.fixtures import ChaosRelays, ClosePeers, SocketCensus
 from .leak_check import LeakCheck
 from .settings import LeakTerms, Settings
 
-_SEE_ENDS: Final = 0.05  # seconds for a peer's thread to see, when a test's body is over, what has happened already
+if TYPE_CHECKING:
+    from pluggy import Result
 
-_PAUSED: Final = """
-(an event loop of wider scope stands still once the test is over: if it is to close the connection, let it run until
-then, by `await asyncio.to_thread(close_peer.verify)` for example)"""
+    from ..testing._expectations.watched import ConnectionResult
+    from ..testing.fixtures import ChaosRelays, ClosePeers, SocketCensus, Throughput
+    from .close_check import CloseCheck
 
-Wrapped = Generator[None, Any, Any]
+Around = Generator[None, "Result[Any]", None]
 
 
 @final
@@ -39,15 +42,13 @@ class _TestRun:
 
     def __init__(self, name: str) -> None:
         self.name: Final = name
-        self.watch: Final = PeerWatch()
+        self.closes: CloseCheck | None = None
+        """Its peers and relays; ``None``: it has asked for none."""
         self.has_failed = False
         """Whether it has failed, for any reason. If so it is not judged."""
         self.is_reported = False
         """Whether this plugin made it fail. If so, its message says already what the peers saw."""
-        self.over_at = 0.0
-        """When its body was over."""
         self.opened: list[TrackedSocket] = []
-        self.connections: list[ConnectionResult] = []
         self.result_lines: list[str] = []
 
 
@@ -80,25 +81,36 @@ class SuiteHooks:
     # --- what fixtures ask for ---------------------------------------------------------------------------------------
 
     def census(self) -> SocketCensus:
+        from ..testing.fixtures import SocketCensus
+
         try:
             return SocketCensus()
         except NotObservedError as reason:
-            self._not_available(str(reason))
+            raise self._refusal(str(reason)) from None
 
     @contextmanager
     def peers(self, item: pytest.Item, *, must_be_clean: bool) -> Iterator[ClosePeers]:
-        run = self._test_run(item)
+        run, closes = self._test_run(item), self._close_check(item)
         expected = self._settings.expectation(item)
         if expected is None and must_be_clean:
             expected = CloseExpectation("clean", self._settings.within)
-        yield ClosePeers(run.watch, expected)
-        self._release(run)
+        yield closes.peers(expected)
+        self._release(run, closes)
 
     @contextmanager
     def relays(self, item: pytest.Item) -> Iterator[ChaosRelays]:
+        run, closes = self._test_run(item), self._close_check(item)
+        yield closes.relays()
+        self._release(run, closes)
+
+    @contextmanager
+    def throughput(self, item: pytest.Item) -> Iterator[Throughput]:
+        from .speed_check import SpeedCheck
+
         run = self._test_run(item)
-        yield ChaosRelays(run.watch)
-        self._release(run)
+        meter = SpeedCheck(self._settings.speed_limit(item), self._settings, run.result_lines)
+        yield meter.throughput(item.nodeid)
+        meter.end(has_failed=run.has_failed)
 
     def check_markers(self, item: pytest.Item) -> None:
         """Prepare for a test with markers or fixtures of this plugin.
@@ -106,78 +118,79 @@ class SuiteHooks:
         :raises UsageError: a marker makes no sense
         """
         self._settings.expectation(item)
+        self._settings.speed_limit(item)
         if self._settings.leak_terms(item) is not None:
             self._leak_check.start()
 
     # --- one test ----------------------------------------------------------------------------------------------------
 
-    @pytest.hookimpl(wrapper=True, tryfirst=True)
-    def pytest_runtest_setup(self, item: pytest.Item) -> Wrapped:
-        __tracebackhide__ = True
-        self._current = run = self._test_run(item, is_new=True)
-        self._leak_check.begin_test(is_first=self._leak_report.tests == 0)
-        self._leak_report.tests += 1
+    @pytest.hookimpl(hookwrapper=True, tryfirst=True)
+    def pytest_runtest_setup(self, item: pytest.Item) -> Around:
+        was_enabled = pause_collector()
         try:
-            return (yield)
-        except BaseException:
+            self._current = run = self._test_run(item, is_new=True)
+            self._leak_check.begin_test(is_first=self._leak_report.tests == 0)
+            self._leak_report.tests += 1
+        finally:
+            resume_collector(was_enabled)
+        outcome = yield
+        if outcome.exception is not None:
             run.has_failed = True
-            raise
 
-    @pytest.hookimpl(wrapper=True)
-    def pytest_fixture_setup(self, fixturedef: pytest.FixtureDef[Any]) -> Wrapped:
+    @pytest.hookimpl(hookwrapper=True)
+    def pytest_fixture_setup(self, fixturedef: pytest.FixtureDef[Any]) -> Around:
         """What a fixture of wider scope opens in its setup is the fixture's, and not the test's that needs it first."""
-        __tracebackhide__ = True
         run = self._current
         if fixturedef.scope == "function" or run is None:
-            return (yield)
+            yield
+            return
         run.opened += self._leak_check.end_phase(RunPhase(run.name))
-        try:
-            return (yield)
-        finally:
-            self._leak_check.end_fixture_setup(fixturedef)
+        yield
+        self._leak_check.end_fixture_setup(fixturedef)
 
-    @pytest.hookimpl(wrapper=True, tryfirst=True)
-    def pytest_runtest_call(self, item: pytest.Item) -> Wrapped:
-        __tracebackhide__ = True
+    @pytest.hookimpl(hookwrapper=True, tryfirst=True)
+    def pytest_runtest_call(self, item: pytest.Item) -> Around:
+        outcome = yield
         run = self._test_run(item)
-        try:
-            result = yield
-        except BaseException as error:
+        if outcome.exception is not None:
             run.has_failed = True
-            failure = self._stop(run)
-            for refusal in (error, failure):
-                if isinstance(refusal, NotAvailableError):
-                    self._not_available(str(refusal))
-            raise
-        run.over_at = monotonic()
-        run.watch.settle(_SEE_ENDS)
-        self._fail(run, self._judge(run, is_last=False))
-        return result
+            failure = None if run.closes is None else run.closes.stop()
+            for error in (outcome.exception, failure):
+                if reason := _why_not_available(error):
+                    outcome.force_exception(self._refusal(reason))
+                    break
+        elif run.closes is not None:
+            self._fail(outcome, run, self._told(run, run.closes, run.closes.end_body(), is_last=False))
 
-    @pytest.hookimpl(wrapper=True, tryfirst=True)
-    def pytest_runtest_teardown(self, item: pytest.Item) -> Wrapped:
+    @pytest.hookimpl(hookwrapper=True, tryfirst=True)
+    def pytest_runtest_teardown(self, item: pytest.Item) -> Around:
         """All its fixtures are over by the time it is judged, and so are the event loops of Trio, AnyIO and asyncio."""
-        __tracebackhide__ = True
+        outcome = yield
         run = self._test_run(item)
+        is_over = outcome.exception is None
+        run.has_failed = run.has_failed or not is_over
         try:
-            result = yield
-        except BaseException:
-            run.has_failed = True
-            self._end(item, run)
-            raise
-        self._fail(run, self._end(item, run))
-        return result
+            messages = self._end(item, run)
+        except Exception as failure:
+            if not is_over:
+                raise
+            outcome.force_exception(failure)  # a script's
+        else:
+            if is_over:
+                self._fail(outcome, run, messages)
 
-    @pytest.hookimpl(wrapper=True)
-    def pytest_runtest_makereport(self, item: pytest.Item, call: pytest.CallInfo[None]) -> Wrapped:
-        report: pytest.TestReport = yield
+    @pytest.hookimpl(hookwrapper=True)
+    def pytest_runtest_makereport(self, item: pytest.Item, call: pytest.CallInfo[None]) -> Around:
+        outcome = yield
+        if outcome.exception is not None:
+            return
+        report: pytest.TestReport = outcome.get_result()
         run = self._test_run(item)
-        if report.failed and not run.is_reported and (seen := run.watch.summary()):
+        if report.failed and not run.is_reported and run.closes is not None and (seen := run.closes.summary()):
             report.sections.append(("roket: what the peers saw", seen))
         if call.when == "teardown":
             report.__dict__["roket"] = run.result_lines  # xdist sends it along
             del item.stash[_TEST_RUN]
-        return report
 
     # --- the whole run -----------------------------------------------------------------------------------------------
 
@@ -206,12 +219,18 @@ class SuiteHooks:
     @pytest.hookimpl(trylast=True)
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
         report = self._leak_report
+        if self._settings.is_worker and not report.tests:  # xdist starts more workers than it has tests for
+            self._config.workeroutput["roket"] = report.packed()  # type: ignore[attr-defined]
+            return
         if not self._leak_check.finish(report):
             self._has_gap = True
         if self._settings.is_worker:
             self._config.workeroutput["roket"] = report.packed()  # type: ignore[attr-defined]
             return
-        self._write(results_of_findings(report.findings, report.observers))
+        if report.findings and self._settings.report_path is not None:
+            from ..testing._reports.from_pytest import results_of_findings
+
+            self._write(results_of_findings(report.findings, report.observers))
         is_blind = self._settings.has_census and not report.has_watched and not self._config.option.collectonly
         is_bad = bool(report.failures) or is_blind or self._has_gap or bool(self._report_failure)
         if self._settings.is_strict and is_bad and session.exitstatus == pytest.ExitCode.OK:
@@ -233,32 +252,34 @@ class SuiteHooks:
             item.stash[_TEST_RUN] = _TestRun(item.nodeid)
         return item.stash[_TEST_RUN]
 
-    def _release(self, run: _TestRun) -> None:
+    def _close_check(self, item: pytest.Item) -> CloseCheck:
+        """The peers and relays of a test, from the first time that it asks for one."""
+        run = self._test_run(item)
+        if run.closes is None:
+            from .close_check import CloseCheck
+
+            run.closes = CloseCheck()
+        return run.closes
+
+    def _release(self, run: _TestRun, closes: CloseCheck) -> None:
         """A fixture is over: close what other plugins' leak checks would find, unless the verdict must wait."""
-        if run.has_failed or run.watch.settle(_SEE_ENDS):
-            failure = self._stop(run)
-            if isinstance(failure, NotAvailableError):
-                self._not_available(str(failure))
+        if run.has_failed or closes.settle():
+            failure = closes.stop()
+            if reason := _why_not_available(failure):
+                raise self._refusal(reason)
             if failure is not None and not run.has_failed:
                 raise failure
 
-    def _stop(self, run: _TestRun) -> Exception | None:
-        """Stop the peers and the relays of a test; returns what a script has raised."""
-        try:
-            run.watch.stop()
-        except Exception as failure:
-            return failure
-        return None
+    def _told(self, run: _TestRun, closes: CloseCheck, results: list[ConnectionResult], *, is_last: bool) -> list[str]:
+        """Take note of connections that were judged just now; returns failure messages."""
+        from ..testing._reports.from_pytest import result_of_connection
+        from .close_check import failure_message
 
-    def _judge(self, run: _TestRun, *, is_last: bool) -> list[str]:
-        """Judge the connections that are over, at last all; returns failure messages."""
         messages = []
-        for result in run.watch.judge(run.over_at, is_last=is_last):
-            run.connections.append(result)
-            run.result_lines.append(result_of_connection(run.name, len(run.connections) - 1, result))
+        for number, result in enumerate(results, len(closes.connections) - len(results)):
+            run.result_lines.append(result_of_connection(run.name, number, result))
             if result.verdict.verdict == "fail":
-                is_slow = result.verdict.close in ("half-open", "leaked", "late")
-                messages.append(result.message + (_PAUSED if is_last and is_slow and has_paused_loop() else ""))
+                messages.append(failure_message(result, is_last=is_last))
             elif result.verdict.verdict == "not-observed":
                 messages += self._not_observed(run, result.message)
         return messages
@@ -267,16 +288,19 @@ class SuiteHooks:
         """Judge a test whose fixtures are over, and stop its peers; returns failure messages."""
         messages: list[str] = []
         if not run.has_failed:
-            messages = self._judge(run, is_last=True)
-            if self._settings.expectation(item) is not None and not run.watch.is_judging:
+            if run.closes is not None:
+                messages = self._told(run, run.closes, run.closes.judge(is_last=True), is_last=True)
+            if self._settings.expectation(item) is not None and (run.closes is None or not run.closes.is_judging):
                 messages.append("nothing was judged: @pytest.mark.closes is for tests that start a peer by close_peer")
-        failure = self._stop(run)
-        if failure is not None and not run.has_failed:
-            raise failure
+        if run.closes is not None:
+            failure = run.closes.stop()
+            if failure is not None and not run.has_failed:
+                raise failure
         run.opened += self._leak_check.end_phase(RunPhase(run.name, "failed test" if run.has_failed else "test"))
         if not run.has_failed and not messages and (terms := self._settings.leak_terms(item)) is not None:
             messages = self._leaks(run, terms)
-        item.user_properties += [("roket.close", result.verdict.close) for result in run.connections]
+        if run.closes is not None:
+            item.user_properties += [("roket.close", result.verdict.close) for result in run.closes.connections]
         return messages
 
     def _leaks(self, run: _TestRun, terms: LeakTerms) -> list[str]:
@@ -286,10 +310,14 @@ class SuiteHooks:
         except (OSError, NotObservedError) as error:
             return self._not_observed(run, str(error))
         observers = self._leak_check.observers()
-        run.result_lines.append(result_of_leaks(run.name, left.values(), observers))
+        if self._settings.report_path is not None:
+            from ..testing._reports.from_pytest import result_of_leaks
+
+            run.result_lines.append(result_of_leaks(run.name, left.values(), observers))
         if not left:
             return []
-        gc.collect()  # what only the collector closes is told apart in the message
+        # What only the collector closes is told apart in the message. The test has asked to be judged, and fails.
+        gc.collect()
         return [leak_message(left, terms.grace, observers)]
 
     def _not_observed(self, run: _TestRun, what: str) -> list[str]:
@@ -302,16 +330,16 @@ class SuiteHooks:
         self._leak_report.unseen.add(f"{run.name}: {what}")
         return []
 
-    def _not_available(self, reason: str) -> NoReturn:
+    def _refusal(self, reason: str) -> BaseException:
+        """How a test ends that needs what is not to be had here."""
         if self._settings.is_strict:
-            pytest.fail(f"not observed: {reason}", pytrace=False)
-        pytest.skip(reason)
+            return pytest.fail.Exception(f"not observed: {reason}", pytrace=False)
+        return pytest.skip.Exception(reason)
 
-    def _fail(self, run: _TestRun, messages: list[str]) -> None:
-        __tracebackhide__ = True
+    def _fail(self, outcome: Result[Any], run: _TestRun, messages: list[str]) -> None:
         if messages:
             run.has_failed = run.is_reported = True
-            pytest.fail("\n\n".join(messages), pytrace=False)
+            outcome.force_exception(pytest.fail.Exception("\n\n".join(messages), pytrace=False))
 
     def _observers(self) -> str:
         self._has_named_observers = True
@@ -326,3 +354,9 @@ class SuiteHooks:
                 file.writelines(f"{line}\n" for line in result_lines)
         except OSError as error:
             self._report_failure = error.strerror or str(error)
+
+
+def _why_not_available(error: BaseException | None) -> str:
+    """Why a peer could not do what it was asked for; empty: that was not the error."""
+    wire = sys.modules.get("roket_trio.testing._peers.wire")  # without it, no peer has raised anything
+    return str(error) if wire is not None and isinstance(error, wire.NotAvailableError) else ""

@@ -69,6 +69,25 @@ class Settings:
         except (TypeError, ValueError) as error:
             raise pytest.UsageError(f"{item.nodeid}: @pytest.mark.no_socket_leaks: {error}") from error
 
+    def speed_limit(self, item: pytest.Item) -> float | None:
+        """What the marker ``throughput`` of a test says; ``None``: nothing is asked.
+
+        :raises UsageError: it makes no sense
+        """
+        marker = item.get_closest_marker("throughput")
+        if marker is None:
+            return None
+        try:
+            return _limit(*marker.args, **marker.kwargs)
+        except (TypeError, ValueError) as error:
+            raise pytest.UsageError(f"{item.nodeid}: @pytest.mark.throughput: {error}") from error
+
+
+def _limit(at_most: float) -> float:
+    if isinstance(at_most, bool) or not isinstance(at_most, int | float) or not 0 < at_most < 1e6:
+        raise ValueError(f"at_most={at_most!r} is not a number of times")
+    return float(at_most)
+
 
 def _terms(*, grace: float, ignore: Iterable[str] = ()) -> LeakTerms:
     if isinstance(ignore, str):

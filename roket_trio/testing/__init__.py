@@ -9,7 +9,10 @@ AnyIO nor a test framework.
 ``_peers``          ``ListeningPeer``, ``ConnectingPeer``, ``Wire``: a script in a thread for each connection
 ``_chaos``          ``ChaosRelay``: between two endpoints, spoils what passes, by toxics (``Latency``...)
 ``_conformance``    ``check_byte_stream``: the rules for any AnyIO or Trio byte stream; loaded on first use
+``_bench``          how far any program is from what the machine can do: ``roket bench``, the fixture ``throughput``
 ``_close_suite``    ``CASES``, ``run_case``: scenarios with addresses, levels and reasons, run against any program
+``_http_suite``     the same for HTTP servers
+``_relay_suite``    the same for relays, between a client and a target
 ``_results``        how a close is judged, for all of these; ``CaseResult``: a result as a line of JSON
 ``_reports``        results as a table, a page, JUnit
 ``_census``         ``take_census``, ``assert_no_lingering_sockets``: which sockets a process has, and what is wrong
@@ -24,42 +27,38 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from .._kernel.tcp import TCPState
-from . import scripts
-from ._census.census import (
-    Census,
-    CensusChange,
-    LingeringSocketsError,
-    assert_no_lingering_sockets,
-    close_wait_sockets,
-    take_census,
-)
-from ._census.observers import NotObservedError
-from ._census.records import Holder, Linger, SocketRecord
-from ._chaos.relay import ChaosRelay, RelayedConnection
-from ._chaos.toxics import (
-    Bandwidth,
-    Latency,
-    LateReply,
-    LimitData,
-    OneWayFin,
-    ResetPeer,
-    Slicer,
-    SlowClose,
-    SwallowFin,
-    Timeout,
-    Toxic,
-    UnreadThenClose,
-    ZeroWindow,
-)
-from ._peers.payload import PayloadCheck, payload
-from ._peers.peers import ConnectingPeer, ListeningPeer, Script
-from ._peers.timeline import Event, Timeline
-from ._peers.wire import NotAvailableError, ScriptOverError, Wire
-
 if TYPE_CHECKING:
+    from .._kernel.tcp import TCPState as TCPState
+    from . import scripts as scripts
+    from ._bench.throughput import ThroughputError as ThroughputError
+    from ._census.census import Census as Census
+    from ._census.census import CensusChange as CensusChange
+    from ._census.census import LingeringSocketsError as LingeringSocketsError
+    from ._census.census import assert_no_lingering_sockets as assert_no_lingering_sockets
+    from ._census.census import close_wait_sockets as close_wait_sockets
+    from ._census.census import take_census as take_census
+    from ._census.observers import NotObservedError as NotObservedError
+    from ._census.records import Holder as Holder
+    from ._census.records import Linger as Linger
+    from ._census.records import SocketRecord as SocketRecord
+    from ._chaos.relay import ChaosRelay as ChaosRelay
+    from ._chaos.relay import RelayedConnection as RelayedConnection
+    from ._chaos.toxics import Bandwidth as Bandwidth
+    from ._chaos.toxics import Latency as Latency
+    from ._chaos.toxics import LateReply as LateReply
+    from ._chaos.toxics import LimitData as LimitData
+    from ._chaos.toxics import OneWayFin as OneWayFin
+    from ._chaos.toxics import ResetPeer as ResetPeer
+    from ._chaos.toxics import Slicer as Slicer
+    from ._chaos.toxics import SlowClose as SlowClose
+    from ._chaos.toxics import SwallowFin as SwallowFin
+    from ._chaos.toxics import Timeout as Timeout
+    from ._chaos.toxics import Toxic as Toxic
+    from ._chaos.toxics import UnreadThenClose as UnreadThenClose
+    from ._chaos.toxics import ZeroWindow as ZeroWindow
     from ._close_suite.case import Case as Case
     from ._close_suite.cases import CASES as CASES
+    from ._close_suite.http_options import HttpOptions as HttpOptions
     from ._close_suite.programs import Target as Target
     from ._close_suite.runner import run_case as run_case
     from ._close_suite.runner import run_cases as run_cases
@@ -69,28 +68,81 @@ if TYPE_CHECKING:
     from ._conformance.stream_check import BrokenRuleError as BrokenRuleError
     from ._conformance.stream_check import StreamCheck as StreamCheck
     from ._expectations.explanation import UncleanCloseError as UncleanCloseError
+    from ._peers.payload import PayloadCheck as PayloadCheck
+    from ._peers.payload import payload as payload
+    from ._peers.peers import ConnectingPeer as ConnectingPeer
+    from ._peers.peers import ListeningPeer as ListeningPeer
+    from ._peers.peers import Script as Script
+    from ._peers.timeline import Event as Event
+    from ._peers.timeline import Timeline as Timeline
+    from ._peers.wire import NotAvailableError as NotAvailableError
+    from ._peers.wire import ScriptOverError as ScriptOverError
+    from ._peers.wire import Wire as Wire
     from ._reports.html import render_html as render_html
     from ._reports.junit import render_junit as render_junit
     from ._results.case_result import CaseResult as CaseResult
     from ._results.case_result import parse_results as parse_results
+    from ._results.speed_result import SpeedResult as SpeedResult
+    from ._results.speed_result import parse_speed_results as parse_speed_results
 
-# These need AnyIO and Trio, or subprocess and ssl, so they are loaded on first use (PEP 562).
+# Each is loaded on first use (PEP 562): the census of a test suite needs no peers, and a program that asks for a census
+# needs neither AnyIO nor Trio nor subprocess.
 _MODULE_OF = {
-    "BrokenRuleError": "_conformance.stream_check",
-    "CASES": "_close_suite.cases",
-    "Case": "_close_suite.case",
-    "CaseResult": "_results.case_result",
-    "Target": "_close_suite.programs",
-    "parse_results": "_results.case_result",
-    "render_html": "_reports.html",
-    "render_junit": "_reports.junit",
-    "run_case": "_close_suite.runner",
-    "run_cases": "_close_suite.runner",
-    "UncleanCloseError": "_expectations.explanation",
-    "StreamCheck": "_conformance.stream_check",
-    "broken_rules": "_conformance.byte_streams",
-    "check_byte_stream": "_conformance.byte_streams",
-    "stream_checks": "_conformance.byte_streams",
+    "assert_no_lingering_sockets": "._census.census",
+    "Bandwidth": "._chaos.toxics",
+    "broken_rules": "._conformance.byte_streams",
+    "BrokenRuleError": "._conformance.stream_check",
+    "Case": "._close_suite.case",
+    "CaseResult": "._results.case_result",
+    "CASES": "._close_suite.cases",
+    "Census": "._census.census",
+    "CensusChange": "._census.census",
+    "ChaosRelay": "._chaos.relay",
+    "check_byte_stream": "._conformance.byte_streams",
+    "close_wait_sockets": "._census.census",
+    "ConnectingPeer": "._peers.peers",
+    "Event": "._peers.timeline",
+    "Holder": "._census.records",
+    "HttpOptions": "._close_suite.http_options",
+    "Latency": "._chaos.toxics",
+    "LateReply": "._chaos.toxics",
+    "LimitData": "._chaos.toxics",
+    "Linger": "._census.records",
+    "LingeringSocketsError": "._census.census",
+    "ListeningPeer": "._peers.peers",
+    "NotAvailableError": "._peers.wire",
+    "NotObservedError": "._census.observers",
+    "OneWayFin": "._chaos.toxics",
+    "parse_results": "._results.case_result",
+    "parse_speed_results": "._results.speed_result",
+    "payload": "._peers.payload",
+    "PayloadCheck": "._peers.payload",
+    "RelayedConnection": "._chaos.relay",
+    "render_html": "._reports.html",
+    "render_junit": "._reports.junit",
+    "ResetPeer": "._chaos.toxics",
+    "run_case": "._close_suite.runner",
+    "run_cases": "._close_suite.runner",
+    "Script": "._peers.peers",
+    "ScriptOverError": "._peers.wire",
+    "Slicer": "._chaos.toxics",
+    "SlowClose": "._chaos.toxics",
+    "SocketRecord": "._census.records",
+    "SpeedResult": "._results.speed_result",
+    "stream_checks": "._conformance.byte_streams",
+    "StreamCheck": "._conformance.stream_check",
+    "SwallowFin": "._chaos.toxics",
+    "take_census": "._census.census",
+    "Target": "._close_suite.programs",
+    "TCPState": ".._kernel.tcp",
+    "ThroughputError": "._bench.throughput",
+    "Timeline": "._peers.timeline",
+    "Timeout": "._chaos.toxics",
+    "Toxic": "._chaos.toxics",
+    "UncleanCloseError": "._expectations.explanation",
+    "UnreadThenClose": "._chaos.toxics",
+    "Wire": "._peers.wire",
+    "ZeroWindow": "._chaos.toxics",
 }
 
 __all__ = [
@@ -105,6 +157,7 @@ __all__ = [
     "ConnectingPeer",
     "Event",
     "Holder",
+    "HttpOptions",
     "LateReply",
     "Latency",
     "LimitData",
@@ -122,10 +175,12 @@ __all__ = [
     "Slicer",
     "SlowClose",
     "SocketRecord",
+    "SpeedResult",
     "StreamCheck",
     "SwallowFin",
     "TCPState",
     "Target",
+    "ThroughputError",
     "Timeline",
     "Timeout",
     "Toxic",
@@ -138,6 +193,7 @@ __all__ = [
     "check_byte_stream",
     "close_wait_sockets",
     "parse_results",
+    "parse_speed_results",
     "payload",
     "render_html",
     "render_junit",
@@ -150,8 +206,10 @@ __all__ = [
 
 
 def __getattr__(name: str) -> object:
+    if name == "scripts":
+        return import_module(".scripts", __name__)
     if name not in _MODULE_OF:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value: object = getattr(import_module(f".{_MODULE_OF[name]}", __name__), name)
+    value: object = getattr(import_module(_MODULE_OF[name], __name__), name)
     globals()[name] = value
     return value

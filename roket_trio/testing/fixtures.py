@@ -11,6 +11,7 @@ from time import monotonic
 from typing import Any, Final, final
 
 from . import scripts
+from ._bench.throughput import Throughput as Throughput
 from ._census.census import Census, CensusChange, assert_no_lingering_sockets, take_census
 from ._census.records import SocketRecord
 from ._chaos.relay import ChaosRelay

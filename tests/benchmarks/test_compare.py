@@ -17,7 +17,7 @@ from benchmarks import compare
 from benchmarks.cases import OLDER
 from benchmarks.compare import Comparison, Times, judge
 from benchmarks.probe import ours
-from benchmarks.results.bootstrap import interval, median_ratio
+from roket_trio.testing._bench.bootstrap import interval, median_ratio
 
 ROOT = Path(__file__).resolve().parents[2]
 LIMIT = 120.0  # seconds, for whatever is waited for

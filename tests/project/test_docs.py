@@ -80,7 +80,7 @@ def test_every_block_is_of_a_kind_that_is_checked(block: Block) -> None:
     elif block.source is not None and not block.caption:
         assert block.source.parent == ROOT / "examples", "tests/examples/test_examples.py runs what is shown"
     elif block.caption and block.kind != "console":
-        assert block.kind in ("python", "ini", "toml", "text")
+        assert block.kind in ("python", "ini", "sh", "text", "toml", "yaml")
     else:
         assert block.kind in ("python", "console", "diff", "json")
 

@@ -8,6 +8,7 @@ import sys
 import pytest
 from support.inner_pytest import Inner, in_one_line
 
+from roket_trio._unclosed import is_own
 from roket_trio.testing._leaks import tracker
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the census needs Linux")
@@ -323,3 +324,92 @@ def test_the_census_costs_little(inner: Inner) -> None:
     (milliseconds,) = re.findall(r"300 tests watched in (\d+) ms", result.stdout.str())
     (seconds,) = re.findall(r"300 passed.* in ([\d.]+)s", result.stdout.str())
     assert int(milliseconds) / 1000 < 0.5 * float(seconds)  # a tenth on an idle machine, of tests that do nothing
+
+
+FRAMES = """
+def pytest_exception_interact(call):
+    entry = call.excinfo.value.__traceback__
+    while entry is not None:
+        print("FRAME", entry.tb_frame.f_code.co_filename)
+        entry = entry.tb_next
+"""
+
+
+def test_it_is_in_no_traceback(inner: Inner, pytester: pytest.Pytester) -> None:
+    (pytester.mkpydir("frames") / "plugin.py").write_text(FRAMES)
+    result = inner(
+        """
+        @pytest.fixture(scope="session")
+        def broken(): raise RuntimeError("in its setup")
+
+        @pytest.fixture
+        def breaks():
+            yield
+            raise RuntimeError("in its teardown")
+
+        def test_setup(broken): pass
+        def test_call(): raise RuntimeError
+        def test_teardown(breaks): pass
+        """,
+        "--roket-census",
+        *("-s", "--full-trace", "-p", "frames.plugin"),
+        in_process=False,
+    )
+    result.assert_outcomes(passed=1, failed=1, errors=2)
+    frames = re.findall(r"FRAME (.*)", result.stdout.str())
+    assert len(frames) > 10
+    assert not [frame for frame in frames if is_own(frame)]
+    assert "roket_trio/_pytest" not in result.stdout.str()
+
+
+@pytest.mark.parametrize("census", [(), ("--roket-census",)], ids=["without", "with"])
+def test_a_warning_of_the_collectors_comes_where_it_would_have_come(inner: Inner, census: tuple[str, ...]) -> None:
+    """What only the collector closes is left to it: no test is told of another one's garbage."""
+    result = inner(
+        """
+        def test_leaves_garbage():
+            gc.disable()
+            cycle = {"sock": socket.create_server(("127.0.0.1", 0))}
+            cycle["self"] = cycle
+
+        def test_next(): pass
+
+        def test_collects():
+            with pytest.warns(ResourceWarning):
+                gc.collect()
+            gc.enable()
+
+        def test_leaves_garbage_at_the_end():
+            gc.disable()
+            cycle = {"sock": socket.create_server(("127.0.0.1", 0))}
+            cycle["self"] = cycle
+        """,
+        *census,
+        *("-W", "error::ResourceWarning", "-W", "ignore::pytest.PytestUnraisableExceptionWarning"),
+        in_process=False,
+    )
+    result.assert_outcomes(passed=4)
+    if census:
+        result.stdout.fnmatch_lines(
+            [
+                "test_it.py::test_leaves_garbage left a socket to the garbage collector",
+                "test_it.py::test_leaves_garbage_at_the_end left a socket open",
+            ]
+        )
+
+
+def test_a_worker_without_tests_says_nothing(inner: Inner) -> None:
+    result = inner(
+        """
+        kept = socket.create_server(("127.0.0.1", 0))  # each worker opens it, also the one that has nothing to run
+
+        def test_it(): pass
+        """,
+        "--roket-census",
+        *("-n", "2"),
+        ini="roket_grace = 0.1",
+        in_process=False,
+    )
+    result.assert_outcomes(passed=1)
+    result.stdout.fnmatch_lines(["the collection left a socket open", "no test left a socket behind (1 test watched *"])
+    assert "not observed" not in result.stdout.str()

@@ -45,6 +45,13 @@ def test_in_use_it_loads_no_event_loop(pytester: pytest.Pytester) -> None:
     assert packages == {"pytest_plugin", "_pytest", "testing", "_kernel", "_public", "_unclosed"}
 
 
+def test_a_census_loads_no_peers(pytester: pytest.Pytester) -> None:
+    """Importing them takes longer than watching hundreds of tests."""
+    modules = modules_of_a_run(pytester, "def test_it(): pass", "--roket-census")
+    parts = {name.split(".")[2] for name in modules if name.startswith("roket_trio.testing.")}
+    assert parts == {"_census", "_leaks", "_results"}
+
+
 def test_the_entry_point_is_declared_and_the_installed_one_is_the_same() -> None:
     import tomllib
 

@@ -106,26 +106,11 @@ def _passed(suite: Suite, tree: Path, names: str, *options: str) -> set[str]:
     report.unlink(missing_ok=True)
     log = report.with_suffix(".log")
     command = [
-        *(sys.executable, "-m", "pytest", "-q", "-o", "addopts=", "-p", "put_names"),
-        *(f"--rootdir={tree}", f"--junitxml={report}", "-o", "junit_family=xunit1"),
-        *([f"--timeout={_LIMIT_OF_A_TEST}"] if find_spec("pytest_timeout") else []),
-        *(
-            f"-pno:{plugin}"
-            for plugin in ("roket", "xdist", "asyncio", "trio")
-            if f"pytest-{plugin}" not in suite.needs
-        ),
-        *suite.options,
+        *(*command_of(suite, tree), "-p", "put_names", f"--junitxml={report}", "-o", "junit_family=xunit1"),
         *options,
-        *suite.tests,
     ]
-    variables = {
-        **os.environ,
-        "PYTHONPATH": os.fspath(Path(__file__).parent),
-        "ROKET_NAMES": names,
-        "PYTHONDONTWRITEBYTECODE": "1",
-    }
     for _ in range(_TRIES):
-        has_ended = _run(command, tree, variables, log)
+        has_ended = run(command, tree, log, PYTHONPATH=os.fspath(Path(__file__).parent), ROKET_NAMES=names)
         if report.exists():  # pytest writes it at the end of the tests; what hangs after that was judged
             return _passed_in(report)
         if has_ended:
@@ -134,13 +119,27 @@ def _passed(suite: Suite, tree: Path, names: str, *options: str) -> set[str]:
     raise RuntimeError(f"the tests of {suite.name} did not run:\n{log.read_text(errors='replace')[-3000:]}")
 
 
-def _run(command: list[str], directory: Path, variables: dict[str, str], log: Path) -> bool:
+def command_of(suite: Suite, tree: Path) -> list[str]:
+    """The command that runs the suite's tests, to which options for pytest may be added."""
+    return [
+        *(sys.executable, "-m", "pytest", *suite.tests, "-q", "-o", "addopts=", f"--rootdir={tree}"),
+        *([f"--timeout={_LIMIT_OF_A_TEST}"] if find_spec("pytest_timeout") else []),
+        *(
+            f"-pno:{plugin}"
+            for plugin in ("roket", "xdist", "asyncio", "trio")
+            if f"pytest-{plugin}" not in suite.needs
+        ),
+        *suite.options,
+    ]
+
+
+def run(command: list[str], directory: Path, log: Path, **variables: str) -> bool:
     """Run the command and all that it starts, as long as it writes to the log. Say whether it came to its end."""
     with log.open("wb") as output:
         process = subprocess.Popen(
             command,
             cwd=directory,
-            env=variables,
+            env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1", **variables},
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,

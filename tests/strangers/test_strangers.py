@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from roket_trio._kernel.procfs import is_alive
 from strangers import comparing
 from strangers.comparing import Comparison, compare
 from strangers.suites import SUITES, Suite
+from strangers.watched import Run, changed, run_suite
 
 TESTS = """
 import os
@@ -105,3 +107,49 @@ def test_a_suite_that_hangs_is_run_again_and_its_processes_are_ended(
     assert "library hung" in capsys.readouterr().out
     pids = (tests.parent / "pids").read_text().split()
     wait_until(lambda: not any(is_alive(int(pid)) for pid in pids), "its processes have ended")
+
+
+def shown(*warnings: str, outcome: str = "passed") -> Run:
+    return Run(Counter([f"test_it (call): {outcome}"]), Counter(warnings), 1.0)
+
+
+def test_what_a_census_changes_each_time_is_told() -> None:
+    bare = [shown("old", "moved: here")] * 3
+    assert changed(bare, bare) == []
+    watched = [shown("old", "old", "moved: there", outcome="failed")] * 3
+    assert changed(bare, watched) == [
+        "with the census alone: moved: there",
+        "with the census alone: old",
+        "with the census alone: test_it (call): failed",
+        "without it alone: moved: here",
+        "without it alone: test_it (call): passed",
+    ]
+
+
+def test_what_comes_and_goes_by_itself_is_no_change() -> None:
+    bare = [shown("steady"), shown("steady", "at times"), shown("steady")]
+    assert changed(bare, [shown("steady", "at times")] * 3) == []
+    assert changed([shown("steady", "at times")] * 3, bare) == []
+
+
+LEAKS = """
+import socket, warnings
+
+kept = []
+
+def test_that_leaks():
+    warnings.warn("descriptor 17")
+    kept.append(socket.socket())
+"""
+
+
+def test_a_suite_is_run_with_a_census_and_without(tmp_path: Path) -> None:
+    (tmp_path / "tests").mkdir()
+    (tmp_path / "tests/test_it.py").write_text(LEAKS)
+    bare, watched = (run_suite(SUITE, tmp_path, has_census=it) for it in (False, True))
+    assert bare.shown == watched.shown
+    assert sum(bare.outcomes.values()) == 3
+    assert any("descriptor N" in warning for warning in bare.warnings)
+    assert bare.seconds > 0
+    assert "left a socket open" in (tmp_path / "census.log").read_text()
+    assert "roket" not in (tmp_path / "bare.log").read_text()

@@ -31,7 +31,9 @@ MEASURED = (
     "tests/serving/test_supervise_watcher.py::test_many_at_once_are_cut_without_holding_up_the_loop",
     "tests/soak/test_accidents.py::test_accidents_for_two_minutes",
     "tests/testing/test_cases.py::test_each_mutant_is_caught_by_its_own_case_alone",
+    "tests/testing/test_http_servers.py::test_each_fault_is_caught_by_its_own_case_alone",
     "tests/testing/test_programs.py::test_roket_trio_keeps_every_rule",
+    "tests/testing/test_relay_cases.py::test_each_fault_is_caught_by_its_own_case_alone",
     "tests/testing/test_reports.py::test_the_time_for_a_table_grows_with_it_and_no_faster",
 )
 """Files, and tests of other files. With several workers, one worker runs all of these."""

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import functools
 import gc
 import multiprocessing
 import os
 import selectors
 import socket
+import struct
 import subprocess
 import sys
 import threading
+import weakref
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +25,8 @@ import pytest
 import trio
 from support.loops import run_on
 
+from roket_trio._kernel.procfs import socket_inodes
+from roket_trio._unclosed import is_own
 from roket_trio.testing import ListeningPeer, scripts
 from roket_trio.testing._census.records import Holder, SocketRecord
 from roket_trio.testing._leaks import origins
@@ -154,13 +159,79 @@ def test_what_was_detached_is_somebody_elses(in_cycle: bool) -> None:
     assert not origin.was_abandoned
 
 
-def test_descriptors_without_an_object_have_no_origin() -> None:
+def test_a_detached_object_that_the_collector_takes_is_no_abandoned_socket() -> None:
+    """Its descriptor lives on with whoever has the number, and is closed by hand."""
+    watch_origins()
+    with no_collector():
+        cycle = Cycle(opens())
+        origin = origin_of(cycle.sock.fileno())
+        assert origin is not None
+        fd = cycle.sock.detach()
+        del cycle
+        gc.collect()
+        assert origin not in origins._living
+        os.close(fd)
+    assert not origin.was_abandoned
+
+
+def detaches(way: str) -> Iterator[int]:
+    """Descriptors without an object."""
+    if way == "listener":
+        yield opens().detach()
+    elif way == "accepted":
+        with opens() as listener, socket.create_connection(listener.getsockname()):
+            yield listener.accept()[0].detach()
+    elif way == "pair":
+        for one in socket.socketpair():
+            yield one.detach()
+    elif way == "duplicate":
+        with opens() as sock:
+            fd = os.dup(sock.fileno())
+        yield fd
+    else:
+        fd = opens().detach()
+        socket.socket(fileno=fd).detach()  # by somebody who only has a look at it, as a census does
+        yield fd
+
+
+@pytest.mark.parametrize("way", ["listener", "accepted", "pair", "duplicate", "visited"])
+def test_the_place_of_a_socket_outlives_its_object(way: str) -> None:
+    watch_origins()
+    for fd in detaches(way):
+        gc.collect()
+        with os.fdopen(fd, "wb", buffering=0):
+            first, *_ = str(origin_of(fd)).split(" < ")
+            assert first.endswith(" in opens" if way in ("listener", "visited", "duplicate") else " in detaches")
+
+
+def test_a_descriptor_that_is_used_again_has_the_place_of_its_new_socket() -> None:
     watch_origins()
     fd = opens().detach()
+    os.close(fd)
+    with socket.socket() as again:
+        assert again.fileno() == fd
+        assert "opens" not in str(origin_of(fd))
+
+
+def test_what_was_made_without_an_object_has_no_origin() -> None:
+    """As libuv makes its sockets."""
+    watch_origins()
+    fd = ctypes.CDLL(None).socket(socket.AF_INET, socket.SOCK_STREAM, 0)
     try:
         assert origin_of(fd) is None
     finally:
         os.close(fd)
+
+
+def test_places_of_closed_sockets_are_not_kept() -> None:
+    tracker = LeakTracker()
+    with opens() as stays:
+        for _ in range(10):
+            opens().close()
+        tracker.end_phase(RunPhase("one"))
+        closed = origins.known_inodes() - set(socket_inodes(os.getpid()).values())
+        assert len(closed) < 5  # the look's own, until the next one
+        assert os.fstat(stays.fileno()).st_ino in origins.known_inodes()
 
 
 # --- referrers -------------------------------------------------------------------------------------------------------
@@ -361,6 +432,93 @@ def test_what_was_accepted_is_the_listeners_while_its_client_lives() -> None:
             (finding,) = tracker.end(0.0, ANY_PHASE)
             assert (finding.owner, finding.kind, finding.is_failure) == ("server", "elsewhere", False)
             child.stdin.close()
+
+
+def test_of_what_has_no_place_the_listener_has_one() -> None:
+    """Both ends of a connection that libuv would have made."""
+    libc = ctypes.CDLL(None)
+    tracker = LeakTracker()
+    with opens() as listener:
+        host, port = listener.getsockname()
+        client = libc.socket(socket.AF_INET, socket.SOCK_STREAM, 0)
+        address = struct.pack("=H", socket.AF_INET) + struct.pack("!H", port) + socket.inet_aton(host) + bytes(8)
+        assert libc.connect(client, address, len(address)) == 0
+        accepted = libc.accept(listener.fileno(), None, None)
+        other = libc.socket(socket.AF_INET, socket.SOCK_DGRAM, 0)
+        try:
+            tracker.end_phase(RunPhase("one"))
+            told = {finding.socket.split()[1]: finding.opened_at for finding in tracker.end(0.0, ANY_PHASE)}
+        finally:
+            for fd in (client, accepted, other):
+                os.close(fd)
+    for fd in (client, accepted):
+        assert "its listener was opened at" in told[str(fd)]
+        assert "in test_of_what_has_no_place_the_listener_has_one" in told[str(fd)]
+    assert "made without a socket object" in told[str(other)]
+
+
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
+def test_the_collector_does_not_start_in_a_look() -> None:
+    """What it finds warns, and the warning names the line that runs: it must be one of the program's."""
+    tracker = LeakTracker()
+    blamed: list[str] = []
+
+    def on_collection(phase: str, _: object) -> None:
+        frame = sys._getframe(1)
+        # From 3.12 on, what the program's allocation has called for begins at the next function's first line.
+        is_programs = sys.version_info >= (3, 12) and frame.f_lineno == frame.f_code.co_firstlineno
+        if phase == "start" and is_own(frame.f_code.co_filename) and not is_programs:
+            blamed.append(f"{frame.f_code.co_filename}:{frame.f_lineno}")
+
+    threshold = gc.get_threshold()
+    gc.callbacks.append(on_collection)
+    gc.set_threshold(5)
+    try:
+        with opens() as listener, ExitStack() as stack:
+            for number in range(50):
+                stack.enter_context(socket.create_connection(listener.getsockname()))
+                stack.enter_context(listener.accept()[0])
+                tracker.end_phase(RunPhase(str(number)))
+            tracker.end(0.0, ANY_PHASE)
+    finally:
+        gc.set_threshold(*threshold)
+        gc.callbacks.remove(on_collection)
+    assert gc.isenabled()
+    assert blamed == []
+
+
+def test_the_collector_stays_off_where_the_program_has_turned_it_off() -> None:
+    tracker = LeakTracker()
+    with no_collector(), opens():
+        tracker.end_phase(RunPhase("one"))
+        assert not gc.isenabled()
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning", "ignore::ResourceWarning")
+def test_the_end_leaves_garbage_to_the_program() -> None:
+    """A warning that the collector brings belongs where it would have come without a census."""
+    tracker = LeakTracker()
+    with no_collector():
+        cycle = Cycle(opens())
+        gone = weakref.ref(cycle)
+        del cycle
+        assert findings(tracker) == [("", "OPEN")]
+        assert gone() is not None
+        gc.collect()
+
+
+def test_the_end_does_not_wait_where_nobody_could_close(tmp_path: Path) -> None:
+    program = tmp_path / "program.py"
+    program.write_text(
+        "import socket, time\n"
+        "from roket_trio.testing._leaks.tracker import ANY_PHASE, LeakTracker, RunPhase\n"
+        "tracker = LeakTracker()\n"
+        "sock = socket.socket()\n"
+        "tracker.end_phase(RunPhase('one'))\n"
+        "print(len(tracker.end(1000.0, ANY_PHASE)))\n"
+    )
+    done = subprocess.run([sys.executable, program], stdout=subprocess.PIPE, timeout=100, check=True)
+    assert done.stdout == b"1\n"
 
 
 def test_a_forked_child_has_nothing_to_say() -> None:

@@ -182,6 +182,54 @@ def test_a_slow_reader_takes_everything_in_the_end() -> None:
         assert peer.wires[0].check.good_bytes == 1000
 
 
+def test_both_sides_send_more_than_the_kernel_holds_and_neither_waits_for_the_other() -> None:
+    size = 20_000_000
+
+    def exchanges(wire: Wire) -> None:
+        assert wire.exchange(payload(size)) == size
+        wire.half_close()
+        wire.receive()
+
+    with (
+        ListeningPeer(exchanges, keep_bytes=0) as one,
+        ConnectingPeer(exchanges, one.address, keep_bytes=0) as other,
+    ):
+        for peer in (one, other):
+            assert peer.wait_finished(BOUND * 3)
+            assert peer.wires[0].check.good_bytes == size
+            assert "fin seen" in kinds(peer)
+
+
+def test_an_exchange_goes_on_after_the_programs_fin_and_stops_in_time() -> None:
+    def exchanges(wire: Wire) -> None:
+        assert wire.wait_gone(BOUND)
+        assert wire.exchange(payload(1000)) == 1000
+        assert wire.received == b"all of it"
+        assert wire.exchange(bytes(64 << 20), seconds=0.3) < 64 << 20
+
+    with ListeningPeer(exchanges) as peer, client_of(peer) as client:
+        client.sendall(b"all of it")
+        client.shutdown(socket.SHUT_WR)
+        assert peer.wait_finished(BOUND)
+
+
+def test_a_step_waits_for_whatever_it_is_told_and_sees_the_program_meanwhile() -> None:
+    told, has_waited = threading.Event(), threading.Event()
+
+    def waits(wire: Wire) -> None:
+        assert not wire.wait_until(told.is_set, 0.05)
+        has_waited.set()
+        assert wire.wait_until(told.is_set, BOUND)
+        assert wire.saw_fin
+
+    with ListeningPeer(waits) as peer, client_of(peer) as client:
+        client.shutdown(socket.SHUT_WR)
+        assert has_waited.wait(BOUND)
+        assert peer.wait_for("fin seen", seconds=BOUND)
+        told.set()
+        assert peer.wait_finished(BOUND)
+
+
 def test_unread_bytes_make_a_reset_of_a_close() -> None:
     with ListeningPeer(scripts.unread_then_close(5, data=b"bye")) as peer, client_of(peer) as client:
         client.sendall(b"12345")

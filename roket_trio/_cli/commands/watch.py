@@ -7,31 +7,27 @@ import shutil
 import sys
 import time
 from argparse import ArgumentParser, Namespace
-from collections import Counter
 from functools import partial
 from typing import Final, final
 
-from ..._kernel.tcp import TCPState
 from ...testing._census.census import Census, take_census
 from ...testing._census.observers import NotObservedError
 from ...testing._census.records import SocketRecord
 from ..console.exit_codes import ExitCode
-from ..console.output import is_colorful, print_failure, print_stderr, print_stdout, printable
-from ..console.units import duration
+from ..console.output import is_colorful, print_failure, print_stderr, print_stdout
 from ..console.values import seconds
+from ..socket_table import rank, table
 
 DESCRIPTION = """\
 Show the sockets of a process by state and age. Those that should be gone come first: sockets in CLOSE_WAIT, where the
-peer has finished and the process has not closed, and connections that are over while their descriptor is open. The
-command ends when the process ends, or with Ctrl-C."""
+peer has finished and the process has not closed, and connections that are over while their descriptor is open. Those
+that are alike, with one peer, share a line: the age of the oldest, the state, how many they are, what is wrong, and the
+addresses. The command ends when the process ends, or with Ctrl-C."""
 EXAMPLES = """\
 roket watch 4711
 roket watch --children --once 4711"""
 
 _CLEAR: Final = "\x1b[H\x1b[J"
-_MOST_ROWS: Final = 40
-_OTHER_LINES: Final = 4  # the first line, "and 7 more", the observers, and the line of the cursor
-_RED, _PLAIN = "\x1b[31;1m", "\x1b[0m"
 
 
 def configure(parser: ArgumentParser) -> None:
@@ -101,57 +97,19 @@ def _identity(record: SocketRecord) -> tuple[object, ...]:
     return (*record.key, record.state)
 
 
-def ordered(census: Census, ages: Ages) -> list[SocketRecord]:
-    """The sockets: those that should be gone first, listeners and other kinds last; in each group the oldest first."""
-
-    def rank(record: SocketRecord) -> tuple[int, float]:
-        if record.linger is not None:
-            place = 0 if record.state is TCPState.CLOSE_WAIT else 1
-        elif record.state is None:
-            place = 5
-        elif record.is_listening:
-            place = 4
-        else:
-            place = 3 if record.state is TCPState.ESTABLISHED else 2
-        return place, -ages.age(record, census.at)
-
-    return sorted(census.sockets, key=rank)
-
-
 def _show(census: Census, ages: Ages, options: Namespace) -> bool:
     """Print the sockets; returns whether anybody still reads."""
     if options.json:
         return print_stdout(_json(census, ages))
+    age = partial(ages.age, at=census.at)
+    if not sys.stdout.isatty():
+        return print_stdout(table(census, age))
     color = is_colorful(sys.stdout)
-    if options.once or not color:
-        return print_stdout(_table(census, ages, color))
     width, height = shutil.get_terminal_size()
-    # The first rows show what should be gone: they must not scroll away.
-    rows = max(1, min(_MOST_ROWS, height - _OTHER_LINES - len(census.unseen)))
-    return print_stdout(_CLEAR + _table(census, ages, color, rows, width))
-
-
-def _table(census: Census, ages: Ages, color: bool, rows: int = _MOST_ROWS, width: int | None = None) -> str:
-    records = ordered(census, ages)
-    states = Counter(record.state.name if record.state else record.kind for record in records)
-    lines = [
-        f"process {', '.join(map(str, census.pids))}: {len(records)} sockets"
-        + "".join(f", {count} {state}" for state, count in states.most_common())
-    ]
-    for record in records[:rows]:
-        whose = f"{record.pid}: " if len(census.pids) > 1 else ""
-        line = printable(f"{duration(ages.age(record, census.at)):>8}  {whose}{record}")
-        lines.append(f"{line}  <- {record.linger.value}" if record.linger else line)
-    if len(records) > rows:
-        lines.append(f"and {len(records) - rows} more")
-    lines.append(f"observed by {', '.join(sorted(census.observers))}")
-    lines += [f"not observed: {printable(what)}" for what in census.unseen]
-    lines = [line[:width] for line in lines]
-    if color:
-        for number, record in enumerate(records[:rows], 1):
-            if record.linger is not None:
-                lines[number] = f"{_RED}{lines[number]}{_PLAIN}"
-    return "\n".join(lines)
+    if options.once or not color:
+        return print_stdout(table(census, age, width=width, is_colorful=color))
+    # What should be gone comes first: it must not scroll away. The last line is the cursor's.
+    return print_stdout(_CLEAR + table(census, age, width=width, height=height - 1, is_colorful=color))
 
 
 def _json(census: Census, ages: Ages) -> str:
@@ -176,7 +134,7 @@ def _json(census: Census, ages: Ages) -> str:
                     "unacked": record.unacked_bytes,
                     "fault": record.linger.name if record.linger else None,
                 }
-                for record in ordered(census, ages)
+                for record in sorted(census.sockets, key=lambda one: (rank(one), -ages.age(one, census.at)))
             ],
         }
     )

@@ -39,7 +39,7 @@ async def show_progress(status: CommandStatus, kind: str) -> None:
     speedometer = Speedometer()
     speedometer.update(status.moved())
     await anyio.sleep(_DELAY)
-    display = await to_thread.run_sync(_display, kind, abandon_on_cancel=True)
+    display = await to_thread.run_sync(display_of, kind, abandon_on_cancel=True)
     # A thread may still be drawing, or be about to, when the display is removed.
     drawing = threading.Lock()
     is_removed = False
@@ -68,8 +68,8 @@ async def show_progress(status: CommandStatus, kind: str) -> None:
             await to_thread.run_sync(remove, abandon_on_cancel=True)
 
 
-def _display(kind: str) -> Display:
-    """Blocks: loading rich takes time."""
+def display_of(kind: str) -> Display:
+    """The display of that kind, as :func:`resolve` has it. Blocks: loading rich takes time."""
     if kind == "json":
         return JSONDisplay()
     if kind == "plain" or not sys.stderr.isatty():

@@ -9,6 +9,8 @@
 ``runner``            ``run_case``: one program, one case, one ``CaseResult``
 ``case_run``          the steps of that
 ``context``           what the scripts of a case may do besides using their connections
+``files``             what files the program finds: a certificate, a directory to serve
+``http_options``      what an HTTP program is asked for
 ``judging``           what was observed in a case, and the verdicts on it
 ====================  =================================================================================================
 """

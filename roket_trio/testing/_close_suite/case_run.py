@@ -8,19 +8,17 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
-from pathlib import Path
-from tempfile import TemporaryDirectory
-from typing import Final, final
+from typing import Final
 
 from .._census.records import SocketRecord
 from .._peers.payload import payload
 from .._peers.peers import ConnectingPeer, ListeningPeer, Peer
-from .._peers.tls_wire import certificate
 from .._peers.wire import Wire
 from .._results.case_result import CaseResult, ResultEvent
 from .case import Case, Round
 from .context import CaseContext, is_end_of
-from .judging import CaseObservation, ObservedConnection, judge
+from .files import ProgramFiles
+from .judging import CaseObservation, CaseVerdict, ObservedConnection, Remark, judge
 from .ports import free_port
 from .programs import RunningProgram, Target
 from .running_programs import RunningPrograms
@@ -31,6 +29,7 @@ _ACCEPT_SECONDS: Final = 1.0  # for the peer to take what waits in its listen qu
 _EXIT_SECONDS: Final = 3.0  # at least, for a program whose input has ended
 _OUTPUT_SECONDS: Final = 1.0  # for what a program that has ended had written to come through its pipes
 _TRY_SECONDS: Final = 0.2
+_TRY_MANY_SECONDS: Final = 5.0  # at least: on a busy machine ten connections can take half a second
 _WAKE_SECONDS: Final = 0.1
 _LOOK_AGAIN: Final = 0.02
 _ASK_AGAIN: Final = 5  # times
@@ -38,9 +37,11 @@ _MAX_BYTES: Final = 128 << 20
 _MAX_EVENTS: Final = 200
 
 
-@final
 class CaseRun:
-    """One run of one case."""
+    """One run of one case. A relay and an HTTP client have their own."""
+
+    _most_connections = 1
+    """Of a client."""
 
     def __init__(self, case: Case, target: Target, within: float, programs: RunningPrograms) -> None:
         self._case = case
@@ -51,20 +52,12 @@ class CaseRun:
         self._started = time.monotonic()
         self._program: RunningProgram | None = None
         self._address = ("", 0)
+        self._places: dict[str, object] = {}
+        """What is to be put in further places of the command, and what the environment tells of it."""
 
     def result(self, repro: str) -> CaseResult:
         with ExitStack() as stack:
-            wires, context = self._run_rounds(stack)
-            held = context.still_held(wires, self._within) if wires else []
-            connections = tuple(self._seen(wire, context, held) for wire in wires)
-            observation = self._observe(connections)
-            events = self._events(wires)
-            missing = self._missing_reason if len(wires) < observation.expected_connections else ""
-        may_decline = self._target.speaks == "contract"
-        found = judge(replace(self._case.expectation, within=self._within), observation, may_decline=may_decline)
-        if self._case.open_files and self._program is None and found.verdict == "pass":
-            reason = f"{found.reason}; but its limit of descriptors could not be set: it is running already"
-            found = replace(found, verdict="not-observed", reason=reason)
+            found, events, context = self._run(stack)
         return CaseResult(
             case=self._case.address,
             level=self._case.level,
@@ -78,8 +71,28 @@ class CaseRun:
             events=events,
             observer=", ".join(["peer", *sorted(context.observers)]),
             repro=repro,
-            reason=f"{found.reason}: {missing}" if missing and found.verdict == "fail" else found.reason,
+            reason=found.reason,
         )
+
+    def _run(self, stack: ExitStack) -> tuple[CaseVerdict, tuple[ResultEvent, ...], CaseContext]:
+        """Run the rounds, and judge the last one."""
+        wires, context = self._run_rounds(stack)
+        held = context.still_held(wires, self._within) if wires and not context.is_unsupported else []
+        connections = tuple(self._seen(wire, context, held) for wire in wires)
+        observation = self._observe(connections, context.remarks)
+        events = self._events(wires)
+        may_decline = self._target.speaks == "contract"
+        found = judge(replace(self._case.expectation, within=self._within), observation, may_decline=may_decline)
+        return self._qualified(found, observation), events, context
+
+    def _qualified(self, found: CaseVerdict, observation: CaseObservation) -> CaseVerdict:
+        """The verdict, with what is known of connections that are missing, and of a limit that was not set."""
+        if found.verdict == "fail" and len(observation.connections) < observation.expected_connections:
+            return replace(found, reason=f"{found.reason}: {self._missing_reason}")
+        if self._case.open_files and self._program is None and found.verdict == "pass":
+            reason = f"{found.reason}; but its limit of descriptors could not be set: it is running already"
+            return replace(found, verdict="not-observed", reason=reason)
+        return found
 
     def _run_rounds(self, stack: ExitStack) -> tuple[tuple[Wire, ...], CaseContext]:
         """Start the program, and run the rounds.
@@ -96,6 +109,8 @@ class CaseRun:
                 if peer is not None:
                     self._until_finished(peer)
                 wires = peer.wires if peer is not None else ()
+            if context.is_unsupported:
+                break
         return wires, context
 
     def _run_client(self, stack: ExitStack) -> tuple[tuple[Wire, ...], CaseContext]:
@@ -105,10 +120,11 @@ class CaseRun:
             lambda wire: round_.script(wire, context.result()),
             host=self._target.host,
             port=self._target.port,
-            connections=1,
+            connections=self._most_connections,
             seconds=self._target.start_seconds + self._script_seconds,
             max_bytes=_MAX_BYTES,
-            keep_bytes=0,
+            keep_bytes=self._case.keep_bytes,
+            receive_buffer=round_.receive_buffer,
         )
         with listening as peer:
             try:
@@ -134,10 +150,13 @@ class CaseRun:
                 self._address,
                 connections=round_.connections,
                 allow_remote=self._target.allow_remote,
-                connect_seconds=max(_TRY_SECONDS, round_.connections * 0.05),
+                connect_seconds=_TRY_SECONDS
+                if round_.connections == 1
+                else max(_TRY_MANY_SECONDS, round_.connections * 0.05),
                 seconds=self._script_seconds,
                 max_bytes=_MAX_BYTES,
-                keep_bytes=0,
+                keep_bytes=self._case.keep_bytes,
+                receive_buffer=round_.receive_buffer,
             )
             with suppress(OSError):
                 peers.append(peer.__enter__())
@@ -192,11 +211,9 @@ class CaseRun:
     def _start(self, stack: ExitStack, host: str, port: int) -> CaseContext:
         case, target = self._case, self._target
         if target.command is None:
-            return CaseContext(self._within, target.pid, None, b"")
-        pem: Path | None = None
-        if case.needs_tls:
-            pem = Path(stack.enter_context(TemporaryDirectory()), "localhost.pem")
-            pem.write_bytes(certificate())
+            return CaseContext(self._within, target.pid, None, b"", target=target)
+        files = ProgramFiles(stack, target, needs_tls=case.needs_tls or target.http.tls, wants_large=case.wants_large)
+        pem = files.pem
         environment = {
             "ROKET_CASE": case.address,
             "ROKET_ROLE": target.role,
@@ -204,9 +221,12 @@ class CaseRun:
             "ROKET_PORT": str(port),
             "ROKET_JOB": case.job,
             **case.environment,
-            **({"ROKET_TLS_CA" if target.role == "client" else "ROKET_TLS_CERT": str(pem)} if pem else {}),
+            **{f"ROKET_{name.upper()}": str(value) for name, value in self._places.items()},
+            **self._tls_environment(files),
         }
-        program = RunningProgram(target.argv(host, port), environment, open_files=case.open_files)
+        program = RunningProgram(
+            target.argv(host, port, **files.places, **self._places), environment, open_files=case.open_files
+        )
         self._program = stack.enter_context(program)
         stack.enter_context(self._programs.running(program))
         context = CaseContext(
@@ -214,6 +234,7 @@ class CaseRun:
             program.pid,
             program,
             payload(case.stdin),
+            target=target,
             serves_tls=target.role == "client",
             pem=pem,
         )
@@ -222,6 +243,13 @@ class CaseRun:
             if case.ends_stdin:
                 program.close_input()
         return context
+
+    def _tls_environment(self, files: ProgramFiles) -> dict[str, str]:
+        if files.pem is None:
+            return {}
+        if self._target.role == "client":
+            return {"ROKET_TLS_CA": str(files.places["cafile"])}
+        return {"ROKET_TLS_CERT": str(files.pem)}
 
     def _seen(self, wire: Wire, context: CaseContext, held: list[SocketRecord] | None) -> ObservedConnection:
         check = context.check_of(wire)
@@ -232,13 +260,14 @@ class CaseRun:
             check.good_bytes,
             None if held is None and record is None else record is not None,
             str(record or ""),
+            context.found_on(wire),
         )
 
-    def _observe(self, connections: tuple[ObservedConnection, ...]) -> CaseObservation:
+    def _observe(self, connections: tuple[ObservedConnection, ...], remarks: tuple[Remark, ...]) -> CaseObservation:
         program = self._program
         expected = self._case.rounds[-1].connections
         if program is None:
-            return CaseObservation(connections, expected, 0, 0, b"", False, None, None, None)
+            return CaseObservation(connections, expected, 0, 0, b"", False, None, None, None, remarks)
         was_alive = not self._has_exited and self._is_listening()
         program.close_input()
         seconds = max(_EXIT_SECONDS, self._within)
@@ -256,6 +285,7 @@ class CaseRun:
             status,
             status is not None,
             was_alive,
+            remarks,
         )
 
     def _is_listening(self) -> bool:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 import time
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Final, final
+from typing import Any, Final, NoReturn, final
 
 from ..._kernel.tcp import TCPState
 from .._census.census import take_census
@@ -16,11 +18,17 @@ from .._census.observers import NotObservedError
 from .._census.records import Address, Holder, Observer, SocketRecord
 from .._peers.payload import PayloadCheck
 from .._peers.tls_wire import TLSWire, client_context, server_context
-from .._peers.wire import Wire
-from .programs import RunningProgram
+from .._peers.wire import ScriptOverError, Wire
+from .._results.case_result import Data
+from .judging import Remark
+from .programs import RunningProgram, Target
 
 _LOOK_AGAIN: Final = 0.02
 _MOMENT: Final = 0.3
+
+
+class UnsupportedError(ScriptOverError):
+    """The program cannot be tried with this case."""
 
 
 @final
@@ -34,6 +42,7 @@ class CaseContext:
         program: RunningProgram | None,
         stdin: bytes,
         *,
+        target: Target | None = None,
         serves_tls: bool = False,
         pem: Path | None = None,
     ) -> None:
@@ -42,6 +51,7 @@ class CaseContext:
         :param pid: the process whose sockets are looked at; ``None``: none
         :param pem: certificate and key, for cases over TLS
         """
+        self._target = target
         self.within: Final = within
         """How long the program may take to close, in seconds."""
         self.patience: Final = within * 1.6
@@ -57,6 +67,37 @@ class CaseContext:
         self._pem = pem
         self._sessions: dict[Wire, TLSWire] = {}
         self._held_too_long: dict[Wire, SocketRecord] = {}
+        self.memory: Final[dict[str, object]] = {}
+        """What the script of one round keeps for that of a later one."""
+        self._judges: dict[Wire, Callable[[], tuple[Data, str]]] = {}
+        self._remarks: list[Remark] = []
+        self._told: dict[str, object] = {}
+        self._counts: Counter[str] = Counter()
+
+    @property
+    def target(self) -> Target:
+        """The program under test."""
+        assert self._target is not None
+        return self._target
+
+    @property
+    def speaks_tls(self) -> bool:
+        """Whether a client that was started here is to find a server that speaks TLS."""
+        return self._serves_tls and self._pem is not None
+
+    def count(self, what: str) -> int:
+        """Count something that the scripts of several connections see.
+
+        :returns: how often it was counted before
+        """
+        with self._lock:
+            before = self._counts[what]
+            self._counts[what] += 1
+        return before
+
+    def counted(self, what: str) -> int:
+        """How often it was counted so far."""
+        return self._counts[what]
 
     def feed(self) -> None:
         """Give the program its standard input, if it does not have it yet."""
@@ -65,18 +106,109 @@ class CaseContext:
         if self._program is not None and data:
             self._program.feed(data)
 
+    def say(self, line: str) -> None:
+        """Write a line to the program's standard input."""
+        if self._program is not None:
+            self._program.feed(line.encode() + b"\n")
+
+    @property
+    def lines(self) -> list[str]:
+        """The lines that the program has written to its standard output so far, in its first 64 KiB."""
+        text = b"" if self._program is None else self._program.output_head
+        return text.decode(errors="replace").split("\n")[:-1]
+
+    def wait_lines(self, count: int, seconds: float) -> list[str]:
+        """Wait until the program has written so many lines, or has ended; returns those that are there."""
+        deadline = time.monotonic() + seconds
+        while len(self.lines) < count and time.monotonic() < deadline and not self._has_ended():
+            time.sleep(_LOOK_AGAIN)
+        return self.lines
+
+    def _has_ended(self) -> bool:
+        """Whether the program has ended, and all its output was read."""
+        if self._program is None or self._program.exit_status is None:
+            return False
+        self._program.wait_output_read(_MOMENT)
+        return True
+
     def tls(self, wire: Wire) -> TLSWire:
         """Begin TLS on a wire, with the handshake. What arrives is compared with the payload once it is decrypted."""
-        assert self._pem is not None
-        context = server_context(self._pem) if self._serves_tls else client_context(self._pem)
+        if self._serves_tls:
+            assert self._pem is not None
+            context = server_context(self._pem)
+        else:
+            context = client_context(self._pem)
         session = self._sessions[wire] = TLSWire(wire, context, server_side=self._serves_tls)
         session.handshake(seconds=self.patience)
         return session
+
+    def judge_by(self, wire: Wire, judge: Callable[[], tuple[Data, str]]) -> None:
+        """Let the script judge the data of a wire: ``judge`` is called when the script is over, however it ended."""
+        self._judges[wire] = judge
+
+    def found_on(self, wire: Wire) -> tuple[Data, str] | None:
+        """What the script found of the data of a wire, and why it says so; ``None``: it does not judge it."""
+        judge = self._judges.get(wire)
+        return None if judge is None else judge()
+
+    def tell(self, what: str, value: object = True) -> None:
+        """Tell the other scripts something."""
+        self._told[what] = value
+
+    def told(self, what: str) -> Any:
+        """What another script has told; ``None``: nothing yet."""
+        return self._told.get(what)
+
+    def fault(self, reason: str) -> None:
+        """Say that the program failed, whatever else is seen."""
+        self._remarks.append(Remark("fail", reason))
+
+    def unseen(self, reason: str) -> None:
+        """Say that it cannot be seen whether the program passes."""
+        self._remarks.append(Remark("not-observed", reason))
+
+    def unsupported(self, reason: str) -> NoReturn:
+        """Say that the program cannot be tried with this case, and end the script."""
+        self._remarks.append(Remark("unsupported", reason))
+        raise UnsupportedError(reason)
+
+    @property
+    def is_unsupported(self) -> bool:
+        """Whether a script has said so."""
+        return any(remark.verdict == "unsupported" for remark in self._remarks)
+
+    @property
+    def remarks(self) -> tuple[Remark, ...]:
+        """What the scripts have said so far."""
+        return tuple(self._remarks)
 
     def check_of(self, wire: Wire) -> PayloadCheck:
         """How what arrived on a wire compares with the payload, decrypted if there was TLS."""
         session = self._sessions.get(wire)
         return wire.check if session is None else session.check
+
+    @property
+    def has_process(self) -> bool:
+        """Whether the program was started by this suite, and can be sent signals."""
+        return self._program is not None
+
+    def terminate(self) -> None:
+        """Ask the program to end, as an init does: SIGTERM to the process that was started."""
+        if self._program is not None:
+            with suppress(ProcessLookupError):
+                os.kill(self._program.pid, signal.SIGTERM)
+
+    def wait_exited(self, seconds: float) -> bool:
+        """Wait until the program has ended.
+
+        :returns: whether it has, in time
+        """
+        deadline = time.monotonic() + seconds
+        while self._program is not None and self._program.exit_status is None:
+            if time.monotonic() >= deadline:
+                return False
+            time.sleep(_LOOK_AGAIN)
+        return True
 
     def kill(self) -> None:
         """Kill the program, with SIGKILL."""
@@ -116,6 +248,15 @@ class CaseContext:
     def held_too_long(self, wire: Wire) -> SocketRecord | None:
         """The socket that :meth:`wait_released` found to be held too long; ``None``: none."""
         return self._held_too_long.get(wire)
+
+    def sockets(self) -> list[SocketRecord] | None:
+        """The sockets of the program now; ``None``: they cannot be observed."""
+        if self._pid is None:
+            return None
+        try:
+            return self._sockets(self._pid)
+        except NotObservedError:
+            return None
 
     def still_held(self, wires: Sequence[Wire], seconds: float) -> list[SocketRecord] | None:
         """Wait up to ``seconds`` until the program holds its ends of these connections no more.

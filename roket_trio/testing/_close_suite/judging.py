@@ -14,8 +14,9 @@ from .._peers.timeline import Event
 from .._results.case_result import Data
 from .._results.close_verdict import Close, CloseExpectation, ObservedClose, Verdict, judge_close
 
-Trigger = Literal["connected", "fin sent", "received", "nothing"]
-"""What the program's FIN is timed from: the connection, the peer's FIN, the last byte that it sent; or not at all."""
+Trigger = Literal["connected", "fin sent", "received", "both", "passed on", "nothing"]
+"""What the program's FIN is timed from: the connection, the peer's FIN, the last byte that it sent, the later of
+these two; the FIN that the peer at the other side of a relay has sent; or not at all."""
 
 UNSUPPORTED_EXIT: Final = 127  # as the shell's "command not found"
 _QUOTED: Final = 40  # characters of a word that the program wrote
@@ -59,12 +60,25 @@ class ObservedConnection:
     """Whether the program still held the descriptor when its time was over; ``None``: not observed."""
     held_socket: str = ""
     """That socket, in the census's words."""
+    found: tuple[Data, str] | None = None
+    """What the script found of the data, and why it says so; ``None``: the script does not judge it."""
+    others: tuple[Event, ...] = ()
+    """What happened on the connection at the other side of a relay."""
 
     def first(self, *kinds: str) -> Event | None:
         return next((event for event in self.events if event.kind in kinds), None)
 
     def last(self, kind: str) -> Event | None:
         return next((event for event in reversed(self.events) if event.kind == kind), None)
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Remark:
+    """What a script has found that is neither in the data nor in a close, and decides the verdict."""
+
+    verdict: Verdict
+    reason: str
 
 
 @final
@@ -86,6 +100,8 @@ class CaseObservation:
     """``None``: it was not started by this suite."""
     was_alive: bool | None
     """Whether it was running when the scripts were over; ``None``: not observed."""
+    remarks: tuple[Remark, ...] = ()
+    """What the scripts have said besides."""
 
 
 @final
@@ -113,6 +129,9 @@ def judge(expected: CaseExpectation, seen: CaseObservation, *, may_decline: bool
     """
     if may_decline and seen.exit_status == UNSUPPORTED_EXIT:
         return CaseVerdict("not-observed", "not-observed", "unsupported", 0, "the program says that it cannot do this")
+    told = {remark.verdict: remark.reason for remark in reversed(seen.remarks)}  # of several the first
+    if "unsupported" in told:
+        return CaseVerdict("not-observed", "not-observed", "unsupported", 0, told["unsupported"])
     moved = sum(one.received_bytes for one in seen.connections) if expected.download is None else seen.output_bytes
     if len(seen.connections) < seen.expected_connections:
         reason = f"{len(seen.connections)} of {seen.expected_connections} connections came about"
@@ -120,6 +139,8 @@ def judge(expected: CaseExpectation, seen: CaseObservation, *, may_decline: bool
     data, about_data = _worst([judge_data(expected, seen, one) for one in seen.connections], _WORST_DATA)
     close, about_close = _worst([judge_connection(expected, one) for one in seen.connections], _WORST_CLOSE)
     reason = "; ".join(part for part in (about_data, about_close) if part)
+    if "fail" in told:
+        return CaseVerdict(data, close, "fail", moved, f"{reason}; {told['fail']}" if reason else told["fail"])
     if expected.must_live and seen.was_alive is False:
         return CaseVerdict(data, close, "fail", moved, f"{reason}; the program has ended")
     if expected.must_fail:
@@ -131,7 +152,10 @@ def judge(expected: CaseExpectation, seen: CaseObservation, *, may_decline: bool
             return CaseVerdict(
                 data, close, "fail", moved, f"{reason}; it ended with success, as if nothing were missing"
             )
-    return CaseVerdict(data, close, _verdict(expected, data, close), moved, reason)
+    verdict = _verdict(expected, data, close)
+    if verdict == "pass" and "not-observed" in told:
+        return CaseVerdict(data, close, "not-observed", moved, told["not-observed"])
+    return CaseVerdict(data, close, verdict, moved, reason)
 
 
 def judge_data(expected: CaseExpectation, seen: CaseObservation, one: ObservedConnection) -> tuple[Data, str]:
@@ -148,6 +172,8 @@ def judge_data(expected: CaseExpectation, seen: CaseObservation, one: ObservedCo
         found.append(_data("it wrote out", expected.download, seen.output_bytes, seen.output_good_bytes, has_ended))
     elif expected.says is not None:
         found.append(_word(expected.says, seen))
+    if one.found is not None:
+        found.append(one.found)
     if not found:
         return "not-observed", ""
     return _worst(found, _WORST_DATA)
@@ -190,8 +216,7 @@ def _observed_close(expected: CaseExpectation, one: ObservedConnection) -> Obser
         is_held = is_held or None
     due_at, is_only_an_answer = None, False
     if fin is not None and rst is None and expected.trigger != "nothing":
-        since = one.last("received") if expected.trigger == "received" else one.first(expected.trigger)
-        due_at = since.until if since is not None else None
+        due_at = max((event.until for event in _triggers(expected.trigger, one)), default=None)
         ours = one.first("fin sent")
         is_only_an_answer = expected.trigger == "received" and ours is not None and ours.at < fin.at
     return ObservedClose(
@@ -202,6 +227,15 @@ def _observed_close(expected: CaseExpectation, one: ObservedConnection) -> Obser
         blind,
         is_only_an_answer,
     )
+
+
+def _triggers(trigger: Trigger, one: ObservedConnection) -> list[Event]:
+    """The events from the last of which the program's FIN is timed."""
+    if trigger == "passed on":
+        return [event for event in one.others if event.kind == "fin sent"][:1]
+    last, first = one.last("received"), one.first("fin sent" if trigger == "both" else trigger)
+    events = {"received": (last,), "both": (last, first)}.get(trigger, (first,))
+    return [event for event in events if event is not None]
 
 
 def _close_reason(
@@ -221,7 +255,13 @@ def _close_reason(
     return "its descriptor is gone" if seen.blind else "the peer saw FIN"
 
 
-_TRIGGERS: Final = {"connected": "the connection", "fin sent": "the peer's", "received": "the last byte"}
+_TRIGGERS: Final = {
+    "connected": "the connection",
+    "fin sent": "the peer's",
+    "received": "the last byte",
+    "both": "the peer's, and the last byte",
+    "passed on": "the FIN that it was to pass on",
+}
 
 
 def _worst(found: Sequence[tuple[_T, str]], order: tuple[_T, ...]) -> tuple[_T, str]:

@@ -17,7 +17,7 @@ import subprocess
 import threading
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import IO, Final, Literal, final
 
 from ..._kernel import procfs
@@ -25,10 +25,12 @@ from ..._public import public
 from .._peers.payload import PayloadCheck
 from .._peers.timeline import Timeline
 from .._results.case_result import Role
+from .http_options import HttpOptions
 
-Speaks = Literal["contract", "pipe", "echo", "any"]
+Speaks = Literal["contract", "pipe", "echo", "http", "relay", "any"]
 """``contract``: it does the job that its environment names. ``pipe``: it copies standard input to the connection and
-the connection to standard output, as nc does. ``echo``: it sends back what comes. ``any``: nothing is known."""
+the connection to standard output, as nc does. ``echo``: it sends back what comes. ``http``: it is an HTTP/1.1 server or
+client. ``relay``: it passes on what comes. ``any``: nothing is known."""
 
 _AT_ONCE: Final = 1 << 16
 _MAX_OUTPUT: Final = 1 << 28  # bytes: then nothing more is read, and the program waits
@@ -49,7 +51,7 @@ class Target:
     role: Role
     speaks: Speaks
     command: tuple[str, ...] | None = None
-    """What starts it, with ``{host}`` and ``{port}`` to be filled in; ``None``: it is running already."""
+    """What starts it, with ``{host}``, ``{port}`` and other places to be filled in; ``None``: it is running already."""
     host: str = "127.0.0.1"
     port: int = 0
     """Where a server listens; 0: it takes the port that it is given."""
@@ -58,27 +60,45 @@ class Target:
     start_seconds: float = 10.0
     """How long a server may take to listen, a client to connect."""
     allow_remote: bool = False
+    http: HttpOptions = field(default_factory=HttpOptions)
+    """What an HTTP program is asked for."""
 
     @classmethod
     def from_command(cls, command: str, role: Role, *, speaks: Speaks | None = None, **more: object) -> Target:
         """A program that a command line starts. The line is split as a shell would, and run without a shell.
 
-        :param speaks: ``None``: ``contract`` if the command has no place for the port, and no port is given
-        :raises ValueError: the command is empty, or its quotes are not closed
+        :param speaks: ``None``: ``http`` for a client with a place for the URL; ``contract`` if the command has no
+            place for the port, and no port is given
+        :raises ValueError: the command is empty, or its quotes are not closed, or a relay is not told its target
         """
         words = tuple(shlex.split(command))
         if not words:
             raise ValueError("the command is empty")
+        if role == "relay":
+            speaks = "relay"
+            if lacking := [
+                place for place in ("{port}", "{target_port}") if place not in command and not more.get(place[1:-1])
+            ]:
+                raise ValueError(f"the command of a relay has no {' and no '.join(lacking)}")
+        if speaks is None and role == "client" and "{url}" in command:
+            speaks = "http"
         if speaks is None:
             has_place = "{port}" in command or bool(more.get("port"))
             speaks = ("pipe" if role == "client" else "any") if has_place else "contract"
         name = str(more.pop("name", None) or words[0].rpartition("/")[2])
         return cls(name, role, speaks, words, **more)  # type: ignore[arg-type]
 
-    def argv(self, host: str, port: int) -> list[str]:
+    def has_place(self, name: str) -> bool:
+        """Whether the command has a place for something."""
+        return any("{" + name + "}" in word for word in self.command or ())
+
+    def argv(self, host: str, port: int, **more: object) -> list[str]:
         """The command, with the places filled in."""
         assert self.command is not None
-        return [word.replace("{host}", host).replace("{port}", str(port)) for word in self.command]
+        words = list(self.command)
+        for name, value in {"host": host, "port": port, **more}.items():
+            words = [word.replace("{" + name + "}", str(value)) for word in words]
+        return words
 
 
 @final

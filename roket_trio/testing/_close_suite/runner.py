@@ -13,6 +13,9 @@ from .case_run import CaseRun
 from .programs import Target
 from .running_programs import RunningPrograms
 
+RunKind = Callable[[Case, Target, float, RunningPrograms], CaseRun]
+"""What makes a run of a case."""
+
 _WAKE_SECONDS: Final = 0.1
 
 
@@ -24,12 +27,14 @@ def run_cases(
     at_once: int = 1,
     within: float | None = None,
     repro: Callable[[Case], str] = lambda case: "",
+    kind: RunKind = CaseRun,
 ) -> Iterator[CaseResult]:
     """Test one program with several cases. Yields each result when it is there, in the order of the cases.
 
     Leaving the iteration ends the programs that are running, also when an exception (Ctrl-C) does it.
 
     :param at_once: how many cases run at once; 1 where the program has a port of its own, or is running
+    :param kind: how a case is run
     :raises OSError: the program cannot be started
     """
     programs = RunningPrograms()
@@ -37,7 +42,8 @@ def run_cases(
     pool = ThreadPoolExecutor(max_workers=at_once, thread_name_prefix="close suite")
     try:
         futures = [
-            pool.submit(run_case, case, target, within=within, repro=repro(case), programs=programs) for case in wanted
+            pool.submit(run_case, case, target, within=within, repro=repro(case), programs=programs, kind=kind)
+            for case in wanted
         ]
         for future in futures:
             # In short waits: the kernel may give a signal to any thread, and Ctrl-C takes effect when this one wakes.
@@ -58,16 +64,18 @@ def run_case(
     within: float | None = None,
     repro: str = "",
     programs: RunningPrograms | None = None,
+    kind: RunKind = CaseRun,
 ) -> CaseResult:
     """Test one program with one case. Blocks the thread, for seconds.
 
     :param within: how long the program may take to close, in seconds; ``None``: as long as the case says
     :param repro: the command that repeats it, for the result
     :param programs: gets the program while it runs, so that it can be ended early
+    :param kind: how the case is run
     :raises OSError: the program cannot be started
     :raises ValueError: the case is not for such a program
     """
-    if not case.is_for(target.role, target.speaks):
+    if not case.fits(target):
         raise ValueError(f"{case.address} is not for a {target.role} of the kind {target.speaks!r}")
     within = case.expectation.within if within is None else within
-    return CaseRun(case, target, within, RunningPrograms() if programs is None else programs).result(repro)
+    return kind(case, target, within, RunningPrograms() if programs is None else programs).result(repro)

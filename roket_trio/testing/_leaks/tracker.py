@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import bisect
 import fnmatch
-import gc
 import os
 import time
 from collections.abc import Callable, Container, Iterable
@@ -17,11 +16,12 @@ from time import monotonic
 from typing import Final, Literal, NamedTuple, final, get_args
 
 from ..._kernel import procfs
-from .._census.census import Census, close_wait_sockets, take_census
+from .._census.census import close_wait_sockets, take_census
 from .._census.observers import NotObservedError
 from .._census.records import Address, Linger, SocketRecord
-from .origins import Origin, origin_of, watch_origins
-from .referrers import event_loop_descriptors
+from .collector import pause_collector, resume_collector
+from .origins import Origin, forget, known_inodes, origin_of, watch_origins
+from .sight import Sight
 
 PhaseKind = Literal["test", "failed test", "fixture", "adopter", "elsewhere"]
 """``adopter``: a fixture that now holds what others have opened. ``elsewhere``: no test and no fixture."""
@@ -31,6 +31,10 @@ _LOOK_FOR_CLOSE_WAIT: Final = 1.0  # seconds
 _TICK: Final = 0.01  # seconds; the kernel counts ages in jiffies, of 1 to 10 ms
 _FIRST_LOOK_AGAIN: Final = 0.002  # seconds; doubled up to the next
 _LOOK_AGAIN: Final = 0.05
+
+_NO_PLACE: Final = (
+    "a place that was not seen: it was made without a socket object (uvloop does so), or detached at once"
+)
 
 ABANDONED: Final = "nobody closed it: a reference cycle kept it open until the garbage collector came by"
 
@@ -55,7 +59,7 @@ class LeakFinding:
     time in CLOSE_WAIT."""
     socket: str
     opened_at: str
-    """The calls that opened it, innermost first; empty: not known."""
+    """The calls that opened it, innermost first, or what is known instead of them; empty: an event loop's own."""
     remark: str
     why: str
     remedy: str
@@ -89,6 +93,9 @@ class TrackedSocket:
     is_counted: bool
     """Whether it should be closed, by what was known then."""
     origin: Origin | None
+    """Of its latest socket object; ``None``: it has none (uvloop), and its place is not known."""
+    listener: Origin | None
+    """Of the listener in this process that has accepted the connection, or to which it goes."""
     host: RunPhase | None
     """Of a connection that was accepted: the phase that the listener belongs to, if that is another one. Such a
     connection may live as long as its client does."""
@@ -98,7 +105,15 @@ class TrackedSocket:
         self, fault: str, record: SocketRecord, remark: str, why: str, remedy: str, phase: RunPhase | None = None
     ) -> LeakFinding:
         name, kind = phase or self.phase
-        return LeakFinding(name, kind, fault, str(record), str(self.origin or ""), remark, why, remedy)
+        return LeakFinding(name, kind, fault, str(record), self.opened_at, remark, why, remedy)
+
+    @property
+    def opened_at(self) -> str:
+        """The calls that opened it, innermost first, or what is known instead of them."""
+        place = str(self.origin or "")
+        if not place and (listener := str(self.listener or "")):
+            place = f"a place that was not seen; its listener was opened at {listener}"
+        return place or ("" if self.origin else _NO_PLACE)
 
 
 @final
@@ -144,6 +159,7 @@ class LeakTracker:
         """
         if self.is_inherited:  # its sockets are copies of its parent's
             return []
+        was_enabled = pause_collector()
         began = time.perf_counter()
         gap, self._gap = self._gap, ""
         try:
@@ -154,6 +170,7 @@ class LeakTracker:
             return []
         finally:
             self.seconds += time.perf_counter() - began
+            resume_collector(was_enabled)
         self.blind = gap
         return [] if gap else found
 
@@ -170,26 +187,24 @@ class LeakTracker:
         tracked = list(tracked)
         deadline = monotonic() + grace
         pause = _FIRST_LOOK_AGAIN
-        while True:
-            inodes = set(procfs.socket_inodes(self._pid).values())
-            tracked = [one for one in tracked if one.record.inode in inodes]
-            left = deadline - monotonic()
-            if not tracked or left <= 0:
-                break
-            time.sleep(min(pause, left))
-            pause = min(pause * 2, _LOOK_AGAIN)
-        if not tracked:
-            return {}
-        self._census = census = take_census()
-        now = {record.inode: record for record in census.sockets}
-        return {
-            one: now[one.record.inode].with_addresses_of(one.record)
-            for one in tracked
-            if one.record.inode in now and self._counts(now[one.record.inode], census)
-        }
+        while tracked:
+            was_enabled = pause_collector()
+            try:
+                inodes = set(procfs.socket_inodes(self._pid).values())
+                tracked = [one for one in tracked if one.record.inode in inodes]
+                left = deadline - monotonic()
+                if tracked and left <= 0:
+                    return self._records_now(tracked)
+            finally:
+                resume_collector(was_enabled)
+            if tracked:
+                time.sleep(min(pause, left))
+                pause = min(pause * 2, _LOOK_AGAIN)
+        return {}
 
     def end(self, grace: float, kinds: Container[PhaseKind]) -> list[LeakFinding]:
-        """End the last phase.
+        """End the last phase. The collector is not called: its warnings would come here, and not where they would have.
+        So what only a reference cycle keeps is open like what something holds.
 
         :param grace: how long to wait for sockets that are still open, in seconds
         :param kinds: the kinds of phases whose sockets are waited for, and reported
@@ -198,38 +213,65 @@ class LeakTracker:
         if self.is_inherited:
             return []
         self.end_phase(self._phase)
-        if any(tracked.phase.kind in kinds for tracked in self._open.values()):
-            gc.collect()  # what only the collector closes is told apart from what something holds
-            self.end_phase(self._phase)
-            left = [tracked for tracked in self._open.values() if tracked.phase.kind in kinds]
-            try:
-                for tracked, record in self.still_open(left, grace).items():
-                    self._findings.append(self._left_open(tracked, record))
-            except (OSError, NotObservedError) as error:
-                self._note_gap(RunPhase("the end"), error)
-        return [finding for finding in self._findings if finding.kind in kinds]
+        left = [tracked for tracked in self._open.values() if tracked.phase.kind in kinds]
+        # Without another thread, nobody could close anything while this one waits.
+        grace = grace if left and _has_other_threads() else 0.0
+        try:
+            left_open = self.still_open(left, grace)
+        except (OSError, NotObservedError) as error:
+            self._note_gap(RunPhase("the end"), error)
+            left_open = {}
+        was_enabled = pause_collector()
+        try:
+            self._findings += [self._left_open(tracked, record) for tracked, record in left_open.items()]
+            return [finding for finding in self._findings if finding.kind in kinds]
+        finally:
+            resume_collector(was_enabled)
 
     # --- inside ------------------------------------------------------------------------------------------------------
+
+    def _records_now(self, tracked: Iterable[TrackedSocket]) -> dict[TrackedSocket, SocketRecord]:
+        sight = Sight(take_census())
+        self._census = sight.census
+        now = {record.inode: record for record in sight.census.sockets}
+        return {
+            one: now[one.record.inode].with_addresses_of(one.record)
+            for one in tracked
+            if one.record.inode in now and self._counts(now[one.record.inode], sight)
+        }
 
     def _look(self, phase: RunPhase) -> list[TrackedSocket]:
         self._phase = phase
         self._ends.append((monotonic(), phase))
+        known = known_inodes()  # first: another thread may open one meanwhile
         inodes = set(procfs.socket_inodes(self._pid).values())
         for inode in self._open.keys() - inodes:
             self._closed(self._open.pop(inode))
         opened = []
         if not inodes <= self._before | self._open.keys():
-            census = take_census()
-            for record in census.sockets:
+            sight = Sight(take_census())
+            for record in sight.census.sockets:
                 if record.inode and record.inode not in self._before and record.inode not in self._open:
-                    counts, origin = self._counts(record, census), origin_of(record.fds[0])
-                    tracked = TrackedSocket(record, phase, counts, origin, self._host_of(record, census))
+                    tracked = self._tracked(record, phase, sight)
                     self._open[record.inode] = tracked
                     if tracked.is_counted:
                         opened.append(tracked)
+        forget(known - inodes)
         if self._open and monotonic() >= self._next_close_wait:
             self._look_for_close_wait()
         return opened
+
+    def _tracked(self, record: SocketRecord, phase: RunPhase, sight: Sight) -> TrackedSocket:
+        counts, origin = self._counts(record, sight), origin_of(record.fds[0])
+        listener, is_accepted = sight.listener_of(record)
+        host = None
+        if listener is not None and is_accepted:
+            if listener.inode in self._before:
+                host = RunPhase("what was there before", "elsewhere")
+            elif listener.inode in self._open:
+                host = self._open[listener.inode].phase
+        place = None if listener is None or not listener.fds else origin_of(listener.fds[0])
+        return TrackedSocket(record, phase, counts, origin, place, host)
 
     def _look_for_close_wait(self) -> None:
         now = monotonic()
@@ -246,20 +288,14 @@ class LeakTracker:
     def _phase_at(self, when: float) -> RunPhase:
         return self._ends[min(bisect.bisect_left(self._ends, when, key=lambda end: end[0]), len(self._ends) - 1)][1]
 
-    def _host_of(self, record: SocketRecord, census: Census) -> RunPhase | None:
-        for listener in census.sockets:
-            if _is_from(record, listener):
-                if listener.inode in self._before:
-                    return RunPhase("what was there before", "elsewhere")
-                if listener.inode in self._open:
-                    return self._open[listener.inode].phase
-        return None
-
-    def _counts(self, record: SocketRecord, census: Census) -> bool:
+    def _counts(self, record: SocketRecord, sight: Sight) -> bool:
         if record.kind == "unix" and record.peer_inode is None and not record.is_listening:
             return False  # without netlink its other end is not known
-        is_pair = record.peer_inode and any(other.inode == record.peer_inode for other in census.sockets)
-        if is_pair and not event_loop_descriptors().isdisjoint(record.fds):
+        if (
+            record.peer_inode
+            and record.peer_inode in sight.inodes
+            and not sight.loop_descriptors.isdisjoint(record.fds)
+        ):
             return False
         return not (self._ignore and self._ignore(record))
 
@@ -310,8 +346,6 @@ def _name(address: Address) -> str:
     return f"{address[0]}:{address[1]}" if isinstance(address, tuple) else address or ""
 
 
-def _is_from(record: SocketRecord, listener: SocketRecord) -> bool:
-    """Whether a listener has accepted this connection. If so, they have the same port or path."""
-    if isinstance(record.local, tuple) and isinstance(listener.local, tuple):
-        return listener.is_listening and not record.is_listening and listener.local[1] == record.local[1]
-    return bool(record.local) and listener.local == record.local and listener.inode != record.inode
+def _has_other_threads() -> bool:
+    """Whether this process has other threads, in any language."""
+    return len(os.listdir("/proc/self/task")) > 1

@@ -26,6 +26,8 @@ class TLSWire:
         self.wire: Final = wire
         self.check: Final = PayloadCheck()
         """What arrived, decrypted, compared with the payload."""
+        self.kept: Final = bytearray()
+        """The first bytes of it, up to as many as the wire keeps."""
         self.saw_close_notify = False
         self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
         self._session = context.wrap_bio(
@@ -51,10 +53,26 @@ class TLSWire:
         self._flush()
         self.wire.timeline.note("note", detail=f"{self._session.version()}")
 
-    def send(self, data: bytes) -> None:
-        """Encrypt ``data``, and give all of it to the kernel."""
+    def send(self, data: bytes, *, seconds: float | None = None) -> bool:
+        """Encrypt ``data``, and give all of it to the kernel.
+
+        :param seconds: give up after so long; the session can send nothing more then
+        :returns: whether the kernel took all of it
+        """
         self._session.write(data)
+        encrypted = self._outgoing.read()
+        return self.wire.send(encrypted, seconds=seconds) == len(encrypted)
+
+    def send_close_notify(self) -> None:
+        """Say that nothing more will be sent; the wire stays open."""
+        try:
+            self._session.unwrap()
+        except (ssl.SSLWantReadError, ssl.SSLSyscallError):  # the other side has not said it yet
+            pass
+        except ssl.SSLError as error:
+            self._fail(str(error))
         self._flush()
+        self.wire.timeline.note("note", detail="close_notify sent")
 
     def receive(self, count: int | None = None, *, seconds: float) -> int:
         """Receive ``count`` bytes; without a count, receive up to close_notify.
@@ -65,23 +83,38 @@ class TLSWire:
         until = time.monotonic() + seconds
         received = 0
         while count is None or received < count:
+            left = until - time.monotonic()
+            got = self.receive_some(_AT_ONCE if count is None else min(_AT_ONCE, count - received), seconds=left)
+            if not got:
+                break
+            received += got
+        return received
+
+    def receive_some(self, count: int, *, seconds: float) -> int:
+        """Wait for data, and receive what there is, at most ``count`` bytes.
+
+        :returns: how many bytes came; 0 at close_notify, at the program's FIN, or when the time is over
+        """
+        until = time.monotonic() + seconds
+        chunk = b""
+        while not self.saw_close_notify:
             try:
-                chunk = self._session.read(_AT_ONCE if count is None else min(_AT_ONCE, count - received))
+                chunk = self._session.read(count)
             except ssl.SSLWantReadError:
                 if not self._pull(until):
-                    break
+                    return 0
                 continue
             except ssl.SSLZeroReturnError:
-                chunk = b""
+                pass
             except ssl.SSLError as error:
                 self._fail(str(error))
-            if not chunk:
-                self.saw_close_notify = True
-                self.wire.timeline.note("note", detail="close_notify seen")
-                break
-            self.check.feed(chunk)
-            received += len(chunk)
-        return received
+            if chunk:
+                self.check.feed(chunk)
+                self.kept.extend(chunk[: max(0, self.wire.keep_bytes - len(self.kept))])
+                return len(chunk)
+            self.saw_close_notify = True
+            self.wire.timeline.note("note", detail="close_notify seen")
+        return 0
 
     def _fail(self, why: str) -> NoReturn:
         self.wire.timeline.note("failed", detail=f"TLS: {why}")
@@ -128,6 +161,11 @@ def server_context(pem: Path) -> ssl.SSLContext:
     return context
 
 
-def client_context(pem: Path) -> ssl.SSLContext:
-    """The context of a peer that connects, and trusts that certificate."""
+def client_context(pem: Path | None) -> ssl.SSLContext:
+    """The context of a peer that connects, and trusts that certificate; with ``None``, any."""
+    if pem is None:
+        context = ssl.create_default_context()
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+        return context
     return ssl.create_default_context(cafile=str(pem))

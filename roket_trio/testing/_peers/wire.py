@@ -72,7 +72,8 @@ class Wire:
         self.check: Final = PayloadCheck()
         """What arrived, compared with :func:`payload`."""
         self._kept = bytearray()
-        self._keep_bytes = keep_bytes
+        self.keep_bytes: Final = keep_bytes
+        """How much of what arrives is kept in :attr:`received`."""
         self._max_bytes = max_bytes
         self._deadline = monotonic() + seconds
         self._is_tcp = sock.family in (socket.AF_INET, socket.AF_INET6)
@@ -177,6 +178,34 @@ class Wire:
             rest = rest[count:]
         return len(data) - len(rest)
 
+    def exchange(self, data: bytes, *, seconds: float | None = None) -> int:
+        """Send all of ``data`` as :meth:`send` does, and receive what comes meanwhile, so that neither side waits for
+        the other.
+
+        :returns: how many bytes the kernel took
+        """
+        until = None if seconds is None else monotonic() + seconds
+        rest = memoryview(data)
+        has_ended = False
+        while rest and (until is None or monotonic() < until):
+            self._check_bounds()
+            try:
+                if not has_ended:
+                    with suppress(BlockingIOError):
+                        chunk = self.sock.recv(_AT_ONCE)
+                        self._keep(chunk) if chunk else self._note_seen_fin()
+                        has_ended = not chunk
+                count = self.sock.send(rest[:_AT_ONCE], socket.MSG_NOSIGNAL)
+            except BlockingIOError:
+                wanted = select.POLLOUT if has_ended else select.POLLIN | select.POLLOUT
+                self._wait(wanted, None if until is None else until - monotonic())
+                continue
+            except OSError as error:
+                self._lost(error)
+            self.timeline.note("sent", count)
+            rest = rest[count:]
+        return len(data) - len(rest)
+
     def trickle(self, data: bytes, *, piece: int = 1, interval: float = 0.01) -> None:
         """Send ``piece`` bytes at a time with pauses of ``interval`` seconds."""
         for start in range(0, len(data), piece):
@@ -252,12 +281,7 @@ class Wire:
 
         :returns: whether so many came in time
         """
-        until = monotonic() + seconds
-        while self._unread() < count:
-            if monotonic() >= until:
-                return False
-            self._watch(_LOOK_AGAIN)
-        return True
+        return self.wait_until(lambda: self._unread() >= count, seconds)
 
     def wait_window_shut(self, seconds: float) -> bool:
         """Wait until the program can send no more: something lies unread, and for 50 ms nothing was added to it.
@@ -280,8 +304,15 @@ class Wire:
 
         :returns: whether it had all in time
         """
+        return self.wait_until(lambda: not unacked_bytes(self.sock), seconds)
+
+    def wait_until(self, condition: Callable[[], bool], seconds: float) -> bool:
+        """Wait until ``condition`` returns true, and note what the program does meanwhile.
+
+        :returns: whether it did in time
+        """
         until = monotonic() + seconds
-        while unacked_bytes(self.sock):
+        while not condition():
             if monotonic() >= until:
                 return False
             self._watch(_LOOK_AGAIN)
@@ -396,7 +427,7 @@ class Wire:
     def _keep(self, chunk: bytes) -> None:
         self.timeline.note("received", len(chunk))
         self.check.feed(chunk)
-        self._kept += chunk[: max(0, self._keep_bytes - len(self._kept))]
+        self._kept += chunk[: max(0, self.keep_bytes - len(self._kept))]
 
     def _note_fin(self) -> None:
         if not self._sent_fin:

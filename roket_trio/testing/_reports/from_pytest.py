@@ -5,12 +5,15 @@ from __future__ import annotations
 import shlex
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING
 
 from .._census.records import Linger, SocketRecord
-from .._expectations.watched import ConnectionResult
 from .._leaks.tracker import LeakFinding
 from .._results.case_result import CaseResult, ResultEvent, Role
 from .._results.close_verdict import Close, Verdict
+
+if TYPE_CHECKING:  # it loads the peers, which a census does without
+    from .._expectations.watched import ConnectionResult
 
 
 def result_of_connection(test: str, number: int, result: ConnectionResult) -> str:

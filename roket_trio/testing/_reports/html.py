@@ -10,6 +10,8 @@ from typing import Final
 
 from ..._public import public
 from .._close_suite.cases import CASES
+from .._http_suite.cases import HTTP_CASES
+from .._relay_suite.cases import RELAY_CASES
 from .._results.case_result import SCHEMA, CaseResult, storable
 from .table import Matrix
 
@@ -22,7 +24,7 @@ def render_html(results: Iterable[CaseResult], *, title: str = "How programs clo
     matrix = Matrix.of(results)
     described = {
         case.address: {"title": case.title, "level": case.level, "why": case.why, "symptom": case.symptom}
-        for case in CASES
+        for case in (*CASES, *HTTP_CASES, *RELAY_CASES)
     }
     found = {
         "schema": SCHEMA,

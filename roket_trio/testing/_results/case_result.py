@@ -10,13 +10,15 @@ from typing import Any, Final, Literal, final, get_args
 from ..._public import public
 from .close_verdict import Close, Verdict
 
-Role = Literal["client", "server"]
-"""What the program is: it connects, or it listens."""
+Role = Literal["client", "server", "relay"]
+"""What the program is: it connects, it listens, or it listens and connects on to a target."""
 Level = Literal["MUST", "SHOULD", "INFO"]
 Data = Literal["complete", "truncated", "corrupt", "hung", "not-observed"]
 """Whether the data came through."""
 
 SCHEMA: Final = "roket.close/1"
+SPEED_SCHEMA: Final = "roket.speed/1"
+"""Of :mod:`.speed_result`."""
 _QUOTED: Final = 60  # characters of what is wrong
 
 
@@ -107,7 +109,7 @@ def storable(text: str) -> str:
 
 @public
 def parse_results(lines: Iterable[str]) -> Iterator[CaseResult]:
-    """Read the results from the lines of a file. Blank lines are skipped.
+    """Read the results from the lines of a file. Blank lines are skipped, and those of ``roket.speed/1``.
 
     :raises ValueError: a line is no result; the message has its number
     """
@@ -116,7 +118,17 @@ def parse_results(lines: Iterable[str]) -> Iterator[CaseResult]:
             try:
                 yield parse_result(line)
             except ValueError as error:
-                raise ValueError(f"line {number}: {error}") from error
+                if not has_schema(line, SPEED_SCHEMA):
+                    raise ValueError(f"line {number}: {error}") from error
+
+
+def has_schema(line: str, schema: str) -> bool:
+    """Whether a line says that it has this schema: one file may hold results of several."""
+    try:
+        found = json.loads(line)
+    except (ValueError, RecursionError):
+        return False
+    return isinstance(found, dict) and found.get("schema") == schema
 
 
 def failures(results: Iterable[CaseResult], *, strict: bool = False) -> list[CaseResult]:

@@ -1,4 +1,4 @@
-"""How far a ratio of medians can be trusted: the percentile bootstrap (Efron, 1979) over the rounds."""
+"""How far a ratio of medians can be trusted: the percentile bootstrap (Efron, 1979) over the rounds. Pure."""
 
 from __future__ import annotations
 
@@ -6,11 +6,13 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import median
+from typing import Final, final
 
-RESAMPLES = 1000
-CONFIDENCE = 0.95
+RESAMPLES: Final = 1000
+CONFIDENCE: Final = 0.95
 
 
+@final
 @dataclass(frozen=True)
 class Interval:
     """Where the true value is, in 19 of 20 cases."""
